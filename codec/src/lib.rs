@@ -1,0 +1,3 @@
+//! codec
+pub mod effect;
+pub mod id;
