@@ -107,3 +107,6 @@ pub fn open_range(
     }
     Ok(payload.slice(payload_range))
 }
+
+#[cfg(test)]
+mod tests;

@@ -318,8 +318,11 @@ pub fn parse_entry(bytes: Bytes) -> Result<Entry, JournalError> {
     Ok(Entry { lsn, epoch, prev_hash, hash, effects, frames, frame_hashes, ledger, bytes })
 }
 
+/// The range and the hash of each frame.
+type FrameTable = (Vec<Range<usize>>, Vec<[u8; 32]>);
+
 /// The ranges and hashes of a frame table; the ranges follow each other from the end of the table.
-fn parse_table(table: &[u8]) -> Result<(Vec<Range<usize>>, Vec<[u8; 32]>), JournalError> {
+fn parse_table(table: &[u8]) -> Result<FrameTable, JournalError> {
     let mut end = ENTRY_HEADER + table.len();
     let rows = table.len() / FRAME_TABLE_ROW;
     let (mut frames, mut hashes) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
@@ -482,3 +485,8 @@ pub fn parse_batch(payload: &Bytes) -> Result<Vec<Entry>, JournalError> {
     }
     if entries.is_empty() { Err(JournalError::Short) } else { Ok(entries) }
 }
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ pub mod effect;
 pub mod encrypt;
 pub mod erasure;
 pub mod frame;
+#[cfg(test)]
+mod golden;
 pub mod id;
 pub mod journal;
 pub mod manifest;

@@ -398,3 +398,6 @@ impl Chain {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,3 +68,6 @@ impl ShardHeader {
         Ok(ShardHeader { descriptor, index })
     }
 }
+
+#[cfg(test)]
+mod tests;

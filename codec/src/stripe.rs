@@ -258,3 +258,6 @@ fn field(ok: bool, field: &'static str) -> Result<(), StripeError> {
 fn root_of(body: &[u8]) -> [u8; 32] {
     blake3::derive_key(ROOT_CONTEXT, body)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -216,13 +216,17 @@ impl StripePacker {
         shard_of
     }
 
-    /// Contiguous runs of frames, the longest run as short as it can be: a binary search for its length.
+    /// Contiguous runs of frames, the longest run as short as it can be: a binary search for the capacity of a shard, within
+    /// the target if there is room, and a frame beyond the capacity in a shard of its own.
     fn shortest_in_order(&self, width: usize) -> Vec<u8> {
-        let longest = (0..self.frames.len()).map(|i| self.frame_len(i)).max().unwrap_or(0);
-        let (mut low, mut high) = (longest, self.bytes.max(longest));
+        let enough = |capacity| self.runs(capacity).last().is_none_or(|shard| *shard < width);
+        let (mut low, mut high) = (0, self.shard_target);
+        if !enough(high) {
+            (low, high) = (high, self.bytes.max(high));
+        }
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.runs(middle).last().is_none_or(|shard| *shard < width) { high = middle } else { low = middle + 1 }
+            if enough(middle) { high = middle } else { low = middle + 1 }
         }
         self.runs(low).into_iter().map(|shard| shard.min(width - 1) as u8).collect()
     }

@@ -1,0 +1,142 @@
+//! An entry with every kind of effect and every field set, for golden files.
+
+use crate::effect::*;
+use bytes::Bytes;
+
+fn id(byte: u8, len: usize) -> Bytes {
+    Bytes::from(vec![byte; len])
+}
+
+fn meta() -> ObjectMeta {
+    ObjectMeta {
+        content_type: "application/pdf".into(),
+        cache_control: "no-cache".into(),
+        content_disposition: "attachment".into(),
+        content_encoding: "gzip".into(),
+        content_language: "de".into(),
+        expires: "never".into(),
+        user: vec![UserMeta { name: "author".into(), value: "Ω".into() }],
+        storage_class: "STANDARD".into(),
+        website_redirect: "/".into(),
+    }
+}
+
+fn content() -> Content {
+    Content {
+        size: 1 << 33,
+        etag: "d41d8cd98f00b204e9800998ecf8427e-2".into(),
+        checksums: vec![Checksum { algorithm: ChecksumAlgorithm::Crc64Nvme.into(), value: id(6, 8), composite: true }],
+        domain: 5,
+        manifest: Bytes::from_static(b"manifest"),
+        part_sizes: vec![1 << 32, 1 << 32],
+        encrypted: true,
+    }
+}
+
+fn upload() -> UploadName {
+    UploadName { bucket: 2, key: "a/b".into(), upload_id: "u1".into() }
+}
+
+fn bucket() -> BucketRow {
+    BucketRow {
+        id: 2,
+        name: "archive".into(),
+        owner: "owner".into(),
+        created_ms: 1_767_225_600_000,
+        location: "eu".into(),
+        encrypt: true,
+        zstd_level: -1,
+    }
+}
+
+fn account() -> AccountRow {
+    AccountRow {
+        id: "ac".into(),
+        name: "root".into(),
+        display_name: "Root".into(),
+        access_key: "AK".into(),
+        wrapped_secret: id(9, 60),
+    }
+}
+
+fn kinds() -> Vec<EffectKind> {
+    let chunk = |place, state: ChunkState| ChunkRow {
+        id: id(1, 32),
+        domain: 5,
+        plain_len: 65536,
+        place: Some(place),
+        state: state.into(),
+        refs: 3,
+        condemned_lsn: 77,
+        is_manifest: true,
+    };
+    let stripe = crate::id::StripeId { epoch: crate::id::Epoch(1 << 32), counter: 4 };
+    vec![
+        EffectKind::PutBucket(bucket()),
+        EffectKind::DeleteBucket(bucket()),
+        EffectKind::PutVersion(VersionRow {
+            bucket: 2,
+            key: "a/b".into(),
+            seq: 42,
+            version_id: "v".into(),
+            modified_ms: 1,
+            meta: Some(meta()),
+            content: Some(content()),
+            delete_marker: true,
+        }),
+        EffectKind::DeleteVersion(VersionName { bucket: 2, key: "a/b".into(), seq: 41 }),
+        EffectKind::PutUpload(UploadRow {
+            name: Some(upload()),
+            seq: 42,
+            initiated_ms: 2,
+            initiator: "ac".into(),
+            meta: Some(meta()),
+            checksum: ChecksumAlgorithm::Sha256.into(),
+            full_object_checksum: true,
+            domain: 5,
+            encrypted: true,
+        }),
+        EffectKind::DeleteUpload(upload()),
+        EffectKind::PutPart(PartRow {
+            upload: Some(upload()),
+            number: 10_000,
+            modified_ms: 3,
+            content: Some(content()),
+        }),
+        EffectKind::PutChunk(chunk(Place::in_stripe(stripe, 3, 4096, 700), ChunkState::Live)),
+        EffectKind::PutChunk(chunk(Place::in_journal(crate::id::Lsn(42), 176, 700), ChunkState::Condemned)),
+        EffectKind::DeleteChunk(ChunkName { id: id(1, 32) }),
+        EffectKind::PutStripe(StripeRow { descriptor: id(8, 100), drives: vec![id(2, 16), Bytes::new(), id(3, 16)] }),
+        EffectKind::DeleteStripe(StripeName { epoch: 1 << 32, counter: 4 }),
+        EffectKind::PutDrive(DriveRow {
+            id: id(2, 16),
+            state: DriveState::Draining.into(),
+            node: 1,
+            path: "/mnt/1".into(),
+        }),
+        EffectKind::PutAccount(account()),
+        EffectKind::DeleteAccount(account()),
+        EffectKind::PutDomain(DomainRow {
+            id: 5,
+            account: "ac".into(),
+            encrypted: true,
+            wrapped_chunk_key: id(4, 60),
+            wrapped_data_key: id(5, 60),
+        }),
+        EffectKind::PutSetting(SettingRow { name: "geometry".into(), value: Bytes::from_static(b"4+2") }),
+        EffectKind::StartEpoch(EpochRow { epoch: 1 << 32 }),
+        EffectKind::ClockTick(ClockTick { retention_ms: 4, caught_up_ms: 5 }),
+        EffectKind::Sealed(SealedRow {
+            first: 1,
+            last: 41,
+            stripes: vec![StripeName { epoch: 1 << 32, counter: 4 }],
+            last_hash: id(7, 32),
+        }),
+        EffectKind::AcceptedLoss(AcceptedLossRow { kept: 40, known: 41 }),
+    ]
+}
+
+/// Every kind of effect.
+pub(super) fn effects() -> Effects {
+    Effects { effects: kinds().into_iter().map(Effect::from).collect(), wall_ms: 1_767_225_600_123 }
+}
