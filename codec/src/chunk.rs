@@ -15,7 +15,9 @@ use fastcdc::v2020::{self, Normalization};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
     /// Out of order, odd, or beyond what a frame holds.
-    #[error("chunk sizes {min}/{avg}/{max} are not usable: even, 64 <= min <= avg <= max <= 4194304, avg >= 256, max >= 1024")]
+    #[error(
+        "chunk sizes {min}/{avg}/{max} are not usable: even, 64 <= min <= avg <= max <= 4194304, avg >= 256, max >= 1024"
+    )]
     Sizes {
         /// Smallest size in bytes.
         min: u32,
@@ -44,8 +46,9 @@ impl ChunkSizes {
 
     /// Checks the bounds of FastCDC and of a frame.
     pub fn new(min: u32, avg: u32, max: u32) -> Result<ChunkSizes, ChunkError> {
-        let even = min % 2 == 0 && avg % 2 == 0 && max % 2 == 0;
-        let bounds = min >= 64 && avg >= 256 && max >= 1024 && min <= 1 << 20 && max as usize <= crate::frame::MAX_CHUNK;
+        let even = [min, avg, max].iter().all(|size| size.is_multiple_of(2));
+        let bounds =
+            min >= 64 && avg >= 256 && max >= 1024 && min <= 1 << 20 && max as usize <= crate::frame::MAX_CHUNK;
         match even && bounds && min <= avg && avg <= max {
             true => Ok(ChunkSizes { min, avg, max }),
             false => Err(ChunkError::Sizes { min, avg, max }),

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{CParameter, ResetDirective};
 
 /// The highest level that is used; higher ones take much memory per thread for little gain on chunks of 4 MiB at most.
 pub const MAX_LEVEL: i32 = 19;
@@ -50,7 +51,10 @@ pub fn compress_into(plain: &[u8], level: i32, output: &mut [u8]) -> Option<usiz
             Some(compressor) => compressor,
             None => slot.insert(Compressor::new(1).ok()?),
         };
-        compressor.set_compression_level(level.clamp(1, MAX_LEVEL)).ok()?;
+        // A result that did not fit leaves the context in the middle of a frame, and setting anything then fails: without
+        // the reset, one incompressible chunk would make this thread store everything after it raw.
+        compressor.context_mut().reset(ResetDirective::SessionOnly).ok()?;
+        compressor.set_parameter(CParameter::CompressionLevel(level.clamp(1, MAX_LEVEL))).ok()?;
         compressor.compress_to_buffer(plain, output).ok()
     })
 }
@@ -89,4 +93,70 @@ fn middle(run: &[u8]) -> &[u8] {
     let len = run.len().min(PROBE_LEN);
     let start = (run.len() - len) / 2;
     &run[start..start + len]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        blake3::Hasher::new().finalize_xof().fill(&mut out);
+        out
+    }
+
+    /// zstd refuses new parameters after a result that did not fit. The first version set the level anew for each chunk and
+    /// took the refusal for "does not get smaller": after one JPEG, a thread compressed nothing any more.
+    #[test]
+    fn a_chunk_that_does_not_fit_does_not_spoil_the_next() {
+        let (text, mut output) = (b"the same words again ".repeat(1000), vec![0; 20_000]);
+        for level in [1, 3, 19, 1] {
+            assert_eq!(compress_into(&noise(20_000), level, &mut output), None);
+            let len = compress_into(&text, level, &mut output).unwrap();
+            assert!(len < 1000);
+            assert_eq!(decompress(&output[..len], 10), Err(DecompressError::Malformed(10)));
+            assert_eq!(decompress(&output[..len], text.len()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn levels_take_effect_on_a_context_that_is_used_again() {
+        let text: Vec<u8> =
+            noise(40_000).iter().flat_map(|b| [b"stele", b"chunk", b"frame"][usize::from(b % 3)]).copied().collect();
+        let mut output = vec![0; text.len()];
+        let mut len = |level| compress_into(&text, level, &mut output).unwrap();
+        let (fast, dense) = (len(1), len(19));
+        assert!(dense < fast, "{dense} {fast}");
+        assert_eq!((len(1), len(19)), (fast, dense));
+    }
+
+    #[test]
+    fn the_probe_tells_documents_from_noise() {
+        assert!(!looks_compressible(&noise(1 << 20)));
+        assert!(!looks_compressible(&noise(17_000)));
+        assert!(looks_compressible(&b"the same words again ".repeat(5000)));
+        assert!(looks_compressible(&vec![0; 4 << 20]));
+        // Short ones are tried without a probe.
+        assert!(looks_compressible(&noise(1000)));
+        // A header of text does not make a picture compressible.
+        let picture = [b"<xml> header ".repeat(200), noise(300_000)].concat();
+        assert!(!looks_compressible(&picture));
+    }
+
+    #[test]
+    fn hostile_bytes_do_not_decompress() {
+        let good = {
+            let mut output = vec![0; 1000];
+            let len = compress_into(&[7; 5000], 3, &mut output).unwrap();
+            output[..len].to_vec()
+        };
+        for i in 0..good.len() {
+            assert!(decompress(&good[..i], 5000).is_err(), "cut at {i}");
+        }
+        assert!(decompress(&[], 1).is_err());
+        assert!(decompress(&noise(500), 5000).is_err());
+        assert_eq!(decompress(&good, 5001), Err(DecompressError::Short { got: 5000, want: 5001 }));
+    }
 }

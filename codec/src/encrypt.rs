@@ -232,3 +232,6 @@ impl KeyEncryptionKey {
         Ok(secret)
     }
 }
+
+#[cfg(test)]
+mod tests;

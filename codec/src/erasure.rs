@@ -286,8 +286,7 @@ impl Erasure {
         }
         let chosen = &parity[..lost.len()];
         let generator = |position: usize| &self.parity[usize::from(inputs[position] - k)];
-        let a: Rows =
-            chosen.iter().map(|&p| lost.iter().map(|l| generator(p)[usize::from(*l)]).collect()).collect();
+        let a: Rows = chosen.iter().map(|&p| lost.iter().map(|l| generator(p)[usize::from(*l)]).collect()).collect();
         let inverse = field::invert(a).ok_or(ErasureError::SelfTest(self.geometry))?;
         let mut solved = Rows::with_capacity(lost.len());
         for inverse_row in &inverse {

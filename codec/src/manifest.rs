@@ -276,3 +276,6 @@ impl ManifestBuilder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
