@@ -11,6 +11,9 @@ use zstd::zstd_safe::{CParameter, ResetDirective};
 /// The highest level that is used; higher ones take much memory per thread for little gain on chunks of 4 MiB at most.
 pub const MAX_LEVEL: i32 = 19;
 
+/// The level where none is set.
+pub const DEFAULT_LEVEL: i32 = 3;
+
 /// Chunks up to this many bytes are compressed without a probe: the probe would look at most of them.
 const PROBE_FROM: usize = 16 * 1024;
 /// The probe takes [`PROBE_LEN`] bytes out of each run of this many.
@@ -44,8 +47,9 @@ thread_local! {
 /// Compresses into `output`. `None` when the result does not fit, which is how "not smaller" is found without a buffer for
 /// the worst case, or when zstd can't get memory: the chunk is then stored raw, which is always right.
 ///
-/// `level` is clamped to 1..=[`MAX_LEVEL`].
+/// `level` 0 means [`DEFAULT_LEVEL`]; others are clamped to 1..=[`MAX_LEVEL`].
 pub fn compress_into(plain: &[u8], level: i32, output: &mut [u8]) -> Option<usize> {
+    let level = if level == 0 { DEFAULT_LEVEL } else { level.clamp(1, MAX_LEVEL) };
     COMPRESSOR.with_borrow_mut(|slot| {
         let compressor = match slot {
             Some(compressor) => compressor,
@@ -54,7 +58,7 @@ pub fn compress_into(plain: &[u8], level: i32, output: &mut [u8]) -> Option<usiz
         // A result that did not fit leaves the context in the middle of a frame, and setting anything then fails: without
         // the reset, one incompressible chunk would make this thread store everything after it raw.
         compressor.context_mut().reset(ResetDirective::SessionOnly).ok()?;
-        compressor.set_parameter(CParameter::CompressionLevel(level.clamp(1, MAX_LEVEL))).ok()?;
+        compressor.set_parameter(CParameter::CompressionLevel(level)).ok()?;
         compressor.compress_to_buffer(plain, output).ok()
     })
 }

@@ -101,7 +101,7 @@ pub struct FrameSpec<'a> {
     pub domain: DomainId,
     /// Its id, as [`chunk_id`] gave it.
     pub id: ChunkId,
-    /// The zstd level, 1 to [`compress::MAX_LEVEL`]; 0 stores raw.
+    /// The zstd level, 1 to [`compress::MAX_LEVEL`]; 0 means [`compress::DEFAULT_LEVEL`], less stores raw.
     pub level: i32,
     /// The data key of an encrypted domain.
     pub data_key: Option<&'a DataKey>,
@@ -234,7 +234,7 @@ fn encode_salted(spec: &FrameSpec, plain: &[u8], salt: Option<[u8; SALT_LEN]>) -
 
 /// A buffer with `start` bytes of room for the header and the payload after it.
 fn place_payload(plain: &[u8], level: i32, start: usize) -> (Vec<u8>, Compression) {
-    if level > 0 && compress::looks_compressible(plain) {
+    if level >= 0 && compress::looks_compressible(plain) {
         // Room for one byte less than the plaintext, so that whatever does not get smaller fails to fit.
         let mut frame = vec![0; start + plain.len() - 1];
         if let Some(len) = compress::compress_into(plain, level, &mut frame[start..]).filter(|len| *len > 0) {

@@ -202,3 +202,26 @@ fn r3_the_self_test_passes_for_every_geometry_and_kernel() {
         }
     }
 }
+
+/// The tables of docs/FORMAT.md, "Erasure code".
+#[test]
+fn r3_golden_parity_is_what_the_format_page_says() {
+    let golden: [(u8, u8, &[&str]); 3] = [
+        (4, 2, &["34ee74d474edf79f", "3a148ff2df5004c4"]),
+        (6, 3, &["4a0a57967fdd1f9b", "0d1a10caf05dc0c7", "d2a8617b92ef6675"]),
+        (10, 4, &["b3a2f25891b5dcb4", "f30e05020ddc17e1", "ec13894380d5a5b7", "31f3731e942a7634"]),
+    ];
+    let byte = |i: u32, b: u32| ((i + 1) * (b + 3) * (b + i + 5)) as u8;
+    for (k, m, parity) in golden {
+        let data: Vec<Vec<u8>> = (0..k.into()).map(|i| (0..8).map(|b| byte(i, b)).collect()).collect();
+        for erasure in kernels(Geometry::new(k, m).unwrap()) {
+            let computed: Vec<String> = erasure.encode_parity(&options(&data)).iter().map(hex::encode).collect();
+            assert_eq!(computed, parity, "{k}+{m}");
+        }
+    }
+    let ten_and_four: Vec<String> = Field::new().generator(10, 4)[10..].iter().map(hex::encode).collect();
+    assert_eq!(
+        ten_and_four,
+        ["8196afb8d2c4fee80302", "9681b8afc4d2e8fe0203", "bfd6620a066fdfb70504", "d6bf0a626f06b7df0405"]
+    );
+}
