@@ -1,7 +1,7 @@
 //! zstd, and the probe that saves the effort where nothing would be gained.
 //!
-//! Contexts are kept per thread: making one allocates and clears hundreds of kilobytes, which costs more than compressing
-//! a small chunk.
+//! Contexts are kept per thread: making one allocates and clears hundreds of kilobytes, which doubles the time that a chunk
+//! of 4 KiB takes (`benches/benches/codec.rs`; from 64 KiB on it hardly shows).
 
 use std::cell::RefCell;
 
