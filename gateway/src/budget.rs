@@ -1,0 +1,162 @@
+//! The bytes that requests may hold, and why waiting for them can't end in a deadlock.
+//!
+//! Half of [`crate::engine::Config::memory`] admits large bodies and a sixteenth small ones, a quarter is the stripe pool's
+//! room ([`crate::stripe_pool`]), the rest is for reading ahead.
+//!
+//! Invariants:
+//! * A PUT takes its admission whole, before it reads a byte of its body, and never more of it later. Admission covers
+//!   what the request may hold without getting anywhere: batches just received, and the chunker's tail.
+//! * Only after that does it ask for room in the pool, chunk by chunk. Who holds room never waits for admission, and
+//!   whatever room is held ends in a stripe that closes by itself: so room always comes back, and then admission.
+//! * Small objects and large ones are admitted apart: a document does not queue behind somebody's backup.
+//! * A GET takes room for read-ahead only if there is some, and fetches the chunk that its client waits for regardless.
+//!   So a client that stops reading keeps nobody from reading.
+
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// An object up to this length counts as small: its plaintext is kept until the commit.
+pub const SMALL: u64 = 1 << 20;
+/// What a body that is not small may hold outside the pool: two batches of 1 MiB and the chunker's buffer, two largest
+/// chunks.
+const LARGE_HOLDS: usize = 10 << 20;
+/// The least that makes sense: one large body, and a stripe.
+const LEAST: usize = 64 << 20;
+
+/// Bytes that were granted. They return when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// No bytes.
+    pub fn nothing() -> Held {
+        Held { permit: None }
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.permit {
+            let surplus = permit.num_permits().saturating_sub(bytes);
+            drop(permit.split(surplus));
+        }
+    }
+
+    /// Takes `bytes` of it (or what there is) apart.
+    pub fn split(&mut self, bytes: usize) -> Held {
+        let permit = self.permit.as_mut().and_then(|permit| permit.split(bytes.min(permit.num_permits())));
+        Held { permit }
+    }
+
+    /// The bytes held.
+    pub fn bytes(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+}
+
+/// A number of bytes, of which parts can be held. Those who wait are served in order.
+#[derive(Clone, Debug)]
+pub struct Bytesful {
+    free: Arc<Semaphore>,
+    capacity: usize,
+}
+
+impl Bytesful {
+    /// `capacity` bytes.
+    pub fn new(capacity: usize) -> Bytesful {
+        let capacity = capacity.min(u32::MAX as usize);
+        Bytesful { free: Arc::new(Semaphore::new(capacity)), capacity }
+    }
+
+    /// All of them, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Waits for `bytes`; for the whole capacity if they are more than that.
+    pub async fn hold(&self, bytes: usize) -> Held {
+        let count = u32::try_from(bytes.min(self.capacity)).unwrap_or(u32::MAX);
+        // The semaphore is never closed; if it were, nothing would be bounded, but nothing would break either.
+        Held { permit: Arc::clone(&self.free).acquire_many_owned(count).await.ok() }
+    }
+
+    /// `bytes` if they are free now.
+    pub fn try_hold(&self, bytes: usize) -> Option<Held> {
+        let count = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.free).try_acquire_many_owned(count).ok().map(|permit| Held { permit: Some(permit) })
+    }
+}
+
+/// The shares of the memory for requests.
+#[derive(Debug)]
+pub struct Budget {
+    small: Bytesful,
+    large: Bytesful,
+    room: Bytesful,
+    reads: Bytesful,
+}
+
+impl Budget {
+    /// Divides `memory` bytes.
+    pub fn new(memory: usize) -> Budget {
+        let part = memory.max(LEAST) / 16;
+        Budget {
+            small: Bytesful::new(part),
+            large: Bytesful::new(8 * part),
+            room: Bytesful::new(4 * part),
+            reads: Bytesful::new(3 * part),
+        }
+    }
+
+    /// Admits a body of `length` bytes, if that is known.
+    pub async fn admit(&self, length: Option<u64>) -> Held {
+        match length.filter(|length| *length <= SMALL).and_then(|length| usize::try_from(length).ok()) {
+            // Plaintext, frames, and the copy that goes into the journal entry.
+            Some(length) => self.small.hold(3 * length + (16 << 10)).await,
+            None => self.large.hold(LARGE_HOLDS).await,
+        }
+    }
+
+    /// The stripe pool's share.
+    pub fn room(&self) -> &Bytesful {
+        &self.room
+    }
+
+    /// The share of chunks read ahead.
+    pub fn reads(&self) -> &Bytesful {
+        &self.reads
+    }
+
+    /// The largest stripe that leaves room for others to be written meanwhile.
+    pub fn largest_stripe(&self) -> usize {
+        self.room.capacity() / 3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn held_bytes_come_back_in_parts_and_whole() {
+        let all = Bytesful::new(100);
+        let mut held = all.hold(1000).await;
+        assert_eq!(held.bytes(), 100);
+        assert!(all.try_hold(1).is_none());
+        let part = held.split(30);
+        held.shrink(20);
+        assert_eq!((held.bytes(), part.bytes()), (20, 30));
+        assert_eq!(all.try_hold(50).map(|held| held.bytes()), Some(50));
+        drop(part);
+        drop(held);
+        assert!(all.try_hold(100).is_some());
+    }
+
+    #[tokio::test]
+    async fn small_bodies_are_admitted_while_large_ones_fill_their_share() {
+        let budget = Budget::new(64 << 20);
+        let _large = budget.admit(None).await;
+        assert_eq!(budget.admit(Some(4096)).await.bytes(), 3 * 4096 + (16 << 10));
+    }
+}

@@ -1,0 +1,115 @@
+//! Chunks to frames, and frames back to chunks to see that it worked (R4). All of this keeps a core busy.
+
+use bytes::Bytes;
+use codec::frame::{self, Compression, Expect, FrameError, FrameSpec};
+use codec::id::ChunkId;
+use metadata::keys::Domain;
+
+/// A chunk to be encoded.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    /// Its id.
+    pub(crate) id: ChunkId,
+    /// Its bytes: at least one.
+    pub(crate) bytes: Bytes,
+    /// Decode its frame again in any case.
+    pub(crate) verify: bool,
+}
+
+/// Why a chunk has no frame.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EncodeError {
+    /// Encoding or decoding again failed.
+    #[error("chunk {id}: {error}")]
+    Frame {
+        /// The chunk.
+        id: ChunkId,
+        /// What failed.
+        error: FrameError,
+    },
+    /// The frame does not decode to the chunk: a bad core, bad memory, or a bug. Storing it would lose the chunk.
+    #[error("the frame of chunk {0} does not decode to what it was made from")]
+    Differs(ChunkId),
+}
+
+/// The frames of `chunks`, in order.
+pub(crate) fn encode_all(domain: &Domain, level: i32, chunks: &[Plain]) -> Result<Vec<Bytes>, EncodeError> {
+    chunks.iter().map(|chunk| encode(domain, level, chunk)).collect()
+}
+
+fn encode(domain: &Domain, level: i32, chunk: &Plain) -> Result<Bytes, EncodeError> {
+    let failed = |error| EncodeError::Frame { id: chunk.id, error };
+    let spec = FrameSpec { domain: domain.id, id: chunk.id, level, data_key: domain.data_key.as_ref() };
+    let frame = frame::encode(&spec, &chunk.bytes).map_err(failed)?;
+    check(domain, chunk, &frame)?;
+    Ok(frame.into())
+}
+
+/// R4. A raw frame is always compared, which costs nothing; any other one when it was picked.
+fn check(domain: &Domain, chunk: &Plain, frame: &[u8]) -> Result<(), EncodeError> {
+    let failed = |error| EncodeError::Frame { id: chunk.id, error };
+    let header = frame::parse_header(frame).map_err(failed)?;
+    let raw = header.compression == Compression::Raw && !header.encrypted();
+    let same = if chunk.verify {
+        let back = decode(domain, chunk.id, chunk.bytes.len() as u32, frame).map_err(failed)?;
+        back == chunk.bytes
+    } else if raw {
+        header.id == chunk.id && frame.get(header.header_len()..).is_some_and(|payload| payload == chunk.bytes)
+    } else {
+        header.id == chunk.id && frame.len() == header.frame_len()
+    };
+    if same { Ok(()) } else { Err(EncodeError::Differs(chunk.id)) }
+}
+
+/// A frame's plaintext, verified against the chunk id.
+pub(crate) fn decode(domain: &Domain, id: ChunkId, plain_len: u32, frame: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let data_key = domain.data_key.as_ref();
+    frame::decode(frame, &Expect { id, domain: domain.id, plain_len, chunk_key: &domain.chunk_key, data_key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::frame::{ChunkKey, DataKey};
+    use codec::id::DomainId;
+
+    fn domain(encrypted: bool) -> Domain {
+        let data_key = encrypted.then(|| DataKey::new([2; 32]));
+        Domain { id: DomainId(7), chunk_key: ChunkKey::new([1; 32]), data_key }
+    }
+
+    fn plain(domain: &Domain, bytes: Vec<u8>, verify: bool) -> Plain {
+        Plain { id: frame::chunk_id(&domain.chunk_key, &bytes), bytes: bytes.into(), verify }
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        blake3::Hasher::new().finalize_xof().fill(&mut out);
+        out
+    }
+
+    #[test]
+    fn r4_a_frame_that_does_not_hold_its_chunk_is_not_stored() {
+        let domain = domain(false);
+        let chunk = plain(&domain, noise(5000), false);
+        let mut frame = encode(&domain, 3, &chunk).unwrap().to_vec();
+        let last = frame.len() - 1;
+        frame[last] ^= 1;
+        assert!(matches!(check(&domain, &chunk, &frame), Err(EncodeError::Differs(_))), "raw frames are always compared");
+        for (encrypted, bytes) in [(false, vec![0; 5000]), (true, noise(5000)), (true, vec![0; 5000])] {
+            let domain = self::domain(encrypted);
+            let chunk = plain(&domain, bytes, true);
+            let mut frame = encode(&domain, 3, &chunk).unwrap().to_vec();
+            let last = frame.len() - 1;
+            frame[last] ^= 1;
+            assert!(check(&domain, &chunk, &frame).is_err());
+        }
+    }
+
+    #[test]
+    fn r4_a_wrong_id_is_not_stored() {
+        let domain = domain(false);
+        let chunk = Plain { id: ChunkId([9; 32]), bytes: vec![1; 100].into(), verify: true };
+        assert!(encode(&domain, 3, &chunk).is_err());
+    }
+}
