@@ -1,0 +1,176 @@
+//! Switches for tests that take away one safety step each, so that a test can prove that the step is needed.
+//!
+//! A build without the feature `sabotage` (and outside this crate's own tests) carries a [`SabotageSet`] of size
+//! zero whose answers are constants: no production binary can be talked into skipping a sync.
+//!
+//! To add a switch: one line in the list below, and `if !sabotage.is(Sabotage::TheName) { the step }` where the
+//! step is taken. The set travels in the constructor or configuration of whoever takes the step; it is no global.
+
+macro_rules! switches {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// One safety step that can be taken away.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Sabotage {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Sabotage {
+            /// Every switch, so that a test can try them one by one and none is forgotten.
+            pub const ALL: &'static [Sabotage] = &[$(Sabotage::$name,)*];
+        }
+    };
+}
+
+switches! {
+    /// `write_durably` does not sync the new file before it is renamed (R5).
+    DurableFileSync,
+    /// `write_durably` does not sync the directory after the rename (R5).
+    DurableDirSync,
+    /// `write_durably` writes over the old file in place, with no new file and no rename.
+    DurableRename,
+    /// [`DiskFile::still_named`](crate::disk::DiskFile::still_named) says yes without looking (R5).
+    FileIdentity,
+    /// [`Disk::same_directory`](crate::disk::Disk::same_directory) says yes without looking (R5, R18).
+    DirectoryIdentity,
+    /// [`Disk::lock`](crate::disk::Disk::lock) hands out a guard that locks nothing (R18).
+    DriveLock,
+    /// A group of records is answered without an fdatasync (R5).
+    RecordSync,
+    /// A new segment's header is not synced before its first record counts (R7).
+    SegmentHeaderSync,
+    /// The directory of a new segment is not synced before its first record counts (R7).
+    SegmentDirSync,
+    /// A group is answered without looking whether file, directory and identity are still there (R5).
+    IdentityCheck,
+    /// A failed write or sync is answered, and the segment is written on (R6).
+    Poison,
+    /// Damage is always taken for a torn tail, whatever the barriers say (R7).
+    Barriers,
+    /// All segments are sealed with one seed (R8).
+    BlockSeeds,
+    /// Blocks are read without verifying them (R2, R17).
+    VerifyBlocks,
+    /// A shard is read whatever its stripe root says (R1).
+    StripeRoot,
+    /// Client writes take the space that is kept back (R14).
+    Reserve,
+    /// An empty directory is formatted although a known drive is expected there (R18).
+    FormatKnown,
+    /// The journal acknowledges when one member of the ensemble has the batch, not all 1+m (R5).
+    JournalAllMembers,
+    /// A batch is applied to the index and acknowledged although the journal does not have it.
+    JournalBeforeAck,
+    /// A change of the ensemble is not written to the registers before the first ack under it.
+    RegisterBeforeAck,
+    /// A new member of the ensemble does not get the unsealed tail.
+    TailCopy,
+    /// The longest tail wins a recovery, whatever the epoch of its last entry.
+    TailByEpoch,
+    /// Recovery goes on with fewer than half of the registered drives.
+    RegisterMajority,
+    /// Recovery goes on with more than m members of the ensemble absent.
+    AbsenceCount,
+    /// Recovery goes on with an index that is ahead of the media.
+    IndexAhead,
+    /// Recovery does not write again what fewer than 1+m drives hold.
+    CopyAgain,
+    /// Replay does not check that an entry follows the one that the index applied last.
+    ReplayChain,
+    /// A start serves without a start-of-epoch entry on 1+m drives.
+    StartEpochEntry,
+    /// A stripe written by sealing is not read back.
+    SealVerify,
+    /// Sealing frees journal segments before the seal is committed.
+    SealCommitFirst,
+    /// Sealing frees journal segments under readers that began before.
+    SealReaders,
+    /// A command is decided although its writer's epoch is fenced (R9).
+    EpochFence,
+    /// A commit that needs a condemned chunk leaves it condemned (R11).
+    ReviveCondemned,
+    /// A commit goes through although a chunk that it needs is not known (R11).
+    MissingChunks,
+    /// A commit or delete goes through whatever its condition says.
+    CommitCondition,
+    /// A seal moves a chunk's place although it changed since the mover read it (R12).
+    SealCondition,
+    /// The retention clock takes a tick that runs backwards (R15).
+    ClockMonotonic,
+}
+
+// The set is one word of bits.
+const _: () = assert!(Sabotage::ALL.len() <= 64);
+
+pub use set::SabotageSet;
+
+#[cfg(any(test, feature = "sabotage"))]
+mod set {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::Sabotage;
+
+    /// The steps taken away at the moment. Clones share their state; the default takes nothing away.
+    #[derive(Clone, Debug, Default)]
+    pub struct SabotageSet(Arc<AtomicU64>);
+
+    impl SabotageSet {
+        /// A set with one step taken away.
+        pub fn only(step: Sabotage) -> Self {
+            let set = Self::default();
+            set.set(step, true);
+            set
+        }
+
+        /// Takes a step away, or puts it back.
+        pub fn set(&self, step: Sabotage, taken_away: bool) {
+            let bit = 1u64 << step as u8;
+            if taken_away {
+                self.0.fetch_or(bit, Ordering::SeqCst);
+            } else {
+                self.0.fetch_and(!bit, Ordering::SeqCst);
+            }
+        }
+
+        /// Whether the step is taken away.
+        pub fn is(&self, step: Sabotage) -> bool {
+            self.0.load(Ordering::SeqCst) & (1u64 << step as u8) != 0
+        }
+    }
+}
+
+#[cfg(not(any(test, feature = "sabotage")))]
+mod set {
+    use super::Sabotage;
+
+    /// Always empty in this build: every step is taken.
+    #[derive(Clone, Debug, Default)]
+    pub struct SabotageSet(());
+
+    impl SabotageSet {
+        /// Whether the step is taken away: never, in this build.
+        pub const fn is(&self, _step: Sabotage) -> bool {
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_share_their_switches() {
+        let set = SabotageSet::default();
+        let clone = set.clone();
+        for &step in Sabotage::ALL {
+            assert!(!clone.is(step));
+            set.set(step, true);
+            assert!(clone.is(step));
+            set.set(step, false);
+            assert!(!clone.is(step));
+        }
+        assert!(SabotageSet::only(Sabotage::DurableDirSync).is(Sabotage::DurableDirSync));
+    }
+}
