@@ -1,0 +1,408 @@
+//! What can be asked of metadata, what comes of it, and why it may be refused.
+//!
+//! Commands never reach the journal: only the effects that [`crate::state::decide`] makes of them do.
+
+use bytes::Bytes;
+use codec::effect::{
+    AcceptedLossRow, AccountRow, BucketRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta, PartRow, Place,
+    SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
+};
+use codec::id::{BucketId, ChunkId, DomainId, Epoch, StripeId};
+
+/// A change that somebody asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Create a bucket. Names are unique over all accounts.
+    CreateBucket(CreateBucket),
+    /// Delete a bucket that holds no version. Open uploads don't block it (as in S3): they go with it.
+    DeleteBucket {
+        /// The bucket.
+        bucket: BucketId,
+    },
+    /// Change a bucket's defaults for new objects.
+    ConfigureBucket {
+        /// The bucket.
+        bucket: BucketId,
+        /// New objects are encrypted unless the request says otherwise.
+        encrypt: bool,
+        /// zstd level for new frames; 0 means the default.
+        zstd_level: i32,
+    },
+    /// Make the chunks of a stripe known, after all its shards are durable.
+    CommitStripe {
+        /// The stripe and its drives.
+        stripe: StripeRow,
+        /// Its chunks, children before the manifest chunks that list them. All [`NewFrame::InStripe`].
+        chunks: Vec<NewChunk>,
+    },
+    /// Make an object version visible.
+    CommitObject(CommitObject),
+    /// Delete the current version of a key. A missing key is no error.
+    DeleteObject {
+        /// The bucket.
+        bucket: BucketId,
+        /// The key.
+        key: String,
+        /// [`Condition::None`] or [`Condition::IfMatch`], [`Condition::IfMatchAny`].
+        condition: Condition,
+    },
+    /// Delete up to [`MAX_DELETE_KEYS`] keys in one entry. A condition that fails spares its key only.
+    DeleteObjects {
+        /// The bucket.
+        bucket: BucketId,
+        /// The keys, each with its condition.
+        keys: Vec<(String, Condition)>,
+    },
+    /// Open a multipart upload.
+    CreateUpload(CreateUpload),
+    /// Store a part; the part that had the number is replaced.
+    CommitPart {
+        /// The upload.
+        upload: UploadName,
+        /// 1 to 10,000.
+        number: u32,
+        /// Where its bytes are.
+        content: Content,
+        /// Inline frames: [`NewFrame::Inline`] only.
+        chunks: Vec<NewChunk>,
+        /// Milliseconds since the Unix epoch, for display.
+        now_ms: u64,
+    },
+    /// Make an object of an upload's parts.
+    CompleteUpload(CompleteUpload),
+    /// Drop an upload and all its parts. Works for uploads of a bucket that is gone, too.
+    AbortUpload {
+        /// The upload.
+        upload: UploadName,
+    },
+    /// Create or change an account.
+    PutAccount(AccountRow),
+    /// Drop an account. Its buckets stay.
+    DeleteAccount {
+        /// [`AccountRow::id`].
+        id: String,
+    },
+    /// Get or create the dedup domain of an account and protection class. The row's `id` is ignored.
+    PutDomain(DomainRow),
+    /// Change a setting. [`GEOMETRY_SETTING`] can be set only once.
+    PutSetting(SettingRow),
+    /// Begin an epoch: every earlier one is fenced.
+    StartEpoch {
+        /// Higher than any epoch seen before.
+        epoch: Epoch,
+    },
+    /// Register a drive, or change its state.
+    RegisterDrive(DriveRow),
+    /// Advance the retention clock.
+    ClockTick(ClockTick),
+    /// Sealing: entries now lie in ledger stripes, their frames in data stripes.
+    Seal(Seal),
+    /// A loss that an operator accepted.
+    AcceptLoss(AcceptedLossRow),
+}
+
+/// Body of [`Command::CreateBucket`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateBucket {
+    /// The S3 name.
+    pub name: String,
+    /// Id of the account.
+    pub owner: String,
+    /// The location constraint asked for; empty for the default region.
+    pub location: String,
+    /// New objects are encrypted (SSE-S3) unless the request says otherwise.
+    pub encrypt: bool,
+    /// zstd level for new frames; 0 means the default.
+    pub zstd_level: i32,
+    /// Milliseconds since the Unix epoch, for display.
+    pub now_ms: u64,
+}
+
+/// Body of [`Command::CommitObject`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommitObject {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The key, 1 to 1024 bytes of UTF-8.
+    pub key: String,
+    /// What must hold of the current version.
+    pub condition: Condition,
+    /// Headers.
+    pub meta: ObjectMeta,
+    /// Where its bytes are.
+    pub content: Content,
+    /// Inline frames: [`NewFrame::Inline`] only.
+    pub chunks: Vec<NewChunk>,
+    /// Milliseconds since the Unix epoch: Last-Modified.
+    pub now_ms: u64,
+}
+
+/// Body of [`Command::CreateUpload`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateUpload {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// The key.
+    pub key: String,
+    /// 128 random bits that make the upload id hard to guess. The id is the LSN in hex and then these, so that ids in
+    /// byte order are uploads in the order in which they were opened.
+    pub nonce: [u8; 16],
+    /// Id of the account that opens it.
+    pub initiator: String,
+    /// What the object will carry.
+    pub meta: ObjectMeta,
+    /// [`codec::effect::ChecksumAlgorithm`] that the client announced.
+    pub checksum: i32,
+    /// The announced checksum type is FULL_OBJECT.
+    pub full_object_checksum: bool,
+    /// The dedup domain of all its parts.
+    pub domain: DomainId,
+    /// Parts are stored under SSE-S3.
+    pub encrypted: bool,
+    /// Milliseconds since the Unix epoch, for display.
+    pub now_ms: u64,
+}
+
+/// Body of [`Command::CompleteUpload`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompleteUpload {
+    /// The upload.
+    pub upload: UploadName,
+    /// Number and etag (without quotes) of each part, ascending.
+    pub parts: Vec<(u32, String)>,
+    /// The object: a manifest over all the listed parts' entries.
+    pub content: Content,
+    /// Inline frames of manifest chunks.
+    pub chunks: Vec<NewChunk>,
+    /// What must hold of the key's current version.
+    pub condition: Condition,
+    /// Milliseconds since the Unix epoch: Last-Modified.
+    pub now_ms: u64,
+}
+
+/// Body of [`Command::Seal`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seal {
+    /// The range and its ledger stripes.
+    pub sealed: SealedRow,
+    /// The new data and ledger stripes, written, read back and verified.
+    pub stripes: Vec<StripeRow>,
+    /// The frames that moved. A move whose chunk is no longer at `from` is left out, silently: another won.
+    pub moves: Vec<Move>,
+}
+
+/// A frame's new place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Where the mover read it.
+    pub from: Place,
+    /// Where it lies now.
+    pub to: Place,
+}
+
+/// A chunk that a commit brings along.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewChunk {
+    /// Its name.
+    pub id: ChunkId,
+    /// Its dedup domain.
+    pub domain: DomainId,
+    /// Plaintext length, in bytes.
+    pub plain_len: u32,
+    /// Its frame.
+    pub frame: NewFrame,
+    /// Its plaintext is a manifest node.
+    pub is_manifest: bool,
+    /// The chunks that the node lists, one per entry (repeats included); empty unless `is_manifest`.
+    pub children: Vec<ChunkId>,
+}
+
+/// Where a new chunk's frame is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NewFrame {
+    /// In the stripe of the same command.
+    InStripe {
+        /// Index of the data shard.
+        shard: u8,
+        /// Offset in the shard's payload.
+        offset: u32,
+        /// Length of the frame.
+        len: u32,
+    },
+    /// The frame itself, to ride in the journal entry.
+    Inline(Bytes),
+}
+
+/// What must hold of a key's current version for a change to happen. Etags are without quotes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    None,
+    /// `If-None-Match: *`: there is none.
+    IfNoneMatchAny,
+    /// `If-None-Match: etag`: there is none with this etag.
+    IfNoneMatch(String),
+    /// `If-Match: *`: there is one.
+    IfMatchAny,
+    /// `If-Match: etag`: there is one, with this etag.
+    IfMatch(String),
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Done; there is nothing to tell.
+    Done,
+    /// The bucket as created.
+    BucketCreated(BucketRow),
+    /// The bucket is gone. `uploads_left`: it had more open uploads than one entry may drop; they can no longer be
+    /// reached, and [`crate::index::orphan_uploads`] finds them to be aborted.
+    BucketDeleted {
+        /// Some remain to be aborted.
+        uploads_left: bool,
+    },
+    /// The version as committed.
+    Committed(Box<VersionRow>),
+    /// DeleteObject: the version that was deleted, if there was one.
+    Deleted(Option<Box<VersionRow>>),
+    /// DeleteObjects: for each key, in order, what happened.
+    DeletedMany(Vec<Result<bool, Refusal>>),
+    /// The upload's name, with the id that was made for it.
+    UploadCreated(UploadName),
+    /// The part as committed.
+    PartCommitted(Box<PartRow>),
+    /// The domain's row: the stored one if there was one already.
+    Domain(DomainRow),
+    /// How many frames' places were changed by a seal; the rest had moved or gone.
+    Sealed {
+        /// Moves that took place.
+        moved: u64,
+        /// Moves that were left out.
+        skipped: u64,
+    },
+}
+
+/// Why a command was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such bucket.
+    #[error("the bucket does not exist")]
+    NoSuchBucket,
+    /// Another account has a bucket of this name.
+    #[error("the bucket name is taken")]
+    BucketExists,
+    /// The same account has a bucket of this name.
+    #[error("the bucket exists and is owned by the requester")]
+    BucketOwnedByYou,
+    /// The bucket holds versions.
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// If-Match on a key that has no version.
+    #[error("the key does not exist")]
+    NoSuchKey,
+    /// A condition does not hold.
+    #[error("a precondition does not hold")]
+    PreconditionFailed,
+    /// The key is empty or longer than 1024 bytes.
+    #[error("the key is empty or longer than {MAX_KEY} bytes")]
+    BadKey,
+    /// There is no such upload.
+    #[error("the upload does not exist")]
+    NoSuchUpload,
+    /// A part is unknown, or its etag differs, or its number is out of range.
+    #[error("part {number} does not exist or has another etag")]
+    InvalidPart {
+        /// The part's number.
+        number: u32,
+    },
+    /// Parts are not listed in ascending order, or none is.
+    #[error("the parts are not in ascending order")]
+    InvalidPartOrder,
+    /// A part other than the last is smaller than 5 MiB.
+    #[error("part {number} is smaller than the minimum of {MIN_PART} bytes")]
+    PartTooSmall {
+        /// The part's number.
+        number: u32,
+        /// Its size, in bytes.
+        size: u64,
+        /// Its etag.
+        etag: String,
+    },
+    /// Chunks that the manifest names are unknown (they were reclaimed after the dedup lookup). Store them, commit again.
+    #[error("{} chunks must be stored again", .0.len())]
+    MissingChunks(Vec<ChunkId>),
+    /// A manifest that does not decode, disagrees with its content's size, or crosses into another dedup domain.
+    #[error("the manifest does not fit its object: {0}")]
+    BadManifest(ManifestFault),
+    /// The writer's epoch is not the current one (R9). Take the new epoch and store everything again.
+    #[error("epoch {writer} is fenced: the current one is {current}")]
+    Fenced {
+        /// The writer's.
+        writer: Epoch,
+        /// The index's.
+        current: Epoch,
+    },
+    /// The stripe's id is taken (R1), or its row is damaged.
+    #[error("stripe {0} is already known or does not decode")]
+    BadStripe(StripeId),
+    /// A geometry other than the journaled one.
+    #[error("the geometry was fixed as {journaled} at first start")]
+    GeometryDiffers {
+        /// The journaled value.
+        journaled: String,
+    },
+    /// A drive row without a proper id, or a change to a removed drive.
+    #[error("the drive's id is damaged or the drive was removed")]
+    BadDrive,
+    /// Another account has the access key or name.
+    #[error("another account has this access key or name")]
+    AccountTaken,
+    /// There is no such account.
+    #[error("the account does not exist")]
+    NoSuchAccount,
+    /// The retention clock never runs backwards (R15).
+    #[error("the retention clock does not run backwards")]
+    ClockBackwards,
+    /// The sealed range overlaps an earlier one, is empty, or reaches beyond the journal's end.
+    #[error("the sealed range does not fit the ledger")]
+    BadSeal,
+    /// More than one entry may carry: too many keys, chunks or inline bytes.
+    #[error("the command is larger than one journal entry may be")]
+    TooLarge,
+}
+
+/// What is wrong with a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestFault {
+    /// Its bytes do not decode.
+    #[error("it does not decode")]
+    Malformed,
+    /// Its entries do not add up to the object's size.
+    #[error("its lengths do not add up")]
+    Length,
+    /// An entry's chunk belongs to another dedup domain, or is a leaf where a node is claimed or the reverse.
+    #[error("an entry's chunk is of another kind or domain")]
+    Chunk,
+    /// A new chunk's frame is of the wrong kind for the command.
+    #[error("a frame is where the command can't have it")]
+    Frame,
+}
+
+/// Name of the setting that holds the geometry, as `K+M` in ASCII.
+pub const GEOMETRY_SETTING: &str = "geometry";
+/// Longest object key, in bytes of UTF-8.
+pub const MAX_KEY: usize = 1024;
+/// Smallest part that is not the last, in bytes.
+pub const MIN_PART: u64 = 5 << 20;
+/// Highest part number.
+pub const MAX_PART_NUMBER: u32 = 10_000;
+/// Most keys in one [`Command::DeleteObjects`].
+pub const MAX_DELETE_KEYS: usize = 1000;
+/// Most bytes of inline frames in one command: far above what rides in the journal in practice, far below an entry.
+pub const MAX_INLINE_BYTES: usize = 16 << 20;
+/// Most new chunks, moves or stripes in one command: with whole rows of some 120 bytes this keeps an entry's effects
+/// below 64 MiB, a quarter of what an entry may be.
+pub const MAX_ROWS: usize = 400_000;

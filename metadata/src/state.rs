@@ -1,0 +1,146 @@
+//! The state machine: [`decide`] turns a command into effects, [`apply`] turns effects into index rows.
+//!
+//! Invariants:
+//! * Both are pure: no clock, no randomness, no I/O but reads of the view. What `decide` needs of the world is in [`At`].
+//! * `apply` looks at effects and rows only, never at [`At`]: the same entries over the same index give the same bytes.
+//! * Entries are applied in LSN order without gaps.
+//! * A chunk's `refs` is the number of manifest entries that name it: in versions, in parts, and in manifest chunks from
+//!   their commit to their deletion. A commit holds before it releases, so nothing is condemned in passing.
+//! * Whatever an object needs is known before the object is visible: its chunks' rows, their places, their stripes.
+
+mod apply;
+mod bucket;
+mod chunks;
+mod cluster;
+mod object;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use apply::{ApplyError, apply};
+
+use crate::command::{Command, Outcome, Refusal};
+use crate::index::{self, IndexError, View};
+use crate::lookup::Losses;
+use bytes::Bytes;
+use chunks::ChunkChanges;
+use codec::effect::{Content, Effect, EffectKind, Effects};
+use codec::id::{Epoch, Lsn};
+use storage_node::sabotage::{Sabotage, SabotageSet};
+
+/// What a decision may know besides the index.
+#[derive(Clone, Debug)]
+pub struct At {
+    /// The LSN that the entry will have.
+    pub lsn: Lsn,
+    /// Milliseconds since the Unix epoch, for people (R15: never an order).
+    pub wall_ms: u64,
+    /// What can't be read at present: which of two places of one chunk is kept depends on it.
+    pub losses: Losses,
+    /// Safety steps that a test takes away.
+    pub sabotage: SabotageSet,
+}
+
+/// What a command comes to.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The body of the entry.
+    pub effects: Effects,
+    /// The frames that ride in it, in the order that the effects' offsets count on.
+    pub frames: Vec<Bytes>,
+    /// The answer, once the entry is durable and applied.
+    pub outcome: Outcome,
+}
+
+impl Decided {
+    /// Nothing changes: the answer needs no entry.
+    pub fn is_noop(&self) -> bool {
+        self.effects.effects.is_empty()
+    }
+}
+
+/// Why there is no decision.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecideError {
+    /// Refused: an answer for the one who asked.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The index failed: nothing can be decided.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Decides a command of a writer that holds `writer`.
+pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Result<Decided, DecideError> {
+    check_epoch(view, writer, command, at)?;
+    let mut draft = Draft { view, at, writer, chunks: ChunkChanges::new(view, at), rows: Vec::new() };
+    let outcome = match command {
+        Command::CreateBucket(create) => bucket::create(&mut draft, create),
+        Command::DeleteBucket { bucket } => bucket::delete(&mut draft, *bucket),
+        Command::ConfigureBucket { bucket, encrypt, zstd_level } => {
+            bucket::configure(&mut draft, *bucket, *encrypt, *zstd_level)
+        }
+        Command::CommitStripe { stripe, chunks } => cluster::commit_stripe(&mut draft, stripe, chunks),
+        Command::CommitObject(commit) => object::commit(&mut draft, commit),
+        Command::DeleteObject { bucket, key, condition } => object::delete(&mut draft, *bucket, key, condition),
+        Command::DeleteObjects { bucket, keys } => object::delete_many(&mut draft, *bucket, keys),
+        Command::CreateUpload(create) => upload::create(&mut draft, create),
+        Command::CommitPart { upload, number, content, chunks, now_ms } => {
+            upload::commit_part(&mut draft, upload, *number, content, chunks, *now_ms)
+        }
+        Command::CompleteUpload(complete) => upload::complete(&mut draft, complete),
+        Command::AbortUpload { upload } => upload::abort(&mut draft, upload),
+        Command::PutAccount(row) => cluster::put_account(&mut draft, row),
+        Command::DeleteAccount { id } => cluster::delete_account(&mut draft, id),
+        Command::PutDomain(row) => cluster::put_domain(&mut draft, row),
+        Command::PutSetting(row) => cluster::put_setting(&mut draft, row),
+        Command::StartEpoch { epoch } => cluster::start_epoch(&mut draft, *epoch),
+        Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
+        Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
+        Command::Seal(seal) => cluster::seal(&mut draft, seal),
+        Command::AcceptLoss(row) => {
+            draft.rows.push(EffectKind::AcceptedLoss(row.clone()));
+            Ok(Outcome::Done)
+        }
+    }?;
+    draft.finish(outcome)
+}
+
+/// R9: only the holder of the current epoch writes. An epoch that was never granted is as bad as a fenced one.
+fn check_epoch(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Result<(), DecideError> {
+    let current = index::epoch(view)?;
+    let starts = matches!(command, Command::StartEpoch { .. });
+    if starts || writer == current || at.sabotage.is(Sabotage::EpochFence) {
+        return Ok(());
+    }
+    Err(Refusal::Fenced { writer, current }.into())
+}
+
+/// A decision in the making.
+struct Draft<'a> {
+    view: &'a dyn View,
+    at: &'a At,
+    writer: Epoch,
+    chunks: ChunkChanges<'a>,
+    /// Effects other than on chunks.
+    rows: Vec<EffectKind>,
+}
+
+impl Draft<'_> {
+    /// References every entry of a content's manifest, after checking it.
+    fn hold(&mut self, content: &Content) -> Result<(), DecideError> {
+        self.chunks.hold_content(content)
+    }
+
+    /// Drops the references of a content that goes away.
+    fn release(&mut self, content: Option<&Content>) -> Result<(), DecideError> {
+        content.map_or(Ok(()), |content| self.chunks.release_content(content))
+    }
+
+    fn finish(self, outcome: Outcome) -> Result<Decided, DecideError> {
+        let (chunks, frames) = self.chunks.finish()?;
+        let kinds = chunks.into_iter().map(EffectKind::PutChunk).chain(self.rows);
+        let effects = Effects { effects: kinds.map(Effect::from).collect(), wall_ms: self.at.wall_ms };
+        Ok(Decided { effects, frames, outcome })
+    }
+}

@@ -1,0 +1,178 @@
+//! Stripes, sealing, drives, accounts, domains, settings, epochs and the retention clock.
+
+use super::chunks::fits;
+use super::{DecideError, Draft};
+use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, Refusal, Seal};
+use crate::index::{self, access_key_key, account_name_key};
+use codec::effect::{
+    AccountRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, SettingRow, StripeRow,
+};
+use codec::id::{DriveId, Epoch, StripeId};
+use codec::stripe::{StripeClass, StripeDescriptor};
+use std::collections::{BTreeMap, BTreeSet};
+use storage_node::sabotage::Sabotage;
+
+/// A stripe whose row is known already is accepted when the row is the same: so a stripe with more chunks than one entry
+/// may carry is committed in several.
+pub(super) fn commit_stripe(
+    draft: &mut Draft<'_>,
+    stripe: &StripeRow,
+    chunks: &[NewChunk],
+) -> Result<Outcome, DecideError> {
+    let descriptor = check_stripe(draft, stripe)?;
+    if descriptor.class != StripeClass::Data {
+        return Err(Refusal::BadStripe(descriptor.id).into());
+    }
+    // R9: orphan shards are collected by fenced epoch, so a stripe of another epoch may be half gone already.
+    if descriptor.id.epoch != draft.writer && !draft.at.sabotage.is(Sabotage::EpochFence) {
+        return Err(Refusal::Fenced { writer: descriptor.id.epoch, current: draft.writer }.into());
+    }
+    let safety = draft.at.losses.of_stripe(&descriptor, stripe);
+    draft.chunks.add_striped(descriptor.id, &descriptor, safety, chunks)?;
+    put_stripe(draft, descriptor.id, stripe)?;
+    Ok(Outcome::Done)
+}
+
+/// The descriptor of a new stripe whose shards lie on distinct registered drives, exactly those that exist on one each.
+fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<StripeDescriptor, DecideError> {
+    let parsed = StripeDescriptor::parse(&stripe.descriptor);
+    let descriptor = parsed.map_err(|_| Refusal::BadStripe(StripeId::default()))?;
+    let bad = || DecideError::from(Refusal::BadStripe(descriptor.id));
+    if stripe.drives.len() != usize::from(descriptor.width()) {
+        return Err(bad());
+    }
+    let mut seen = BTreeSet::new();
+    for (index, drive) in (0..descriptor.width()).zip(&stripe.drives) {
+        if !descriptor.is_present(index) {
+            if !drive.is_empty() {
+                return Err(bad());
+            }
+            continue;
+        }
+        let id = DriveId::from_slice(drive).ok_or_else(bad)?;
+        if !seen.insert(id) || index::drive(draft.view, id)?.is_none() {
+            return Err(bad());
+        }
+    }
+    Ok(descriptor)
+}
+
+/// R1: a stripe id means one stripe for ever.
+fn put_stripe(draft: &mut Draft<'_>, id: StripeId, stripe: &StripeRow) -> Result<(), DecideError> {
+    match index::stripe(draft.view, id)? {
+        None => draft.rows.push(EffectKind::PutStripe(stripe.clone())),
+        Some(known) if known == *stripe => {}
+        Some(_) => return Err(Refusal::BadStripe(id).into()),
+    }
+    Ok(())
+}
+
+pub(super) fn seal(draft: &mut Draft<'_>, seal: &Seal) -> Result<Outcome, DecideError> {
+    if seal.moves.len() > MAX_ROWS {
+        return Err(Refusal::TooLarge.into());
+    }
+    let range = &seal.sealed;
+    let before = index::last_sealed(draft.view)?.map_or(0, |row| row.last);
+    let fits_ledger = before < range.first && range.first <= range.last && range.last < draft.at.lsn.0;
+    if !fits_ledger || range.last_hash.len() != 32 {
+        return Err(Refusal::BadSeal.into());
+    }
+    let mut stripes = BTreeMap::new();
+    for stripe in &seal.stripes {
+        let descriptor = check_stripe(draft, stripe)?;
+        put_stripe(draft, descriptor.id, stripe)?;
+        stripes.insert(descriptor.id, descriptor);
+    }
+    let ledger = |id| stripes.get(&id).is_some_and(|stripe: &StripeDescriptor| stripe.class == StripeClass::Ledger);
+    let named = range.stripes.iter().map(|name| StripeId { epoch: Epoch(name.epoch), counter: name.counter });
+    if range.stripes.is_empty() || !named.into_iter().all(ledger) {
+        return Err(Refusal::BadSeal.into());
+    }
+    let (mut moved, mut skipped) = (0, 0);
+    for step in &seal.moves {
+        let target = step.to.stripe().and_then(|id| stripes.get(&id));
+        if !target.is_some_and(|stripe| stripe.class == StripeClass::Data && fits(stripe, &step.to)) {
+            return Err(Refusal::BadSeal.into());
+        }
+        match draft.chunks.move_frame(step.id, &step.from, &step.to)? {
+            true => moved += 1,
+            false => skipped += 1,
+        }
+    }
+    draft.rows.push(EffectKind::Sealed(seal.sealed.clone()));
+    Ok(Outcome::Sealed { moved, skipped })
+}
+
+pub(super) fn put_account(draft: &mut Draft<'_>, row: &AccountRow) -> Result<Outcome, DecideError> {
+    for pointer in [access_key_key(&row.access_key), account_name_key(&row.name)] {
+        if index::account_at(draft.view, &pointer)?.is_some_and(|holder| holder.id != row.id) {
+            return Err(Refusal::AccountTaken.into());
+        }
+    }
+    if index::account(draft.view, &row.id)?.as_ref() != Some(row) {
+        draft.rows.push(EffectKind::PutAccount(row.clone()));
+    }
+    Ok(Outcome::Done)
+}
+
+pub(super) fn delete_account(draft: &mut Draft<'_>, id: &str) -> Result<Outcome, DecideError> {
+    let row = index::account(draft.view, id)?.ok_or(Refusal::NoSuchAccount)?;
+    draft.rows.push(EffectKind::DeleteAccount(row));
+    Ok(Outcome::Done)
+}
+
+/// The first one to ask makes the domain; everybody after gets the same.
+pub(super) fn put_domain(draft: &mut Draft<'_>, row: &DomainRow) -> Result<Outcome, DecideError> {
+    if let Some(known) = index::domain_of(draft.view, &row.account, row.encrypted)? {
+        return Ok(Outcome::Domain(known));
+    }
+    let row = DomainRow { id: draft.at.lsn.0, ..row.clone() };
+    draft.rows.push(EffectKind::PutDomain(row.clone()));
+    Ok(Outcome::Domain(row))
+}
+
+pub(super) fn put_setting(draft: &mut Draft<'_>, row: &SettingRow) -> Result<Outcome, DecideError> {
+    let known = index::setting(draft.view, &row.name)?;
+    if known.as_ref() == Some(row) {
+        return Ok(Outcome::Done);
+    }
+    if let Some(known) = known.filter(|_| row.name == GEOMETRY_SETTING) {
+        let journaled = String::from_utf8_lossy(&known.value).into_owned();
+        return Err(Refusal::GeometryDiffers { journaled }.into());
+    }
+    draft.rows.push(EffectKind::PutSetting(row.clone()));
+    Ok(Outcome::Done)
+}
+
+pub(super) fn start_epoch(draft: &mut Draft<'_>, epoch: Epoch) -> Result<Outcome, DecideError> {
+    let current = index::epoch(draft.view)?;
+    if epoch <= current {
+        return Err(Refusal::Fenced { writer: epoch, current }.into());
+    }
+    draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0 }));
+    Ok(Outcome::Done)
+}
+
+pub(super) fn register_drive(draft: &mut Draft<'_>, row: &DriveRow) -> Result<Outcome, DecideError> {
+    let id = DriveId::from_slice(&row.id).ok_or(Refusal::BadDrive)?;
+    let known = index::drive(draft.view, id)?;
+    if known.as_ref() == Some(row) {
+        return Ok(Outcome::Done);
+    }
+    let stated = DriveState::try_from(row.state).is_ok_and(|state| state != DriveState::Unspecified);
+    if !stated || known.is_some_and(|known| known.state == DriveState::Removed as i32) {
+        return Err(Refusal::BadDrive.into());
+    }
+    draft.rows.push(EffectKind::PutDrive(row.clone()));
+    Ok(Outcome::Done)
+}
+
+/// R15: the retention clock never runs backwards.
+pub(super) fn clock_tick(draft: &mut Draft<'_>, tick: &ClockTick) -> Result<Outcome, DecideError> {
+    let last = index::clock(draft.view)?.map_or(0, |last| last.retention_ms);
+    if tick.retention_ms < last && !draft.at.sabotage.is(Sabotage::ClockMonotonic) {
+        return Err(Refusal::ClockBackwards.into());
+    }
+    draft.rows.push(EffectKind::ClockTick(tick.clone()));
+    Ok(Outcome::Done)
+}

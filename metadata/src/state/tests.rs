@@ -1,0 +1,5 @@
+//! Tests of the state machine: rule by rule, and at random against a reference model.
+
+mod model;
+mod rules;
+mod world;
