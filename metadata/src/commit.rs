@@ -1,0 +1,294 @@
+//! The committer: one task through which every change goes.
+//!
+//! Invariants
+//! * A batch is decided against the index and the effects decided before it, made durable on the 1+m members of the ensemble,
+//!   applied to the index in one index batch, and then answered: in this order, and one batch at a time. So whoever was
+//!   answered reads what was answered, and the index is never ahead of the media.
+//! * Refusals are answered with the batch, too: they may rest on effects that were decided before them in it.
+//! * After a failure of the journal or the index nothing more is decided: what was in flight is unknown, and says so.
+//!
+//! There is no timer: while a batch is being synced the next one gathers.
+
+use crate::client::CommitError;
+use crate::command::{Command, NewChunk, NewFrame, Outcome, Refusal};
+use crate::index::Overlay;
+use crate::journal::{Batch, BatchEntry, Journal, JournalStopped};
+use crate::lookup::Losses;
+use crate::service::Shared;
+use crate::state::{self, At, DecideError};
+use codec::id::{Epoch, Lsn};
+use codec::journal::encode_entry;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use storage_node::client::{DriveHealth, DriveStatus, Reserve};
+use storage_node::sabotage::Sabotage;
+use tokio::sync::{mpsc, oneshot};
+
+/// Most commands in one batch.
+const BATCH_COMMANDS: usize = 1024;
+/// Free bytes that a member keeps beyond what a client's batch takes; below this a client's frames are refused (R14).
+const JOURNAL_MARGIN: u64 = 4 << 20;
+
+/// What came of one command.
+pub type Answer = Result<Outcome, CommitError>;
+
+/// What can be asked of the committer.
+#[derive(Debug)]
+pub enum Request {
+    /// Commit a command of a writer that holds this epoch.
+    Commit(Epoch, Box<Command>, oneshot::Sender<Answer>),
+    /// Look at the drives: replace members that take no writes.
+    Check(Vec<DriveStatus>),
+    /// Close the open journal segments; answers the last LSN.
+    CloseSegments(oneshot::Sender<Result<Lsn, JournalStopped>>),
+    /// Finish what was asked before, and end.
+    Stop,
+}
+
+/// The committer's state.
+pub struct Committer {
+    journal: Journal,
+    shared: Arc<Shared>,
+    max_batch: usize,
+    /// Bytes that clients' entries may still take in the journal, as of the last check.
+    room: u64,
+    losses: Losses,
+}
+
+/// A command that waits for its batch.
+#[derive(Debug)]
+pub struct Asked {
+    /// The epoch that the writer held when it began.
+    pub writer: Epoch,
+    /// What it asks for.
+    pub command: Command,
+    /// Where the answer goes; without it, [`Committer::commit`] returns it.
+    pub reply: Option<oneshot::Sender<Answer>>,
+}
+
+/// A command in a batch, decided.
+struct Decided {
+    reply: Option<oneshot::Sender<Answer>>,
+    answer: Answer,
+}
+
+impl Committer {
+    /// A committer that appends to `journal`; entries and batches are kept below `max_batch` bytes.
+    pub fn new(journal: Journal, shared: Arc<Shared>, max_batch: usize) -> Committer {
+        Committer { journal, shared, max_batch, room: u64::MAX, losses: Losses::default() }
+    }
+
+    /// Serves requests until [`Request::Stop`], or until nobody can ask any more.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        let mut pending = Vec::new();
+        while let Some(first) = requests.recv().await {
+            let (mut next, mut bytes) = (Some(first), 0);
+            let mut then = None;
+            while let Some(request) = next.take() {
+                match request {
+                    Request::Commit(writer, command, reply) => {
+                        bytes += frame_bytes(&command);
+                        pending.push(Asked { writer, command: *command, reply: Some(reply) });
+                    }
+                    other => then = Some(other),
+                }
+                if then.is_none() && bytes < self.max_batch && pending.len() < BATCH_COMMANDS {
+                    next = requests.try_recv().ok();
+                }
+            }
+            self.commit(std::mem::take(&mut pending)).await;
+            match then {
+                Some(Request::Stop) => return,
+                Some(other) => self.manage(other).await,
+                None => {}
+            }
+        }
+    }
+
+    async fn manage(&mut self, request: Request) {
+        match request {
+            Request::Check(drives) => self.check(&drives).await,
+            Request::CloseSegments(reply) => {
+                let closed = match self.journal.stopped() {
+                    Some(stopped) => Err(stopped.clone()),
+                    None => self.journal.establish().await,
+                };
+                self.publish();
+                let last = Lsn(self.journal.next_lsn().0.saturating_sub(1));
+                // Nobody waits any more: nothing to tell.
+                let _ = reply.send(closed.map(|()| last));
+            }
+            Request::Commit(..) | Request::Stop => {}
+        }
+    }
+
+    /// Replaces members that take no writes, and takes stock of the room and of what can't be read.
+    pub async fn check(&mut self, drives: &[DriveStatus]) {
+        let members = &self.journal.register().members;
+        self.room = drives.iter().filter(|d| members.contains(&d.id)).map(|d| d.free).min().unwrap_or(0);
+        let failed = drives.iter().filter(|d| matches!(d.health, DriveHealth::Failed { .. })).map(|d| d.id);
+        let gone = self.journal.register().registered.iter().filter(|id| !drives.iter().any(|d| d.id == **id));
+        let drives: BTreeSet<_> = failed.chain(gone.copied()).collect();
+        self.losses = Losses { drives, thin_journal_below: self.losses.thin_journal_below };
+        self.shared.set_losses(self.losses.clone());
+        // Why it stopped is published, and was logged.
+        let _ = self.journal.check().await;
+        self.publish();
+    }
+
+    /// Shows the ensemble, and whether the journal still takes anything.
+    fn publish(&self) {
+        self.shared.set_register(self.journal.register().clone());
+        if let Some(stopped) = self.journal.stopped() {
+            self.shared.set_read_only(stopped.to_string());
+        }
+    }
+
+    /// Commits commands in one batch or more, and answers each.
+    pub async fn commit(&mut self, mut commands: Vec<Asked>) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        while !commands.is_empty() {
+            let (decided, rest) = self.one_batch(commands).await;
+            commands = rest;
+            for Decided { reply, answer } in decided {
+                match reply {
+                    // A caller that is gone does not want to know.
+                    Some(reply) => drop(reply.send(answer)),
+                    None => answers.push(answer),
+                }
+            }
+        }
+        answers
+    }
+
+    /// Decides, journals, applies. What does not fit in the batch comes back.
+    async fn one_batch(&mut self, commands: Vec<Asked>) -> (Vec<Decided>, Vec<Asked>) {
+        if let Some(stopped) = self.journal.stopped() {
+            let reason = stopped.to_string();
+            let answer = || Err(CommitError::ReadOnly { reason: reason.clone() });
+            let refuse = |asked: Asked| Decided { reply: asked.reply, answer: answer() };
+            return (commands.into_iter().map(refuse).collect(), Vec::new());
+        }
+        let kv = self.shared.kv.clone();
+        let mut overlay = Overlay::new(&*kv);
+        let (mut entries, mut decided) = (Vec::new(), Vec::new());
+        let (mut bytes, mut reserve) = (0, Reserve::Metadata);
+        let mut commands = commands.into_iter();
+        let mut rest = Vec::new();
+        for Asked { writer, command, reply } in commands.by_ref() {
+            let frames = frame_bytes(&command);
+            if !entries.is_empty() && bytes + frames > self.max_batch {
+                rest.push(Asked { writer, command, reply });
+                break;
+            }
+            if frames > 0 {
+                reserve = Reserve::Client;
+                if self.room < JOURNAL_MARGIN + (bytes + frames) as u64 {
+                    decided.push(Decided { reply, answer: Err(CommitError::Full) });
+                    continue;
+                }
+            }
+            let answer = match self.decide(&mut overlay, writer, &command, &mut entries) {
+                Ok(answer) => answer,
+                Err(stopped) => {
+                    // The overlay is half changed: nothing of this batch may go on.
+                    let reason = self.journal.stop(stopped).to_string();
+                    decided.push(Decided { reply, answer: Err(CommitError::Unavailable { reason: reason.clone() }) });
+                    for decided in &mut decided {
+                        decided.answer = Err(CommitError::Unavailable { reason: reason.clone() });
+                    }
+                    self.publish();
+                    rest.extend(commands);
+                    return (decided, rest);
+                }
+            };
+            bytes = entries.iter().map(|entry: &BatchEntry| entry.bytes.len()).sum();
+            decided.push(Decided { reply, answer });
+        }
+        rest.extend(commands);
+        if !entries.is_empty() {
+            self.room = self.room.saturating_sub(bytes as u64);
+            let changes = overlay.into_batch();
+            if let Err(stopped) = self.make_durable(entries, changes, reserve).await {
+                self.publish();
+                for decided in &mut decided {
+                    decided.answer = Err(CommitError::Unavailable { reason: stopped.to_string() });
+                }
+            }
+        }
+        (decided, rest)
+    }
+
+    /// Decides one command and encodes its entry. Its effects go into the overlay only if its entry goes into the batch;
+    /// `Err` is an index that can't be gone on with.
+    fn decide(
+        &self,
+        overlay: &mut Overlay<'_>,
+        writer: Epoch,
+        command: &Command,
+        entries: &mut Vec<BatchEntry>,
+    ) -> Result<Answer, JournalStopped> {
+        let (lsn, prev_hash) = match entries.last() {
+            Some(last) => (last.lsn.next(), last.hash),
+            None => (self.journal.next_lsn(), self.journal.last_hash()),
+        };
+        let (losses, sabotage) = (self.losses.clone(), self.shared.sabotage.clone());
+        let at = At { lsn, wall_ms: self.shared.clock.wall_ms(), losses, sabotage };
+        let decision = match state::decide(overlay, writer, command, &at) {
+            Ok(decision) if decision.is_noop() => return Ok(Ok(decision.outcome)),
+            Ok(decision) => decision,
+            Err(DecideError::Refused(refusal)) => return Ok(Err(CommitError::Refused(refusal))),
+            Err(DecideError::Index(error)) => return Ok(Err(CommitError::Unavailable { reason: error.to_string() })),
+        };
+        let epoch = self.journal.epoch();
+        let encoded = match encode_entry(lsn, epoch, prev_hash, &decision.effects, &decision.frames) {
+            Ok(encoded) if encoded.bytes.len() <= self.shared.max_entry => encoded,
+            _ => return Ok(Err(CommitError::Refused(Refusal::TooLarge))),
+        };
+        state::apply(overlay, lsn, &encoded.hash, &decision.effects)
+            .map_err(|error| JournalStopped::Index(error.to_string()))?;
+        entries.push(BatchEntry { lsn, epoch, hash: encoded.hash, prev_hash, bytes: encoded.bytes });
+        Ok(Ok(decision.outcome))
+    }
+
+    /// The order that makes an acknowledgement true: the journal first, then the index.
+    async fn make_durable(
+        &mut self,
+        entries: Vec<BatchEntry>,
+        changes: storage_node::kv::KvBatch,
+        reserve: Reserve,
+    ) -> Result<(), JournalStopped> {
+        let batch = match Batch::new(entries) {
+            Ok(batch) => batch,
+            Err(error) => return Err(self.journal.stop(JournalStopped::Encode(error.to_string()))),
+        };
+        if !self.shared.sabotage.is(Sabotage::JournalBeforeAck) {
+            let sequence = self.journal.register().sequence;
+            self.journal.append(&batch, reserve).await?;
+            if self.journal.register().sequence != sequence {
+                self.publish();
+            }
+        }
+        if let Err(error) = self.shared.kv.write(changes) {
+            return Err(self.journal.stop(JournalStopped::Index(error.to_string())));
+        }
+        let last = self.journal.next_lsn().0.saturating_sub(1);
+        self.shared.committed(Lsn(last), batch.len() as u64);
+        Ok(())
+    }
+}
+
+/// Bytes of clients' frames in a command: what the reserve is not for.
+fn frame_bytes(command: &Command) -> usize {
+    let inline = |chunks: &[NewChunk]| chunks.iter().map(inline_len).sum();
+    match command {
+        Command::CommitObject(c) => inline(&c.chunks),
+        Command::CommitPart { chunks, .. } => inline(chunks),
+        Command::CompleteUpload(c) => inline(&c.chunks),
+        _ => 0,
+    }
+}
+
+fn inline_len(chunk: &NewChunk) -> usize {
+    if let NewFrame::Inline(frame) = &chunk.frame { frame.len() } else { 0 }
+}

@@ -1,0 +1,51 @@
+//! Choosing the drives that keep the journal. Pure.
+
+use codec::id::DriveId;
+
+/// A drive that takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its identity.
+    pub id: DriveId,
+    /// Bytes free.
+    pub free: u64,
+    /// Tells which drives share a file system, and so may fail together.
+    pub filesystem: u64,
+}
+
+/// The ensemble of `count` drives that follows `current`: members that are still candidates stay, in order, since they hold
+/// the tail already; the others are replaced by drives on file systems of their own, then by those with most space. `None`
+/// when there are too few.
+pub fn choose_members(current: &[DriveId], candidates: &[Candidate], count: usize) -> Option<Vec<DriveId>> {
+    let find = |id: &DriveId| candidates.iter().find(|c| c.id == *id);
+    let mut chosen: Vec<Candidate> = current.iter().filter_map(find).copied().take(count).collect();
+    while chosen.len() < count {
+        let rest = candidates.iter().filter(|c| chosen.iter().all(|other| other.id != c.id));
+        let shared = |c: &Candidate| chosen.iter().any(|other| other.filesystem == c.filesystem);
+        let best = rest.min_by_key(|c| (shared(c), std::cmp::Reverse(c.free), c.id)).copied()?;
+        chosen.push(best);
+    }
+    Some(chosen.into_iter().map(|c| c.id).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(id: u8, free: u64, filesystem: u64) -> Candidate {
+        Candidate { id: DriveId([id; 16]), free, filesystem }
+    }
+
+    fn ids(ids: &[u8]) -> Vec<DriveId> {
+        ids.iter().map(|id| DriveId([*id; 16])).collect()
+    }
+
+    #[test]
+    fn members_stay_and_failed_ones_are_replaced() {
+        let candidates = [candidate(1, 5, 1), candidate(3, 9, 3), candidate(4, 10, 4), candidate(5, 20, 1)];
+        assert_eq!(choose_members(&ids(&[2, 1]), &candidates, 2), Some(ids(&[1, 4])));
+        assert_eq!(choose_members(&ids(&[3, 1]), &candidates, 2), Some(ids(&[3, 1])));
+        assert_eq!(choose_members(&ids(&[]), &candidates, 4), Some(ids(&[5, 4, 3, 1])));
+        assert_eq!(choose_members(&ids(&[1]), &candidates, 5), None);
+    }
+}

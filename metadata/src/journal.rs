@@ -1,0 +1,543 @@
+//! The journal on its ensemble of 1+m drives: where every unsealed entry lies, and how entries get there.
+//!
+//! Invariants
+//! * An LSN names one entry. A batch that could not be made durable is never replaced by another under the same LSNs: it is
+//!   either written, byte for byte, to 1+m drives, or the journal stops ([`JournalStopped`]) and recovery decides.
+//! * [`Journal::append`] returns `Ok` only when the batch is durable on every member of the current ensemble (R5), that
+//!   ensemble is written to more than half of all registered drives, and every member holds the whole unsealed tail.
+//! * The next LSN, the epoch, the ensemble's sequence and the sealed LSN only grow.
+//! * [`JournalMap`] names a drive as holder of an entry only when the entry was durable there, hash for hash.
+
+use crate::ensemble::{Candidate, choose_members};
+use bytes::Bytes;
+use codec::id::{DriveId, Epoch, Lsn};
+use codec::journal::{BatchHeader, Entry, JournalError, encode_batch, parse_entry};
+use codec::register::Register;
+use codec::segment::JournalHead;
+use futures::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+use storage_node::client::{DriveHealth, NodeClient, ReadError, Reserve, WriteError};
+use storage_node::sabotage::{Sabotage, SabotageSet};
+
+/// Bytes of the tail that are copied to a new member in one record.
+const COPY_BATCH: usize = 4 << 20;
+
+/// An unsealed entry and the drives that hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The entry's hash.
+    pub hash: [u8; 32],
+    /// The hash of the entry before it.
+    pub prev_hash: [u8; 32],
+    /// The epoch of its birth.
+    pub epoch: Epoch,
+    /// Length of its bytes.
+    pub len: u32,
+    /// Drives on which it was durable.
+    pub holders: Arc<[DriveId]>,
+}
+
+/// Where the unsealed entries lie. Shared by the committer, readers and sealing.
+#[derive(Debug, Default)]
+pub struct JournalMap {
+    held: RwLock<BTreeMap<Lsn, Held>>,
+}
+
+/// An entry, or a part of one, that no drive gives.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalReadError {
+    /// Not in the journal: sealed and freed, or never written. Look the place up again.
+    #[error("LSN {0} is not in the journal")]
+    NotFound(Lsn),
+    /// No drive gave a good copy.
+    #[error("no good copy of LSN {lsn}: {last:?}")]
+    NoCopy {
+        /// The entry.
+        lsn: Lsn,
+        /// The last drive's answer.
+        last: Option<ReadError>,
+    },
+}
+
+impl JournalMap {
+    /// A map of these entries.
+    pub fn new(held: BTreeMap<Lsn, Held>) -> JournalMap {
+        JournalMap { held: RwLock::new(held) }
+    }
+
+    /// Where one entry lies.
+    pub fn get(&self, lsn: Lsn) -> Option<Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).get(&lsn).cloned()
+    }
+
+    /// How many drives hold the entry.
+    pub fn copies(&self, lsn: Lsn) -> usize {
+        self.get(lsn).map_or(0, |held| held.holders.len())
+    }
+
+    /// The LSNs of a range that are there, with their lengths.
+    pub fn lengths(&self, range: std::ops::RangeInclusive<Lsn>) -> Vec<(Lsn, u32)> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.range(range).map(|(lsn, held)| (*lsn, held.len)).collect()
+    }
+
+    /// Bytes of all entries up to `upto`.
+    pub fn bytes_upto(&self, upto: Lsn) -> u64 {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.range(..=upto).map(|(_, held)| u64::from(held.len)).sum()
+    }
+
+    /// The first entry that `drive` does not hold.
+    fn first_lacking(&self, drive: DriveId) -> Option<Lsn> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.iter().find(|(_, held)| !held.holders.contains(&drive)).map(|(lsn, _)| *lsn)
+    }
+
+    /// `drive` now holds every entry from `from` on.
+    fn add_holder(&self, from: Lsn, drive: DriveId) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        // Runs of entries share one list; keep it so.
+        let mut last: Option<(Arc<[DriveId]>, Arc<[DriveId]>)> = None;
+        for held in held.range_mut(from..).map(|(_, held)| held).filter(|h| !h.holders.contains(&drive)) {
+            let new = match &last {
+                Some((old, new)) if Arc::ptr_eq(old, &held.holders) => new.clone(),
+                _ => held.holders.iter().copied().chain([drive]).collect(),
+            };
+            last = Some((std::mem::replace(&mut held.holders, new.clone()), new));
+        }
+    }
+
+    fn insert(&self, batch: &Batch, holders: &Arc<[DriveId]>) {
+        let mut map = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in &batch.entries {
+            let held = Held {
+                hash: entry.hash,
+                prev_hash: entry.prev_hash,
+                epoch: entry.epoch,
+                len: u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX),
+                holders: holders.clone(),
+            };
+            map.insert(entry.lsn, held);
+        }
+    }
+
+    /// Forgets entries that are sealed: they are about to be freed.
+    pub fn forget_upto(&self, upto: Lsn) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let keep = held.split_off(&upto.next());
+        *held = keep;
+    }
+
+    /// Reads `range` of an entry's bytes from any drive that holds it, until what came satisfies `good`. Blocks are verified
+    /// by the node; `good` is needed all the same, since a drive may also hold an entry of that LSN that lost a recovery.
+    pub async fn read_checked<T>(
+        &self,
+        node: &dyn NodeClient,
+        lsn: Lsn,
+        range: Range<u32>,
+        good: impl Fn(Bytes) -> Option<T> + Send + Sync,
+    ) -> Result<T, JournalReadError> {
+        let held = self.get(lsn).ok_or(JournalReadError::NotFound(lsn))?;
+        let mut last = None;
+        for drive in held.holders.iter() {
+            match node.journal_read(*drive, lsn, range.clone()).await {
+                Ok(bytes) => match good(bytes) {
+                    Some(value) => return Ok(value),
+                    None => last = Some(ReadError::Damaged { segment: 0, block: 0 }),
+                },
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(JournalReadError::NoCopy { lsn, last })
+    }
+
+    /// Reads a whole entry, verified down to its hash.
+    pub async fn entry(&self, node: &dyn NodeClient, lsn: Lsn) -> Result<Entry, JournalReadError> {
+        let held = self.get(lsn).ok_or(JournalReadError::NotFound(lsn))?;
+        let good = |bytes| parse_entry(bytes).ok().filter(|e| e.lsn == lsn && e.hash == held.hash);
+        self.read_checked(node, lsn, 0..held.len, good).await
+    }
+}
+
+/// One entry of a batch.
+#[derive(Clone, Debug)]
+pub struct BatchEntry {
+    /// Its position.
+    pub lsn: Lsn,
+    /// The epoch of its birth.
+    pub epoch: Epoch,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// The hash of the one before it.
+    pub prev_hash: [u8; 32],
+    /// The encoded entry.
+    pub bytes: Bytes,
+}
+
+/// Entries that go to the ensemble in one record.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The entries, consecutive.
+    pub entries: Vec<BatchEntry>,
+    header: BatchHeader,
+    payload: Bytes,
+}
+
+impl Batch {
+    /// Joins entries.
+    pub fn new(entries: Vec<BatchEntry>) -> Result<Batch, JournalError> {
+        let bytes: Vec<Bytes> = entries.iter().map(|e| e.bytes.clone()).collect();
+        let (header, payload) = encode_batch(&bytes)?;
+        Ok(Batch { entries, header, payload })
+    }
+
+    /// Bytes that each member takes.
+    pub fn len(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Whether there is nothing in it; never, since an empty batch does not encode.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// The journal takes nothing more until the next start: what was in flight is neither known to be durable nor known to be
+/// lost, and only recovery can tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalStopped {
+    /// Too few drives take writes.
+    #[error("{usable} of the {needed} drives that the journal needs take writes ({last}); restart when they are back")]
+    TooFewDrives {
+        /// Drives that could be used.
+        usable: usize,
+        /// 1+m.
+        needed: usize,
+        /// The last failure.
+        last: String,
+    },
+    /// The new ensemble could not be written to a majority.
+    #[error(
+        "a change of the journal's ensemble reached {written} drives, {needed} are needed; restart when they are back"
+    )]
+    NoMajority {
+        /// Drives that took the register.
+        written: usize,
+        /// More than half of the registered ones.
+        needed: usize,
+    },
+    /// An entry of the tail could not be read to be copied.
+    #[error("the journal's tail can't be copied to a new member: {0}")]
+    Tail(JournalReadError),
+    /// The tail does not encode: a mistake in this program.
+    #[error("the journal's tail does not encode: {0}")]
+    Encode(String),
+    /// The index refused a batch that is already in the journal.
+    #[error("the index failed: {0}; restart to replay the journal into it")]
+    Index(String),
+}
+
+/// Why one member does not take a batch.
+enum FillError {
+    Member(WriteError),
+    Stop(JournalStopped),
+}
+
+/// The writing half: owned by the committer, so that there is one writer.
+pub struct Journal {
+    node: Arc<dyn NodeClient>,
+    map: Arc<JournalMap>,
+    register: Register,
+    epoch: Epoch,
+    /// The LSN after the last durable entry.
+    next: Lsn,
+    last_hash: [u8; 32],
+    stopped: Option<JournalStopped>,
+    sabotage: SabotageSet,
+}
+
+/// What a start hands to the journal.
+pub struct JournalStart {
+    /// The drives.
+    pub node: Arc<dyn NodeClient>,
+    /// The unsealed entries, with holders that are present.
+    pub map: Arc<JournalMap>,
+    /// The newest register.
+    pub register: Register,
+    /// The epoch of this start.
+    pub epoch: Epoch,
+    /// The last entry and its hash ([`codec::journal::NO_ENTRY`] for none).
+    pub last: (Lsn, [u8; 32]),
+    /// For tests.
+    pub sabotage: SabotageSet,
+}
+
+impl Journal {
+    /// A journal that goes on after `start.last`. Not usable before [`Self::establish`].
+    pub fn new(start: JournalStart) -> Journal {
+        let JournalStart { node, map, register, epoch, last, sabotage } = start;
+        Journal { node, map, register, epoch, next: last.0.next(), last_hash: last.1, stopped: None, sabotage }
+    }
+
+    /// The LSN that the next entry gets.
+    pub fn next_lsn(&self) -> Lsn {
+        self.next
+    }
+
+    /// The hash of the last entry.
+    pub fn last_hash(&self) -> [u8; 32] {
+        self.last_hash
+    }
+
+    /// The epoch of this start.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The ensemble as it is.
+    pub fn register(&self) -> &Register {
+        &self.register
+    }
+
+    /// Why nothing is taken any more.
+    pub fn stopped(&self) -> Option<&JournalStopped> {
+        self.stopped.as_ref()
+    }
+
+    /// Takes nothing more.
+    pub fn stop(&mut self, why: JournalStopped) -> JournalStopped {
+        tracing::error!(reason = %why, "the journal stops");
+        self.stopped.get_or_insert(why).clone()
+    }
+
+    /// Skips LSNs that are known to have been used by entries that are lost (an accepted loss): never used again.
+    pub fn skip_to(&mut self, next: Lsn) {
+        self.next = self.next.max(next);
+    }
+
+    /// Begins new segments on every member and brings each up to date: at a start, and to close the open segments.
+    pub async fn establish(&mut self) -> Result<(), JournalStopped> {
+        self.change(BTreeSet::new(), None, BTreeSet::new()).await
+    }
+
+    /// Makes a batch durable on 1+m drives, replacing members that fail.
+    pub async fn append(&mut self, batch: &Batch, reserve: Reserve) -> Result<(), JournalStopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        let members = self.register.members.clone();
+        let writes = members.iter().map(|drive| append_one(&*self.node, *drive, batch, reserve));
+        let results = join_all(writes).await;
+        let (mut held, mut failed) = (BTreeSet::new(), BTreeSet::new());
+        for (drive, result) in members.iter().zip(results) {
+            match result {
+                Ok(()) => held.insert(*drive),
+                Err(error) => {
+                    tracing::warn!(%drive, %error, "a member of the journal's ensemble failed");
+                    failed.insert(*drive)
+                }
+            };
+        }
+        let enough = self.sabotage.is(Sabotage::JournalAllMembers) && !held.is_empty();
+        if !failed.is_empty() && !enough {
+            self.change(failed, Some(batch), held).await?;
+        }
+        self.advance(batch);
+        Ok(())
+    }
+
+    /// Checks the members' health and replaces those that take no writes.
+    pub async fn check(&mut self) -> Result<(), JournalStopped> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        let drives = self.node.drives().await;
+        let healthy = |id: &DriveId| drives.iter().any(|d| d.id == *id && d.health == DriveHealth::Healthy);
+        let failed: BTreeSet<DriveId> = self.register.members.iter().copied().filter(|id| !healthy(id)).collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(?failed, "members of the journal's ensemble take no writes");
+        self.change(failed, None, BTreeSet::new()).await
+    }
+
+    fn advance(&mut self, batch: &Batch) {
+        let holders: Arc<[DriveId]> = self.register.members.as_slice().into();
+        self.map.insert(batch, &holders);
+        if let Some(last) = batch.entries.last() {
+            self.next = last.lsn.next();
+            self.last_hash = last.hash;
+        }
+    }
+
+    /// Changes the ensemble until 1+m members hold the tail and `batch`, or stops. `held` are members that hold `batch`.
+    ///
+    /// The order is what keeps acknowledged entries: were a batch acknowledged under members that no majority knows, a
+    /// recovery that finds only the old members would count none of them absent, and begin again without that batch.
+    async fn change(
+        &mut self,
+        mut failed: BTreeSet<DriveId>,
+        batch: Option<&Batch>,
+        mut held: BTreeSet<DriveId>,
+    ) -> Result<(), JournalStopped> {
+        let mut last = "members failed".to_owned();
+        let mut given = BTreeSet::new();
+        loop {
+            let members = match self.choose(&failed).await {
+                Ok(members) => members,
+                // A first failed write is a strike, not the end of a drive (R6): with no other drive left, the same drive
+                // goes on in a new segment, once.
+                Err(_) if !failed.is_subset(&given) => {
+                    given.append(&mut std::mem::take(&mut failed));
+                    continue;
+                }
+                Err(usable) => {
+                    let needed = self.register.members.len();
+                    return Err(self.stop(JournalStopped::TooFewDrives { usable, needed, last }));
+                }
+            };
+            self.write_register(members).await?;
+            let mut complete = true;
+            for drive in self.register.members.clone() {
+                match self.fill(drive, batch, held.contains(&drive)).await {
+                    Ok(()) => {
+                        held.insert(drive);
+                    }
+                    Err(FillError::Member(error)) => {
+                        tracing::warn!(%drive, %error, "a drive can't join the journal's ensemble");
+                        last = error.to_string();
+                        complete = false;
+                        failed.insert(drive);
+                    }
+                    Err(FillError::Stop(stopped)) => return Err(self.stop(stopped)),
+                }
+            }
+            if complete {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next ensemble: the members that did not fail, and the best others. `Err` is how many there are.
+    async fn choose(&self, failed: &BTreeSet<DriveId>) -> Result<Vec<DriveId>, usize> {
+        let registered = &self.register.registered;
+        let candidates: Vec<Candidate> = self
+            .node
+            .drives()
+            .await
+            .into_iter()
+            .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id) && !failed.contains(&d.id))
+            .map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id })
+            .collect();
+        choose_members(&self.register.members, &candidates, self.register.members.len()).ok_or(candidates.len())
+    }
+
+    /// Makes `members` the ensemble on more than half of all registered drives, if they are others than before.
+    async fn write_register(&mut self, members: Vec<DriveId>) -> Result<(), JournalStopped> {
+        if members == self.register.members {
+            return Ok(());
+        }
+        let mut register = self.register.clone();
+        register.sequence = register.sequence.saturating_add(1);
+        register.epoch = self.epoch;
+        register.first_lsn = self.next;
+        register.members = members;
+        self.replace_register(register).await
+    }
+
+    /// Writes a register to every registered drive; more than half must take it.
+    pub async fn replace_register(&mut self, register: Register) -> Result<(), JournalStopped> {
+        let bytes = Bytes::from(register.encode());
+        if !self.sabotage.is(Sabotage::RegisterBeforeAck) {
+            let writes = register.registered.iter().map(|drive| self.node.write_register(*drive, bytes.clone()));
+            let written = join_all(writes).await.iter().filter(|result| result.is_ok()).count();
+            let needed = register.majority();
+            if written < needed {
+                return Err(self.stop(JournalStopped::NoMajority { written, needed }));
+            }
+        }
+        tracing::info!(sequence = register.sequence, members = ?register.members, "the journal's ensemble");
+        self.register = register;
+        Ok(())
+    }
+
+    /// Begins a new segment on a member and copies into it what the member lacks: the tail, and the batch in flight.
+    async fn fill(&self, drive: DriveId, batch: Option<&Batch>, holds_batch: bool) -> Result<(), FillError> {
+        let lacking = self.map.first_lacking(drive).filter(|_| !self.sabotage.is(Sabotage::TailCopy));
+        let first_lsn = match (lacking, batch) {
+            (Some(lsn), _) => lsn,
+            (None, Some(batch)) if holds_batch => batch.header.last.next(),
+            _ => self.next,
+        };
+        self.begin(drive, first_lsn).await?;
+        if let Some(from) = lacking {
+            self.copy_tail(drive, from).await?;
+            self.map.add_holder(from, drive);
+        }
+        match batch {
+            // After a tail the batch must follow in the same segment, even if an older segment holds it already.
+            Some(batch) if !holds_batch || lacking.is_some() => {
+                append_one(&*self.node, drive, batch, Reserve::Metadata).await.map_err(FillError::Member)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Copies the tail from `from` on into the segment that was begun for it. A segment's entries are consecutive, so where
+    /// they are not (what was sealed meanwhile is gone; an accepted loss left LSNs out), another segment begins.
+    async fn copy_tail(&self, drive: DriveId, from: Lsn) -> Result<(), FillError> {
+        let (mut pending, mut bytes, mut expected) = (Vec::<BatchEntry>::new(), 0, from);
+        for (lsn, _) in self.map.lengths(from..=Lsn(u64::MAX)) {
+            let Some(entry) = self.tail_entry(lsn).await? else { continue };
+            if (lsn != expected || bytes >= COPY_BATCH) && !pending.is_empty() {
+                self.copy(drive, std::mem::take(&mut pending)).await?;
+                bytes = 0;
+            }
+            if lsn != expected {
+                self.begin(drive, lsn).await?;
+            }
+            bytes += entry.bytes.len();
+            expected = lsn.next();
+            let Entry { epoch, hash, prev_hash, bytes, .. } = entry;
+            pending.push(BatchEntry { lsn, epoch, hash, prev_hash, bytes });
+        }
+        if !pending.is_empty() {
+            self.copy(drive, pending).await?;
+        }
+        if expected == self.next { Ok(()) } else { self.begin(drive, self.next).await }
+    }
+
+    /// An entry of the tail; `None` when it was sealed meanwhile.
+    async fn tail_entry(&self, lsn: Lsn) -> Result<Option<Entry>, FillError> {
+        match self.map.entry(&*self.node, lsn).await {
+            Ok(entry) => Ok(Some(entry)),
+            Err(_) if self.map.get(lsn).is_none() => Ok(None),
+            Err(error) => Err(FillError::Stop(JournalStopped::Tail(error))),
+        }
+    }
+
+    async fn begin(&self, drive: DriveId, first_lsn: Lsn) -> Result<(), FillError> {
+        let head = JournalHead { ensemble: self.register.sequence, first_lsn };
+        self.node.journal_begin(drive, head).await.map(drop).map_err(FillError::Member)
+    }
+
+    async fn copy(&self, drive: DriveId, entries: Vec<BatchEntry>) -> Result<(), FillError> {
+        let batch = Batch::new(entries).map_err(|e| FillError::Stop(JournalStopped::Encode(e.to_string())))?;
+        append_one(&*self.node, drive, &batch, Reserve::Metadata).await.map_err(FillError::Member)
+    }
+}
+
+/// Appends to one member. When it is full the same bytes go in on the reserve: by then they may lie on the other members, and
+/// their LSNs can't be given to anything else. The committer keeps clients' entries away from a journal without room.
+async fn append_one(node: &dyn NodeClient, drive: DriveId, batch: &Batch, reserve: Reserve) -> Result<(), WriteError> {
+    let append = |reserve| node.journal_append(drive, batch.header, batch.payload.clone(), reserve);
+    match append(reserve).await {
+        Err(WriteError::Full { .. }) if reserve == Reserve::Client => append(Reserve::Metadata).await,
+        result => result,
+    }
+}

@@ -1,0 +1,95 @@
+//! The ledger as stripes: writing entries into them, finding them on the drives, reading them back in order.
+//!
+//! Ledger shards say their LSN range in their headers, so a scan finds them with no index at all. A crash while sealing leaves
+//! ledger stripes that no entry names; their entries are the journal's own, so reading them twice does no harm: what
+//! does not follow the chain is skipped or is an error, never applied.
+
+use bytes::Bytes;
+use codec::id::{DriveId, Lsn, ShardId, StripeId};
+use codec::journal::{Entry, JournalError, parse_batch};
+use codec::stripe::{StripeClass, StripeDescriptor};
+use futures::future::join_all;
+use std::collections::BTreeMap;
+use storage_node::client::{DriveHealth, NodeClient, ReadError};
+use storage_node::stripe_io::{ReadOptions, StripeLayout, StripeReadError, read_range};
+
+const PAGE: usize = 1024;
+
+/// Why a ledger stripe can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Too few of its shards are good.
+    #[error(transparent)]
+    Read(#[from] StripeReadError),
+    /// Its entries do not verify although its shards do.
+    #[error("ledger stripe {stripe}: {error}")]
+    Entries {
+        /// The stripe.
+        stripe: StripeId,
+        /// What is wrong.
+        error: JournalError,
+    },
+}
+
+/// Every ledger stripe that has a shard on a drive that can be read, by first LSN.
+pub async fn find(node: &dyn NodeClient) -> Vec<StripeLayout> {
+    let drives = node.drives().await;
+    let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
+    let lists = join_all(readable.map(|d| async move { (d.id, list(node, d.id).await) })).await;
+    let mut found: BTreeMap<(StripeId, [u8; 32]), StripeLayout> = BTreeMap::new();
+    for (drive, list) in lists {
+        match list {
+            Ok(shards) => {
+                for (descriptor, index) in shards {
+                    add_shard(&mut found, drive, descriptor, index);
+                }
+            }
+            Err(error) => tracing::warn!(%drive, %error, "a drive's ledger shards can't be listed"),
+        }
+    }
+    let mut stripes: Vec<StripeLayout> = found.into_values().collect();
+    stripes.sort_by_key(|layout| (layout.descriptor.lsn_range, layout.descriptor.id));
+    stripes
+}
+
+fn add_shard(
+    found: &mut BTreeMap<(StripeId, [u8; 32]), StripeLayout>,
+    drive: DriveId,
+    descriptor: StripeDescriptor,
+    index: u8,
+) {
+    let width = usize::from(descriptor.width());
+    let key = (descriptor.id, descriptor.root());
+    let layout = found.entry(key).or_insert_with(|| StripeLayout { descriptor, drives: vec![None; width] });
+    if let Some(place) = layout.drives.get_mut(usize::from(index)) {
+        *place = Some(drive);
+    }
+}
+
+async fn list(node: &dyn NodeClient, drive: DriveId) -> Result<Vec<(StripeDescriptor, u8)>, ReadError> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = node.list_shards(drive, Some(StripeClass::Ledger), after, PAGE).await?;
+        let full = page.len() >= PAGE;
+        after = page.last().map(|h| ShardId { stripe: h.descriptor.id, index: h.index });
+        all.extend(page.into_iter().map(|h| (h.descriptor, h.index)));
+        if !full {
+            return Ok(all);
+        }
+    }
+}
+
+/// The entries of a ledger stripe, in LSN order, each verified.
+pub async fn read(node: &dyn NodeClient, layout: &StripeLayout) -> Result<Vec<Entry>, LedgerError> {
+    let mut joined = Vec::new();
+    for shard in layout.descriptor.data_present() {
+        let len = layout.descriptor.shard_len(shard);
+        joined.extend_from_slice(&read_range(node, layout, shard, 0..len, ReadOptions::default()).await?);
+    }
+    parse_batch(&Bytes::from(joined)).map_err(|error| LedgerError::Entries { stripe: layout.descriptor.id, error })
+}
+
+/// Whether a stripe may hold an entry after `after` and before `before`.
+pub fn overlaps(layout: &StripeLayout, after: Lsn, before: Lsn) -> bool {
+    layout.descriptor.lsn_range.is_some_and(|(first, last)| last > after && first < before)
+}

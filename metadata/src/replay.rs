@@ -1,0 +1,152 @@
+//! Bringing the index up to the media: entries from the ledger, then from the journal, applied in order.
+//!
+//! Invariant: an entry is applied only if it follows, by hash, the entry that the index applied last. From an empty index that
+//! is the whole chain from LSN 1 on; nothing is skipped, and nothing is applied twice.
+
+use crate::index::{self, IndexError, Overlay};
+use crate::journal::{JournalMap, JournalReadError};
+use crate::ledger::{self, LedgerError};
+use crate::state;
+use crate::survey::{Chain, IndexMark, ReadOnlyReason, kept_by};
+use codec::id::Lsn;
+use codec::journal::Entry;
+use storage_node::client::NodeClient;
+use storage_node::kv::{Kv, KvError};
+use storage_node::sabotage::{Sabotage, SabotageSet};
+
+/// Row changes that are gathered into one index batch.
+const BATCH_ROWS: usize = 4096;
+
+/// Why the index could not be brought up to the media.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The index failed; one that is damaged is destroyed and replayed from the beginning.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// An entry's effects can't be applied.
+    #[error(transparent)]
+    Apply(#[from] state::ApplyError),
+    /// The journal or the ledger does not continue.
+    #[error(transparent)]
+    ReadOnly(#[from] ReadOnlyReason),
+    /// An unsealed entry can't be read, although it could be when it was scanned.
+    #[error(transparent)]
+    Journal(#[from] JournalReadError),
+}
+
+impl From<KvError> for ReplayError {
+    fn from(error: KvError) -> Self {
+        ReplayError::Index(error.into())
+    }
+}
+
+/// Applies entries in order.
+pub struct Replay<'a> {
+    kv: &'a dyn Kv,
+    overlay: Overlay<'a>,
+    at: (Lsn, [u8; 32]),
+    applied: u64,
+    sabotage: SabotageSet,
+}
+
+impl<'a> Replay<'a> {
+    /// Goes on after what the index applied last.
+    pub fn new(kv: &'a dyn Kv, index: IndexMark, sabotage: SabotageSet) -> Replay<'a> {
+        Replay { kv, overlay: Overlay::new(kv), at: (index.applied, index.hash), applied: 0, sabotage }
+    }
+
+    /// Whether `entry` comes next: by hash, and by LSN unless it accepts the loss of what lay between.
+    fn follows(&self, entry: &Entry) -> bool {
+        let next = entry.lsn == self.at.0.next() || (entry.lsn > self.at.0 && kept_by(entry) == Some(self.at.0));
+        next && (entry.prev_hash == self.at.1 || self.sabotage.is(Sabotage::ReplayChain))
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), ReplayError> {
+        state::apply(&mut self.overlay, entry.lsn, &entry.hash, &entry.effects)?;
+        self.at = (entry.lsn, entry.hash);
+        self.applied += 1;
+        if self.overlay.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), ReplayError> {
+        let done = std::mem::replace(&mut self.overlay, Overlay::new(self.kv));
+        Ok(self.kv.write(done.into_batch())?)
+    }
+
+    /// Applies what is sealed: from the ledger stripes on the drives, found by their headers.
+    pub async fn ledger(&mut self, node: &dyn NodeClient, chain: &Chain) -> Result<(), ReplayError> {
+        if self.at.0 >= chain.sealed {
+            return Ok(());
+        }
+        let stripes = ledger::find(node).await;
+        tracing::info!(after = %self.at.0, upto = %chain.sealed, stripes = stripes.len(), "replaying the ledger");
+        // Ranges repeat when sealing was interrupted, so what one stripe does not give another one may: go round until
+        // nothing comes of it.
+        loop {
+            let before = self.at.0;
+            for layout in &stripes {
+                if self.at.0 < chain.sealed && ledger::overlaps(layout, self.at.0, chain.sealed.next()) {
+                    self.ledger_stripe(node, layout).await?;
+                }
+            }
+            if self.at.0 >= chain.sealed || self.at.0 == before {
+                break;
+            }
+        }
+        self.flush()?;
+        let journal = chain.held.keys().next().copied().unwrap_or(chain.sealed.next());
+        match self.at.0 == chain.sealed {
+            true => Ok(()),
+            false => Err(ReadOnlyReason::LedgerGap { after: self.at.0, journal }.into()),
+        }
+    }
+
+    async fn ledger_stripe(
+        &mut self,
+        node: &dyn NodeClient,
+        layout: &storage_node::stripe_io::StripeLayout,
+    ) -> Result<(), ReplayError> {
+        let entries = match ledger::read(node, layout).await {
+            Ok(entries) => entries,
+            Err(error @ (LedgerError::Read(_) | LedgerError::Entries { .. })) => {
+                tracing::warn!(%error, "a ledger stripe can't be read");
+                return Ok(());
+            }
+        };
+        for entry in entries.iter().filter(|entry| entry.lsn > Lsn(0)) {
+            if entry.lsn <= self.at.0 {
+                continue;
+            }
+            if !self.follows(entry) {
+                tracing::warn!(stripe = %layout.descriptor.id, lsn = %entry.lsn, after = %self.at.0, "a ledger entry does not follow");
+                return Ok(());
+            }
+            self.apply(entry)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the unsealed rest.
+    pub async fn journal(&mut self, node: &dyn NodeClient, map: &JournalMap, upto: Lsn) -> Result<(), ReplayError> {
+        for (lsn, _) in map.lengths(self.at.0.next()..=upto) {
+            let entry = map.entry(node, lsn).await?;
+            if !self.follows(&entry) {
+                return Err(ReadOnlyReason::IndexDiffers(self.at.0).into());
+            }
+            self.apply(&entry)?;
+        }
+        self.flush()?;
+        if self.applied > 0 {
+            tracing::info!(entries = self.applied, upto = %self.at.0, "the index is up to the journal");
+        }
+        Ok(())
+    }
+}
+
+/// Where an index has come to.
+pub fn index_mark(kv: &dyn Kv) -> Result<IndexMark, IndexError> {
+    let view = Overlay::new(kv);
+    let (applied, hash) = index::applied(&view)?;
+    let sealed = index::last_sealed(&view)?.map_or(Lsn(0), |row| Lsn(row.last));
+    Ok(IndexMark { applied, hash, sealed })
+}

@@ -1,0 +1,340 @@
+//! Sealing: the closed part of the journal becomes stripes, and its segments are freed.
+//!
+//! Order (each step only after the one before is durable; a crash between any two leaves orphan stripes and nothing worse):
+//! 1. frames that still lie in the journal are packed into data stripes, entries (without frame bytes) into ledger stripes;
+//! 2. every shard is read back from its drive and compared with the hash in the descriptor;
+//! 3. one `Seal` entry on 1+m drives names the stripes and moves each frame that is still where it was read (a frame that was
+//!    moved or dropped meanwhile is left alone: its bytes in the stripe are dead);
+//! 4. the map forgets the entries, so that a reader who comes late looks up again, and readers who came before are waited for;
+//! 5. segments all of whose entries are sealed are freed on every drive.
+//!
+//! The `Seal` entry lies in a newer segment than what it seals, and is sealed by a later one.
+
+use crate::client::CommitError;
+use crate::command::{Command, Move, Outcome, Seal};
+use crate::commit::Request;
+use crate::index::{self, IndexError, Overlay};
+use crate::journal::{JournalReadError, JournalStopped};
+use crate::service::Shared;
+use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
+use crate::topology::Topology;
+use bytes::Bytes;
+use codec::effect::{EffectKind, Place, SealedRow, StripeName};
+use codec::id::{ChunkId, Epoch, Lsn, ShardId};
+use codec::journal::{Entry, JournalError, length_prefixed};
+use codec::stripe::StripeClass;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use storage_node::client::{ReadError, Reserve, WriteError};
+use storage_node::sabotage::Sabotage;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// Frames of one `Seal` entry; its moves take some 150 bytes each.
+const PIECE_FRAMES: usize = 100_000;
+/// Entries of one `Seal` entry.
+const PIECE_ENTRIES: usize = 200_000;
+
+/// Why sealing stopped. The journal keeps what was not sealed; nothing is lost, and the next attempt begins again.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The service takes no writes.
+    #[error("writes are not served: {0}")]
+    ReadOnly(String),
+    /// An entry can't be read.
+    #[error(transparent)]
+    Read(#[from] JournalReadError),
+    /// An entry does not encode.
+    #[error(transparent)]
+    Encode(#[from] JournalError),
+    /// An entry's effects name a frame that is not in it.
+    #[error("entry {0} names a frame outside its bytes")]
+    BadEntry(Lsn),
+    /// A stripe could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A shard did not come back as it was written.
+    #[error("shard {shard} did not read back: {error:?}")]
+    Verify {
+        /// The shard.
+        shard: ShardId,
+        /// What came instead; `None` for other bytes.
+        error: Option<ReadError>,
+    },
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The `Seal` entry was not committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The journal stopped.
+    #[error(transparent)]
+    Journal(#[from] JournalStopped),
+    /// The committer has ended.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+/// What sealing did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SealReport {
+    /// Everything up to here is sealed.
+    pub upto: Lsn,
+    /// Frames that moved into data stripes.
+    pub moved: u64,
+    /// Stripes written.
+    pub stripes: u64,
+    /// Journal segments freed.
+    pub freed: u64,
+}
+
+/// Seals, one call at a time.
+pub struct Sealer {
+    shared: Arc<Shared>,
+    writer: Arc<StripeWriter>,
+    requests: mpsc::Sender<Request>,
+    epoch: Epoch,
+    busy: Mutex<()>,
+}
+
+/// What is gathered for one `Seal` entry.
+struct Piece {
+    first: Lsn,
+    last: Lsn,
+    last_hash: [u8; 32],
+    data: OpenStripe,
+    /// Chunk and present place of each frame in `data`.
+    in_data: Vec<(ChunkId, Place)>,
+    ledger: OpenStripe,
+    ledger_first: Lsn,
+    stored: Vec<Stored>,
+    ledger_stripes: Vec<StripeName>,
+    moves: Vec<Move>,
+    entries: usize,
+}
+
+impl Sealer {
+    /// A sealer for one start.
+    pub fn new(
+        shared: Arc<Shared>,
+        writer: Arc<StripeWriter>,
+        requests: mpsc::Sender<Request>,
+        epoch: Epoch,
+    ) -> Sealer {
+        Sealer { shared, writer, requests, epoch, busy: Mutex::new(()) }
+    }
+
+    /// Closes the open segments and seals everything that is in them now.
+    pub async fn seal_now(&self) -> Result<SealReport, SealError> {
+        let _one_at_a_time = self.busy.lock().await;
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::CloseSegments(reply)).await.map_err(|_| SealError::Stopping)?;
+        let upto = answer.await.map_err(|_| SealError::Stopping)??;
+        let mut report = SealReport::default();
+        loop {
+            let lengths = self.shared.map.lengths(Lsn(0)..=upto);
+            if lengths.is_empty() {
+                report.upto = report.upto.max(upto);
+                return Ok(report);
+            }
+            let piece = self.gather(&lengths).await?;
+            self.finish(piece, &mut report).await?;
+        }
+    }
+
+    /// Step 1: reads entries, packs and writes stripes.
+    async fn gather(&self, lengths: &[(Lsn, u32)]) -> Result<Piece, SealError> {
+        let topology = self.shared.topology(Reserve::Metadata).await?;
+        let width = self.writer.width(&topology)?;
+        let first = lengths.first().map_or(Lsn(0), |(lsn, _)| *lsn);
+        let mut piece = Piece {
+            first,
+            last: first,
+            last_hash: [0; 32],
+            data: self.writer.open(width, false),
+            in_data: Vec::new(),
+            ledger: self.writer.open(width, true),
+            ledger_first: first,
+            stored: Vec::new(),
+            ledger_stripes: Vec::new(),
+            moves: Vec::new(),
+            entries: 0,
+        };
+        for (lsn, _) in lengths {
+            let full = piece.entries >= PIECE_ENTRIES || piece.moves.len() + piece.in_data.len() >= PIECE_FRAMES;
+            // A gap is where a loss was accepted: the entries of a ledger stripe are consecutive, so it ends there.
+            let gap = piece.entries > 0 && *lsn != piece.last.next();
+            if full || gap {
+                break;
+            }
+            let entry = self.shared.map.entry(&*self.shared.node, *lsn).await?;
+            self.add_frames(&mut piece, &entry, width, &topology).await?;
+            self.add_entry(&mut piece, &entry, width, &topology).await?;
+        }
+        self.store_data(&mut piece, width, &topology).await?;
+        self.store_ledger(&mut piece, width, &topology).await?;
+        Ok(piece)
+    }
+
+    /// Adds the frames that the index still places in this entry: those of Live and Condemned chunks.
+    async fn add_frames(
+        &self,
+        piece: &mut Piece,
+        entry: &Entry,
+        width: u8,
+        topology: &Topology,
+    ) -> Result<(), SealError> {
+        let mut here: BTreeMap<ChunkId, Place> = BTreeMap::new();
+        for effect in &entry.effects.effects {
+            if let Some(EffectKind::PutChunk(row)) = &effect.kind
+                && let (Some(id), Some(place)) = (row.chunk_id(), row.place)
+                && place.lsn() == Some(entry.lsn)
+            {
+                here.insert(id, place);
+            }
+        }
+        for (id, place) in here {
+            let row = index::chunk(&Overlay::new(&*self.shared.kv), id)?;
+            if row.and_then(|row| row.place) != Some(place) {
+                continue;
+            }
+            let start = place.offset as usize;
+            let end = start.saturating_add(place.len as usize);
+            if place.len == 0 || end > entry.bytes.len() {
+                return Err(SealError::BadEntry(entry.lsn));
+            }
+            let frame = entry.bytes.slice(start..end);
+            if !piece.data.fits(&frame) {
+                self.store_data(piece, width, topology).await?;
+            }
+            // A copy: the slice would keep the whole entry in memory until the stripe is full.
+            piece.data.add(Bytes::copy_from_slice(&frame));
+            piece.in_data.push((id, place));
+        }
+        Ok(())
+    }
+
+    async fn add_entry(
+        &self,
+        piece: &mut Piece,
+        entry: &Entry,
+        width: u8,
+        topology: &Topology,
+    ) -> Result<(), SealError> {
+        let bytes = length_prefixed(&entry.ledger_form())?;
+        if !piece.ledger.fits(&bytes) {
+            self.store_ledger(piece, width, topology).await?;
+            piece.ledger_first = entry.lsn;
+        }
+        piece.ledger.add(bytes);
+        (piece.last, piece.last_hash) = (entry.lsn, entry.hash);
+        piece.entries += 1;
+        Ok(())
+    }
+
+    async fn store_data(&self, piece: &mut Piece, width: u8, topology: &Topology) -> Result<(), SealError> {
+        if piece.data.is_empty() {
+            return Ok(());
+        }
+        let stripe = std::mem::replace(&mut piece.data, self.writer.open(width, false));
+        let stored = self.writer.store(stripe, StripeClass::Data, None, topology, Reserve::Metadata).await?;
+        self.verify(&stored).await?;
+        for ((id, from), to) in piece.in_data.drain(..).zip(&stored.places) {
+            piece.moves.push(Move { id, from, to: *to });
+        }
+        piece.stored.push(stored);
+        Ok(())
+    }
+
+    async fn store_ledger(&self, piece: &mut Piece, width: u8, topology: &Topology) -> Result<(), SealError> {
+        if piece.ledger.is_empty() {
+            return Ok(());
+        }
+        let stripe = std::mem::replace(&mut piece.ledger, self.writer.open(width, true));
+        let range = Some((piece.ledger_first, piece.last));
+        let stored = self.writer.store(stripe, StripeClass::Ledger, range, topology, Reserve::Metadata).await?;
+        self.verify(&stored).await?;
+        let id = stored.layout.descriptor.id;
+        piece.ledger_stripes.push(StripeName { epoch: id.epoch.0, counter: id.counter });
+        piece.stored.push(stored);
+        Ok(())
+    }
+
+    /// Step 2: reads every shard back from its drive.
+    async fn verify(&self, stored: &Stored) -> Result<(), SealError> {
+        if self.shared.sabotage.is(Sabotage::SealVerify) {
+            return Ok(());
+        }
+        let descriptor = &stored.layout.descriptor;
+        for (index, drive) in (0u8..).zip(&stored.layout.drives) {
+            let Some(drive) = drive else { continue };
+            let shard = ShardId { stripe: descriptor.id, index };
+            let whole = 0..descriptor.shard_len(index);
+            let read = self.shared.node.read_shard(*drive, shard, descriptor.root(), whole).await;
+            let bytes = read.map_err(|error| SealError::Verify { shard, error: Some(error) })?;
+            if descriptor.check_shard(index, &bytes).is_err() {
+                return Err(SealError::Verify { shard, error: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps 3 to 5.
+    async fn finish(&self, piece: Piece, report: &mut SealReport) -> Result<(), SealError> {
+        let (last, stripes) = (piece.last, piece.stored.len() as u64);
+        let sealed = SealedRow {
+            first: piece.first.0,
+            last: last.0,
+            stripes: piece.ledger_stripes,
+            last_hash: Bytes::copy_from_slice(&piece.last_hash),
+        };
+        let rows = piece.stored.into_iter().map(|stored| stored.row).collect();
+        let seal = Seal { sealed, stripes: rows, moves: piece.moves };
+        if self.shared.sabotage.is(Sabotage::SealCommitFirst) {
+            report.freed += self.free(last).await;
+        }
+        let outcome = self.commit(Command::Seal(seal)).await?;
+        if let Outcome::Sealed { moved, .. } = outcome {
+            report.moved += moved;
+        }
+        self.shared.map.forget_upto(last);
+        self.shared.sealed(last);
+        if !self.shared.sabotage.is(Sabotage::SealReaders) {
+            // Fair, so this waits for the readers that came before and for no others.
+            drop(self.shared.readers.write().await);
+        }
+        report.freed += self.free(last).await;
+        report.stripes += stripes;
+        report.upto = last;
+        tracing::info!(upto = %last, stripes, freed = report.freed, "sealed");
+        Ok(())
+    }
+
+    async fn commit(&self, command: Command) -> Result<Outcome, SealError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Commit(self.epoch, Box::new(command), reply);
+        self.requests.send(request).await.map_err(|_| SealError::Stopping)?;
+        Ok(answer.await.map_err(|_| SealError::Stopping)??)
+    }
+
+    /// Frees the closed segments whose entries are all sealed. What can't be freed now is freed by a later seal.
+    async fn free(&self, sealed: Lsn) -> u64 {
+        let node = &self.shared.node;
+        let mut freed = 0;
+        for drive in node.drives().await {
+            let Ok(segments) = node.journal_segments(drive.id).await else { continue };
+            for segment in segments {
+                // An empty one counts by where it would have begun; one whose entries are hidden by damage stays.
+                let last = segment.last.or((segment.damaged == 0).then_some(segment.head.first_lsn));
+                if !segment.closed || last.is_none_or(|last| last > sealed) {
+                    continue;
+                }
+                match node.journal_free(drive.id, segment.number).await {
+                    Ok(()) => freed += 1,
+                    Err(WriteError::ReadOnly { .. } | WriteError::DriveFailed { .. }) => break,
+                    Err(error) => tracing::warn!(drive = %drive.id, segment = segment.number, %error, "not freed"),
+                }
+            }
+        }
+        freed
+    }
+}

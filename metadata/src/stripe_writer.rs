@@ -1,0 +1,189 @@
+//! Storing frames as a stripe: the one home of stripe ids, of the number of data shards, and of placing and writing.
+//!
+//! A stripe's id is the epoch of this start and a counter (R1): neither comes back, so a shard left by a write that was given
+//! up can never be taken for a member of another stripe. Shrink k, never m: with few usable drives a stripe has fewer data
+//! shards, down to one, and always m parity shards; with fewer than 1+m usable drives it is refused.
+
+use crate::placement;
+use crate::topology::{Topology, usable_width};
+use bytes::Bytes;
+use codec::effect::{Place, StripeRow};
+use codec::erasure::{Erasure, Geometry};
+use codec::id::{ClusterId, DriveId, Epoch, Lsn, StripeId};
+use codec::stripe::{StripeClass, StripeError, StripePacker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use storage_node::client::{NodeClient, Reserve, WriteError};
+use storage_node::stripe_io::{StripeLayout, StripeWriteError, TargetsWanted, write_stripe};
+
+/// Why frames were not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Fewer than 1+m drives take writes (503).
+    #[error("{usable} drives take writes, a stripe needs {needed}")]
+    TooFewDrives {
+        /// Drives that take writes.
+        usable: usize,
+        /// 1+m.
+        needed: usize,
+    },
+    /// No space outside the reserve (507).
+    #[error("the drives are full")]
+    Full,
+    /// Drives failed while it was written, and no others are left (503).
+    #[error(transparent)]
+    Write(StripeWriteError),
+    /// The frames can't be packed.
+    #[error(transparent)]
+    Pack(#[from] StripeError),
+    /// The thread that packs ended.
+    #[error("packing was interrupted")]
+    Interrupted,
+}
+
+/// Frames on their way into one stripe.
+#[derive(Debug)]
+pub struct OpenStripe {
+    packer: StripePacker,
+    lens: Vec<u32>,
+}
+
+impl OpenStripe {
+    /// Whether one more frame leaves every shard within its target.
+    pub fn fits(&self, frame: &Bytes) -> bool {
+        self.lens.is_empty() || self.packer.fits(frame.len())
+    }
+
+    /// Adds a frame.
+    pub fn add(&mut self, frame: Bytes) {
+        self.lens.push(u32::try_from(frame.len()).unwrap_or(u32::MAX));
+        self.packer.add(frame);
+    }
+
+    /// How many frames it has.
+    pub fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.lens.is_empty()
+    }
+}
+
+/// A stripe that is durable on its drives, and not committed yet.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What is to be committed.
+    pub row: StripeRow,
+    /// The same, to read by.
+    pub layout: StripeLayout,
+    /// Where each frame went, in the order in which they were added.
+    pub places: Vec<Place>,
+}
+
+/// Writes stripes.
+pub struct StripeWriter {
+    node: Arc<dyn NodeClient>,
+    cluster: ClusterId,
+    epoch: Epoch,
+    counter: AtomicU64,
+    geometry: Geometry,
+    shard_target: u32,
+    erasure: Arc<Erasure>,
+}
+
+impl StripeWriter {
+    /// A writer for one epoch.
+    pub fn new(
+        node: Arc<dyn NodeClient>,
+        cluster: ClusterId,
+        epoch: Epoch,
+        geometry: Geometry,
+        shard_target: u32,
+    ) -> StripeWriter {
+        let erasure = Arc::new(Erasure::new(geometry));
+        StripeWriter { node, cluster, epoch, counter: AtomicU64::new(0), geometry, shard_target, erasure }
+    }
+
+    /// The target for a shard's payload.
+    pub fn shard_target(&self) -> u32 {
+        self.shard_target
+    }
+
+    /// The cluster's geometry.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The code.
+    pub fn erasure(&self) -> &Arc<Erasure> {
+        &self.erasure
+    }
+
+    /// How many data shards the drives in `topology` allow: 1 to k.
+    pub fn width(&self, topology: &Topology) -> Result<u8, StoreError> {
+        let needed = 1 + usize::from(self.geometry.m());
+        let usable = topology.usable().count();
+        usable_width(usable, self.geometry).ok_or(StoreError::TooFewDrives { usable, needed })
+    }
+
+    /// Begins a stripe whose frames go to the least-full shard, or (`in_order`) keep their order.
+    pub fn open(&self, width: u8, in_order: bool) -> OpenStripe {
+        let m = self.geometry.m();
+        let packer = match in_order {
+            true => StripePacker::in_order(width, m, self.shard_target),
+            false => StripePacker::new(width, m, self.shard_target),
+        };
+        OpenStripe { packer, lens: Vec::new() }
+    }
+
+    /// Packs, places and writes: `Ok` means durable on every one of its drives. A drive that fails is replaced first.
+    pub async fn store(
+        &self,
+        stripe: OpenStripe,
+        class: StripeClass,
+        lsn_range: Option<(Lsn, Lsn)>,
+        topology: &Topology,
+        reserve: Reserve,
+    ) -> Result<Stored, StoreError> {
+        let id = StripeId { epoch: self.epoch, counter: self.counter.fetch_add(1, Ordering::Relaxed) + 1 };
+        let OpenStripe { packer, lens } = stripe;
+        let (geometry, cluster, erasure) = (self.geometry, self.cluster, self.erasure.clone());
+        let pack = move || packer.finish(id, class, geometry, cluster, lsn_range, &erasure);
+        let small = lens.iter().map(|len| u64::from(*len)).sum::<u64>() < 256 * 1024;
+        let packed = match small {
+            true => pack()?,
+            false => tokio::task::spawn_blocking(pack).await.map_err(|_| StoreError::Interrupted)??,
+        };
+        let mut targets = |wanted: TargetsWanted<'_>| -> Vec<DriveId> {
+            placement::place(
+                topology,
+                wanted.count,
+                wanted.used,
+                wanted.failed,
+                id.epoch.0 ^ id.counter.rotate_left(32),
+            )
+        };
+        let drives = write_stripe(&*self.node, &packed, reserve, &mut targets).await.map_err(store_error)?;
+        let row = StripeRow {
+            descriptor: packed.descriptor.encode(),
+            drives: drives
+                .iter()
+                .map(|d| d.map_or_else(Bytes::new, |d| Bytes::copy_from_slice(d.as_bytes())))
+                .collect(),
+        };
+        let places = packed.places.iter().zip(lens);
+        let places = places.map(|(place, len)| Place::in_stripe(id, place.shard, place.offset, len)).collect();
+        Ok(Stored { row, layout: StripeLayout { descriptor: packed.descriptor, drives }, places })
+    }
+}
+
+fn store_error(error: StripeWriteError) -> StoreError {
+    match error {
+        StripeWriteError::Full { .. } | StripeWriteError::NoDrives { last: Some(WriteError::Full { .. }), .. } => {
+            StoreError::Full
+        }
+        error => StoreError::Write(error),
+    }
+}

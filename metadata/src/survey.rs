@@ -1,0 +1,366 @@
+//! What the drives say about the journal, and what follows from it. Reads only; the judgement is pure.
+//!
+//! Every copy of every unsealed entry is scanned. The best tail is the highest (epoch of the last entry, LSN) of all; from it
+//! the chain is walked back by `prev_hash`, so that of two entries with one LSN the one counts that the tail builds on, and
+//! the other (written, never acknowledged, and left out by a later start) does not. Damage in one copy is filled from another
+//! one, because entries are taken by hash and not by drive.
+//!
+//! A member counts as present only if it provably holds everything that was acknowledged before the ensemble was last begun
+//! on it; then, since an acknowledged entry is on all 1+m members, one such member is enough to know the tail.
+
+use crate::journal::Held;
+use codec::effect::EffectKind;
+use codec::id::{DriveId, Epoch, Lsn};
+use codec::journal::{Entry, NO_ENTRY};
+use codec::register::Register;
+use futures::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use storage_node::client::{DriveHealth, NodeClient, ReadError, ScanEnd};
+use storage_node::sabotage::{Sabotage, SabotageSet};
+
+/// One copy of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its position.
+    pub lsn: Lsn,
+    /// The epoch of its birth.
+    pub epoch: Epoch,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// The hash of the entry before it.
+    pub prev_hash: [u8; 32],
+    /// Length of its bytes.
+    pub len: u32,
+    /// It accepts a loss: the entry before it is this one, not the one before its LSN.
+    pub kept: Option<Lsn>,
+    /// It says that everything up to here is sealed.
+    pub sealed: Option<Lsn>,
+}
+
+impl Mark {
+    /// What the survey keeps of an entry.
+    pub fn of(entry: &Entry) -> Mark {
+        let kinds = || entry.effects.effects.iter().filter_map(|effect| effect.kind.as_ref());
+        Mark {
+            lsn: entry.lsn,
+            epoch: entry.epoch,
+            hash: entry.hash,
+            prev_hash: entry.prev_hash,
+            len: u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX),
+            kept: kept_by(entry),
+            sealed: kinds().filter_map(|k| if let EffectKind::Sealed(s) = k { Some(Lsn(s.last)) } else { None }).max(),
+        }
+    }
+
+    /// The LSN of the entry before it.
+    pub fn before(&self) -> Lsn {
+        self.kept.unwrap_or(Lsn(self.lsn.0.saturating_sub(1)))
+    }
+}
+
+/// The last LSN that was kept, if the entry accepts a loss.
+pub fn kept_by(entry: &Entry) -> Option<Lsn> {
+    let mut kinds = entry.effects.effects.iter().filter_map(|effect| effect.kind.as_ref());
+    kinds.find_map(|k| if let EffectKind::AcceptedLoss(loss) = k { Some(Lsn(loss.kept)) } else { None })
+}
+
+/// A drive's journal segment.
+#[derive(Clone, Debug)]
+pub struct SegmentCopy {
+    /// The first LSN that it was begun for.
+    pub first_lsn: Lsn,
+    /// The epoch in which it was begun.
+    pub epoch: Epoch,
+    /// Its entries.
+    pub marks: Vec<Mark>,
+    /// Something below its barrier is damaged: bit rot, not a torn tail (R7).
+    pub damaged: bool,
+}
+
+/// All that one drive holds of the journal, oldest segment first.
+#[derive(Clone, Debug)]
+pub struct DriveCopy {
+    /// The drive.
+    pub drive: DriveId,
+    /// It takes writes.
+    pub healthy: bool,
+    /// Its register; `None` when it was never written.
+    pub register: Option<Register>,
+    /// Its segments.
+    pub segments: Vec<SegmentCopy>,
+}
+
+/// What the index says it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexMark {
+    /// The last applied entry.
+    pub applied: Lsn,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// The last sealed entry.
+    pub sealed: Lsn,
+}
+
+impl IndexMark {
+    /// An index that is not there.
+    pub const NONE: IndexMark = IndexMark { applied: Lsn(0), hash: NO_ENTRY, sealed: Lsn(0) };
+}
+
+/// Why only reads are served. Nothing was written to media.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadOnlyReason {
+    /// Without more than half of the registered drives nobody knows which ensemble is the newest.
+    #[error(
+        "{present} of {registered} registered drives are there, more than half are needed; bring drives back and restart, \
+         or `stele journal accept-loss`"
+    )]
+    NoMajority {
+        /// Drives that are there.
+        present: usize,
+        /// Registered drives.
+        registered: usize,
+    },
+    /// Entries may be missing that nobody here can know of.
+    #[error(
+        "{} of the journal's {members} drives are absent or incomplete, {m} can be missed: {}; bring drives back and restart, \
+         or `stele journal accept-loss`", .absent.len(), names(.absent)
+    )]
+    MembersAbsent {
+        /// The absent members.
+        absent: Vec<DriveId>,
+        /// 1+m.
+        members: usize,
+        /// How many may be absent.
+        m: usize,
+    },
+    /// The index has entries that the drives lack.
+    #[error(
+        "the index has applied LSN {index}, the drives' journal ends at LSN {media}: the drives have lost entries or are not \
+         the newest; restart with the right drives, or `stele journal accept-loss`"
+    )]
+    IndexAhead {
+        /// The index's last entry.
+        index: Lsn,
+        /// The drives' last entry.
+        media: Lsn,
+    },
+    /// The index has applied another entry than the drives have.
+    #[error(
+        "the index and the drives' journal disagree about LSN {0}; restart with the right drives, or `stele journal accept-loss`"
+    )]
+    IndexDiffers(Lsn),
+    /// No copy has this entry, though later ones are there.
+    #[error(
+        "no good copy of journal entry {0}, though later ones exist; bring drives back, or `stele journal accept-loss`"
+    )]
+    Gap(Lsn),
+    /// Too few drives take writes.
+    #[error("{usable} drives take writes, the journal needs {needed}; bring drives back and restart")]
+    TooFewDrives {
+        /// Drives that take writes.
+        usable: usize,
+        /// 1+m.
+        needed: usize,
+    },
+    /// The ledger does not continue to where the journal begins.
+    #[error("the ledger has no entry that follows LSN {after}, the journal begins at LSN {journal}")]
+    LedgerGap {
+        /// The last entry that could be read in order.
+        after: Lsn,
+        /// The first one in the journal.
+        journal: Lsn,
+    },
+    /// The journal stopped while it was brought up to date at the start.
+    #[error("{0}")]
+    Stopped(#[from] crate::journal::JournalStopped),
+}
+
+fn names(drives: &[DriveId]) -> String {
+    drives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The unsealed journal as all copies together have it.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// Every entry from the tail back to the first one that is there, unsealed.
+    pub held: BTreeMap<Lsn, Held>,
+    /// The last entry and its hash; LSN 0 when there is none.
+    pub last: (Lsn, [u8; 32]),
+    /// Everything up to here is sealed.
+    pub sealed: Lsn,
+    /// The entry that is nowhere although later ones are.
+    pub gap: Option<Lsn>,
+    /// For each entry that accepts a loss, the entry before it.
+    pub kept: BTreeMap<Lsn, Lsn>,
+}
+
+/// Reads all that the drives say. A drive that can't be read is left out: unknown is not missing (R13).
+pub async fn survey(node: &dyn NodeClient, sealed: Lsn) -> Result<Vec<DriveCopy>, ReadError> {
+    let drives = node.drives().await;
+    let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
+    let copies = join_all(readable.map(|d| survey_drive(node, d.id, sealed))).await;
+    Ok(copies.into_iter().flatten().collect())
+}
+
+async fn survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Option<DriveCopy> {
+    match try_survey_drive(node, drive, sealed).await {
+        Ok(copy) => Some(copy),
+        Err(error) => {
+            tracing::warn!(%drive, %error, "a drive's journal can't be read; the drive counts as absent");
+            None
+        }
+    }
+}
+
+async fn try_survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Result<DriveCopy, ReadError> {
+    let bytes = node.read_register(drive).await?;
+    // A register that does not verify is not an old one: the drive's word is unknown, and it counts as absent.
+    let register = match bytes.is_empty() {
+        true => None,
+        false => Some(Register::parse(&bytes).map_err(|_| ReadError::Damaged { segment: 0, block: 0 })?),
+    };
+    let mut segments = Vec::new();
+    for info in node.journal_segments(drive).await? {
+        let old = info.closed && info.damaged == 0 && info.last.is_some_and(|last| last <= sealed);
+        if !old {
+            segments.push(scan_segment(node, drive, &info).await?);
+        }
+    }
+    Ok(DriveCopy { drive, healthy: true, register, segments })
+}
+
+async fn scan_segment(
+    node: &dyn NodeClient,
+    drive: DriveId,
+    info: &storage_node::client::JournalSegmentInfo,
+) -> Result<SegmentCopy, ReadError> {
+    let first_lsn = info.head.first_lsn;
+    let mut copy = SegmentCopy { first_lsn, epoch: info.epoch, marks: Vec::new(), damaged: info.damaged > 0 };
+    let mut from = first_lsn;
+    loop {
+        let scan = node.journal_scan(drive, info.number, from).await?;
+        copy.marks.extend(scan.entries.iter().map(Mark::of));
+        match scan.end {
+            ScanEnd::More(next) if next > from => from = next,
+            ScanEnd::More(_) | ScanEnd::Clean | ScanEnd::TornTail { .. } => return Ok(copy),
+            ScanEnd::Damaged { block, barrier } => {
+                tracing::warn!(%drive, segment = info.number, block, barrier, "damage in a journal segment");
+                copy.damaged = true;
+                return Ok(copy);
+            }
+        }
+    }
+}
+
+/// The newest register of all.
+pub fn newest_register(copies: &[DriveCopy]) -> Option<&Register> {
+    copies.iter().filter_map(|copy| copy.register.as_ref()).max_by_key(|register| register.age())
+}
+
+/// Walks back from the best tail. `index` is where an index that is there has come to: it may know a higher sealed LSN.
+pub fn best_chain(copies: &[DriveCopy], index: IndexMark, sabotage: &SabotageSet) -> Chain {
+    let mut by_lsn: BTreeMap<Lsn, Vec<(&Mark, DriveId)>> = BTreeMap::new();
+    for copy in copies {
+        for mark in copy.segments.iter().flat_map(|segment| &segment.marks) {
+            by_lsn.entry(mark.lsn).or_default().push((mark, copy.drive));
+        }
+    }
+    let all = || by_lsn.values().flatten();
+    let age = |mark: &Mark| {
+        if sabotage.is(Sabotage::TailByEpoch) { (mark.lsn, mark.epoch.0) } else { (Lsn(mark.epoch.0), mark.lsn.0) }
+    };
+    let best = all().max_by_key(|(mark, _)| age(mark)).map(|(mark, _)| *mark);
+    let mut chain = Chain {
+        held: BTreeMap::new(),
+        last: best.map_or((Lsn(0), NO_ENTRY), |mark| (mark.lsn, mark.hash)),
+        sealed: index.sealed,
+        gap: None,
+        kept: BTreeMap::new(),
+    };
+    let (mut lsn, mut hash) = chain.last;
+    let mut interned: Vec<Arc<[DriveId]>> = Vec::new();
+    while lsn > chain.sealed {
+        let copies: Vec<_> = by_lsn.get(&lsn).into_iter().flatten().filter(|(mark, _)| mark.hash == hash).collect();
+        let Some((mark, _)) = copies.first() else {
+            chain.gap = Some(lsn);
+            break;
+        };
+        let holders: BTreeSet<DriveId> = copies.iter().map(|(_, drive)| *drive).collect();
+        let held = Held {
+            hash,
+            prev_hash: mark.prev_hash,
+            epoch: mark.epoch,
+            len: mark.len,
+            holders: intern(&mut interned, holders),
+        };
+        chain.held.insert(lsn, held);
+        chain.sealed = mark.sealed.map_or(chain.sealed, |sealed| chain.sealed.max(sealed));
+        if let Some(kept) = mark.kept {
+            chain.kept.insert(lsn, kept);
+        }
+        (lsn, hash) = (mark.before(), mark.prev_hash);
+    }
+    chain
+}
+
+fn intern(known: &mut Vec<Arc<[DriveId]>>, holders: BTreeSet<DriveId>) -> Arc<[DriveId]> {
+    let holders: Vec<DriveId> = holders.into_iter().collect();
+    if let Some(same) = known.iter().rev().take(8).find(|k| k[..] == holders[..]) {
+        return same.clone();
+    }
+    let new: Arc<[DriveId]> = holders.into();
+    known.push(new.clone());
+    new
+}
+
+/// Whether writes may be served with these copies: the reasons against it, in the order in which they matter.
+pub fn judge(
+    copies: &[DriveCopy],
+    register: &Register,
+    chain: &Chain,
+    index: IndexMark,
+    sabotage: &SabotageSet,
+) -> Result<(), ReadOnlyReason> {
+    let present = copies.iter().filter(|copy| register.registered.contains(&copy.drive)).count();
+    if present < register.majority() && !sabotage.is(Sabotage::RegisterMajority) {
+        return Err(ReadOnlyReason::NoMajority { present, registered: register.registered.len() });
+    }
+    let complete = |id: &DriveId| copies.iter().any(|copy| copy.drive == *id && is_complete(copy, register, chain));
+    let absent: Vec<DriveId> = register.members.iter().copied().filter(|id| !complete(id)).collect();
+    let m = usize::from(register.m);
+    if absent.len() > m && !sabotage.is(Sabotage::AbsenceCount) {
+        return Err(ReadOnlyReason::MembersAbsent { absent, members: register.members.len(), m });
+    }
+    if index.applied > chain.last.0 && !sabotage.is(Sabotage::IndexAhead) {
+        return Err(ReadOnlyReason::IndexAhead { index: index.applied, media: chain.last.0 });
+    }
+    if let Some(gap) = chain.gap {
+        return Err(ReadOnlyReason::Gap(gap));
+    }
+    let same = match chain.held.get(&index.applied) {
+        Some(held) => held.hash == index.hash,
+        None => true,
+    };
+    if same { Ok(()) } else { Err(ReadOnlyReason::IndexDiffers(index.applied)) }
+}
+
+/// Whether a member's copy reaches as far as everything that was acknowledged before its newest segment, or before the
+/// ensemble began, and whether where it ends is a torn tail and not damage.
+fn is_complete(copy: &DriveCopy, register: &Register, chain: &Chain) -> bool {
+    let newest = copy.segments.last();
+    if newest.is_some_and(|segment| segment.damaged) && !reaches(copy, chain, chain.last.0) {
+        return false;
+    }
+    let begun = copy.segments.iter().map(|segment| segment.first_lsn).max().unwrap_or(Lsn(0));
+    let upto = register.first_lsn.max(begun);
+    reaches(copy, chain, Lsn(upto.0.saturating_sub(1)).min(chain.last.0))
+}
+
+/// Whether a copy holds every unsealed entry up to `upto`.
+fn reaches(copy: &DriveCopy, chain: &Chain, upto: Lsn) -> bool {
+    chain.held.range(..=upto).all(|(_, held)| held.holders.contains(&copy.drive))
+}
+
+#[cfg(test)]
+mod tests;
