@@ -191,8 +191,7 @@ impl View for Overlay<'_> {
         let Some(pending) = self.pending.get(family).filter(|_| start < end) else {
             return stored_rows(self.base, family, start, end, limit);
         };
-        let mut changed =
-            pending.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))).peekable();
+        let mut changed = pending.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))).peekable();
         let mut found = Vec::new();
         if limit == 0 {
             return Ok(found);

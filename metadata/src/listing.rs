@@ -5,8 +5,8 @@
 //! is what a truncated page ends with: the prefix was shown, and its keys are passed over.
 
 use crate::index::{
-    self, IndexError, OBJECTS, Overlay, RowFault, UPLOADS, View, after_prefix, bucket_objects, bucket_uploads, damaged, decode,
-    escape_into, unescape,
+    self, IndexError, OBJECTS, Overlay, RowFault, UPLOADS, View, after_prefix, bucket_objects, bucket_uploads, damaged,
+    decode, escape_into, unescape,
 };
 use bytes::Bytes;
 use codec::effect::{PartRow, UploadName, UploadRow, VersionRow};
@@ -142,7 +142,7 @@ pub fn list(kv: &dyn Kv, request: &ListRequest) -> Result<ListPage, IndexError> 
             }
             Item::Row { key, version, .. } => {
                 last = key;
-                page.objects.extend(version);
+                page.objects.extend(version.map(|version| *version));
             }
         }
     }
@@ -188,8 +188,8 @@ pub fn list_versions(kv: &dyn Kv, request: &VersionsRequest) -> Result<VersionsP
             }
             Item::Row { key, version, .. } => {
                 let latest = newest_of.as_ref() != Some(&key);
-                last = (key.clone(), version.as_ref().map(version_name));
-                page.versions.extend(version.map(|version| (version, latest)));
+                last = (key.clone(), version.as_deref().map(version_name));
+                page.versions.extend(version.map(|version| (*version, latest)));
                 newest_of = Some(key);
             }
         }
@@ -279,7 +279,7 @@ enum Wanted {
 
 enum Item {
     Prefix(String),
-    Row { key: String, row: Bytes, value: Bytes, version: Option<VersionRow> },
+    Row { key: String, row: Bytes, value: Bytes, version: Option<Box<VersionRow>> },
 }
 
 /// A walk over a bucket's rows in key order that rolls keys up into common prefixes and seeks past each of them.
@@ -321,9 +321,9 @@ impl<'a> Walk<'a> {
             if wanted == Wanted::Current && self.seen.as_ref() == Some(&key) {
                 continue;
             }
-            let version: Option<VersionRow> = match wanted {
+            let version: Option<Box<VersionRow>> = match wanted {
                 Wanted::Undecoded => None,
-                Wanted::Current | Wanted::All => Some(decode(self.family, &row, value.clone())?),
+                Wanted::Current | Wanted::All => Some(Box::new(decode(self.family, &row, value.clone())?)),
             };
             if wanted == Wanted::Current {
                 self.seen = Some(key.clone());

@@ -52,7 +52,9 @@ pub enum Warning {
         full: usize,
     },
     /// A node has more shards of a stripe than may be lost.
-    #[error("a stripe has up to {on_one_node} shards on one node and survives the loss of {parity}: losing a node stops reads")]
+    #[error(
+        "a stripe has up to {on_one_node} shards on one node and survives the loss of {parity}: losing a node stops reads"
+    )]
     NodeLoss {
         /// Most shards of one stripe on one node.
         on_one_node: usize,

@@ -102,8 +102,7 @@ fn apply_one(overlay: &mut Overlay<'_>, kind: &EffectKind) -> Result<(), Fault> 
             overlay.delete(CHUNKS, id.as_bytes().to_vec());
         }
         EffectKind::PutStripe(row) => {
-            let descriptor =
-                StripeDescriptor::parse(&row.descriptor).map_err(|_| Fault::Field("stripe.descriptor"))?;
+            let descriptor = StripeDescriptor::parse(&row.descriptor).map_err(|_| Fault::Field("stripe.descriptor"))?;
             overlay.put(STRIPES, descriptor.id.to_bytes().to_vec(), row);
         }
         EffectKind::DeleteStripe(name) => {

@@ -32,14 +32,7 @@ struct Changed {
 
 impl<'a> ChunkChanges<'a> {
     pub(super) fn new(view: &'a dyn View, at: &'a At) -> Self {
-        ChunkChanges {
-            view,
-            at,
-            rows: BTreeMap::new(),
-            inline: Vec::new(),
-            frames: Vec::new(),
-            missing: Vec::new(),
-        }
+        ChunkChanges { view, at, rows: BTreeMap::new(), inline: Vec::new(), frames: Vec::new(), missing: Vec::new() }
     }
 
     /// How many rows were touched.

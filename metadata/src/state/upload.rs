@@ -55,8 +55,7 @@ pub(super) fn commit_part(
     if let Some(old) = index::part(draft.view, name, number)? {
         draft.release(old.content.as_ref())?;
     }
-    let row =
-        PartRow { upload: Some(name.clone()), number, modified_ms: now_ms, content: Some(content.clone()) };
+    let row = PartRow { upload: Some(name.clone()), number, modified_ms: now_ms, content: Some(content.clone()) };
     draft.rows.push(EffectKind::PutPart(row.clone()));
     Ok(Outcome::PartCommitted(Box::new(row)))
 }
@@ -82,11 +81,7 @@ pub(super) fn complete(draft: &mut Draft<'_>, complete: &CompleteUpload) -> Resu
 }
 
 /// Checks the listed parts as S3 does, and returns their sizes.
-fn check_parts(
-    draft: &Draft<'_>,
-    name: &UploadName,
-    listed: &[(u32, String)],
-) -> Result<Vec<u64>, DecideError> {
+fn check_parts(draft: &Draft<'_>, name: &UploadName, listed: &[(u32, String)]) -> Result<Vec<u64>, DecideError> {
     if listed.is_empty() || !listed.is_sorted_by(|(a, _), (b, _)| a < b) {
         return Err(Refusal::InvalidPartOrder.into());
     }

@@ -66,11 +66,13 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+type Parts = BTreeMap<u32, Vec<ChunkId>>;
+
 #[derive(Default)]
 struct Model {
     buckets: BTreeMap<usize, Bucket>,
     /// Every upload ever opened; those that are over have no parts map.
-    uploads: Vec<(UploadName, Option<BTreeMap<u32, Vec<ChunkId>>>)>,
+    uploads: Vec<(UploadName, Option<Parts>)>,
 }
 
 struct Bucket {

@@ -287,8 +287,7 @@ fn r12_a_seal_moves_only_what_is_still_there() {
     world.put(bucket, "k", &ids(&[1, 2])).unwrap();
     let place = |world: &World, n| world.chunk(id(n)).unwrap().place.unwrap();
     let to = |n| Place::in_stripe(StripeId { epoch: EPOCH, counter: 101 }, 1, 50 * n, 50);
-    let moves: Vec<Move> =
-        (1..=2).map(|n| Move { id: id(n), from: place(&world, n), to: to(u32::from(n)) }).collect();
+    let moves: Vec<Move> = (1..=2).map(|n| Move { id: id(n), from: place(&world, n), to: to(u32::from(n)) }).collect();
     // Another stripe wins chunk 1 before the seal commits.
     world.commit_stripe(&ids(&[1])).unwrap();
     let won = place(&world, 1);
