@@ -111,9 +111,10 @@ impl Budget {
 
     /// Admits a body of `length` bytes, if that is known.
     pub async fn admit(&self, length: Option<u64>) -> Held {
-        match length.filter(|length| *length <= SMALL).and_then(|length| usize::try_from(length).ok()) {
+        match length.map(|length| (length <= SMALL, usize::try_from(length).unwrap_or(usize::MAX))) {
             // Plaintext, frames, and the copy that goes into the journal entry.
-            Some(length) => self.small.hold(3 * length + (16 << 10)).await,
+            Some((true, length)) => self.small.hold(3 * length + (16 << 10)).await,
+            Some((false, length)) => self.large.hold(LARGE_HOLDS.min(length.saturating_mul(3))).await,
             None => self.large.hold(LARGE_HOLDS).await,
         }
     }

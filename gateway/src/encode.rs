@@ -75,7 +75,7 @@ mod tests {
 
     fn domain(encrypted: bool) -> Domain {
         let data_key = encrypted.then(|| DataKey::new([2; 32]));
-        Domain { id: DomainId(7), chunk_key: ChunkKey::new([1; 32]), data_key }
+        Domain { id: DomainId(7), account: String::new(), chunk_key: ChunkKey::new([1; 32]), data_key }
     }
 
     fn plain(domain: &Domain, bytes: Vec<u8>, verify: bool) -> Plain {

@@ -44,6 +44,9 @@ pub struct Config {
     pub stripe_bytes: usize,
     /// A body that sends nothing for so long is ended.
     pub body_idle: Duration,
+    /// A request that stores something is ended after so long (R9: what it wrote and never committed can be collected
+    /// once its epoch is fenced, and epochs are renewed by the hour).
+    pub request_limit: Duration,
     /// Threads that chunk, hash, compress and decode at once.
     pub cpu_threads: usize,
     /// zstd level where the bucket names none.
@@ -63,6 +66,7 @@ impl Default for Config {
             inline_limit: 64 << 10,
             stripe_bytes: 24 << 20,
             body_idle: Duration::from_secs(60),
+            request_limit: Duration::from_secs(12 * 3600),
             cpu_threads: std::thread::available_parallelism().map_or(2, usize::from),
             zstd_level: 3,
             chunk_sizes: None,
@@ -287,14 +291,19 @@ impl fmt::Debug for ObjectStream {
 }
 
 impl Gateway {
+    async fn limited<T>(&self, work: impl Future<Output = Result<T, PutError>>) -> Result<T, PutError> {
+        let late = |_| Err(PutError::Unavailable("the request took longer than a request may".to_owned()));
+        tokio::time::timeout(self.config.request_limit, work).await.unwrap_or_else(late)
+    }
+
     /// Stores an object. Returns once it is durable and visible; dropping the future stores nothing that is visible.
     pub async fn put_object(&self, request: PutRequest, body: Body) -> Result<PutDone, PutError> {
-        crate::put::put_object(self, request, body).await
+        self.limited(crate::put::put_object(self, request, body)).await
     }
 
     /// Copies an object: inside one dedup domain without touching its bytes, otherwise chunked again.
     pub async fn copy_object(&self, request: CopyRequest) -> Result<PutDone, PutError> {
-        crate::copy::copy_object(self, request).await
+        self.limited(crate::copy::copy_object(self, request)).await
     }
 
     /// Opens an upload and returns its name, with the id that was made for it.
@@ -304,17 +313,17 @@ impl Gateway {
 
     /// Stores a part; one that has this number already is replaced.
     pub async fn put_part(&self, request: PartRequest, body: Body) -> Result<PutDone, PutError> {
-        crate::multipart::put_part(self, request, body).await
+        self.limited(crate::multipart::put_part(self, request, body)).await
     }
 
     /// Stores bytes of an object as a part.
     pub async fn copy_part(&self, request: CopyPartRequest) -> Result<PutDone, PutError> {
-        crate::copy::copy_part(self, request).await
+        self.limited(crate::copy::copy_part(self, request)).await
     }
 
     /// Makes an object of the listed parts.
     pub async fn complete_upload(&self, request: CompleteRequest) -> Result<PutDone, PutError> {
-        crate::multipart::complete_upload(self, request).await
+        self.limited(crate::multipart::complete_upload(self, request)).await
     }
 
     /// Forgets an upload and its parts.

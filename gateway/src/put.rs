@@ -16,7 +16,8 @@ use bytes::Bytes;
 use codec::chunk::{ChunkSizes, Chunker};
 use codec::id::{ChunkId, Epoch};
 use codec::manifest::Entry;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::stream::{self, Fuse};
+use futures::{Stream, StreamExt, TryStreamExt};
 use metadata::client::{MetadataClient, StripeFrame};
 use metadata::command::{Command, CommitObject};
 use metadata::keys::Domain;
@@ -126,7 +127,7 @@ pub(crate) async fn store(
     let algorithms = digest::wanted(&claims);
     let admission = gateway.budget.admit(spec.length).await;
     let sizes = gateway.config.chunk_sizes.unwrap_or(ChunkSizes::for_object(spec.length.unwrap_or(u64::MAX)));
-    let feed = Feed { source, rest: Bytes::new(), got: 0, announced: spec.length };
+    let feed = Feed { source: source.fuse(), rest: Bytes::new(), got: 0, announced: spec.length };
     let storing = Arc::new(storing(gateway, spec, admission));
     let stored = ingest(&storing, feed, Chunker::new(sizes), Digester::new(algorithms)).await?;
     let checksums = stored.digests.verify(claims)?;
@@ -160,7 +161,7 @@ pub(crate) fn storing(gateway: &Gateway, spec: Spec, admission: Held) -> Storing
 
 /// Receives a body in batches and holds it to its announced length.
 struct Feed {
-    source: Source,
+    source: Fuse<Source>,
     /// What of a long piece did not fit the batch.
     rest: Bytes,
     got: u64,

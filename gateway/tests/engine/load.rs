@@ -1,0 +1,79 @@
+//! Many at once: memory stays bounded, and nobody waits for ever.
+
+use crate::{noise, request, world_with};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use gateway::engine::{Body, Config};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A body made as it is read; counts the bytes taken.
+fn counted(seed: u64, pieces: u64, taken: &Arc<AtomicUsize>) -> Body {
+    let taken = Arc::clone(taken);
+    Box::pin(stream::iter(0..pieces).map(move |piece| {
+        let bytes = noise(seed << 32 | piece, 256 << 10);
+        taken.fetch_add(bytes.len(), Ordering::SeqCst);
+        Ok(bytes)
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_large_puts_with_the_least_memory_all_end() {
+    let world = world_with(Config { memory: 64 << 20, ..Config::default() });
+    *world.fake.stripe_delay.lock().unwrap() = Duration::from_millis(20);
+    let taken = Arc::default();
+    let puts = (0..16).map(|seed| {
+        let length = (seed % 2 == 0).then_some(24 << 20);
+        world.gateway.put_object(request(&format!("{seed}"), length), counted(seed, 96, &taken))
+    });
+    let all = tokio::time::timeout(Duration::from_secs(120), futures::future::join_all(puts)).await;
+    assert!(all.expect("no deadlock").iter().all(Result::is_ok));
+    let most = world.fake.most_in_flight.load(Ordering::SeqCst);
+    assert!(most <= 16 << 20, "{most} bytes in stripes at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_does_not_answer_takes_no_more_than_its_budget() {
+    let world = world_with(Config { memory: 64 << 20, ..Config::default() });
+    *world.fake.stripe_delay.lock().unwrap() = Duration::from_secs(3600);
+    let taken = Arc::default();
+    let puts = (0..16).map(|seed| world.gateway.put_object(request(&format!("{seed}"), None), counted(seed, 400, &taken)));
+    let stuck = tokio::time::timeout(Duration::from_secs(5), futures::future::join_all(puts)).await;
+    assert!(stuck.is_err());
+    let taken = taken.load(Ordering::SeqCst);
+    assert!(taken <= 64 << 20, "{taken} bytes were taken from clients");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_requests_give_everything_back() {
+    let world = world_with(Config { memory: 64 << 20, ..Config::default() });
+    *world.fake.stripe_delay.lock().unwrap() = Duration::from_millis(50);
+    let taken = Arc::default();
+    for round in 0..6 {
+        let puts = (0..8).map(|seed| world.gateway.put_object(request("dropped", None), counted(round * 8 + seed, 64, &taken)));
+        let _dropped = tokio::time::timeout(Duration::from_millis(60), futures::future::join_all(puts)).await;
+    }
+    let bytes = noise(99, 20 << 20);
+    tokio::time::timeout(Duration::from_secs(60), world.put("kept", &bytes)).await.expect("no leak").unwrap();
+    assert_eq!(world.get("kept", None).await.unwrap(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_and_backups_share_the_pool() {
+    let world = Arc::new(world_with(Config { memory: 64 << 20, ..Config::default() }));
+    *world.fake.stripe_delay.lock().unwrap() = Duration::from_millis(5);
+    let taken = Arc::default();
+    let large = (0..4).map(|seed| world.gateway.put_object(request(&format!("large {seed}"), None), counted(seed, 64, &taken)));
+    let small = (0..200u64).map(|seed| {
+        let world = Arc::clone(&world);
+        async move {
+            let bytes: Bytes = noise(1000 + seed, 1000 * (seed as usize % 300));
+            world.put(&format!("small {seed}"), &bytes).await.unwrap();
+            assert_eq!(world.get(&format!("small {seed}"), None).await.unwrap(), bytes);
+        }
+    });
+    let both = futures::future::join(futures::future::join_all(large), futures::future::join_all(small));
+    let (large, _) = tokio::time::timeout(Duration::from_secs(120), both).await.expect("no deadlock");
+    assert!(large.iter().all(Result::is_ok));
+}
