@@ -1,1 +1,26 @@
-//! storage-node
+//! Drives, segments, and the service that a node offers over them.
+//!
+//! Bytes reach a drive through [`write`] (one thread per drive, group commit) and come back through [`read`]
+//! (verified ranged reads). [`segment`] knows what a segment file holds and where it ends, [`drive`] what makes a
+//! directory a drive, [`index`] where each shard lies. [`node`] ties them together behind [`client::NodeClient`],
+//! and [`stripe_io`] writes and reads whole stripes over any such client.
+
+pub mod client;
+pub mod disk;
+pub mod drive;
+pub mod index;
+pub mod kv;
+pub mod node;
+pub mod read;
+pub mod sabotage;
+pub mod segment;
+pub mod stripe_io;
+pub mod write;
+
+mod journal;
+mod lane;
+mod open;
+mod reserve;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! What a node does for others: the [`NodeClient`] trait, its values and its errors.
+//!
+//! The in-process implementation is [`crate::node::StorageNode`]; a network client implements the same trait.
+//! A node plans nothing: it writes what it is given, reads what it is asked for, and verifies both.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::id::{DriveId, Epoch, Lsn, ShardId};
+use codec::journal::{BatchHeader, Entry};
+use codec::segment::JournalHead;
+use codec::shard::ShardHeader;
+use codec::stripe::StripeClass;
+use std::ops::Range;
+
+/// Who may use the space that is kept back (R14).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reserve {
+    /// A client's bytes: refused with [`WriteError::Full`] rather than eat into the reserve.
+    Client,
+    /// The journal, the ledger, repair and sealing: may use the reserve, so that deletes work on a full cluster.
+    Metadata,
+}
+
+/// Whether a drive takes writes and answers reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DriveHealth {
+    /// Reads and writes.
+    Healthy,
+    /// Reads only (R6: a second failed write or sync; or the node was opened without [`begin`](crate::node::StorageNode::begin)).
+    ReadOnly {
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// Neither: the directory is gone, replaced, or the drive could not be opened.
+    Failed {
+        /// Why, for the operator.
+        reason: String,
+    },
+}
+
+/// A drive as its node sees it now.
+#[derive(Clone, Debug)]
+pub struct DriveStatus {
+    /// Its identity.
+    pub id: DriveId,
+    /// Where it is, for people.
+    pub path: String,
+    /// Whether it can be used.
+    pub health: DriveHealth,
+    /// Size of its file system, in bytes; 0 when it can't be asked.
+    pub total: u64,
+    /// Bytes that a client's frames may still take: free bytes without what is missing in the reserve (R14).
+    pub free: u64,
+    /// Tells which drives share a file system.
+    pub filesystem_id: u64,
+    /// Bytes of the physically allocated reserve that are left (R14).
+    pub reserve: u64,
+    /// Data segments on the drive.
+    pub data_segments: u64,
+    /// Journal segments on the drive.
+    pub journal_segments: u64,
+    /// Records or runs of blocks that are known to be damaged.
+    pub damaged: u64,
+}
+
+/// A journal segment, as found on a drive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JournalSegmentInfo {
+    /// Its number on the drive.
+    pub number: u64,
+    /// Its ensemble and first LSN.
+    pub head: JournalHead,
+    /// The epoch in which the segment was begun.
+    pub epoch: Epoch,
+    /// The LSN of the first entry that it holds; `None` while it is empty.
+    pub first: Option<Lsn>,
+    /// The LSN of the last entry that it holds.
+    pub last: Option<Lsn>,
+    /// The epoch of the last entry.
+    pub last_epoch: Option<Epoch>,
+    /// Nothing will be appended to it any more.
+    pub closed: bool,
+    /// Bytes up to its logical end, headers included.
+    pub bytes: u64,
+    /// Damaged places below the known barrier.
+    pub damaged: u64,
+}
+
+/// A place in a segment whose bytes can't be believed although they had been synced: bit rot, never a torn tail (R7).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// The segment's number on the drive.
+    pub segment: u64,
+    /// The first damaged block.
+    pub block: u64,
+    /// One past the last block that is lost with it.
+    pub end_block: u64,
+    /// What lay there, as far as a header still says.
+    pub what: Lost,
+}
+
+/// What a damaged place held.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// The header is gone: one record or more, nobody knows which.
+    Unknown,
+    /// This shard.
+    Shard(ShardId),
+    /// Journal entries of this range, inclusive.
+    Entries(Lsn, Lsn),
+    /// The segment's own header: the whole segment can't be read.
+    Segment,
+}
+
+/// How a scan of a journal segment ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ScanEnd {
+    /// There is more: scan again from this LSN.
+    More(Lsn),
+    /// The last record was followed by nothing.
+    Clean,
+    /// Bytes after the last record are no record: writes that were never acknowledged.
+    TornTail {
+        /// The first block of the torn tail.
+        block: u64,
+    },
+    /// Damage below the known barrier was met; entries after it, if any, were still returned.
+    Damaged {
+        /// The first damaged place.
+        block: u64,
+        /// The known barrier: everything below had been synced.
+        barrier: u64,
+    },
+}
+
+/// Entries of a journal segment.
+#[derive(Clone, Debug)]
+pub struct JournalScan {
+    /// In LSN order, each verified. After a damaged place their LSNs have a gap.
+    pub entries: Vec<Entry>,
+    /// Where the scan stopped, and why.
+    pub end: ScanEnd,
+}
+
+/// Why a write was not done. After any of these, nothing was acknowledged and nothing counts as written.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WriteError {
+    /// The write or its sync failed, or the drive is gone. Choose another drive.
+    #[error("drive {drive} failed: {reason}")]
+    DriveFailed {
+        /// The drive.
+        drive: DriveId,
+        /// What happened, for the operator.
+        reason: String,
+    },
+    /// The drive takes no writes any more (R6), or the node has not begun. Choose another drive.
+    #[error("drive {drive} is read-only: {reason}")]
+    ReadOnly {
+        /// The drive.
+        drive: DriveId,
+        /// Why.
+        reason: String,
+    },
+    /// No space outside the reserve (R14), or none at all. Choose another drive; no fault of the drive.
+    #[error("drive {drive} is full")]
+    Full {
+        /// The drive.
+        drive: DriveId,
+    },
+    /// The writer's epoch is fenced.
+    #[error("the writer's epoch is fenced")]
+    Fenced,
+    /// This node has no such drive.
+    #[error("no drive {0} here")]
+    UnknownDrive(DriveId),
+    /// The record is larger than a segment can take.
+    #[error("a record of {len} bytes is larger than the limit of {limit}")]
+    TooLarge {
+        /// The payload's length.
+        len: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A journal batch that does not continue its segment, or one without an open segment: a mistake of the caller.
+    #[error("journal batch begins at LSN {got}, expected {expected:?}")]
+    OutOfOrder {
+        /// The LSN that the open segment continues with; `None` without an open segment.
+        expected: Option<Lsn>,
+        /// The batch's first LSN.
+        got: Lsn,
+    },
+    /// The header and the payload do not belong together: a mistake of the caller.
+    #[error("malformed record: {0}")]
+    Malformed(&'static str),
+    /// There is no such journal segment, or it is still open.
+    #[error("journal segment {0} can't be freed")]
+    NotFreeable(u64),
+    /// The node can't be reached, or is stopping.
+    #[error("the node is not reachable")]
+    Unreachable,
+}
+
+/// Why bytes were not returned. Never wrong bytes instead (R2, R17).
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ReadError {
+    /// The node does not hold it, as far as its index and maps say.
+    #[error("not found")]
+    NotFound,
+    /// The range is outside the shard's or the entry's bytes.
+    #[error("range {start}..{end} is outside {len} bytes")]
+    OutOfRange {
+        /// First byte asked for.
+        start: u32,
+        /// One past the last byte asked for.
+        end: u32,
+        /// What there is.
+        len: u64,
+    },
+    /// It is there, and its bytes do not verify.
+    #[error("damaged: segment {segment}, block {block}")]
+    Damaged {
+        /// The segment's number.
+        segment: u64,
+        /// The first block that does not verify.
+        block: u64,
+    },
+    /// A shard of that name is there, but it belongs to a stripe with another root (R1).
+    #[error("the shard belongs to another stripe of that id")]
+    WrongStripe,
+    /// The drive is gone or does not answer.
+    #[error("drive {drive} failed: {reason}")]
+    DriveFailed {
+        /// The drive.
+        drive: DriveId,
+        /// What happened.
+        reason: String,
+    },
+    /// This node has no such drive.
+    #[error("no drive {0} here")]
+    UnknownDrive(DriveId),
+    /// The node can't be reached, or is stopping.
+    #[error("the node is not reachable")]
+    Unreachable,
+}
+
+/// A node, near or far. Every method names the drive; a drive belongs to one node.
+#[async_trait]
+pub trait NodeClient: Send + Sync {
+    /// The drives and how they are.
+    async fn drives(&self) -> Vec<DriveStatus>;
+
+    /// Appends a shard. `Ok` means durable: synced, on a file that still has its name, on a drive that is still the
+    /// same (R5). Writing the same shard again is allowed; the newer copy is the one that is read.
+    async fn write_shard(
+        &self,
+        drive: DriveId,
+        header: ShardHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError>;
+
+    /// Reads `range` of the payload of a shard whose header carries `root` (R1). The bytes are verified block by block.
+    async fn read_shard(
+        &self,
+        drive: DriveId,
+        shard: ShardId,
+        root: [u8; 32],
+        range: Range<u32>,
+    ) -> Result<Bytes, ReadError>;
+
+    /// Reads the header of a shard.
+    async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError>;
+
+    /// The headers of up to `limit` shards in id order, those after `after`, of one class or of all. A shard whose
+    /// header does not verify is left out (it is in the damage report). Fewer than `limit` means the end.
+    async fn list_shards(
+        &self,
+        drive: DriveId,
+        class: Option<StripeClass>,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardHeader>, ReadError>;
+
+    /// Closes the drive's open journal segment, if there is one, and begins another. `Ok(number)` means that the file
+    /// and its name are durable.
+    async fn journal_begin(&self, drive: DriveId, head: JournalHead) -> Result<u64, WriteError>;
+
+    /// Appends a batch (`codec::journal::encode_batch`) to the open journal segment; `Ok` means durable as for
+    /// [`Self::write_shard`]. A segment that is full, or was closed after a failed write, is followed by a new one of
+    /// the same ensemble. After an error the caller either appends *the same bytes* again or never uses these LSNs
+    /// again in this epoch: a failed write may still have reached the medium.
+    async fn journal_append(
+        &self,
+        drive: DriveId,
+        header: BatchHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError>;
+
+    /// Reads `range` of the bytes of the entry at `lsn`, verified block by block.
+    async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError>;
+
+    /// The drive's journal segments, by number.
+    async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError>;
+
+    /// Reads entries of one segment from LSN `from` on: whole records, until about 8 MiB are read (at least one
+    /// record). [`ScanEnd::More`] says where to go on.
+    async fn journal_scan(&self, drive: DriveId, number: u64, from: Lsn) -> Result<JournalScan, ReadError>;
+
+    /// Removes a closed journal segment, once its entries are sealed. Durable when `Ok`.
+    async fn journal_free(&self, drive: DriveId, number: u64) -> Result<(), WriteError>;
+
+    /// The drive's ensemble register; empty if it was never written.
+    async fn read_register(&self, drive: DriveId) -> Result<Bytes, ReadError>;
+
+    /// Replaces the drive's ensemble register; durable when `Ok`.
+    async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError>;
+}

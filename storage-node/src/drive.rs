@@ -1,0 +1,325 @@
+//! What makes a directory a drive: its identity, its lock, its register, and whether it can be used.
+//!
+//! Invariants:
+//! * A drive is known by the id in its identity file, never by its path (R18). The file is written once, when the drive
+//!   is formatted, last of all: a directory with a good identity file is completely formatted.
+//! * Only an empty directory is ever formatted, and an empty directory where a known drive is expected is not: it is
+//!   most likely a mount that is missing, and what is written into it would hide the real drive.
+//! * Health only gets worse while a node runs: Healthy, then ReadOnly, then Failed. A start looks again.
+
+use crate::client::DriveHealth;
+use crate::disk::{Disk, DiskError, IGNORED_NAMES};
+use crate::kv::KvError;
+use crate::sabotage::Sabotage;
+use crate::segment::class_dir;
+use bytes::Bytes;
+use codec::id::{ClusterId, DriveId};
+use codec::segment::SegmentClass;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The file that says which drive this is.
+pub const IDENTITY_FILE: &str = "identity";
+/// The file that holds the ensemble register.
+pub const REGISTER_FILE: &str = "register";
+/// The version of identity files that this code writes.
+pub const IDENTITY_VERSION: u32 = 1;
+/// The longest ensemble register, in bytes.
+pub const MAX_REGISTER: usize = 1 << 20;
+
+const IDENTITY_FIRST_LINE: &str = "stele drive";
+const REGISTER_MAGIC: &[u8; 8] = b"STELEREG";
+
+/// Why a drive can't be probed, formatted, opened or begun.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DriveError {
+    /// The drive refused an operation.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The node's index refused an operation; it can be destroyed and is then rebuilt from the drives.
+    #[error(transparent)]
+    Index(#[from] KvError),
+    /// There is something in the directory already; it is never overwritten.
+    #[error("{path} is not empty and is not formatted by Stele's leave")]
+    NotEmpty {
+        /// The directory.
+        path: String,
+    },
+    /// An empty directory where a known drive should be (R18).
+    #[error("{path} is empty, but drive {drive} is expected there: is it mounted?")]
+    KnownDriveEmpty {
+        /// The directory.
+        path: String,
+        /// The drive that was last seen there.
+        drive: DriveId,
+    },
+    /// The drive can't be used as it is: see its state.
+    #[error("{path}: {state}")]
+    NotOurs {
+        /// The directory.
+        path: String,
+        /// What it is instead.
+        state: ProbedState,
+    },
+    /// Two directories carry the same identity: a copy of a drive.
+    #[error("{path} carries the identity of drive {drive}, which is open already: a copy?")]
+    Twice {
+        /// The second directory.
+        path: String,
+        /// The identity.
+        drive: DriveId,
+    },
+    /// A drive's thread ended or could not be started.
+    #[error("the thread of drive {drive} is not running")]
+    Thread {
+        /// The drive.
+        drive: DriveId,
+    },
+}
+
+/// Who a drive is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// The drive.
+    pub drive: DriveId,
+}
+
+impl Identity {
+    /// The identity file: text, so that a person with a drive in hand can read it.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = format!(
+            "{IDENTITY_FIRST_LINE}\nversion {IDENTITY_VERSION}\ncluster {}\ndrive {}\n",
+            self.cluster, self.drive
+        );
+        let check = blake3::hash(body.as_bytes()).to_hex();
+        format!("{body}check {check}\n").into_bytes()
+    }
+
+    /// Reads an identity file. Only the exact text that [`Self::encode`] writes is accepted.
+    pub fn parse(bytes: &[u8]) -> Option<Identity> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let line = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        let id = |name| hex::decode(line(name)?).ok();
+        let identity = Identity {
+            cluster: ClusterId::from_slice(&id("cluster")?)?,
+            drive: DriveId::from_slice(&id("drive")?)?,
+        };
+        (identity.encode() == bytes).then_some(identity)
+    }
+}
+
+/// What a directory turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProbedState {
+    /// Nothing in it (a format that was interrupted counts as nothing).
+    #[error("the directory is empty")]
+    Empty,
+    /// A drive of this cluster, or of any when none was given.
+    #[error("a drive of this cluster")]
+    Ours,
+    /// A drive of another cluster: refused by name (R18).
+    #[error("a drive of another cluster, {cluster}")]
+    Foreign {
+        /// The other cluster.
+        cluster: ClusterId,
+    },
+    /// No directory there.
+    #[error("there is no such directory")]
+    Missing,
+    /// Something is there, but it is no drive that can be used.
+    #[error("not usable: {reason}")]
+    Damaged {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A directory that was looked at. Nothing was written to it.
+#[derive(Clone, Debug)]
+pub struct ProbedDrive {
+    /// The directory.
+    pub disk: Arc<dyn Disk>,
+    /// What it is.
+    pub state: ProbedState,
+    /// Who it is, if it says so.
+    pub identity: Option<Identity>,
+    /// The ensemble register; empty if there is none, and also if it is damaged.
+    pub register: Bytes,
+    /// There is a register, and it can't be read: what it said is unknown, not absent.
+    pub register_damaged: bool,
+}
+
+/// Looks at a directory without writing. `cluster`: the cluster that its drive must belong to.
+pub fn probe(disk: Arc<dyn Disk>, cluster: Option<ClusterId>) -> ProbedDrive {
+    let (state, identity) = probe_identity(&*disk, cluster);
+    let register = match state {
+        ProbedState::Ours => read_register(&*disk),
+        _ => Ok(Bytes::new()),
+    };
+    let register_damaged = register.is_err();
+    ProbedDrive { disk, state, identity, register: register.unwrap_or_default(), register_damaged }
+}
+
+fn probe_identity(disk: &dyn Disk, cluster: Option<ClusterId>) -> (ProbedState, Option<Identity>) {
+    match disk.exists() {
+        Ok(true) => {}
+        Ok(false) | Err(DiskError::Gone { .. } | DiskError::NotFound { .. }) => return (ProbedState::Missing, None),
+        Err(error) => return (ProbedState::Damaged { reason: error.to_string() }, None),
+    }
+    match disk.read_small(IDENTITY_FILE) {
+        Ok(bytes) => match Identity::parse(&bytes) {
+            None => (ProbedState::Damaged { reason: "its identity file does not verify".to_owned() }, None),
+            Some(identity) if cluster.is_some_and(|c| c != identity.cluster) => {
+                (ProbedState::Foreign { cluster: identity.cluster }, Some(identity))
+            }
+            Some(identity) => (ProbedState::Ours, Some(identity)),
+        },
+        Err(DiskError::NotFound { .. }) => match formattable(disk) {
+            Ok(true) => (ProbedState::Empty, None),
+            Ok(false) => (ProbedState::Damaged { reason: "it holds files but no identity".to_owned() }, None),
+            Err(error) => (ProbedState::Damaged { reason: error.to_string() }, None),
+        },
+        Err(error) => (ProbedState::Damaged { reason: error.to_string() }, None),
+    }
+}
+
+/// Nothing in it but what a format that was interrupted may have left: empty directories and an unfinished identity.
+fn formattable(disk: &dyn Disk) -> Result<bool, DiskError> {
+    let unfinished = format!(".{IDENTITY_FILE}.new");
+    for name in disk.list("")? {
+        let empty_dir =
+            || Ok::<bool, DiskError>(is_class_dir(&name) && disk.list(&name).is_ok_and(|names| names.is_empty()));
+        if !IGNORED_NAMES.contains(&name.as_str()) && name != unfinished && !empty_dir()? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_class_dir(name: &str) -> bool {
+    [SegmentClass::Data, SegmentClass::Journal].into_iter().any(|class| class_dir(class) == name)
+}
+
+/// Makes an empty directory a drive. `expected`: the drive that the caller's records have at this path; an empty
+/// directory is then refused (R18). Durable when `Ok`.
+pub fn format(
+    disk: &dyn Disk,
+    cluster: ClusterId,
+    drive: DriveId,
+    expected: Option<DriveId>,
+) -> Result<Identity, DriveError> {
+    if let Some(drive) = expected.filter(|_| !disk.sabotage().is(Sabotage::FormatKnown)) {
+        return Err(DriveError::KnownDriveEmpty { path: disk.path_hint(), drive });
+    }
+    let _lock = disk.lock()?;
+    if !formattable(disk)? {
+        return Err(DriveError::NotEmpty { path: disk.path_hint() });
+    }
+    for class in [SegmentClass::Data, SegmentClass::Journal] {
+        disk.create_dir(class_dir(class))?;
+    }
+    disk.sync_dir("")?;
+    let identity = Identity { cluster, drive };
+    disk.write_durably(IDENTITY_FILE, &identity.encode())?;
+    Ok(identity)
+}
+
+/// Reads the ensemble register: empty if it was never written. One that does not verify is an error of the medium.
+pub fn read_register(disk: &dyn Disk) -> Result<Bytes, DiskError> {
+    let bytes = match disk.read_small(REGISTER_FILE) {
+        Ok(bytes) => bytes,
+        Err(DiskError::NotFound { .. }) => return Ok(Bytes::new()),
+        Err(error) => return Err(error),
+    };
+    let damaged = || DiskError::Io {
+        op: crate::disk::DiskOp::Read,
+        path: format!("{}/{REGISTER_FILE}", disk.path_hint()),
+        errno: rustix::io::Errno::BADMSG,
+    };
+    let (body, check) = bytes.split_at_checked(bytes.len().saturating_sub(32)).ok_or_else(damaged)?;
+    if blake3::hash(body).as_bytes() != check {
+        return Err(damaged());
+    }
+    body.strip_prefix(REGISTER_MAGIC).map(Bytes::copy_from_slice).ok_or_else(damaged)
+}
+
+/// Replaces the ensemble register; durable when `Ok`.
+pub fn write_register(disk: &dyn Disk, register: &[u8]) -> Result<(), DiskError> {
+    let mut bytes = REGISTER_MAGIC.to_vec();
+    bytes.extend_from_slice(register);
+    let check = blake3::hash(&bytes);
+    bytes.extend_from_slice(check.as_bytes());
+    disk.write_durably(REGISTER_FILE, &bytes)
+}
+
+/// Whether the directory is still the one that was opened and still says that it is this drive (R5, R18). An identity
+/// file that can't be read is a drive that can't be vouched for.
+pub fn check_identity(disk: &dyn Disk, identity: &Identity) -> Result<(), String> {
+    if disk.sabotage().is(Sabotage::IdentityCheck) {
+        return Ok(());
+    }
+    match disk.same_directory() {
+        Ok(true) => {}
+        Ok(false) => return Err("its path names another directory now".to_owned()),
+        Err(error) => return Err(error.to_string()),
+    }
+    match disk.read_small(IDENTITY_FILE) {
+        Ok(bytes) if bytes == identity.encode() => Ok(()),
+        Ok(_) => Err("its identity file changed".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A drive's health, shared by its thread and its readers.
+#[derive(Debug)]
+pub struct Health(Mutex<DriveHealth>);
+
+impl Health {
+    /// A drive that was opened and does not take writes yet.
+    pub fn not_begun() -> Health {
+        Health(Mutex::new(DriveHealth::ReadOnly { reason: "the node has not begun".to_owned() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DriveHealth> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The health now.
+    pub fn get(&self) -> DriveHealth {
+        self.lock().clone()
+    }
+
+    /// Why reads are refused, if they are.
+    pub fn failed(&self) -> Option<String> {
+        match &*self.lock() {
+            DriveHealth::Failed { reason } => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    /// The drive begins to take writes; one that failed meanwhile stays failed.
+    pub fn begin(&self) {
+        let mut health = self.lock();
+        if !matches!(*health, DriveHealth::Failed { .. }) {
+            *health = DriveHealth::Healthy;
+        }
+    }
+
+    /// No more writes (R6).
+    pub fn read_only(&self, reason: String) {
+        let mut health = self.lock();
+        if !matches!(*health, DriveHealth::Failed { .. }) {
+            *health = DriveHealth::ReadOnly { reason };
+        }
+    }
+
+    /// No more anything.
+    pub fn fail(&self, reason: String) {
+        let mut health = self.lock();
+        if !matches!(*health, DriveHealth::Failed { .. }) {
+            *health = DriveHealth::Failed { reason };
+        }
+    }
+}
+

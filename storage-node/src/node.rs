@@ -1,0 +1,460 @@
+//! The in-process node: its drives, their threads, and [`NodeClient`] over them.
+//!
+//! A node is opened first (reads only: recovery reads the journal before anything may be written) and then begun in an
+//! epoch. Blocking reads run on tokio's blocking threads, bounded per drive; writes run on the drive's own thread.
+
+use crate::client::{
+    Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError,
+};
+use crate::drive::{DriveError, ProbedDrive, read_register};
+use crate::kv::Kv;
+use crate::open::{OpenDrive, Recovered, add_scanned, open_drive};
+use crate::segment::{ScanFrom, scan};
+use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::id::{ClusterId, DriveId, Epoch, Lsn, ShardId};
+use codec::journal::BatchHeader;
+use codec::segment::{JournalHead, SegmentClass};
+use codec::shard::ShardHeader;
+use codec::stripe::StripeClass;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Jobs that wait for a drive's thread; whoever comes then waits to be let in.
+const QUEUE: usize = 1024;
+
+/// How a node works.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The cluster that its drives must belong to.
+    pub cluster: ClusterId,
+    /// Size of a data segment, in bytes.
+    pub data_segment: u64,
+    /// Size of a journal segment, in bytes.
+    pub journal_segment: u64,
+    /// Segments are preallocated in steps of this many bytes, at most [`MAX_PREALLOCATE_STEP`].
+    pub preallocate_step: u64,
+    /// Reserve per file system, in bytes, shared evenly by the drives on it (R14).
+    pub reserve: u64,
+    /// Reads that one drive serves at the same time.
+    pub reads_per_drive: usize,
+    /// Written into segment headers, for people; at most 32 bytes.
+    pub software: String,
+}
+
+/// The most that is preallocated at a time, in bytes: what a crash can leave unused per open segment.
+pub const MAX_PREALLOCATE_STEP: u64 = 64 << 20;
+
+impl NodeConfig {
+    /// The defaults: data segments of 1 GiB, journal segments of 256 MiB, no reserve (its size depends on the machine).
+    pub fn new(cluster: ClusterId) -> NodeConfig {
+        NodeConfig {
+            cluster,
+            data_segment: 1 << 30,
+            journal_segment: 256 << 20,
+            preallocate_step: MAX_PREALLOCATE_STEP,
+            reserve: 0,
+            reads_per_drive: 16,
+            software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+struct DriveHandle {
+    open: Arc<OpenDrive>,
+    jobs: mpsc::Sender<Job>,
+    reads: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A drive that could not be opened: known, and not usable.
+#[derive(Clone, Debug)]
+struct FailedDrive {
+    path: String,
+    reason: String,
+}
+
+#[derive(Default)]
+struct Drives {
+    open: BTreeMap<DriveId, Arc<DriveHandle>>,
+    failed: BTreeMap<DriveId, FailedDrive>,
+    epoch: Option<Epoch>,
+}
+
+/// A node and its drives.
+pub struct StorageNode {
+    config: NodeConfig,
+    index: Arc<dyn Kv>,
+    drives: Mutex<Drives>,
+}
+
+impl StorageNode {
+    /// Opens drives that [`crate::drive::probe`] found to be ours; anything else is refused by name. Reads, scans and
+    /// indexes; writes nothing to media, and no write is accepted before [`Self::begin`]. A drive that is ours but can't
+    /// be read is kept as failed. `index` is a store opened with [`crate::index::FAMILIES`].
+    pub async fn open(
+        config: NodeConfig,
+        drives: Vec<ProbedDrive>,
+        index: Arc<dyn Kv>,
+    ) -> Result<Arc<StorageNode>, DriveError> {
+        let node = Arc::new(StorageNode { config, index, drives: Mutex::default() });
+        let shares = shares(&drives, node.config.reserve);
+        let opening = drives.into_iter().zip(shares).map(|(probed, reserve)| node.open_one(probed, reserve));
+        futures::future::try_join_all(opening).await?;
+        Ok(node)
+    }
+
+    async fn open_one(&self, probed: ProbedDrive, reserve: u64) -> Result<(), DriveError> {
+        let kv = Arc::clone(&self.index);
+        let (identity, path) = (probed.identity, probed.disk.path_hint());
+        if let Some(identity) = identity.filter(|identity| identity.cluster != self.config.cluster) {
+            let state = crate::drive::ProbedState::Foreign { cluster: identity.cluster };
+            return Err(DriveError::NotOurs { path, state });
+        }
+        let opened = tokio::task::spawn_blocking(move || open_drive(&probed, kv)).await;
+        let opened = match (opened, identity) {
+            (Ok(opened), _) => opened,
+            (Err(_), Some(identity)) => return Err(DriveError::Thread { drive: identity.drive }),
+            (Err(_), None) => return Err(DriveError::NotEmpty { path }),
+        };
+        match (opened, identity) {
+            (Ok((open, recovered)), _) => self.add_open(open, recovered, reserve),
+            (Err(DriveError::Disk(error)), Some(identity)) => {
+                tracing::error!(drive = %identity.drive, path, %error, "a drive can't be opened");
+                let failed = FailedDrive { path, reason: error.to_string() };
+                self.lock().failed.insert(identity.drive, failed);
+                Ok(())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn add_open(&self, open: Arc<OpenDrive>, recovered: Recovered, reserve: u64) -> Result<(), DriveError> {
+        let id = open.identity.drive;
+        let mut drives = self.lock();
+        if drives.open.contains_key(&id) {
+            return Err(DriveError::Twice { path: open.disk.path_hint(), drive: id });
+        }
+        let config = WriteConfig {
+            data_segment: self.config.data_segment,
+            journal_segment: self.config.journal_segment,
+            preallocate_step: self.config.preallocate_step.min(MAX_PREALLOCATE_STEP),
+            reserve,
+            software: self.config.software.clone(),
+        };
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::new(Arc::clone(&open), config, recovered);
+        let thread = std::thread::Builder::new()
+            .name(format!("drive-{}", &id.to_string()[..8]))
+            .spawn(move || writer.run(queue))
+            .map_err(|_| DriveError::Thread { drive: id })?;
+        let reads = Arc::new(Semaphore::new(self.config.reads_per_drive.max(1)));
+        let handle = DriveHandle { open, jobs, reads, thread: Mutex::new(Some(thread)) };
+        drives.failed.remove(&id);
+        drives.open.insert(id, Arc::new(handle));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Drives> {
+        self.drives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handles(&self) -> Vec<Arc<DriveHandle>> {
+        self.lock().open.values().cloned().collect()
+    }
+
+    /// Allows writes, in `epoch`: syncs what was found behind the barriers, releases tails, fills the reserve. A drive
+    /// that can't do this stays read-only; the error of the first such drive is logged, not returned.
+    pub async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        let handles = {
+            let mut drives = self.lock();
+            drives.epoch = Some(epoch);
+            drives.open.values().cloned().collect::<Vec<_>>()
+        };
+        let begun = futures::future::join_all(handles.iter().map(|handle| handle.begin(epoch))).await;
+        for (handle, result) in handles.iter().zip(begun) {
+            let drive = handle.open.identity.drive;
+            match result {
+                Ok(()) => {}
+                Err(error @ DriveError::Index(_)) => return Err(error),
+                Err(error) => {
+                    tracing::error!(%drive, %error, "a drive could not begin and stays read-only");
+                    handle.open.health.read_only(error.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a drive while the node runs.
+    pub async fn add_drive(&self, probed: ProbedDrive) -> Result<(), DriveError> {
+        let identity = probed.identity;
+        // Its share of the reserve is what its file system does not hold yet; the other drives keep theirs.
+        let filesystem = probed.disk.space().ok().map(|space| space.filesystem_id);
+        let others = self.handles();
+        let shared = others.iter().any(|h| h.open.disk.space().ok().map(|s| s.filesystem_id) == filesystem);
+        self.open_one(probed, if shared { 0 } else { self.config.reserve }).await?;
+        let (handle, epoch) = {
+            let drives = self.lock();
+            (identity.and_then(|identity| drives.open.get(&identity.drive).cloned()), drives.epoch)
+        };
+        match (handle, epoch) {
+            (Some(handle), Some(epoch)) => handle.begin(epoch).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The highest epoch that any open drive has seen (R1).
+    pub fn highest_epoch(&self) -> Option<Epoch> {
+        self.handles().iter().filter_map(|handle| handle.open.highest_epoch()).max()
+    }
+
+    /// What is known to be damaged on a drive.
+    pub fn damage(&self, drive: DriveId) -> Result<Vec<Damage>, ReadError> {
+        let handle = self.handle(drive).map_err(ReadError::from)?;
+        Ok(handle.open.damaged())
+    }
+
+    /// Reads every block of every segment of a drive from its beginning, and returns what is damaged; the index is
+    /// brought in line with what was found.
+    pub async fn verify(&self, drive: DriveId) -> Result<Vec<Damage>, ReadError> {
+        let handle = self.handle(drive).map_err(ReadError::from)?;
+        handle.read(|open| verify(&open)).await
+    }
+
+    /// Answers what is queued, ends the drive threads and releases the locks.
+    pub async fn stop(&self) {
+        for handle in self.handles() {
+            let _ended = handle.jobs.send(Job::Stop).await;
+            let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+        }
+        self.lock().open.clear();
+    }
+
+    fn handle(&self, drive: DriveId) -> Result<Arc<DriveHandle>, Unavailable> {
+        let drives = self.lock();
+        match (drives.open.get(&drive), drives.failed.get(&drive)) {
+            (Some(handle), _) => Ok(Arc::clone(handle)),
+            (None, Some(failed)) => Err(Unavailable::Failed(drive, failed.reason.clone())),
+            (None, None) => Err(Unavailable::Unknown(drive)),
+        }
+    }
+
+    async fn write<T>(&self, drive: DriveId, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, WriteError> {
+        let handle = self.handle(drive)?;
+        let (reply, answer) = oneshot::channel();
+        handle.jobs.send(job(reply)).await.map_err(|_| WriteError::Unreachable)?;
+        answer.await.map_err(|_| WriteError::Unreachable)?
+    }
+}
+
+/// The reserve of each drive: that of its file system, shared by the drives that were given.
+fn shares(drives: &[ProbedDrive], reserve: u64) -> Vec<u64> {
+    let ids: Vec<Option<u64>> = drives.iter().map(|d| d.disk.space().ok().map(|s| s.filesystem_id)).collect();
+    let mut count: HashMap<u64, u64> = HashMap::new();
+    for id in ids.iter().flatten() {
+        *count.entry(*id).or_default() += 1;
+    }
+    ids.iter().map(|id| id.and_then(|id| count.get(&id)).map_or(0, |n| reserve / n)).collect()
+}
+
+fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
+    let failed = |reason: String| ReadError::DriveFailed { drive: open.identity.drive, reason };
+    let metas: Vec<_> = open.segments.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+    for (i, meta) in metas.iter().enumerate() {
+        let number = meta.header.number;
+        let next = metas[i + 1..].iter().find(|next| next.class() == meta.class());
+        let closed = next.and_then(|next| next.header.previous).filter(|closed| closed.number == number);
+        let row = open.index.segment(number).map_err(|error| failed(error.to_string()))?;
+        let barrier = row.filter(|row| row.header == meta.header).map_or(0, |row| row.chain.block);
+        let Ok(file) = open.files.get(&*open.disk, meta.class(), number) else { continue };
+        let from = ScanFrom { chain: meta.start(), barrier, closed, deep: true };
+        let scanned =
+            scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
+        match (meta.class(), closed) {
+            // What is behind the barrier of an open segment may be a group that is being written right now.
+            (SegmentClass::Data, Some(_)) => {
+                add_scanned(open, meta, true, scanned).map_err(|error| failed(error.to_string()))?;
+            }
+            (SegmentClass::Data, None) => open.set_damage(number, scanned.damage),
+            (SegmentClass::Journal, _) => {
+                if let Some(segment) = open.journal().get_mut(number) {
+                    segment.damage = scanned.damage;
+                }
+            }
+        }
+    }
+    Ok(open.damaged())
+}
+
+enum Unavailable {
+    Unknown(DriveId),
+    Failed(DriveId, String),
+}
+
+impl From<Unavailable> for WriteError {
+    fn from(reason: Unavailable) -> WriteError {
+        match reason {
+            Unavailable::Unknown(drive) => WriteError::UnknownDrive(drive),
+            Unavailable::Failed(drive, reason) => WriteError::DriveFailed { drive, reason },
+        }
+    }
+}
+
+impl From<Unavailable> for ReadError {
+    fn from(reason: Unavailable) -> ReadError {
+        match reason {
+            Unavailable::Unknown(drive) => ReadError::UnknownDrive(drive),
+            Unavailable::Failed(drive, reason) => ReadError::DriveFailed { drive, reason },
+        }
+    }
+}
+
+impl DriveHandle {
+    async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        let gone = || DriveError::Thread { drive: self.open.identity.drive };
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Begin { epoch, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Runs a blocking read, when one of the drive's places for readers is free.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(Arc<OpenDrive>) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| ReadError::Unreachable)?;
+        let open = Arc::clone(&self.open);
+        let reading = tokio::task::spawn_blocking(move || {
+            // Given back when the read ends, also if nobody waits for it any more.
+            let _permit = permit;
+            read(open)
+        });
+        reading.await.map_err(|_| ReadError::Unreachable)?
+    }
+
+    fn status(&self) -> DriveStatus {
+        let open = &self.open;
+        let space = open.disk.space().ok();
+        DriveStatus {
+            id: open.identity.drive,
+            path: open.disk.path_hint(),
+            health: open.health.get(),
+            total: space.map_or(0, |s| s.total),
+            free: space.map_or(0, |s| s.free.saturating_sub(open.reserve_missing())),
+            filesystem_id: space.map_or(0, |s| s.filesystem_id),
+            reserve: open.reserve_left.load(std::sync::atomic::Ordering::Relaxed),
+            data_segments: open.data_segments(),
+            journal_segments: open.journal().len(),
+            damaged: open.damaged().len() as u64,
+        }
+    }
+}
+
+#[async_trait]
+impl NodeClient for StorageNode {
+    async fn drives(&self) -> Vec<DriveStatus> {
+        let handles = self.handles();
+        let mut statuses =
+            tokio::task::spawn_blocking(move || handles.iter().map(|handle| handle.status()).collect::<Vec<_>>())
+                .await
+                .unwrap_or_default();
+        for (id, failed) in &self.lock().failed {
+            statuses.push(DriveStatus {
+                id: *id,
+                path: failed.path.clone(),
+                health: DriveHealth::Failed { reason: failed.reason.clone() },
+                total: 0,
+                free: 0,
+                filesystem_id: 0,
+                reserve: 0,
+                data_segments: 0,
+                journal_segments: 0,
+                damaged: 0,
+            });
+        }
+        statuses
+    }
+
+    async fn write_shard(
+        &self,
+        drive: DriveId,
+        header: ShardHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError> {
+        let body = Body::Shard(header);
+        self.write(drive, |reply| Job::Append(Append { body, payload, reserve, reply })).await
+    }
+
+    async fn read_shard(
+        &self,
+        drive: DriveId,
+        shard: ShardId,
+        root: [u8; 32],
+        range: Range<u32>,
+    ) -> Result<Bytes, ReadError> {
+        self.handle(drive)?.read(move |open| open.read_shard(shard, root, range)).await
+    }
+
+    async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError> {
+        self.handle(drive)?.read(move |open| open.read_shard_header(shard)).await
+    }
+
+    async fn list_shards(
+        &self,
+        drive: DriveId,
+        class: Option<StripeClass>,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardHeader>, ReadError> {
+        self.handle(drive)?.read(move |open| open.list_shards(class, after, limit)).await
+    }
+
+    async fn journal_begin(&self, drive: DriveId, head: JournalHead) -> Result<u64, WriteError> {
+        self.write(drive, |reply| Job::BeginJournal { head, reply }).await
+    }
+
+    async fn journal_append(
+        &self,
+        drive: DriveId,
+        header: BatchHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError> {
+        let body = Body::Batch(header);
+        self.write(drive, |reply| Job::Append(Append { body, payload, reserve, reply })).await
+    }
+
+    async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError> {
+        self.handle(drive)?.read(move |open| open.journal_read(lsn, range)).await
+    }
+
+    async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError> {
+        self.handle(drive)?.read(|open| Ok(open.journal().infos())).await
+    }
+
+    async fn journal_scan(&self, drive: DriveId, number: u64, from: Lsn) -> Result<JournalScan, ReadError> {
+        self.handle(drive)?.read(move |open| open.journal_scan(number, from)).await
+    }
+
+    async fn journal_free(&self, drive: DriveId, number: u64) -> Result<(), WriteError> {
+        self.write(drive, |reply| Job::FreeJournal { number, reply }).await
+    }
+
+    async fn read_register(&self, drive: DriveId) -> Result<Bytes, ReadError> {
+        let failed = move |error: crate::disk::DiskError| ReadError::DriveFailed { drive, reason: error.to_string() };
+        self.handle(drive)?.read(move |open| read_register(&*open.disk).map_err(failed)).await
+    }
+
+    async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError> {
+        self.write(drive, |reply| Job::Register { bytes, reply }).await
+    }
+}

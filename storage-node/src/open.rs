@@ -1,0 +1,336 @@
+//! A drive in use: what its thread and its readers share, and how that is found again at a start.
+//!
+//! Opening reads and scans; nothing is written to the drive. What a scan found behind the known barrier of a segment
+//! that nobody closed may so far be only in the page cache, so it is synced ([`Recovered::unsynced`], by the drive's
+//! thread when the node begins) before the index records a barrier over it or a next segment records its length.
+
+use crate::client::{Damage, Lost};
+use crate::disk::{Access, DiskError, DiskFile, LockGuard};
+use crate::drive::{DriveError, Health, Identity, ProbedDrive, ProbedState, check_identity};
+use crate::index::{SegmentRow, ShardIndex, ShardPlace};
+use crate::journal::{JournalMap, JournalRecord, JournalSegment};
+use crate::kv::{Kv, KvBatch};
+use crate::read::Files;
+use crate::segment::{
+    Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header,
+    scan, segment_path,
+};
+use codec::id::Epoch;
+use codec::segment::{Closed, SegmentClass, SegmentHeader};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+const CLASSES: [SegmentClass; 2] = [SegmentClass::Data, SegmentClass::Journal];
+/// Blocks behind an unreadable header that are looked at to tell "never begun" from "damaged".
+const NEVER_BEGUN_BLOCKS: u64 = 256;
+const INDEX_STEP: usize = 4096;
+
+/// A drive in use.
+#[derive(Debug)]
+pub(crate) struct OpenDrive {
+    pub identity: Identity,
+    pub disk: Arc<dyn crate::disk::Disk>,
+    pub health: Health,
+    pub index: ShardIndex,
+    /// Every segment whose header is known.
+    pub segments: RwLock<BTreeMap<u64, Arc<SegmentMeta>>>,
+    pub files: Files,
+    /// Bytes of the reserve that are physically allocated (R14).
+    pub reserve_left: AtomicU64,
+    /// Bytes of the reserve that should be.
+    pub reserve_wanted: AtomicU64,
+    journal: Mutex<JournalMap>,
+    damage: Mutex<BTreeMap<u64, Vec<Damage>>>,
+}
+
+impl OpenDrive {
+    pub fn journal(&self) -> MutexGuard<'_, JournalMap> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn segment(&self, number: u64) -> Option<Arc<SegmentMeta>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    pub fn add_segment(&self, meta: Arc<SegmentMeta>) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(meta.header.number, meta);
+    }
+
+    pub fn remove_segment(&self, number: u64) {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        self.files.forget(number);
+    }
+
+    pub fn data_segments(&self) -> u64 {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.values().filter(|meta| meta.class() == SegmentClass::Data).count() as u64
+    }
+
+    /// Replaces what is known to be damaged in a data segment.
+    pub fn set_damage(&self, number: u64, found: Vec<Damage>) {
+        let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.is_empty() {
+            damage.remove(&number);
+        } else {
+            damage.insert(number, found);
+        }
+    }
+
+    /// Everything that is known to be damaged.
+    pub fn damaged(&self) -> Vec<Damage> {
+        let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<Damage> = damage.values().flatten().cloned().collect();
+        all.extend(self.journal().damaged());
+        all
+    }
+
+    /// The highest epoch that this drive has seen: in segment headers and stripe ids (R1).
+    pub fn highest_epoch(&self) -> Option<Epoch> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let begun = segments.values().map(|meta| meta.header.epoch).max();
+        begun.max(self.index.highest_epoch().ok().flatten())
+    }
+
+    /// Bytes of the reserve that are missing.
+    pub fn reserve_missing(&self) -> u64 {
+        let wanted = self.reserve_wanted.load(Ordering::Relaxed);
+        wanted.saturating_sub(self.reserve_left.load(Ordering::Relaxed))
+    }
+}
+
+/// What a drive's thread needs to go on where the last start ended.
+#[derive(Default)]
+pub(crate) struct Recovered {
+    pub lock: Option<LockGuard>,
+    pub next_number: u64,
+    /// The last segment of each class: data, journal.
+    pub previous: [Option<Closed>; 2],
+    /// Segments that nobody closed: to be synced, and then recorded in the index.
+    pub unsynced: Vec<SegmentRow>,
+    /// Closed segments that may still have a preallocated tail: path and closed blocks.
+    pub tails: Vec<(String, u64)>,
+    /// Files that were created and have no header: nothing was ever acknowledged in them.
+    pub never_begun: Vec<String>,
+}
+
+/// Opens a drive: locks it, verifies its identity, scans its segments, catches the index up. Blocks for as long as the
+/// scan takes; writes nothing to the drive.
+pub(crate) fn open_drive(probed: &ProbedDrive, kv: Arc<dyn Kv>) -> Result<(Arc<OpenDrive>, Recovered), DriveError> {
+    let path = probed.disk.path_hint();
+    let not_ours = |state: ProbedState| DriveError::NotOurs { path: path.clone(), state };
+    let identity = match (&probed.state, probed.identity) {
+        (ProbedState::Ours, Some(identity)) => identity,
+        (state, _) => return Err(not_ours(state.clone())),
+    };
+    let lock = probed.disk.lock()?;
+    // Again, under the lock: the directory may have changed since it was probed.
+    check_identity(&*probed.disk, &identity).map_err(|reason| not_ours(ProbedState::Damaged { reason }))?;
+    let index = ShardIndex::new(kv, identity.drive);
+    if index.is_suspect()? {
+        tracing::info!(drive = %identity.drive, "the index of this drive led astray; rebuilding it from record headers");
+        index.forget()?;
+    }
+    let drive = Arc::new(OpenDrive {
+        identity,
+        disk: Arc::clone(&probed.disk),
+        health: Health::not_begun(),
+        index,
+        segments: RwLock::default(),
+        files: Files::default(),
+        reserve_left: AtomicU64::new(0),
+        reserve_wanted: AtomicU64::new(0),
+        journal: Mutex::default(),
+        damage: Mutex::default(),
+    });
+    let mut recovered = Recovered { lock: Some(lock), next_number: 1, ..Recovered::default() };
+    for class in CLASSES {
+        open_class(&drive, class, &mut recovered)?;
+    }
+    Ok((drive, recovered))
+}
+
+fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered) -> Result<(), DriveError> {
+    let mut metas = Vec::new();
+    for name in drive.disk.list(class_dir(class))? {
+        let Some(number) = parse_segment_name(&name) else {
+            tracing::warn!(drive = %drive.identity.drive, name, "a file that is no segment; left alone");
+            continue;
+        };
+        recovered.next_number = recovered.next_number.max(number.saturating_add(1));
+        match load_header(drive, class, number)? {
+            Loaded::Header(header) => {
+                let meta = Arc::new(SegmentMeta::new(*header, drive.disk.sabotage()));
+                drive.add_segment(Arc::clone(&meta));
+                metas.push(meta);
+            }
+            Loaded::NeverBegun => recovered.never_begun.push(segment_path(class, number)),
+            Loaded::Damaged => {
+                let lost = Damage { segment: number, block: 0, end_block: 1, what: Lost::Segment };
+                drive.set_damage(number, vec![lost]);
+            }
+        }
+    }
+    metas.sort_by_key(|meta| meta.header.number);
+    for (i, meta) in metas.iter().enumerate() {
+        let said = metas.get(i + 1).and_then(|next| next.header.previous);
+        let closed = said.filter(|closed| closed.number == meta.header.number);
+        let end = open_segment(drive, meta, closed, recovered)?;
+        recovered.previous[usize::from(class == SegmentClass::Journal)] = Some(end);
+    }
+    Ok(())
+}
+
+enum Loaded {
+    Header(Box<SegmentHeader>),
+    NeverBegun,
+    Damaged,
+}
+
+fn load_header(drive: &OpenDrive, class: SegmentClass, number: u64) -> Result<Loaded, DriveError> {
+    let file = drive.files.get(&*drive.disk, class, number)?;
+    let belongs = |h: &SegmentHeader| {
+        h.cluster == drive.identity.cluster
+            && h.drive == drive.identity.drive
+            && h.number == number
+            && h.class == class
+    };
+    match read_segment_header(&*file) {
+        Ok(Ok(header)) if belongs(&header) => return Ok(Loaded::Header(Box::new(header))),
+        Ok(_) | Err(Fault::Block(_)) => {}
+        Err(Fault::Disk(error)) => return Err(error.into()),
+    }
+    // The header is a copy of itself in the index, as long as that lives.
+    if let Some(row) = drive.index.segment(number)?.filter(|row| belongs(&row.header)) {
+        return Ok(Loaded::Header(Box::new(row.header)));
+    }
+    Ok(if never_begun(&*file)? { Loaded::NeverBegun } else { Loaded::Damaged })
+}
+
+/// Whether a file without a good header was never begun. A record counts only after the header was synced, so a file
+/// that holds anything behind block 0 had a header once, and has been damaged.
+fn never_begun(file: &dyn DiskFile) -> Result<bool, DiskError> {
+    let blocks = file.len()? / crate::segment::BLOCK_BYTES;
+    let count = blocks.saturating_sub(1).min(NEVER_BEGUN_BLOCKS);
+    match read_blocks(file, 1, count) {
+        Ok(bytes) => Ok(bytes.iter().all(|b| *b == 0)),
+        Err(Fault::Block(_)) => Ok(false),
+        Err(Fault::Disk(error)) => Err(error),
+    }
+}
+
+/// Scans one segment as far as the index does not know it, and adds what was found.
+fn open_segment(
+    drive: &OpenDrive,
+    meta: &Arc<SegmentMeta>,
+    closed: Option<Closed>,
+    recovered: &mut Recovered,
+) -> Result<Closed, DriveError> {
+    let row = drive.index.segment(meta.header.number)?.filter(|row| row.header == meta.header);
+    if let (SegmentClass::Data, Some(row), Some(closed)) = (meta.class(), &row, closed) {
+        if row.done && row.chain.block == closed.closed_blocks {
+            recovered.tails.push((meta.path(), closed.closed_blocks));
+            return Ok(closed);
+        }
+    }
+    let barrier = row.as_ref().map_or(0, |row| row.chain.block);
+    // The journal's map is in memory only, so its segments are always scanned from their beginning; and so is a segment
+    // in which damage was found: its row stays "not done", so that no start forgets the damage.
+    let chain = match (meta.class(), row) {
+        (SegmentClass::Data, Some(row)) if closed.is_none() || !row.done => row.chain,
+        _ => meta.start(),
+    };
+    let file = drive.files.get(&*drive.disk, meta.class(), meta.header.number)?;
+    let from = ScanFrom { chain, barrier, closed, deep: false };
+    let scanned = scan(&*file, meta, from, drive.disk.sabotage())?;
+    report(drive, meta, &scanned);
+    match closed {
+        Some(closed) => recovered.tails.push((meta.path(), closed.closed_blocks)),
+        None => {
+            // What lies on the medium is not known to be synced yet.
+            let row = SegmentRow { chain: scanned.chain, done: false, header: meta.header.clone() };
+            if scanned.damage.is_empty() {
+                recovered.unsynced.push(row);
+            }
+        }
+    }
+    let end = scanned.closed;
+    add_scanned(drive, meta, closed.is_some(), scanned)?;
+    Ok(end)
+}
+
+fn report(drive: &OpenDrive, meta: &SegmentMeta, scanned: &Scanned) {
+    let number = meta.header.number;
+    for damage in &scanned.damage {
+        tracing::warn!(drive = %drive.identity.drive, segment = number, ?damage, "damage below the barrier: bit rot");
+    }
+    if let crate::segment::Tail::Torn(block) = scanned.tail {
+        tracing::info!(drive = %drive.identity.drive, segment = number, block, "writes that were never acknowledged");
+    }
+}
+
+/// Puts what a scan found into the index or the journal's map.
+pub(crate) fn add_scanned(
+    drive: &OpenDrive,
+    meta: &Arc<SegmentMeta>,
+    closed: bool,
+    scanned: Scanned,
+) -> Result<(), DriveError> {
+    let whole = scanned.damage.is_empty();
+    let row = SegmentRow { chain: scanned.chain, done: true, header: meta.header.clone() };
+    let mut batch = KvBatch::new();
+    if let Some(head) = meta.header.journal {
+        drive.journal().add(JournalSegment {
+            meta: Arc::clone(meta),
+            head,
+            records: scanned.records.iter().filter_map(JournalRecord::found).collect(),
+            closed: true,
+            end_block: scanned.closed.closed_blocks,
+            barrier: scanned.barrier,
+            tail: scanned.tail,
+            damage: scanned.damage,
+        });
+    } else {
+        for found in &scanned.records {
+            let What::Shard(shard) = found.what else { continue };
+            let place = ShardPlace { segment: meta.header.number, block: found.block };
+            // A shard that was written again later lies in a newer segment; that copy is the one to read.
+            let newer = drive.index.place(shard)?.is_some_and(|known| {
+                known.segment > place.segment && drive.segment(known.segment).is_some()
+            });
+            if !newer {
+                drive.index.put_place(&mut batch, shard, place);
+            }
+            if batch.len() >= INDEX_STEP {
+                drive.index.write(std::mem::take(&mut batch))?;
+            }
+        }
+        drive.set_damage(meta.header.number, scanned.damage);
+    }
+    if closed && whole {
+        drive.index.put_segment(&mut batch, &row);
+    }
+    drive.index.write(batch)?;
+    Ok(())
+}
+
+/// Gives back the preallocated tails of closed segments, those that were never written (R7): all of it must be zeros.
+pub(crate) fn release_tail(drive: &OpenDrive, path: &str, closed_blocks: u64) -> Result<(), DiskError> {
+    const STEP: u64 = 256;
+    let file = drive.disk.open(path, Access::ReadWrite)?;
+    let blocks = file.len()?.div_ceil(crate::segment::BLOCK_BYTES);
+    if blocks <= closed_blocks {
+        return Ok(());
+    }
+    let mut first = closed_blocks;
+    while first < blocks {
+        let count = STEP.min(blocks - first);
+        match read_blocks(&*file, first, count) {
+            Ok(bytes) if bytes.iter().all(|b| *b == 0) => first += count,
+            // Something was written there, though never acknowledged: it stays as it is.
+            Ok(_) | Err(Fault::Block(_)) => return Ok(()),
+            Err(Fault::Disk(error)) => return Err(error),
+        }
+    }
+    file.truncate(closed_blocks * crate::segment::BLOCK_BYTES)
+}

@@ -1,0 +1,314 @@
+//! One drive's writer: a thread that takes everything that is queued, writes it, syncs each touched file once, looks
+//! whether the drive is still the drive, and only then answers (group commit without a timer).
+//!
+//! Invariants:
+//! * A record is acknowledged only after: the header of its segment and the segment's name were synced (before the
+//!   record's first byte was written); its own bytes were covered by an fdatasync that returned; and after that the file
+//!   still had its name, the path still named the same directory, and the identity file still said the same (R5).
+//! * The two classes are written, synced and answered apart: a failure of one file fails the records staged for that
+//!   file and no others.
+//! * After a failed write or sync of a segment, that file is not written, synced or truncated again by this start (R6).
+//!   Its closed length, as the next segment records it, ends behind the last acknowledged record. The second such
+//!   failure makes the drive read-only.
+//! * A full disk is found out while space is preallocated, before any byte of the record is written: the segment is then
+//!   exactly as if the record had never come, and goes on. (Where the file system does not honour a preallocation and a
+//!   write itself says "full", the segment is closed as after a failure, but that is no strike.)
+//! * The index is written after the sync, never before, so its barrier is never ahead of the medium.
+
+use crate::client::{DriveHealth, Reserve, WriteError};
+use crate::disk::{Access, DiskError};
+use crate::drive::{DriveError, check_identity, write_register};
+use crate::kv::KvBatch;
+use crate::lane::{Failure, Lane};
+use crate::open::{OpenDrive, Recovered, release_tail};
+use crate::reserve::ReserveFile;
+use crate::segment::class_dir;
+use bytes::Bytes;
+use codec::id::Epoch;
+use codec::journal::BatchHeader;
+use codec::segment::{JournalHead, MAX_RECORD_PAYLOAD, SegmentClass};
+use codec::shard::ShardHeader;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// A group is written out when it has this many bytes of payload, even if more is queued.
+const GROUP_BYTES: u64 = 64 << 20;
+
+/// Where an answer goes.
+pub(crate) type Reply<T, E = WriteError> = oneshot::Sender<Result<T, E>>;
+
+/// What the writer of a drive is told once.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteConfig {
+    pub data_segment: u64,
+    pub journal_segment: u64,
+    pub preallocate_step: u64,
+    pub reserve: u64,
+    pub software: String,
+}
+
+/// What a record carries besides its payload.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Shard(ShardHeader),
+    Batch(BatchHeader),
+}
+
+impl Body {
+    pub fn class(&self) -> SegmentClass {
+        match self {
+            Body::Shard(_) => SegmentClass::Data,
+            Body::Batch(_) => SegmentClass::Journal,
+        }
+    }
+}
+
+/// A record to be appended.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub body: Body,
+    pub payload: Bytes,
+    pub reserve: Reserve,
+    pub reply: Reply<()>,
+}
+
+/// What a drive's thread is asked to do.
+pub(crate) enum Job {
+    Append(Append),
+    BeginJournal { head: JournalHead, reply: Reply<u64> },
+    FreeJournal { number: u64, reply: Reply<()> },
+    Register { bytes: Bytes, reply: Reply<()> },
+    Begin { epoch: Epoch, reply: Reply<(), DriveError> },
+    Stop,
+}
+
+/// The state of a drive's thread.
+pub(crate) struct Writer {
+    pub(crate) drive: Arc<OpenDrive>,
+    pub(crate) config: WriteConfig,
+    pub(crate) epoch: Epoch,
+    pub(crate) next_number: u64,
+    pub(crate) reserve: ReserveFile,
+    data: Option<Lane>,
+    journal: Option<Lane>,
+    recovered: Recovered,
+    strikes: u32,
+}
+
+impl Writer {
+    pub fn new(drive: Arc<OpenDrive>, config: WriteConfig, mut recovered: Recovered) -> Writer {
+        let [data, journal] = std::mem::take(&mut recovered.previous);
+        Writer {
+            data: Some(Lane::new(SegmentClass::Data, data)),
+            journal: Some(Lane::new(SegmentClass::Journal, journal)),
+            reserve: ReserveFile::new(config.reserve),
+            drive,
+            config,
+            epoch: Epoch(0),
+            next_number: recovered.next_number,
+            recovered,
+            strikes: 0,
+        }
+    }
+
+    /// The thread's loop: ends when the node stops or is dropped.
+    pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.blocking_recv() {
+            let mut staged = 0;
+            let mut next = Some(job);
+            while let Some(job) = next.take() {
+                if let Job::Append(append) = &job {
+                    staged += append.payload.len() as u64;
+                }
+                if matches!(job, Job::Stop) {
+                    self.commit_all();
+                    return self.stop();
+                }
+                self.handle(job);
+                if staged < GROUP_BYTES {
+                    next = jobs.try_recv().ok();
+                }
+            }
+            self.commit_all();
+        }
+        self.stop();
+    }
+
+    fn stop(self) {
+        if let Err(error) = self.drive.index.flush() {
+            tracing::warn!(%error, "the node's index could not be flushed; it is caught up at the next start");
+        }
+    }
+
+    fn handle(&mut self, job: Job) {
+        if let Job::Append(append) = job {
+            return self.append(append);
+        }
+        // Everything else stands between groups: what came before it is answered first.
+        self.commit_all();
+        match job {
+            Job::BeginJournal { head, reply } => answer(reply, self.begin_journal(head)),
+            Job::FreeJournal { number, reply } => answer(reply, self.free_journal(number)),
+            Job::Register { bytes, reply } => answer(reply, self.register(&bytes)),
+            Job::Begin { epoch, reply } => answer(reply, self.begin(epoch)),
+            Job::Append(_) | Job::Stop => {}
+        }
+    }
+
+    /// Why writes are refused, if they are.
+    pub fn check_writable(&self) -> Result<(), WriteError> {
+        let drive = self.drive.identity.drive;
+        match self.drive.health.get() {
+            DriveHealth::Healthy => Ok(()),
+            DriveHealth::ReadOnly { reason } => Err(WriteError::ReadOnly { drive, reason }),
+            DriveHealth::Failed { reason } => Err(WriteError::DriveFailed { drive, reason }),
+        }
+    }
+
+    /// Runs `f` on the lane of a class. The lane is taken out meanwhile so that both can be borrowed.
+    fn with_lane<T>(&mut self, class: SegmentClass, f: impl FnOnce(&mut Lane, &mut Writer) -> T) -> T {
+        let mut lane = self.slot(class).take().unwrap_or_else(|| Lane::new(class, None));
+        let result = f(&mut lane, self);
+        *self.slot(class) = Some(lane);
+        result
+    }
+
+    fn slot(&mut self, class: SegmentClass) -> &mut Option<Lane> {
+        match class {
+            SegmentClass::Data => &mut self.data,
+            SegmentClass::Journal => &mut self.journal,
+        }
+    }
+
+    fn append(&mut self, append: Append) {
+        let checked = self.check_writable().and_then(|()| check_record(&append));
+        if let Err(error) = checked {
+            return answer(append.reply, Err(error));
+        }
+        self.with_lane(append.body.class(), |lane, writer| lane.stage(append, writer));
+    }
+
+    fn commit_all(&mut self) {
+        for class in [SegmentClass::Data, SegmentClass::Journal] {
+            self.with_lane(class, |lane, writer| lane.commit(writer));
+        }
+    }
+
+    fn begin_journal(&mut self, head: JournalHead) -> Result<u64, WriteError> {
+        self.check_writable()?;
+        self.with_lane(SegmentClass::Journal, |lane, writer| lane.begin_journal(head, writer))
+    }
+
+    /// Whether the drive is still the drive (R5); one that is not has failed for good.
+    pub fn vouch(&self) -> Result<(), Failure> {
+        check_identity(&*self.drive.disk, &self.drive.identity).map_err(Failure::Gone)
+    }
+
+    /// Counts a failure against the drive and says what to answer.
+    pub fn judge(&mut self, failure: Failure) -> WriteError {
+        let drive = self.drive.identity.drive;
+        match failure {
+            Failure::Full => WriteError::Full { drive },
+            Failure::Gone(reason) => {
+                tracing::error!(%drive, reason, "the drive is gone");
+                self.drive.health.fail(reason.clone());
+                WriteError::DriveFailed { drive, reason }
+            }
+            Failure::Strike(reason) => {
+                self.strikes += 1;
+                tracing::error!(%drive, reason, strikes = self.strikes, "a write or sync failed");
+                if self.strikes >= 2 {
+                    self.drive.health.read_only(format!("a second write or sync failed: {reason}"));
+                }
+                WriteError::DriveFailed { drive, reason }
+            }
+        }
+    }
+
+    fn free_journal(&mut self, number: u64) -> Result<(), WriteError> {
+        self.check_writable()?;
+        let path = {
+            let journal = self.drive.journal();
+            let segment = journal.get(number).filter(|s| s.closed).ok_or(WriteError::NotFreeable(number))?;
+            segment.meta.path()
+        };
+        let dir = class_dir(SegmentClass::Journal);
+        let removed = match self.drive.disk.remove(&path) {
+            Err(DiskError::NotFound { .. }) => Ok(()),
+            other => other,
+        };
+        let done = removed.and_then(|()| self.drive.disk.sync_dir(dir));
+        done.map_err(Failure::from).map_err(|failure| self.judge(failure))?;
+        self.drive.journal().remove(number);
+        self.drive.remove_segment(number);
+        let mut batch = KvBatch::new();
+        self.drive.index.delete_segment(&mut batch, number);
+        self.index_write(batch);
+        Ok(())
+    }
+
+    fn register(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.check_writable()?;
+        if bytes.len() > crate::drive::MAX_REGISTER {
+            let (len, limit) = (bytes.len() as u64, crate::drive::MAX_REGISTER as u64);
+            return Err(WriteError::TooLarge { len, limit });
+        }
+        let written = write_register(&*self.drive.disk, bytes).map_err(Failure::from);
+        written.and_then(|()| self.vouch()).map_err(|failure| self.judge(failure))
+    }
+
+    /// Writes rows that only say what the medium says too: losing them costs a scan.
+    pub fn index_write(&self, batch: KvBatch) {
+        if let Err(error) = self.drive.index.write(batch) {
+            tracing::warn!(%error, "the node's index could not be written; it is caught up at the next start");
+        }
+    }
+
+    /// Allows writes: makes durable what the scan found, gives tails back, fills the reserve.
+    fn begin(&mut self, epoch: Epoch) -> Result<(), DriveError> {
+        if self.epoch >= epoch && self.epoch != Epoch(0) {
+            return Ok(());
+        }
+        let recovered = std::mem::take(&mut self.recovered);
+        // The lock must outlive the thread, not this function.
+        self.recovered.lock = recovered.lock;
+        let mut batch = KvBatch::new();
+        for row in &recovered.unsynced {
+            let path = crate::segment::segment_path(row.header.class, row.header.number);
+            self.drive.disk.open(&path, Access::ReadWrite)?.sync_data()?;
+            self.drive.index.put_segment(&mut batch, row);
+        }
+        self.drive.index.write(batch)?;
+        for path in &recovered.never_begun {
+            self.drive.disk.remove(path)?;
+        }
+        for (path, closed_blocks) in &recovered.tails {
+            if let Err(error) = release_tail(&self.drive, path, *closed_blocks) {
+                tracing::warn!(%error, "a preallocated tail could not be released");
+            }
+        }
+        self.reserve.open(&self.drive)?;
+        self.epoch = epoch;
+        self.drive.health.begin();
+        Ok(())
+    }
+}
+
+fn check_record(append: &Append) -> Result<(), WriteError> {
+    let len = append.payload.len() as u64;
+    if len > MAX_RECORD_PAYLOAD {
+        return Err(WriteError::TooLarge { len, limit: MAX_RECORD_PAYLOAD });
+    }
+    let matches = match &append.body {
+        Body::Shard(header) => {
+            header.descriptor.is_present(header.index) && u64::from(header.payload_len()) == len
+        }
+        Body::Batch(batch) => *blake3::hash(&append.payload).as_bytes() == batch.hash,
+    };
+    if matches { Ok(()) } else { Err(WriteError::Malformed("the header does not describe the payload")) }
+}
+
+/// Nobody waits any more: fine.
+pub(crate) fn answer<T, E>(reply: Reply<T, E>, result: Result<T, E>) {
+    let _unheard = reply.send(result);
+}
