@@ -60,8 +60,7 @@ pub(crate) async fn prepare(
 ) -> Result<Prepared, PutError> {
     let Stored { entries, size, mut loose, mut tickets, kept, .. } = stored;
     let (root, nodes) = build(storing, entries).await?;
-    let mut kept: HashMap<_, _> =
-        kept.into_iter().map(|(id, plain)| (id, Kept { plain, children: None })).collect();
+    let mut kept: HashMap<_, _> = kept.into_iter().map(|(id, plain)| (id, Kept { plain, children: None })).collect();
     let frames = new_nodes(storing, &nodes).await?;
     kept.extend(nodes.into_iter().map(|node| (node.id, Kept { plain: node.plain, children: Some(node.children) })));
     let inline = store_rest(storing, &mut loose, frames, &mut tickets).await?;

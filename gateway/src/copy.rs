@@ -65,12 +65,8 @@ pub(crate) async fn copy_object(gateway: &Gateway, request: CopyRequest) -> Resu
         let prepared = commit::existing(content.clone());
         return commit::commit(&storing(gateway, domain), prepared, command).await;
     }
-    let spec = Spec {
-        domain,
-        writer: gateway.meta.epoch(),
-        level: request.bucket.zstd_level,
-        length: Some(content.size),
-    };
+    let spec =
+        Spec { domain, writer: gateway.meta.epoch(), level: request.bucket.zstd_level, length: Some(content.size) };
     let body = source(gateway, content, None).await?;
     let algorithm = request.checksum.or_else(|| first_algorithm(content));
     let (storing, stored, checksums) = put::store(gateway, spec, body, claims(algorithm)).await?;

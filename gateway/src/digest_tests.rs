@@ -36,14 +36,13 @@ fn known_answers() {
     assert_eq!(digests.etag(), "25f9e794323b453885f5181f1b624d0b");
     let abc = digest(b"abc");
     assert_eq!(hex::encode(&abc.checksums[3].1), "a9993e364706816aba3e25717850c26c9cd0d89d");
-    assert_eq!(
-        hex::encode(&abc.checksums[4].1),
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    );
+    assert_eq!(hex::encode(&abc.checksums[4].1), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     let empty = digest(b"");
     assert_eq!(empty.etag(), "d41d8cd98f00b204e9800998ecf8427e");
     assert_eq!(hex::encode(&empty.checksums[2].1), "0000000000000000");
-    assert!(ALL.iter().zip(&empty.checksums).all(|(algorithm, (_, value))| digest_len(*algorithm) == Some(value.len())));
+    assert!(
+        ALL.iter().zip(&empty.checksums).all(|(algorithm, (_, value))| digest_len(*algorithm) == Some(value.len()))
+    );
 }
 
 #[test]
@@ -56,7 +55,8 @@ fn no_algorithm_named_means_crc64nvme() {
 #[test]
 fn every_claim_is_verified() {
     let digests = digest(b"123456789");
-    let right = |algorithm: ChecksumAlgorithm| digests.checksums[ALL.iter().position(|a| *a == algorithm).unwrap()].1.clone();
+    let right =
+        |algorithm: ChecksumAlgorithm| digests.checksums[ALL.iter().position(|a| *a == algorithm).unwrap()].1.clone();
     let claims = |md5, checksums| Claims { md5, checksums };
     assert!(digests.verify(claims(Some(digests.md5), Vec::new())).is_ok());
     assert!(matches!(digests.verify(claims(Some([0; 16]), Vec::new())), Err(PutError::Md5Mismatch)));
@@ -98,7 +98,8 @@ fn composite_checksums_are_over_the_parts_checksums() {
     let parts = [part(b"hello "), part(b"world")];
     for algorithm in [ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Crc32c] {
         let index = ALL.iter().position(|a| *a == algorithm).unwrap();
-        let raw = [digest(b"hello ").checksums[index].1.to_vec(), digest(b"world").checksums[index].1.to_vec()].concat();
+        let raw =
+            [digest(b"hello ").checksums[index].1.to_vec(), digest(b"world").checksums[index].1.to_vec()].concat();
         let found = multipart_checksum(algorithm, false, &parts).unwrap();
         assert!(found.composite);
         assert_eq!(found.value, digest(&raw).checksums[index].1);

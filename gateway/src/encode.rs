@@ -95,7 +95,10 @@ mod tests {
         let mut frame = encode(&domain, 3, &chunk).unwrap().to_vec();
         let last = frame.len() - 1;
         frame[last] ^= 1;
-        assert!(matches!(check(&domain, &chunk, &frame), Err(EncodeError::Differs(_))), "raw frames are always compared");
+        assert!(
+            matches!(check(&domain, &chunk, &frame), Err(EncodeError::Differs(_))),
+            "raw frames are always compared"
+        );
         for (encrypted, bytes) in [(false, vec![0; 5000]), (true, noise(5000)), (true, vec![0; 5000])] {
             let domain = self::domain(encrypted);
             let chunk = plain(&domain, bytes, true);

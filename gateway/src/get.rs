@@ -144,11 +144,7 @@ async fn pump(reader: Arc<Reader>, mut leaves: Leaves, sender: mpsc::Sender<Resu
     }
 }
 
-async fn fill(
-    reader: &Arc<Reader>,
-    leaves: &mut Leaves,
-    ahead: &mut VecDeque<Owned<Fetched>>,
-) -> Result<(), GetError> {
+async fn fill(reader: &Arc<Reader>, leaves: &mut Leaves, ahead: &mut VecDeque<Owned<Fetched>>) -> Result<(), GetError> {
     while ahead.len() < reader.ahead {
         let Some(leaf) = leaves.next(reader).await? else { break };
         // Twice: the frame, and what it decodes to.
@@ -233,10 +229,13 @@ impl Reader {
     async fn node(&self, entry: Entry) -> Result<Manifest, GetError> {
         let located = self.locate(&[entry]).await?;
         let located = located.first().ok_or_else(|| GetError::Manifest("a node has no place".to_owned()))?;
-        let node = Manifest::parse(&self.chunk(located).await?).map_err(|error| GetError::Manifest(error.to_string()))?;
+        let node =
+            Manifest::parse(&self.chunk(located).await?).map_err(|error| GetError::Manifest(error.to_string()))?;
         match node.total_len() == entry.len {
             true => Ok(node),
-            false => Err(GetError::Manifest(format!("node {} covers {} bytes of {}", entry.id, node.total_len(), entry.len))),
+            false => {
+                Err(GetError::Manifest(format!("node {} covers {} bytes of {}", entry.id, node.total_len(), entry.len)))
+            }
         }
     }
 }

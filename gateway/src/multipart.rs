@@ -166,7 +166,9 @@ fn assemble(parts: &[PartRow], expected: Option<u64>) -> Result<Whole, PutError>
         return Err(PutError::TooLarge { limit: MAX_OBJECT });
     }
     match expected {
-        Some(size) if size != whole.size => Err(PutError::Invalid("x-amz-mp-object-size differs from the parts' sizes")),
+        Some(size) if size != whole.size => {
+            Err(PutError::Invalid("x-amz-mp-object-size differs from the parts' sizes"))
+        }
         _ => Ok(whole),
     }
 }

@@ -234,12 +234,7 @@ enum Fate {
     Again,
 }
 
-async fn ingest(
-    storing: &Arc<Storing>,
-    feed: Feed,
-    chunker: Chunker,
-    digester: Digester,
-) -> Result<Stored, PutError> {
+async fn ingest(storing: &Arc<Storing>, feed: Feed, chunker: Chunker, digester: Digester) -> Result<Stored, PutError> {
     let cutter = Cutter { storing: Arc::clone(storing), feed, work: Some((chunker, digester)), batch: None };
     let cuts = stream::try_unfold(cutter, |mut cutter| async move {
         let cut = cutter.next().await?;
@@ -292,7 +287,11 @@ impl Cutter {
             };
             let last = batch.is_empty();
             let group = if last {
-                let chunks = self.storing.cpu.run(chunker.buffered(), move || copy_out(chunker.finish())).await?;
+                let chunks = self
+                    .storing
+                    .cpu
+                    .run(chunker.buffered(), move || chunker.finish().into_iter().map(copy_out).collect::<Vec<_>>());
+                let chunks = chunks.await?;
                 // One more turn, with a chunker that has nothing left, brings the end.
                 if chunks.is_empty() {
                     let size = self.feed.got;
@@ -333,9 +332,9 @@ impl Cutter {
             let mut chunks = Vec::new();
             for piece in batch {
                 chunker.push(piece);
-                chunks.extend(chunker.by_ref());
+                chunks.extend(chunker.by_ref().map(copy_out));
             }
-            (chunker, copy_out(chunks))
+            (chunker, chunks)
         });
         let (digester, chunked, next) = tokio::join!(digested, chunked, self.feed.batch());
         let (chunker, chunks) = chunked?;
@@ -344,10 +343,10 @@ impl Cutter {
     }
 }
 
-/// Chunks with memory of their own. The chunker's are slices of a buffer that is as long as several of them: one that
-/// waits for its stripe would pin all of it, and nobody would have counted that.
-fn copy_out(chunks: Vec<Bytes>) -> Vec<Bytes> {
-    chunks.into_iter().map(|chunk| Bytes::copy_from_slice(&chunk)).collect()
+/// A chunk with memory of its own. The chunker's is a slice of a buffer that is as long as several chunks: one that waits
+/// for its stripe would pin all of it, which nobody would have counted, and make the chunker take another buffer.
+fn copy_out(chunk: Bytes) -> Bytes {
+    Bytes::copy_from_slice(&chunk)
 }
 
 /// The third stage: names chunks, looks them up, and encodes those that nobody has.

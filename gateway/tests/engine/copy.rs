@@ -111,8 +111,7 @@ async fn parts_are_copied_whole_and_by_range() {
         zstd_level: 0,
     };
     assert!(matches!(world.gateway.copy_part(out).await, Err(PutError::Source(_))));
-    let complete =
-        CompleteRequest { upload, parts, condition: Condition::None, checksums: Vec::new(), size: None };
+    let complete = CompleteRequest { upload, parts, condition: Condition::None, checksums: Vec::new(), size: None };
     let done = world.gateway.complete_upload(complete).await.unwrap();
     let whole = [&bytes[..], &bytes[100..1_000_000]].concat();
     assert_eq!(world.get("to", None).await.unwrap(), whole);

@@ -2,9 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{
-    AccountRow, BucketRow, Content, PartRow, Place, UploadName, UploadRow, VersionRow,
-};
+use codec::effect::{AccountRow, BucketRow, Content, PartRow, Place, UploadName, UploadRow, VersionRow};
 use codec::encrypt::{ChunkKey, DataKey};
 use codec::erasure::Geometry;
 use codec::id::{BucketId, ChunkId, DomainId, Epoch, Lsn};

@@ -4,8 +4,8 @@ use crate::{noise, request, world_with};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gateway::engine::{Body, Config};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A body made as it is read; counts the bytes taken.
@@ -38,7 +38,8 @@ async fn a_store_that_does_not_answer_takes_no_more_than_its_budget() {
     let world = world_with(Config { memory: 64 << 20, ..Config::default() });
     *world.fake.stripe_delay.lock().unwrap() = Duration::from_secs(3600);
     let taken = Arc::default();
-    let puts = (0..16).map(|seed| world.gateway.put_object(request(&format!("{seed}"), None), counted(seed, 400, &taken)));
+    let puts =
+        (0..16).map(|seed| world.gateway.put_object(request(&format!("{seed}"), None), counted(seed, 400, &taken)));
     let stuck = tokio::time::timeout(Duration::from_secs(5), futures::future::join_all(puts)).await;
     assert!(stuck.is_err());
     let taken = taken.load(Ordering::SeqCst);
@@ -51,7 +52,8 @@ async fn dropped_requests_give_everything_back() {
     *world.fake.stripe_delay.lock().unwrap() = Duration::from_millis(50);
     let taken = Arc::default();
     for round in 0..6 {
-        let puts = (0..8).map(|seed| world.gateway.put_object(request("dropped", None), counted(round * 8 + seed, 64, &taken)));
+        let puts = (0..8)
+            .map(|seed| world.gateway.put_object(request("dropped", None), counted(round * 8 + seed, 64, &taken)));
         let _dropped = tokio::time::timeout(Duration::from_millis(60), futures::future::join_all(puts)).await;
     }
     let bytes = noise(99, 20 << 20);
@@ -64,7 +66,8 @@ async fn documents_and_backups_share_the_pool() {
     let world = Arc::new(world_with(Config { memory: 64 << 20, ..Config::default() }));
     *world.fake.stripe_delay.lock().unwrap() = Duration::from_millis(5);
     let taken = Arc::default();
-    let large = (0..4).map(|seed| world.gateway.put_object(request(&format!("large {seed}"), None), counted(seed, 64, &taken)));
+    let large =
+        (0..4).map(|seed| world.gateway.put_object(request(&format!("large {seed}"), None), counted(seed, 64, &taken)));
     let small = (0..200u64).map(|seed| {
         let world = Arc::clone(&world);
         async move {

@@ -37,13 +37,7 @@ fn listed(number: u32, done: &PutDone) -> ListedPart {
 }
 
 fn complete(upload: &UploadRow, parts: Vec<ListedPart>) -> CompleteRequest {
-    CompleteRequest {
-        upload: upload.clone(),
-        parts,
-        condition: Condition::None,
-        checksums: Vec::new(),
-        size: None,
-    }
+    CompleteRequest { upload: upload.clone(), parts, condition: Condition::None, checksums: Vec::new(), size: None }
 }
 
 #[tokio::test]
@@ -111,7 +105,8 @@ async fn wrong_lists_are_refused_and_the_upload_stays() {
     let wrong = Checksum { algorithm: ChecksumAlgorithm::Crc32c as i32, value: vec![0; 4].into(), composite: false };
     let summed = CompleteRequest { checksums: vec![wrong], ..complete(&upload, vec![good.clone()]) };
     assert!(matches!(world.gateway.complete_upload(summed).await, Err(PutError::ChecksumMismatch { .. })));
-    let right = CompleteRequest { checksums: done.checksums.clone(), size: Some(1000), ..complete(&upload, vec![good]) };
+    let right =
+        CompleteRequest { checksums: done.checksums.clone(), size: Some(1000), ..complete(&upload, vec![good]) };
     world.gateway.complete_upload(right).await.unwrap();
     assert_eq!(world.get("key", None).await.unwrap(), bytes);
 }

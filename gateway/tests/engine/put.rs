@@ -105,7 +105,9 @@ async fn long_manifests_are_trees() {
         let content = world.version(key).content.unwrap();
         let root = Manifest::parse(&content.manifest).unwrap();
         assert_eq!(root.entries().iter().all(|entry| entry.leaf), key == "flat", "{key}");
-        for range in [0..1, 3999..4000, 1000..3000, (len as u64 - 1)..len as u64, (len as u64 / 2)..(len as u64 / 2 + 500)] {
+        for range in
+            [0..1, 3999..4000, 1000..3000, (len as u64 - 1)..len as u64, (len as u64 / 2)..(len as u64 / 2 + 500)]
+        {
             let wanted = bytes.slice(range.start as usize..range.end as usize);
             assert_eq!(world.get(key, Some(range)).await.unwrap(), wanted, "{key}");
         }
@@ -131,7 +133,10 @@ async fn r17_a_body_that_is_not_what_was_announced_is_never_visible() {
     let none = Claims::default;
     for len in [100, 90_000, 3 << 20] {
         let (bytes, length) = (noise(1, len), len as u64);
-        assert!(matches!(refused(none(), Some(length), broken(&bytes.slice(1..))).await, PutError::Body(BodyError::Truncated(_))));
+        assert!(matches!(
+            refused(none(), Some(length), broken(&bytes.slice(1..))).await,
+            PutError::Body(BodyError::Truncated(_))
+        ));
         assert!(matches!(refused(none(), None, broken(&bytes)).await, PutError::Body(_)));
         let short = refused(none(), Some(length + 1), body(&bytes)).await;
         assert!(matches!(short, PutError::Length { announced, got } if announced == length + 1 && got == length));
@@ -144,7 +149,8 @@ async fn r17_a_body_that_is_not_what_was_announced_is_never_visible() {
             let error = refused(header, Some(length), body(&bytes)).await;
             assert!(matches!(error, PutError::ChecksumMismatch { algorithm: of } if of == algorithm));
             let trailer: Claim = Claim::Trailer(Box::new(|| None));
-            let error = refused(Claims { md5: None, checksums: vec![(algorithm, trailer)] }, Some(length), body(&bytes)).await;
+            let error =
+                refused(Claims { md5: None, checksums: vec![(algorithm, trailer)] }, Some(length), body(&bytes)).await;
             assert!(matches!(error, PutError::TrailerMissing { .. }));
         }
     }
