@@ -1,1 +1,16 @@
-//! tools
+//! The `stele` program: it wires the libraries into processes, and has the operators' commands.
+//!
+//! [`cli`] reads the command line. [`serve`] starts a server on one machine from a data directory ([`data_dir`]): drives
+//! ([`drives`]), the node, metadata, the engine, the S3 port and the [`admin`] port. [`admin_client`] is the other end of
+//! the latter. [`offline`] has the commands that need the server to be stopped.
+
+pub mod accounts;
+pub mod admin;
+pub mod admin_client;
+pub mod cli;
+pub mod data_dir;
+pub mod drives;
+pub mod index_home;
+pub mod logging;
+pub mod offline;
+pub mod serve;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `stele` program: see `stele --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tools::cli::main()
+}

@@ -1,0 +1,92 @@
+# Stele: `make run` starts a server on this machine, `make test` runs everything.
+#
+# Missing system packages are installed with apt (as root, or through sudo) and named when that happens; on other
+# systems the target says what to install. Rust itself comes from rustup or your distribution and is never installed here.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO       ?= cargo
+# Data directory, drives and addresses of `make run`.
+DATA        ?= stele-data
+DRIVES      ?= 6
+S3          ?= 127.0.0.1:9000
+ADMIN       ?= 127.0.0.1:9001
+# Minutes that `make soak` runs.
+SOAK_MINUTES ?= 10
+
+# s3s declares Rust 1.96 and compiles with 1.95: the flag is for older compilers only.
+RUSTC_MINOR := $(shell rustc --version 2>/dev/null | sed -nE 's/^rustc 1\.([0-9]+).*/\1/p')
+IGNORE_RUST := $(shell [ "$(or $(RUSTC_MINOR),999)" -lt 96 ] && echo --ignore-rust-version)
+
+# RocksDB's bindings need libclang; the C++ and C parts need a compiler.
+PACKAGES    := build-essential libclang-dev
+# What the client tests talk to the server with.
+CLIENT_PACKAGES := s3cmd rclone python3-venv
+CLIENT_VENV := $(HOME)/.cache/stele-clients
+TEST_PATH   := $(CLIENT_VENV)/bin:$(PATH)
+
+.PHONY: help deps clients build run test soak bench check fmt
+
+help:
+	@echo 'make run      build and start a server (DATA=$(DATA) DRIVES=$(DRIVES) S3=$(S3) ADMIN=$(ADMIN))'
+	@echo 'make test     all tests, client programs included'
+	@echo 'make check    formatting and lints'
+	@echo 'make soak     the long-running tests (SOAK_MINUTES=$(SOAK_MINUTES))'
+	@echo 'make bench    the benchmarks'
+
+# $(call apt_install,packages): installs those that are missing; fails only if they can't be installed.
+define apt_install
+	if ! command -v dpkg-query >/dev/null 2>&1; then \
+	  echo 'not a Debian system: make sure that you have the equivalents of: $(1)'; exit 0; \
+	fi; \
+	missing=; \
+	for package in $(1); do \
+	  dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; \
+	elif command -v sudo >/dev/null 2>&1; then as_root=sudo; \
+	else echo "missing packages:$$missing (install them as root)" >&2; exit 1; fi; \
+	echo "installing with apt:$$missing"; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing >/dev/null 2>&1 || \
+	{ $$as_root apt-get update >/dev/null && \
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; }
+endef
+
+deps:
+	@command -v $(CARGO) >/dev/null 2>&1 || { echo 'cargo is missing: install Rust (1.95 or newer)' >&2; exit 1; }
+	@$(call apt_install,$(PACKAGES))
+
+# The client programs. Those that can't be had are left out; their tests then say that they were skipped (with CI=true they fail).
+clients:
+	@($(call apt_install,$(CLIENT_PACKAGES))) || echo 'some client programs could not be installed: their tests will be skipped' >&2
+	@if ! PATH='$(TEST_PATH)' command -v aws >/dev/null 2>&1 || ! PATH='$(TEST_PATH)' python3 -c 'import boto3' >/dev/null 2>&1; then \
+	  echo 'installing awscli and boto3 into $(CLIENT_VENV)'; \
+	  { python3 -m venv '$(CLIENT_VENV)' && '$(CLIENT_VENV)/bin/pip' install --quiet awscli boto3; } || \
+	    echo 'awscli and boto3 could not be installed: their tests will be skipped' >&2; \
+	fi
+
+build: deps
+	$(CARGO) build $(IGNORE_RUST) --bin stele
+
+run: build
+	@target=$${CARGO_TARGET_DIR:-target}; \
+	exec "$$target/debug/stele" serve --data '$(DATA)' --drives '$(DRIVES)' --s3 '$(S3)' --admin '$(ADMIN)'
+
+test: deps clients
+	PATH='$(TEST_PATH)' $(CARGO) test $(IGNORE_RUST) --workspace
+
+soak: deps
+	STELE_SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test $(IGNORE_RUST) --workspace -- --ignored --nocapture --test-threads 1
+
+bench: deps
+	$(CARGO) bench $(IGNORE_RUST) -p benches
+
+check: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(IGNORE_RUST) --workspace --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt --all

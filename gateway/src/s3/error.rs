@@ -1,0 +1,268 @@
+//! Errors of the engine and of metadata as S3 codes: the only place where that happens.
+//!
+//! Two texts are kept apart. The client gets a code and a sentence that names nothing of the inside; what an operator
+//! needs is logged here, where the error is consumed, and only when it is ours: a 4xx is the client's and is not logged.
+
+use crate::error::{BodyError, GetError, PutError};
+use http::StatusCode;
+use metadata::client::{CommitError, LookupError};
+use metadata::command::Refusal;
+use s3s::stream::aws_chunked_stream::AwsChunkedStreamError;
+use s3s::stream::upload_stream::UploadStreamError;
+use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode, StdError, s3_error};
+
+/// A code that `s3s` has no word for.
+pub fn custom(code: &'static str, status: StatusCode, message: &'static str) -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), message);
+    error.set_status_code(status);
+    error
+}
+
+/// 501: an operation or protection that is not given.
+pub fn not_implemented(what: &str) -> S3Error {
+    s3_error!(NotImplemented, "{what} is not implemented")
+}
+
+/// 507: no room for client data. Reads and deletes still work.
+pub fn full() -> S3Error {
+    custom("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE, "The store is full. Reads and deletes still work.")
+}
+
+fn read_only(reason: &str) -> S3Error {
+    tracing::warn!(reason, "a write was refused: read-only");
+    s3_error!(ServiceUnavailable, "Writes are not accepted at present; reads are.")
+}
+
+fn unavailable(reason: &str) -> S3Error {
+    tracing::warn!(reason, "a request was refused: not available now");
+    s3_error!(SlowDown, "Please try again.")
+}
+
+/// 500, with the reason in the log only.
+pub fn internal(reason: &dyn std::fmt::Display) -> S3Error {
+    tracing::error!(%reason, "internal error");
+    s3_error!(InternalError, "We encountered an internal error. Please try again.")
+}
+
+/// 412.
+pub fn precondition_failed() -> S3Error {
+    s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
+}
+
+/// 404 for a key.
+pub fn no_such_key() -> S3Error {
+    s3_error!(NoSuchKey, "The specified key does not exist.")
+}
+
+/// 404 for a bucket.
+pub fn no_such_bucket() -> S3Error {
+    s3_error!(NoSuchBucket, "The specified bucket does not exist")
+}
+
+/// 404 for an upload.
+pub fn no_such_upload() -> S3Error {
+    s3_error!(
+        NoSuchUpload,
+        "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."
+    )
+}
+
+fn invalid_part() -> S3Error {
+    s3_error!(
+        InvalidPart,
+        "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified \
+         entity tag may not match the part's entity tag."
+    )
+}
+
+fn invalid_part_order() -> S3Error {
+    s3_error!(InvalidPartOrder, "The list of parts was not in ascending order. Parts must be ordered by part number.")
+}
+
+fn part_too_small() -> S3Error {
+    s3_error!(EntityTooSmall, "Your proposed upload is smaller than the minimum allowed size")
+}
+
+/// A request body as the engine wants its errors.
+pub fn body(source: StdError) -> BodyError {
+    let text = source.to_string();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<AwsChunkedStreamError>() {
+            match error {
+                AwsChunkedStreamError::SignatureMismatch => return BodyError::Signature(text),
+                AwsChunkedStreamError::Incomplete => return BodyError::Truncated(text),
+                AwsChunkedStreamError::Underlying(_) => {}
+                _ => return BodyError::Malformed(text),
+            }
+        } else if let Some(error) = error.downcast_ref::<UploadStreamError>() {
+            match error {
+                UploadStreamError::Sha256Mismatch => return BodyError::PayloadHash,
+                UploadStreamError::Incomplete | UploadStreamError::LengthMismatch => return BodyError::Truncated(text),
+                UploadStreamError::Underlying(_) => {}
+            }
+        } else if error.is::<BodySizeLimitExceeded>() {
+            return BodyError::Malformed(text);
+        }
+        next = error.source();
+    }
+    BodyError::Truncated(text)
+}
+
+/// 400: the payload is not what `x-amz-content-sha256` says.
+pub fn payload_hash() -> S3Error {
+    custom(
+        "XAmzContentSHA256Mismatch",
+        StatusCode::BAD_REQUEST,
+        "The provided 'x-amz-content-sha256' header does not match what was computed.",
+    )
+}
+
+fn body_answer(error: &BodyError) -> S3Error {
+    match error {
+        BodyError::Truncated(_) => {
+            s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header")
+        }
+        BodyError::Malformed(_) => s3_error!(InvalidRequest, "The request body is malformed."),
+        BodyError::Signature(_) => s3_error!(SignatureDoesNotMatch),
+        BodyError::PayloadHash => payload_hash(),
+        BodyError::Idle { .. } => s3_error!(
+            RequestTimeout,
+            "Your socket connection to the server was not read from or written to within the timeout period."
+        ),
+    }
+}
+
+/// A write that did not happen.
+pub fn put(error: PutError) -> S3Error {
+    match error {
+        PutError::NoSuchBucket => no_such_bucket(),
+        PutError::NoSuchUpload => no_such_upload(),
+        PutError::NoSuchKey => no_such_key(),
+        PutError::PreconditionFailed => precondition_failed(),
+        PutError::BadKey => s3_error!(KeyTooLongError, "Your key is too long"),
+        PutError::Body(error) => body_answer(&error),
+        PutError::Length { .. } => {
+            s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header")
+        }
+        PutError::TooLarge { .. } => {
+            s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed object size.")
+        }
+        PutError::Md5Mismatch => bad_digest("Content-MD5"),
+        PutError::ChecksumMismatch { algorithm } => bad_digest(crate::s3::request::algorithm_name(algorithm)),
+        PutError::TrailerMissing { .. } => {
+            custom("MalformedTrailerError", StatusCode::BAD_REQUEST, "The request contained trailing data that was not well-formed.")
+        }
+        PutError::InvalidPart { .. } => invalid_part(),
+        PutError::InvalidPartOrder => invalid_part_order(),
+        PutError::PartTooSmall { .. } => part_too_small(),
+        PutError::Invalid(what) => s3_error!(InvalidRequest, "{what}"),
+        PutError::Source(error) => get(error),
+        PutError::Full => full(),
+        PutError::ReadOnly(reason) => read_only(&reason),
+        PutError::Unavailable(reason) => unavailable(&reason),
+        PutError::Internal(reason) => internal(&reason),
+    }
+}
+
+/// 400: a digest that the client sent differs from the body's.
+pub fn bad_digest(which: &str) -> S3Error {
+    s3_error!(BadDigest, "The {which} you specified did not match the calculated checksum.")
+}
+
+/// A read that did not happen.
+pub fn get(error: GetError) -> S3Error {
+    match error {
+        GetError::Range { .. } => invalid_range(),
+        GetError::Unavailable(reason) => unavailable(&reason),
+        error @ (GetError::Damaged { .. } | GetError::Manifest(_)) => internal(&error),
+    }
+}
+
+/// 416.
+pub fn invalid_range() -> S3Error {
+    s3_error!(InvalidRange, "The requested range is not satisfiable")
+}
+
+/// A commit that did not happen.
+pub fn commit(error: CommitError) -> S3Error {
+    match error {
+        CommitError::Refused(refusal) => refused(refusal),
+        CommitError::ReadOnly { reason } => read_only(&reason),
+        CommitError::Full => full(),
+        CommitError::Unavailable { reason } => unavailable(&reason),
+    }
+}
+
+/// A refused command.
+pub fn refused(refusal: Refusal) -> S3Error {
+    match refusal {
+        Refusal::NoSuchBucket => no_such_bucket(),
+        Refusal::BucketExists => s3_error!(
+            BucketAlreadyExists,
+            "The requested bucket name is not available. The bucket namespace is shared by all users of the system. \
+             Please select a different name and try again."
+        ),
+        Refusal::BucketOwnedByYou => s3_error!(
+            BucketAlreadyOwnedByYou,
+            "Your previous request to create the named bucket succeeded and you already own it."
+        ),
+        Refusal::BucketNotEmpty => s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty"),
+        Refusal::NoSuchKey => no_such_key(),
+        Refusal::PreconditionFailed => precondition_failed(),
+        Refusal::BadKey => s3_error!(KeyTooLongError, "Your key is too long"),
+        Refusal::NoSuchUpload => no_such_upload(),
+        Refusal::InvalidPart { .. } => invalid_part(),
+        Refusal::InvalidPartOrder => invalid_part_order(),
+        Refusal::PartTooSmall { .. } => part_too_small(),
+        Refusal::Fenced { .. } => unavailable("the epoch changed while the request ran"),
+        Refusal::TooLarge => s3_error!(InvalidRequest, "The request is larger than one request may be."),
+        other => internal(&other),
+    }
+}
+
+/// A lookup that has no answer.
+pub fn lookup(error: LookupError) -> S3Error {
+    match error {
+        LookupError::Unavailable { reason } => unavailable(&reason),
+        error @ (LookupError::Damaged { .. } | LookupError::Unknown { .. }) => internal(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r14_full_is_507_and_read_only_is_503() {
+        assert_eq!(put(PutError::Full).status_code(), Some(StatusCode::INSUFFICIENT_STORAGE));
+        assert_eq!(commit(CommitError::Full).code().as_str(), "InsufficientStorage");
+        let error = put(PutError::ReadOnly("drive /secret/path".into()));
+        assert_eq!(error.status_code(), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(!error.message().unwrap_or_default().contains("secret"), "nothing of the inside reaches a client");
+    }
+
+    #[test]
+    fn faults_of_a_body_are_the_clients() {
+        let wrapped = |error: AwsChunkedStreamError| body(Box::new(AwsChunkedStreamError::Underlying(Box::new(error))));
+        for (error, code) in [
+            (wrapped(AwsChunkedStreamError::SignatureMismatch), "SignatureDoesNotMatch"),
+            (wrapped(AwsChunkedStreamError::Incomplete), "IncompleteBody"),
+            (wrapped(AwsChunkedStreamError::FormatError), "InvalidRequest"),
+            (body(Box::new(UploadStreamError::Sha256Mismatch)), "XAmzContentSHA256Mismatch"),
+            (body(Box::new(std::io::Error::other("reset"))), "IncompleteBody"),
+            (BodyError::Idle { seconds: 60 }, "RequestTimeout"),
+        ] {
+            let answer = put(PutError::Body(error));
+            assert_eq!(answer.code().as_str(), code);
+            assert!(answer.status_code().is_some_and(|status| status.is_client_error()));
+        }
+    }
+
+    #[test]
+    fn the_inside_is_not_shown() {
+        let error = put(PutError::Internal("/data/drives/3".into()));
+        assert!(!error.message().unwrap_or_default().contains("drives"));
+        assert!(error.source().is_none());
+    }
+}

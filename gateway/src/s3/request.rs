@@ -1,0 +1,507 @@
+//! Request headers in the engine's words: digests, conditions, object headers, encryption.
+
+use crate::digest::digest_len;
+use crate::engine::{Claim, Claims};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use codec::effect::{BucketRow, ChecksumAlgorithm, ObjectMeta, UserMeta, VersionRow};
+use http::{HeaderMap, StatusCode};
+use metadata::command::Condition;
+use s3s::dto::{ETagCondition, Metadata, ServerSideEncryption, StorageClass, Timestamp};
+use s3s::{S3Error, S3Result, TrailingHeaders, s3_error};
+
+use super::error;
+
+/// S3's limit for all user metadata of an object: names and values, in bytes of UTF-8.
+const USER_METADATA_LIMIT: usize = 2048;
+
+/// The algorithms that are computed and verified.
+pub const ALGORITHMS: [ChecksumAlgorithm; 5] = [
+    ChecksumAlgorithm::Crc32,
+    ChecksumAlgorithm::Crc32c,
+    ChecksumAlgorithm::Crc64Nvme,
+    ChecksumAlgorithm::Sha1,
+    ChecksumAlgorithm::Sha256,
+];
+
+/// The name that S3 gives an algorithm.
+pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> &'static str {
+    match algorithm {
+        ChecksumAlgorithm::Unspecified => "NONE",
+        ChecksumAlgorithm::Crc32 => "CRC32",
+        ChecksumAlgorithm::Crc32c => "CRC32C",
+        ChecksumAlgorithm::Crc64Nvme => "CRC64NVME",
+        ChecksumAlgorithm::Sha1 => "SHA1",
+        ChecksumAlgorithm::Sha256 => "SHA256",
+    }
+}
+
+/// The header (or trailer) that carries a checksum.
+pub fn checksum_header(algorithm: ChecksumAlgorithm) -> String {
+    format!("x-amz-checksum-{}", algorithm_name(algorithm).to_ascii_lowercase())
+}
+
+/// An algorithm by its S3 name.
+pub fn algorithm(name: &str) -> S3Result<ChecksumAlgorithm> {
+    if let Some(found) = ALGORITHMS.into_iter().find(|a| algorithm_name(*a).eq_ignore_ascii_case(name)) {
+        return Ok(found);
+    }
+    match name.to_ascii_uppercase().as_str() {
+        "SHA512" | "MD5" | "XXHASH64" | "XXHASH3" | "XXHASH128" => {
+            Err(error::not_implemented(&format!("The checksum algorithm {name}")))
+        }
+        _ => Err(s3_error!(InvalidRequest, "Checksum algorithm provided is unsupported.")),
+    }
+}
+
+fn decode_digest(algorithm: ChecksumAlgorithm, value: &str) -> Option<Bytes> {
+    BASE64.decode(value.trim()).ok().filter(|raw| digest_len(algorithm) == Some(raw.len())).map(Bytes::from)
+}
+
+/// The raw digest of an `x-amz-checksum-*` value.
+pub fn checksum_value(algorithm: ChecksumAlgorithm, value: &str) -> S3Result<Bytes> {
+    decode_digest(algorithm, value)
+        .ok_or_else(|| s3_error!(InvalidRequest, "Value for {} header is invalid.", checksum_header(algorithm)))
+}
+
+/// The checksum fields that an s3s input (or a part listed in one) has set, as they were sent.
+macro_rules! sent_checksums {
+    ($from:expr) => {{
+        use codec::effect::ChecksumAlgorithm as A;
+        [
+            (A::Crc32, $from.checksum_crc32.as_deref()),
+            (A::Crc32c, $from.checksum_crc32c.as_deref()),
+            (A::Crc64Nvme, $from.checksum_crc64nvme.as_deref()),
+            (A::Sha1, $from.checksum_sha1.as_deref()),
+            (A::Sha256, $from.checksum_sha256.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(algorithm, value)| Some((algorithm, value?.to_owned())))
+        .collect::<Vec<_>>()
+    }};
+}
+pub(crate) use sent_checksums;
+
+/// What the request says about the digests of its body: `sent` are the `x-amz-checksum-*` headers, `trailing` the
+/// trailers that an aws-chunked body will bring.
+pub fn claims(
+    headers: &HeaderMap,
+    content_md5: Option<&str>,
+    sent: Vec<(ChecksumAlgorithm, String)>,
+    trailing: Option<TrailingHeaders>,
+) -> S3Result<Claims> {
+    let md5 = content_md5.map(md5_value).transpose()?;
+    if sent.len() > 1 {
+        return Err(multiple_checksums());
+    }
+    let mut checksums = Vec::new();
+    for (algorithm, value) in sent {
+        checksums.push((algorithm, Claim::Value(checksum_value(algorithm, &value)?)));
+    }
+    if let Some(algorithm) = announced_trailer(headers)? {
+        if !checksums.is_empty() {
+            return Err(multiple_checksums());
+        }
+        let Some(trailing) = trailing else {
+            return Err(s3_error!(InvalidRequest, "x-amz-trailer needs an aws-chunked body with trailers."));
+        };
+        checksums.push((algorithm, Claim::Trailer(Box::new(move || trailer_value(&trailing, algorithm)))));
+    }
+    if let Some(named) = header(headers, "x-amz-sdk-checksum-algorithm") {
+        let named = algorithm(named)?;
+        match checksums.first() {
+            None => {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were found."
+                ));
+            }
+            Some((sent, _)) if *sent != named => {
+                return Err(s3_error!(InvalidRequest, "Value for x-amz-sdk-checksum-algorithm header is invalid."));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(Claims { md5, checksums })
+}
+
+/// The digest of a Content-MD5 value.
+pub fn md5_value(value: &str) -> S3Result<[u8; 16]> {
+    BASE64
+        .decode(value.trim())
+        .ok()
+        .and_then(|raw| <[u8; 16]>::try_from(raw).ok())
+        .ok_or_else(|| s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid."))
+}
+
+fn multiple_checksums() -> S3Error {
+    s3_error!(
+        InvalidRequest,
+        "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+    )
+}
+
+fn announced_trailer(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>> {
+    let mut found = None;
+    for value in headers.get_all("x-amz-trailer") {
+        let value = value.to_str().map_err(|_| s3_error!(InvalidRequest, "The value of x-amz-trailer is invalid."))?;
+        for name in value.split(',').map(str::trim) {
+            let lower = name.to_ascii_lowercase();
+            let Some(name) = lower.strip_prefix("x-amz-checksum-") else { continue };
+            if found.replace(algorithm(name)?).is_some() {
+                return Err(multiple_checksums());
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn trailer_value(trailing: &TrailingHeaders, algorithm: ChecksumAlgorithm) -> Option<Bytes> {
+    trailing
+        .read(|map| map.get(checksum_header(algorithm))?.to_str().ok().and_then(|value| decode_digest(algorithm, value)))
+        .flatten()
+}
+
+/// A header's text; `None` when it is absent, empty or not text.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// Refuses every request header that asks for something that is not given. Ignoring one of these would make the client
+/// believe in a protection (a lock, its own key, a grant) that its object does not have.
+pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
+    for name in headers.keys() {
+        let name = name.as_str();
+        let Some(rest) = name.strip_prefix("x-amz-") else { continue };
+        let value = header(headers, name).unwrap_or_default();
+        let refused = match rest {
+            _ if rest.starts_with("server-side-encryption-customer-")
+                || rest.starts_with("copy-source-server-side-encryption-customer-") =>
+            {
+                Some("Encryption with a key of the client (SSE-C)")
+            }
+            "server-side-encryption" if value != "AES256" => return Err(wrong_encryption(value)),
+            "server-side-encryption-aws-kms-key-id" | "server-side-encryption-context" => Some("Encryption with KMS"),
+            "server-side-encryption-bucket-key-enabled" if !value.eq_ignore_ascii_case("false") => {
+                Some("Encryption with KMS")
+            }
+            "object-lock-mode" | "object-lock-retain-until-date" | "object-lock-legal-hold" => Some("Object lock"),
+            "bucket-object-lock-enabled" if !value.eq_ignore_ascii_case("false") => Some("Object lock"),
+            "tagging" => Some("Tagging"),
+            "mfa" => Some("MFA delete"),
+            "acl" if !matches!(value, "private" | "bucket-owner-full-control" | "bucket-owner-read") => Some("This ACL"),
+            _ if rest.starts_with("grant-") => Some("Granting access by ACL"),
+            "object-ownership" if value != "BucketOwnerEnforced" => Some("This object ownership"),
+            "write-offset-bytes" => Some("Appending to an object"),
+            "bucket-namespace" if value != "global" => Some("This bucket namespace"),
+            "checksum-algorithm" => {
+                algorithm(value)?;
+                None
+            }
+            "checksum-md5" | "checksum-sha512" | "checksum-xxhash64" | "checksum-xxhash3" | "checksum-xxhash128" => {
+                Some("This checksum algorithm")
+            }
+            _ => None,
+        };
+        if let Some(what) = refused {
+            return Err(error::not_implemented(what));
+        }
+    }
+    Ok(())
+}
+
+fn wrong_encryption(value: &str) -> S3Error {
+    if value.starts_with("aws:") {
+        return error::not_implemented("Encryption with KMS");
+    }
+    s3_error!(InvalidArgument, "The encryption method specified is not supported")
+}
+
+/// Whether a new object is stored encrypted.
+pub fn encrypt(bucket: &BucketRow, asked: Option<&ServerSideEncryption>) -> bool {
+    bucket.encrypt || asked.is_some_and(|value| value.as_str() == ServerSideEncryption::AES256)
+}
+
+/// The object headers of an input that has them (PutObject, CopyObject, CreateMultipartUpload).
+macro_rules! object_meta {
+    ($input:expr) => {{
+        let input = &$input;
+        $crate::s3::request::ObjectHeaders {
+            content_type: input.content_type.as_deref(),
+            cache_control: input.cache_control.as_deref(),
+            content_disposition: input.content_disposition.as_deref(),
+            content_encoding: input.content_encoding.as_deref(),
+            content_language: input.content_language.as_deref(),
+            expires: input.expires.as_deref(),
+            metadata: input.metadata.as_ref(),
+            storage_class: input.storage_class.as_ref(),
+            website_redirect: input.website_redirect_location.as_deref(),
+        }
+        .into_meta()
+    }};
+}
+pub(crate) use object_meta;
+
+/// The headers of a request that are kept with the object.
+#[derive(Debug, Default)]
+pub struct ObjectHeaders<'a> {
+    /// Content-Type.
+    pub content_type: Option<&'a str>,
+    /// Cache-Control.
+    pub cache_control: Option<&'a str>,
+    /// Content-Disposition.
+    pub content_disposition: Option<&'a str>,
+    /// Content-Encoding as sent.
+    pub content_encoding: Option<&'a str>,
+    /// Content-Language.
+    pub content_language: Option<&'a str>,
+    /// Expires, as sent.
+    pub expires: Option<&'a str>,
+    /// x-amz-meta-*, names without the prefix.
+    pub metadata: Option<&'a Metadata>,
+    /// x-amz-storage-class.
+    pub storage_class: Option<&'a StorageClass>,
+    /// x-amz-website-redirect-location.
+    pub website_redirect: Option<&'a str>,
+}
+
+impl ObjectHeaders<'_> {
+    /// As the row keeps them.
+    pub fn into_meta(self) -> S3Result<ObjectMeta> {
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        Ok(ObjectMeta {
+            content_type: text(self.content_type),
+            cache_control: text(self.cache_control),
+            content_disposition: text(self.content_disposition),
+            content_encoding: without_aws_chunked(self.content_encoding.unwrap_or_default()),
+            content_language: text(self.content_language),
+            expires: text(self.expires),
+            user: user_metadata(self.metadata)?,
+            storage_class: storage_class(self.storage_class.map(StorageClass::as_str))?,
+            website_redirect: website_redirect(self.website_redirect)?,
+        })
+    }
+}
+
+/// `aws-chunked` describes the transfer, not the object: it must not come back with GET.
+fn without_aws_chunked(value: &str) -> String {
+    let kept: Vec<&str> =
+        value.split(',').map(str::trim).filter(|v| !v.is_empty() && !v.eq_ignore_ascii_case("aws-chunked")).collect();
+    kept.join(",")
+}
+
+fn user_metadata(metadata: Option<&Metadata>) -> S3Result<Vec<UserMeta>> {
+    let mut user: Vec<UserMeta> = metadata
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| UserMeta { name: name.to_ascii_lowercase(), value: value.clone() })
+        .collect();
+    user.sort_by(|a, b| a.name.cmp(&b.name));
+    let bytes: usize = user.iter().map(|m| m.name.len() + m.value.len()).sum();
+    if bytes > USER_METADATA_LIMIT {
+        return Err(s3_error!(MetadataTooLarge, "Your metadata headers exceed the maximum allowed metadata size"));
+    }
+    Ok(user)
+}
+
+/// Storage classes are labels here, except those that promise a restore before a read: they are refused.
+fn storage_class(asked: Option<&str>) -> S3Result<String> {
+    match asked {
+        None | Some("STANDARD") => Ok(String::new()),
+        Some(label @ ("STANDARD_IA" | "ONEZONE_IA" | "REDUCED_REDUNDANCY" | "INTELLIGENT_TIERING" | "GLACIER_IR")) => {
+            Ok(label.to_owned())
+        }
+        Some(_) => Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid")),
+    }
+}
+
+fn website_redirect(value: Option<&str>) -> S3Result<String> {
+    let value = value.unwrap_or_default();
+    let valid = value.is_empty() || value.starts_with('/') || value.starts_with("http://") || value.starts_with("https://");
+    if !valid {
+        return Err(error::custom(
+            "InvalidRedirectLocation",
+            StatusCode::BAD_REQUEST,
+            "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
+        ));
+    }
+    Ok(value.to_owned())
+}
+
+/// Refuses a key that could be stored but never listed: XML 1.0 has no way to write these characters.
+pub fn check_new_key(key: &str) -> S3Result<()> {
+    if key.len() > metadata::command::MAX_KEY {
+        return Err(s3_error!(KeyTooLongError, "Your key is too long"));
+    }
+    let unlistable = |c: char| (c < ' ' && !matches!(c, '\t' | '\n' | '\r')) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if key.contains(unlistable) {
+        return Err(s3_error!(InvalidArgument, "Object keys with control characters are not supported."));
+    }
+    Ok(())
+}
+
+/// If-Match and If-None-Match of a write.
+pub fn write_condition(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Condition> {
+    match (if_match, if_none_match) {
+        (None, None) => Ok(Condition::None),
+        (None, Some(ETagCondition::Any)) => Ok(Condition::IfNoneMatchAny),
+        (None, Some(ETagCondition::ETag(_))) => Err(error::not_implemented("If-None-Match with an entity tag on a write")),
+        (Some(ETagCondition::Any), None) => Ok(Condition::IfMatchAny),
+        (Some(ETagCondition::ETag(etag)), None) => Ok(Condition::IfMatch(etag.value().to_owned())),
+        (Some(_), Some(_)) => Err(error::not_implemented("If-Match together with If-None-Match on a write")),
+    }
+}
+
+/// The conditions of a read, or of the source of a copy.
+#[derive(Debug, Default)]
+pub struct ReadConditions {
+    /// If-Match.
+    pub if_match: Option<ETagCondition>,
+    /// If-None-Match.
+    pub if_none_match: Option<ETagCondition>,
+    /// If-Modified-Since.
+    pub if_modified_since: Option<Timestamp>,
+    /// If-Unmodified-Since.
+    pub if_unmodified_since: Option<Timestamp>,
+}
+
+/// Which answer the conditions ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Proceed,
+    /// 304 on a read.
+    NotModified,
+    /// 412.
+    Failed,
+}
+
+impl ReadConditions {
+    /// RFC 9110, section 13.2.2: an entity tag condition makes the date condition of the same sense void. HTTP dates have
+    /// whole seconds, so Last-Modified is compared without its fraction.
+    pub fn judge(&self, version: &VersionRow) -> Verdict {
+        let etag = version.content.as_ref().map_or("", |content| content.etag.as_str());
+        let modified = super::answer::timestamp(version.modified_ms / 1000 * 1000);
+        let matches = |condition: &ETagCondition| match condition {
+            ETagCondition::Any => true,
+            ETagCondition::ETag(wanted) => wanted.value() == etag,
+        };
+        let holds = match (&self.if_match, &self.if_unmodified_since) {
+            (Some(condition), _) => matches(condition),
+            (None, Some(since)) => modified <= *since,
+            (None, None) => true,
+        };
+        if !holds {
+            return Verdict::Failed;
+        }
+        let changed = match (&self.if_none_match, &self.if_modified_since) {
+            (Some(condition), _) => !matches(condition),
+            (None, Some(since)) => modified > *since,
+            (None, None) => true,
+        };
+        if changed { Verdict::Proceed } else { Verdict::NotModified }
+    }
+}
+
+/// 304 with the headers that RFC 9110 wants on it.
+pub fn not_modified(version: &VersionRow) -> S3Error {
+    let mut error = s3_error!(NotModified);
+    error.set_status_code(StatusCode::NOT_MODIFIED);
+    let mut headers = HeaderMap::new();
+    if let Some(content) = &version.content
+        && let Ok(value) = format!("\"{}\"", content.etag).parse()
+    {
+        headers.insert(http::header::ETAG, value);
+    }
+    if let Some(value) = super::answer::http_date(version.modified_ms) {
+        headers.insert(http::header::LAST_MODIFIED, value);
+    }
+    error.set_headers(headers);
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::effect::Content;
+    use s3s::dto::ETag;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (http::HeaderName::from_static(n), http::HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn headers_that_ask_for_more_than_is_given_are_refused() {
+        for (name, value, code) in [
+            ("x-amz-server-side-encryption-customer-algorithm", "AES256", "NotImplemented"),
+            ("x-amz-copy-source-server-side-encryption-customer-key", "k", "NotImplemented"),
+            ("x-amz-server-side-encryption", "aws:kms", "NotImplemented"),
+            ("x-amz-server-side-encryption", "rot13", "InvalidArgument"),
+            ("x-amz-object-lock-mode", "COMPLIANCE", "NotImplemented"),
+            ("x-amz-bucket-object-lock-enabled", "true", "NotImplemented"),
+            ("x-amz-tagging", "a=b", "NotImplemented"),
+            ("x-amz-acl", "public-read", "NotImplemented"),
+            ("x-amz-grant-read", "id=x", "NotImplemented"),
+            ("x-amz-checksum-sha512", "x", "NotImplemented"),
+            ("x-amz-checksum-algorithm", "XXHASH3", "NotImplemented"),
+        ] {
+            let refused = refuse_headers(&headers(&[(name, value)])).expect_err(name);
+            assert_eq!(refused.code().as_str(), code, "{name}");
+        }
+        let fine = [("x-amz-server-side-encryption", "AES256"), ("x-amz-acl", "private"), ("x-amz-meta-tagging", "x")];
+        assert!(refuse_headers(&headers(&fine)).is_ok());
+    }
+
+    #[test]
+    fn digests_must_be_well_formed_and_alone() {
+        assert!(md5_value("XrY7u+Ae7tCTyyK7j1rNww==").is_ok());
+        assert!(md5_value("XrY7u+Ae7tCTyyK7j1rN").is_err());
+        let none = HeaderMap::new();
+        let sent = |a, v: &str| vec![(a, v.to_owned())];
+        assert!(claims(&none, None, sent(ChecksumAlgorithm::Crc32, "AAAAAA=="), None).is_ok());
+        assert!(claims(&none, None, sent(ChecksumAlgorithm::Crc32, "AAAA"), None).is_err());
+        let two = vec![(ChecksumAlgorithm::Crc32, "AAAAAA==".to_owned()), (ChecksumAlgorithm::Crc32c, "AAAAAA==".to_owned())];
+        assert!(claims(&none, None, two, None).is_err());
+        let trailer = headers(&[("x-amz-trailer", "x-amz-checksum-crc32")]);
+        assert!(claims(&trailer, None, Vec::new(), None).is_err(), "a trailer needs a body that can have one");
+        let named = headers(&[("x-amz-sdk-checksum-algorithm", "CRC32")]);
+        assert!(claims(&named, None, Vec::new(), None).is_err());
+        assert!(claims(&named, None, sent(ChecksumAlgorithm::Crc32c, "AAAAAA=="), None).is_err());
+    }
+
+    #[test]
+    fn entity_tag_conditions_win_over_dates() {
+        let version = VersionRow {
+            modified_ms: 1_700_000_000_500,
+            content: Some(Content { etag: "abc".into(), ..Content::default() }),
+            ..VersionRow::default()
+        };
+        let tag = |value: &str| Some(ETagCondition::ETag(ETag::Strong(value.into())));
+        let at = |ms| Some(super::super::answer::timestamp(ms));
+        let judge = |conditions: ReadConditions| conditions.judge(&version);
+        let none = ReadConditions::default;
+        assert_eq!(judge(none()), Verdict::Proceed);
+        assert_eq!(judge(ReadConditions { if_match: tag("x"), ..none() }), Verdict::Failed);
+        assert_eq!(judge(ReadConditions { if_match: tag("abc"), if_unmodified_since: at(0), ..none() }), Verdict::Proceed);
+        assert_eq!(judge(ReadConditions { if_none_match: tag("abc"), ..none() }), Verdict::NotModified);
+        assert_eq!(
+            judge(ReadConditions { if_none_match: tag("x"), if_modified_since: at(1_800_000_000_000), ..none() }),
+            Verdict::Proceed
+        );
+        assert_eq!(judge(ReadConditions { if_modified_since: at(1_700_000_000_000), ..none() }), Verdict::NotModified);
+        assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_700_000_000_000), ..none() }), Verdict::Proceed);
+        assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_699_999_999_000), ..none() }), Verdict::Failed);
+    }
+
+    #[test]
+    fn metadata_limits() {
+        let of = |len: usize| Metadata::from([("n".to_owned(), "v".repeat(len))]);
+        assert!(user_metadata(Some(&of(2047))).is_ok());
+        assert_eq!(user_metadata(Some(&of(2048))).expect_err("too large").code().as_str(), "MetadataTooLarge");
+        assert_eq!(without_aws_chunked("aws-chunked,gzip"), "gzip");
+        assert!(check_new_key("a/../b").is_ok());
+        assert!(check_new_key("a\u{1}").is_err());
+        assert!(check_new_key(&"k".repeat(1025)).is_err());
+    }
+}

@@ -1,0 +1,354 @@
+//! The HTTP server: connections, their limits and their end. What a request means is [`crate::s3`]'s business.
+//!
+//! Invariants:
+//! * At most [`Limits::connections`] are open; the next one waits in the kernel's queue.
+//! * Nothing waits for ever: not for a request's head ([`Limits::header_read`]), not on a silent connection
+//!   ([`Limits::idle`], or [`Limits::stall`] while a request runs), not on one request ([`Limits::request`], R9).
+//! * Every answer carries `x-amz-request-id`, and every error body names it.
+//! * After the shutdown signal no new request starts, and those that run may finish for [`Limits::drain`].
+
+mod digest;
+mod io;
+
+use crate::auth::{Authenticator, Gatekeeper};
+use crate::engine::Gateway;
+use crate::s3::error;
+use crate::s3::service::Service;
+use bytes::Bytes;
+use digest::{Fault, watch};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use io::{Activity, Busy, TimedIo};
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::host::{DomainError, S3Host, VirtualHost};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpResponse, S3Error, S3Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Most bytes of an aws-chunked body's chunk, which a signed body needs whole in memory.
+const MAX_AWS_CHUNK: usize = 8 << 20;
+/// Most bytes of an XML body: 1000 keys to delete or 10,000 parts to complete, generously.
+const MAX_XML: usize = 8 << 20;
+
+/// What connections and requests may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections.
+    pub connections: usize,
+    /// For the head of a request, from the first wait for it.
+    pub header_read: Duration,
+    /// Without a request and without a byte.
+    pub idle: Duration,
+    /// With a request, but without a byte in either direction.
+    pub stall: Duration,
+    /// For one request (R9: a request lives 12 hours at most).
+    pub request: Duration,
+    /// For running requests after the shutdown signal.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 4096,
+            header_read: Duration::from_secs(60),
+            idle: Duration::from_secs(120),
+            stall: Duration::from_secs(900),
+            request: Duration::from_secs(12 * 3600),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that still had a request when the time was up, and were cut.
+    pub cut: usize,
+}
+
+/// Builds the S3 service. `domains`: names under which buckets are host names (`bucket.domain`), besides paths.
+pub fn service(gateway: &Arc<Gateway>, domains: &[String]) -> Result<S3Service, DomainError> {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = MAX_XML;
+    config.aws_chunked_stream_max_chunk_size = MAX_AWS_CHUNK;
+    config.put_object_max_size = Some(crate::engine::MAX_SINGLE);
+    // A signature made for another service must not open this one.
+    config.sig_v4_allowed_services = vec!["s3".to_owned()];
+    config.enable_sig_v2 = false;
+    config.allow_post_signature = false;
+
+    let mut builder = S3ServiceBuilder::new(Service::new(Arc::clone(gateway)));
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    // Without an authenticator s3s would skip the access check and let everybody in.
+    builder.set_auth(Authenticator::new(Arc::clone(gateway.metadata())));
+    builder.set_access(Gatekeeper::new(Arc::clone(gateway.metadata())));
+    if !domains.is_empty() {
+        builder.set_host(Domains::new(domains)?);
+    }
+    Ok(builder.build())
+}
+
+/// Virtual hosts under the configured domains; every other host is addressed by path.
+#[derive(Debug)]
+struct Domains(Vec<String>);
+
+impl Domains {
+    fn new(domains: &[String]) -> Result<Domains, DomainError> {
+        // s3s knows what a domain is and that two of them must not overlap.
+        s3s::host::MultiDomain::new(domains)?;
+        Ok(Domains(domains.iter().map(|domain| domain.to_ascii_lowercase()).collect()))
+    }
+}
+
+impl S3Host for Domains {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let name = name.to_ascii_lowercase();
+        for domain in &self.0 {
+            if let Some(bucket) = name.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'))
+                && !bucket.is_empty()
+            {
+                return Ok(VirtualHost::new(domain.as_str()).with_bucket(bucket.to_owned()));
+            }
+        }
+        Ok(VirtualHost::new(host))
+    }
+}
+
+/// Serves until `shutdown` is true (or its sender is gone), then drains.
+pub async fn serve(
+    listener: TcpListener,
+    service: S3Service,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) -> Drained {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let slot = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        let accepted = tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (service, stop) = (service.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    connection(stream, peer, service, limits, stop).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, usually: others will be closed, so wait a little instead of spinning.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    let cut = match tokio::time::timeout(limits.drain, all_ended).await {
+        Ok(()) => 0,
+        Err(_) => connections.len(),
+    };
+    connections.shutdown().await;
+    Drained { cut }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S3Service,
+    limits: Limits,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %peer, "TCP_NODELAY");
+    }
+    let activity = Arc::new(Activity::new());
+    let io = TokioIo::new(TimedIo::new(stream, Arc::clone(&activity)));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_read);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128);
+    let handler = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |req| answer(service.clone(), Busy::new(&activity), limits, req))
+    };
+    let connection = builder.serve_connection(io, handler);
+    tokio::pin!(connection);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, %peer, "connection ended");
+                }
+                return;
+            }
+            _ = shutdown.wait_for(|stop| *stop), if !draining => {
+                draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = activity.silent(limits.idle, limits.stall) => {
+                tracing::debug!(%peer, "silent connection closed");
+                return;
+            }
+        }
+    }
+}
+
+async fn answer(
+    service: S3Service,
+    busy: Busy,
+    limits: Limits,
+    req: Request<Incoming>,
+) -> Result<HttpResponse, std::convert::Infallible> {
+    let id = request_id();
+    let started = Instant::now();
+    let (method, path) = (req.method().clone(), req.uri().path().to_owned());
+    let mut response = match tokio::time::timeout(limits.request, dispatch(service, req)).await {
+        Ok(response) => response,
+        Err(_) => error_response(error::custom(
+            "RequestTimeout",
+            StatusCode::BAD_REQUEST,
+            "The request took longer than a request may.",
+        )),
+    };
+    identify(&mut response, &id);
+    if method == Method::HEAD {
+        let length = response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::empty();
+        if let Some(length) = length {
+            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        }
+    }
+    tracing::debug!(%id, %method, path, status = response.status().as_u16(), took = ?started.elapsed(), "answered");
+    drop(busy);
+    Ok(response)
+}
+
+async fn dispatch(service: S3Service, req: Request<Incoming>) -> HttpResponse {
+    if is_form(&req) {
+        return error_response(error::not_implemented("PostObject"));
+    }
+    let fault = Arc::new(Fault::default());
+    let req = if !has_xml(&req) {
+        req.map(Body::from)
+    } else {
+        match watch(req.headers(), has_query(&req, "uploadId"), &fault) {
+            Ok(over) => req.map(|body| Body::http_body_unsync(over(body))),
+            Err(refused) => return error_response(refused),
+        }
+    };
+    let answered = service.call(req).await;
+    if let Some(refused) = fault.take() {
+        // s3s calls a body that can't be read an internal error; it was the client's.
+        return error_response(refused);
+    }
+    match answered {
+        Ok(response) => response,
+        Err(failed) => error_response(error::internal(&failed)),
+    }
+}
+
+/// A browser's form upload. Refused before its parts are parsed.
+fn is_form(req: &Request<Incoming>) -> bool {
+    let kind = req.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    req.method() == Method::POST && kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
+}
+
+/// Requests with a short XML body. Other bodies are streamed, and their digests are the engine's business.
+fn has_xml(req: &Request<Incoming>) -> bool {
+    req.method() == Method::POST || (req.method() == Method::PUT && has_query(req, "encryption"))
+}
+
+fn has_query(req: &Request<Incoming>, name: &str) -> bool {
+    let query = req.uri().query().unwrap_or_default();
+    query.split('&').any(|pair| pair.split('=').next() == Some(name))
+}
+
+/// 64 random bits in hex, upper case as S3 writes them.
+fn request_id() -> String {
+    let number = getrandom::u64().unwrap_or_default();
+    format!("{number:016X}")
+}
+
+fn error_response(error: S3Error) -> HttpResponse {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// Puts the request's id into the answer's head, and into its body if that is an error.
+fn identify(response: &mut HttpResponse, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        response.headers_mut().insert("x-amz-request-id", value);
+    }
+    response.headers_mut().insert(header::SERVER, HeaderValue::from_static("Stele"));
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return;
+    }
+    let Some(body) = response.body().bytes() else { return };
+    let Some(end) = find(&body, b"</Error>") else { return };
+    let mut named = Vec::with_capacity(body.len() + 64);
+    named.extend_from_slice(&body[..end]);
+    if find(&body, b"<RequestId>").is_none() {
+        named.extend_from_slice(format!("<RequestId>{id}</RequestId>").as_bytes());
+    }
+    named.extend_from_slice(&body[end..]);
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    *response.body_mut() = Body::from(Bytes::from(named));
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_below_the_domains_are_buckets_and_others_are_not() {
+        let domains = Domains::new(&["s3.example.org".to_owned()]).expect("a domain");
+        let bucket = |host| domains.parse_host_header(host).ok().and_then(|v| v.bucket().map(str::to_owned));
+        assert_eq!(bucket("docs.s3.example.org").as_deref(), Some("docs"));
+        assert_eq!(bucket("Docs.S3.example.org:9000").as_deref(), Some("docs"));
+        assert_eq!(bucket("a.b.s3.example.org").as_deref(), Some("a.b"));
+        for path_style in ["s3.example.org", "localhost:9000", "evils3.example.org", "docs.other.org", "[::1]:9000"] {
+            assert_eq!(bucket(path_style), None, "{path_style}");
+        }
+        assert!(Domains::new(&["not a domain".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn every_error_names_its_request() {
+        let mut response = error_response(error::no_such_key());
+        identify(&mut response, "00000000000000AB");
+        assert_eq!(response.headers().get("x-amz-request-id").map(HeaderValue::as_bytes), Some(&b"00000000000000AB"[..]));
+        let body = response.body().bytes().expect("a body");
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.contains("<Code>NoSuchKey</Code>") && text.contains("<RequestId>00000000000000AB</RequestId></Error>"));
+    }
+}

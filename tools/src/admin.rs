@@ -1,0 +1,207 @@
+//! The admin port: health for whoever watches, and operators' commands behind a token.
+//!
+//! * `GET /health/live`: 200 as long as the process answers.
+//! * `GET /health/ready`: 200 while reads *and* writes are served; 503 with a line that says why not while the server
+//!   starts, stops or is read-only. `GET /health/ready?for=reads`: 200 in read-only mode, too, for a balancer that should
+//!   go on sending reads.
+//! * `GET /v1/status`, `POST /v1/journal/seal[?wait=true]`: with `Authorization: Bearer <token>`.
+
+use crate::admin_client::{DriveAnswer, SealAnswer, SealedAnswer, StatusAnswer};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use metadata::client::{MetadataClient, Mode};
+use metadata::service::Metadata;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+/// How long the end of the admin port waits for its last answers.
+const DRAIN: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Starting,
+    Running(Arc<Metadata>),
+    Stopping,
+}
+
+/// What the admin port knows of the server.
+#[derive(Default)]
+pub struct AdminState(RwLock<Stage>);
+
+impl std::fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminState")
+    }
+}
+
+impl AdminState {
+    /// The start is over.
+    pub fn ready(&self, metadata: Arc<Metadata>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Running(metadata);
+    }
+
+    /// The end has begun.
+    pub fn stopping(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Stopping;
+    }
+
+    /// The service, or why there is none.
+    fn metadata(&self) -> Result<Arc<Metadata>, &'static str> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Starting => Err("starting"),
+            Stage::Running(metadata) => Ok(Arc::clone(metadata)),
+            Stage::Stopping => Err("stopping"),
+        }
+    }
+}
+
+/// The running admin port.
+#[derive(Debug)]
+pub struct Admin {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Admin {
+    /// Serves on `listener`.
+    pub fn start(listener: TcpListener, state: Arc<AdminState>, token: Zeroizing<String>) -> Admin {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let router = router(state, token);
+        let task = tokio::spawn(async move {
+            let serving = axum::serve(listener, router).with_graceful_shutdown(async {
+                let _either_way = stopped.await;
+            });
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin port failed");
+            }
+        });
+        Admin { stop, task }
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        let _gone = self.stop.send(());
+        let mut task = self.task;
+        if tokio::time::timeout(DRAIN, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
+    let private = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/journal/seal", post(seal))
+        .layer(from_fn_with_state(Arc::new(token), authenticate));
+    Router::new()
+        .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/ready", get(ready))
+        .merge(private)
+        .with_state(state)
+}
+
+async fn authenticate(State(token): State<Arc<Zeroizing<String>>>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    // Hashes of equal length, compared in constant time by blake3: how much of a guess was right does not show.
+    if codec_hash(shown) != codec_hash(&token) {
+        return (StatusCode::UNAUTHORIZED, "the admin token is missing or wrong\n").into_response();
+    }
+    next.run(request).await
+}
+
+fn codec_hash(text: &str) -> blake3::Hash {
+    blake3::hash(text.as_bytes())
+}
+
+fn unavailable(reason: impl std::fmt::Display) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+}
+
+async fn ready(State(state): State<Arc<AdminState>>, request: Request) -> Response {
+    let metadata = match state.metadata() {
+        Ok(metadata) => metadata,
+        Err(stage) => return unavailable(stage),
+    };
+    let status = metadata.status();
+    match status.mode {
+        Mode::Serving => "ready\n".into_response(),
+        Mode::ReadOnly if request.uri().query() == Some("for=reads") => "read-only\n".into_response(),
+        Mode::ReadOnly => unavailable(format_args!("read-only: {}", status.reason)),
+    }
+}
+
+async fn status(State(state): State<Arc<AdminState>>) -> Response {
+    match state.metadata() {
+        Ok(metadata) => Json(describe(&metadata)).into_response(),
+        Err(stage) => unavailable(stage),
+    }
+}
+
+fn describe(metadata: &Metadata) -> StatusAnswer {
+    let status = metadata.status();
+    StatusAnswer {
+        mode: match status.mode {
+            Mode::Serving => "serving".to_owned(),
+            Mode::ReadOnly => "read-only".to_owned(),
+        },
+        reason: status.reason,
+        geometry: status.geometry.to_string(),
+        epoch: status.epoch.0,
+        applied: status.applied.0,
+        sealed: status.sealed.0,
+        drives: status
+            .drives
+            .into_iter()
+            .map(|drive| DriveAnswer {
+                journal: status.ensemble.contains(&drive.id),
+                id: drive.id.to_string(),
+                path: drive.path,
+                state: drive.state.to_owned(),
+                total: drive.total,
+                free: drive.free,
+            })
+            .collect(),
+        warnings: status.warnings,
+    }
+}
+
+async fn seal(State(state): State<Arc<AdminState>>, request: Request) -> Response {
+    let metadata = match state.metadata() {
+        Ok(metadata) => metadata,
+        Err(stage) => return unavailable(stage),
+    };
+    // On its own task: a client that goes away must not leave a seal half way.
+    let sealing = tokio::spawn(async move {
+        let sealed = metadata.seal_now().await;
+        if let Err(error) = &sealed {
+            tracing::error!(%error, "sealing on request failed");
+        }
+        sealed
+    });
+    if request.uri().query() != Some("wait=true") {
+        return (StatusCode::ACCEPTED, Json(SealAnswer { report: None })).into_response();
+    }
+    match sealing.await {
+        Ok(Ok(report)) => {
+            let report = SealedAnswer {
+                upto: report.upto.0,
+                moved: report.moved,
+                stripes: report.stripes,
+                freed: report.freed,
+            };
+            Json(SealAnswer { report: Some(report) }).into_response()
+        }
+        Ok(Err(error)) => unavailable(error),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}

@@ -1,0 +1,181 @@
+//! The commands' end of the admin port: where it is, the token, and the answers.
+
+use crate::data_dir::{DataDirError, admin_address, read_private, token_path};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// For a request that does not wait for work.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Why a command got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Neither a directory nor an address.
+    #[error("say which server: --data DIR or --admin URL")]
+    NoServer,
+    /// The server's data directory.
+    #[error(transparent)]
+    Data(#[from] DataDirError),
+    /// No token for an address.
+    #[error("STELE_ADMIN_TOKEN is not set: it is in the file admin-token of the server's data directory")]
+    NoToken,
+    /// Not an address.
+    #[error("{0} is not an address like http://host:9001")]
+    Address(String),
+    /// Nobody answers.
+    #[error("no server answers at {url}: {reason}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server refused or failed.
+    #[error("the server answered {status}: {message}")]
+    Refused {
+        /// Its status.
+        status: StatusCode,
+        /// Its line.
+        message: String,
+    },
+    /// Something else answers there.
+    #[error("the answer of {0} is not understood: is it the admin port of a Stele server?")]
+    Answer(String),
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    /// `serving` or `read-only`.
+    pub mode: String,
+    /// Why it is read-only; empty while serving.
+    pub reason: String,
+    /// `K+M`.
+    pub geometry: String,
+    /// The current epoch.
+    pub epoch: u64,
+    /// The last journal entry.
+    pub applied: u64,
+    /// The last sealed journal entry.
+    pub sealed: u64,
+    /// All registered drives.
+    pub drives: Vec<DriveAnswer>,
+    /// What is not survived, for people.
+    pub warnings: Vec<String>,
+}
+
+/// A drive in [`StatusAnswer`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveAnswer {
+    /// Its identity, in hex.
+    pub id: String,
+    /// Where it is.
+    pub path: String,
+    /// `healthy`, `read-only`, `failed`, `absent` or `removed`.
+    pub state: String,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes free.
+    pub free: u64,
+    /// It carries the journal at present.
+    pub journal: bool,
+}
+
+/// `POST /v1/journal/seal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealAnswer {
+    /// What was done; absent when the server was not asked to wait.
+    pub report: Option<SealedAnswer>,
+}
+
+/// What a seal has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedAnswer {
+    /// The last sealed journal entry.
+    pub upto: u64,
+    /// Frames moved into data stripes.
+    pub moved: u64,
+    /// Stripes written.
+    pub stripes: u64,
+    /// Journal segments freed.
+    pub freed: u64,
+}
+
+/// Talks to one server.
+#[derive(Debug)]
+pub struct AdminClient {
+    base: String,
+    token: Zeroizing<String>,
+}
+
+impl AdminClient {
+    /// The server that runs on a data directory of this machine.
+    pub fn for_data_dir(root: &Path) -> Result<AdminClient, ClientError> {
+        let base = format!("http://{}", admin_address(root)?);
+        let token = Zeroizing::new(read_private(&token_path(root))?);
+        Ok(AdminClient { base, token: Zeroizing::new(token.trim().to_owned()) })
+    }
+
+    /// A server elsewhere.
+    pub fn for_url(url: &str) -> Result<AdminClient, ClientError> {
+        let base = url.trim_end_matches('/');
+        if !base.starts_with("http://") {
+            return Err(ClientError::Address(url.to_owned()));
+        }
+        let token = std::env::var("STELE_ADMIN_TOKEN").map_err(|_| ClientError::NoToken)?;
+        Ok(AdminClient { base: base.to_owned(), token: Zeroizing::new(token) })
+    }
+
+    /// The server's condition.
+    pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
+        let answer = self.request(Method::GET, "/v1/status");
+        tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| self.unreachable("it takes too long"))?
+    }
+
+    /// Seals the journal. With `wait` this takes as long as it takes.
+    pub async fn seal(&self, wait: bool) -> Result<SealAnswer, ClientError> {
+        if wait {
+            return self.request(Method::POST, "/v1/journal/seal?wait=true").await;
+        }
+        let answer = self.request(Method::POST, "/v1/journal/seal");
+        tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| self.unreachable("it takes too long"))?
+    }
+
+    fn unreachable(&self, reason: impl ToString) -> ClientError {
+        ClientError::Unreachable { url: self.base.clone(), reason: reason.to_string() }
+    }
+
+    async fn request<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+        let address = format!("{}{path}", self.base);
+        let authorization = format!("Bearer {}", self.token.as_str());
+        let request = Request::builder()
+            .method(method)
+            .uri(&address)
+            .header(hyper::header::AUTHORIZATION, authorization)
+            .body(Empty::<Bytes>::new())
+            .map_err(|_| ClientError::Address(self.base.clone()))?;
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let response = client.request(request).await.map_err(|error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            self.unreachable(source.unwrap_or_else(|| error.to_string()))
+        })?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| self.unreachable(error))?.to_bytes();
+        if !status.is_success() {
+            let message = String::from_utf8_lossy(&body).lines().next().unwrap_or_default().to_owned();
+            return Err(ClientError::Refused { status, message });
+        }
+        serde_json::from_slice(&body).map_err(|_| ClientError::Answer(self.base.clone()))
+    }
+}

@@ -1,0 +1,263 @@
+//! The command line. Every command ends with 0 or says in one line on standard error why not.
+
+use crate::admin_client::{AdminClient, ClientError, SealAnswer, StatusAnswer};
+use crate::data_dir::DataDirError;
+use crate::offline::OfflineError;
+use crate::serve::{ServeError, ServeOptions};
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "stele", version, about = "An S3-compatible archival object store.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve S3 from a data directory on this machine; the first start sets it up.
+    Serve(Serve),
+    /// Show the condition of a running server.
+    Status(Status),
+    /// The journal of a running server.
+    #[command(subcommand)]
+    Journal(Journal),
+    /// Throw the index away, so that the next start rebuilds it from the drives. The server must be stopped.
+    RebuildIndex(Offline),
+    /// The key-encryption key.
+    #[command(subcommand)]
+    Key(Key),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Directory that holds everything of a single-machine set-up.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// First start: how many drive directories to make below DIR [default: 6].
+    #[arg(long, value_name = "N", conflicts_with = "drive")]
+    drives: Option<usize>,
+    /// A drive's directory; once per drive.
+    #[arg(long, value_name = "PATH")]
+    drive: Vec<PathBuf>,
+    /// First start: data and parity shards of a stripe [default: by the number of drives].
+    #[arg(long, value_name = "K+M")]
+    geometry: Option<codec::erasure::Geometry>,
+    /// Where to serve S3.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    s3: SocketAddr,
+    /// Where to serve health checks and operators' commands.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9001")]
+    admin: SocketAddr,
+    /// Accounts to create or change: [[account]] with name, access_key, secret_key, and id and display_name if wanted.
+    #[arg(long, value_name = "FILE")]
+    accounts: Option<PathBuf>,
+    /// A domain under which buckets are host names (bucket.NAME); once per domain.
+    #[arg(long, value_name = "NAME")]
+    domain: Vec<String>,
+}
+
+/// How a command finds its server.
+#[derive(Debug, Args)]
+struct Server {
+    /// The server's data directory, on the same machine.
+    #[arg(long, value_name = "DIR", required_unless_present = "admin")]
+    data: Option<PathBuf>,
+    /// The server's admin address, such as http://host:9001; the token comes from STELE_ADMIN_TOKEN.
+    #[arg(long, value_name = "URL", conflicts_with = "data")]
+    admin: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Status {
+    #[command(flatten)]
+    server: Server,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Journal {
+    /// Seal the journal into erasure-coded stripes now.
+    Seal {
+        #[command(flatten)]
+        server: Server,
+        /// Wait until it is done.
+        #[arg(long)]
+        wait: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go on without changes that are lost, after a start that could serve reads only. The server must be stopped; its
+    /// next start keeps the old index aside, says what is lost, and serves writes again.
+    AcceptLoss {
+        /// The server's data directory.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Offline {
+    /// The server's data directory.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Key {
+    /// Print the key in hex, to be kept in another place than the drives.
+    Export(Offline),
+}
+
+/// Why a command failed: one line for standard error.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
+    #[error(transparent)]
+    Data(#[from] DataDirError),
+    #[error("the runtime could not be started: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("stele: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, CommandError> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    match command {
+        Command::Serve(serve) => {
+            crate::logging::start();
+            runtime.block_on(crate::serve::run(options(serve)))?;
+        }
+        Command::Status(Status { server, json }) => {
+            let status = runtime.block_on(async { client(&server)?.status().await })?;
+            print_status(&status, json);
+        }
+        Command::Journal(Journal::Seal { server, wait, json }) => {
+            let answer = runtime.block_on(async { client(&server)?.seal(wait).await })?;
+            print_seal(&answer, json);
+        }
+        Command::Journal(Journal::AcceptLoss { data }) => {
+            crate::offline::accept_loss(&data)?;
+            println!("The next start accepts the loss. Start the server now; it lists what is lost.");
+        }
+        Command::RebuildIndex(Offline { data }) => {
+            let kept = crate::offline::rebuild_index(&data)?;
+            match kept {
+                Some(path) => println!("The index was moved to {}. The next start rebuilds it from the drives.", path.display()),
+                None => println!("There was no index. The next start rebuilds it from the drives."),
+            }
+        }
+        Command::Key(Key::Export(Offline { data })) => println!("{}", crate::offline::export_key(&data)?.as_str()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(serve: Serve) -> ServeOptions {
+    ServeOptions {
+        data: serve.data,
+        drives: serve.drives,
+        drive_paths: serve.drive,
+        geometry: serve.geometry,
+        s3: serve.s3,
+        admin: serve.admin,
+        accounts: serve.accounts,
+        domains: serve.domain,
+    }
+}
+
+fn client(server: &Server) -> Result<AdminClient, ClientError> {
+    match (&server.data, &server.admin) {
+        (Some(data), _) => AdminClient::for_data_dir(data),
+        (None, Some(url)) => AdminClient::for_url(url),
+        (None, None) => Err(ClientError::NoServer),
+    }
+}
+
+fn print_status(status: &StatusAnswer, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(status).unwrap_or_default());
+        return;
+    }
+    match status.reason.as_str() {
+        "" => println!("{}", status.mode),
+        reason => println!("{}: {reason}", status.mode),
+    }
+    println!("geometry {}  epoch {}  journal {} (sealed up to {})", status.geometry, status.epoch, status.applied, status.sealed);
+    for drive in &status.drives {
+        let journal = if drive.journal { "  journal" } else { "" };
+        let free = drive.free >> 20;
+        let total = drive.total >> 20;
+        println!("drive {}  {:<9}  {free} of {total} MiB free  {}{journal}", &drive.id[..8.min(drive.id.len())], drive.state, drive.path);
+    }
+    for warning in &status.warnings {
+        println!("warning: {warning}");
+    }
+}
+
+fn print_seal(answer: &SealAnswer, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(answer).unwrap_or_default());
+        return;
+    }
+    match &answer.report {
+        Some(report) => println!(
+            "sealed up to {}: {} frames moved into {} stripes, {} journal segments freed",
+            report.upto, report.moved, report.stripes, report.freed
+        ),
+        None => println!("sealing has begun"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        for line in [
+            "stele serve --data d --drives 6 --geometry 4+2 --s3 127.0.0.1:0 --admin 127.0.0.1:0",
+            "stele serve --data d --drive a --drive b --domain s3.example.org --accounts f.toml",
+            "stele status --data d --json",
+            "stele status --admin http://h:1",
+            "stele journal seal --data d --wait",
+            "stele journal accept-loss --data d",
+            "stele rebuild-index --data d",
+            "stele key export --data d",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "stele serve",
+            "stele serve --data d --drives 2 --drive a",
+            "stele serve --data d --geometry 4",
+            "stele status",
+            "stele status --data d --admin http://h:1",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The data directory of a single-machine set-up.
+//!
+//! ```text
+//! config        TOML: where the drives are, and whose
+//! lock          held while a server or an offline command runs
+//! credentials   TOML, mode 0600: the first account
+//! admin-token   mode 0600: what commands show to the admin port
+//! admin-address where the running server's admin port is
+//! accept-loss   there when an operator has accepted a loss: the next start does
+//! keys/kek      mode 0600: the key-encryption key
+//! drives/0..    drives made by `--drives N`
+//! index/        disposable: metadata's index and the node's
+//! ```
+//!
+//! Invariants:
+//! * `config` is written before the first drive is formatted and names the cluster only once there is one. From then on no
+//!   empty directory is formatted (R18): metadata's start sees to that, and is told the cluster.
+//! * A file is replaced whole and durably: written aside, synced, renamed, its directory synced.
+
+use codec::id::ClusterId;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The newest layout of `config` that this code writes.
+const CONFIG_VERSION: u32 = 1;
+
+/// What can't be done with a data directory.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// There is no set-up there.
+    #[error("{0} is not a data directory of Stele: it has no config file")]
+    NotSetUp(PathBuf),
+    /// It holds other things.
+    #[error("{0} is not empty and has no config file: not touched")]
+    NotEmpty(PathBuf),
+    /// Another process works on it.
+    #[error("{0} is in use by another stele process")]
+    InUse(PathBuf),
+    /// `config` can't be understood.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A secret that others may read.
+    #[error("{path} has mode {mode:o}: nobody but its owner may read it (chmod 600)")]
+    TooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The system refused something.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The file `config`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    version: u32,
+    /// The cluster's identity, in hex; absent until the first start has made one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The geometry asked for at first start, for a start that was interrupted before it was fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub geometry: Option<String>,
+    /// The drives' directories; relative to the data directory unless absolute.
+    pub drives: Vec<PathBuf>,
+}
+
+impl Config {
+    /// A set-up that begins.
+    pub fn new(geometry: Option<String>, drives: Vec<PathBuf>) -> Config {
+        Config { version: CONFIG_VERSION, cluster: None, geometry, drives }
+    }
+
+    /// The cluster's identity; `None` until there is one.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        ClusterId::from_slice(&hex::decode(self.cluster.as_ref()?).ok()?)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.version != CONFIG_VERSION {
+            return Err(format!("version {} is unknown to this stele (it knows {CONFIG_VERSION})", self.version));
+        }
+        if self.cluster.is_some() && self.cluster_id().is_none() {
+            return Err("cluster is not 32 hex digits".to_owned());
+        }
+        if self.drives.is_empty() {
+            return Err("there are no drives".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// A locked data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Locks the directory, making it first if `create`; without `create` it must be set up.
+    pub fn open(root: &Path, create: bool) -> Result<DataDir, DataDirError> {
+        let failed = |source| DataDirError::Io { path: root.to_owned(), source };
+        if create {
+            std::fs::create_dir_all(root).map_err(failed)?;
+        }
+        let root = root.canonicalize().map_err(failed)?;
+        let set_up = root.join("config").exists();
+        if !set_up && !create {
+            return Err(DataDirError::NotSetUp(root));
+        }
+        if !set_up && !holds_nothing(&root).map_err(failed)? {
+            return Err(DataDirError::NotEmpty(root));
+        }
+        let path = root.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| DataDirError::Io { path: path.clone(), source })?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(DataDir { root, _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::InUse(root)),
+            Err(errno) => Err(DataDirError::Io { path, source: errno.into() }),
+        }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `config`; `None` before the first start.
+    pub fn config(&self) -> Result<Option<Config>, DataDirError> {
+        let path = self.root.join("config");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DataDirError::Io { path, source }),
+        };
+        let config: Config = toml::from_str(&text)
+            .map_err(|error| DataDirError::Config { path: path.clone(), reason: error.message().to_owned() })?;
+        config.check().map_err(|reason| DataDirError::Config { path, reason })?;
+        Ok(Some(config))
+    }
+
+    /// Replaces `config`.
+    pub fn write_config(&self, config: &Config) -> Result<(), DataDirError> {
+        let path = self.root.join("config");
+        let text = toml::to_string(config)
+            .map_err(|error| DataDirError::Config { path: path.clone(), reason: error.to_string() })?;
+        write_durably(&path, text.as_bytes(), 0o644)
+    }
+
+    /// A drive's directory.
+    pub fn drive_path(&self, entry: &Path) -> PathBuf {
+        self.root.join(entry)
+    }
+
+    /// The file of the key-encryption key.
+    pub fn key_path(&self) -> PathBuf {
+        self.root.join("keys").join("kek")
+    }
+
+    /// Where the indexes are.
+    pub fn index_path(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// The mark of an accepted loss.
+    pub fn accept_loss_path(&self) -> PathBuf {
+        self.root.join("accept-loss")
+    }
+
+    /// The file of the first account's credentials.
+    pub fn credentials_path(&self) -> PathBuf {
+        self.root.join("credentials")
+    }
+
+    /// The admin token, made on first use.
+    pub fn admin_token(&self) -> Result<Zeroizing<String>, DataDirError> {
+        let path = token_path(&self.root);
+        match read_private(&path) {
+            Ok(token) => Ok(Zeroizing::new(token.trim().to_owned())),
+            Err(DataDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let token = Zeroizing::new(hex::encode(random::<32>(&path)?));
+                write_durably(&path, format!("{}\n", token.as_str()).as_bytes(), 0o600)?;
+                Ok(token)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells commands where the admin port of this start is.
+    pub fn write_admin_address(&self, address: std::net::SocketAddr) -> Result<(), DataDirError> {
+        write_durably(&self.root.join("admin-address"), format!("{address}\n").as_bytes(), 0o644)
+    }
+}
+
+/// The admin token of a data directory that a server may have locked.
+pub fn token_path(root: &Path) -> PathBuf {
+    root.join("admin-token")
+}
+
+/// The admin address of the server that was started last on a data directory.
+pub fn admin_address(root: &Path) -> Result<String, DataDirError> {
+    let path = root.join("admin-address");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(DataDirError::NotSetUp(root.to_owned())),
+        Err(source) => Err(DataDirError::Io { path, source }),
+    }
+}
+
+/// Only what an interrupted first start or a file system leaves: nothing of anybody else's.
+fn holds_nothing(root: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if name != "lock" && name != "lost+found" && name != ".config.new" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Random bytes from the system.
+pub fn random<const N: usize>(for_path: &Path) -> Result<[u8; N], DataDirError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| DataDirError::Io { path: for_path.to_owned(), source: io::Error::other(error.to_string()) })?;
+    Ok(bytes)
+}
+
+/// Reads a secret that nobody but its owner may read.
+pub fn read_private(path: &Path) -> Result<String, DataDirError> {
+    let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(DataDirError::TooOpen { path: path.to_owned(), mode });
+    }
+    io::read_to_string(file).map_err(failed)
+}
+
+/// Replaces a file whole and durably.
+pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DataDirError> {
+    let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = directory.join(format!(".{name}.new"));
+    match std::fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&aside, path).map_err(failed)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_comes_back_and_nonsense_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), true).unwrap();
+        assert!(data.config().unwrap().is_none());
+        let mut config = Config::new(Some("4+2".into()), vec!["drives/0".into(), "/mnt/1".into()]);
+        data.write_config(&config).unwrap();
+        assert_eq!(data.config().unwrap().as_ref(), Some(&config));
+        config.cluster = Some(ClusterId([1; 16]).to_string());
+        data.write_config(&config).unwrap();
+        assert_eq!(data.config().unwrap(), Some(config));
+        assert_eq!(data.drive_path(Path::new("/mnt/1")), Path::new("/mnt/1"));
+        for text in ["", "version = 9\ndrives = [\"a\"]", "version = 1\ndrives = []", "nonsense = ["] {
+            std::fs::write(data.root().join("config"), text).unwrap();
+            assert!(matches!(data.config(), Err(DataDirError::Config { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_with_other_things_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("thesis.doc"), "x").unwrap();
+        assert!(matches!(DataDir::open(dir.path(), true), Err(DataDirError::NotEmpty(_))));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let absent = dir.path().join("absent");
+        assert!(DataDir::open(&absent, false).is_err());
+    }
+
+    #[test]
+    fn only_one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("data");
+        let first = DataDir::open(&root, true).unwrap();
+        assert!(matches!(DataDir::open(&root, true), Err(DataDirError::InUse(_))));
+        drop(first);
+        assert!(DataDir::open(&root, true).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), true).unwrap();
+        let token = data.admin_token().unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(data.admin_token().unwrap(), token);
+        let path = token_path(data.root());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(data.admin_token(), Err(DataDirError::TooOpen { .. })));
+    }
+}

@@ -1,0 +1,154 @@
+//! Which directories are the drives of a start.
+//!
+//! What is in them is for metadata's start to judge: it formats those of a first start, knows drives by their identity and
+//! not by their path, and refuses another cluster's (R18). Here is only where to look.
+
+use crate::data_dir::{Config, DataDir, DataDirError};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use storage_node::disk::Disk;
+use storage_node::disk::real::RealDisk;
+use storage_node::drive::{ProbedState, probe};
+use storage_node::sabotage::SabotageSet;
+
+/// Drives that a first start makes when nobody says how many.
+const DEFAULT_DRIVES: usize = 6;
+/// More than one machine has.
+const MAX_DRIVES: usize = 256;
+
+/// Why a start can't have its drives.
+#[derive(Debug, thiserror::Error)]
+pub enum DrivesError {
+    /// The data directory refused something.
+    #[error(transparent)]
+    Data(#[from] DataDirError),
+    /// A directory that is named twice.
+    #[error("{0} is named twice")]
+    Twice(PathBuf),
+    /// A number of drives that can't be.
+    #[error("the number of drives must be 1 to {MAX_DRIVES}")]
+    Number,
+    /// `--drives` or the number of `--drive` differs from what the set-up has.
+    #[error("this set-up has {has} drives, not {asked}; drives can't be added or removed yet")]
+    Differs {
+        /// What it has.
+        has: usize,
+        /// What was asked for.
+        asked: usize,
+    },
+}
+
+/// What the command line says of drives.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// `--drives`.
+    pub count: Option<usize>,
+    /// `--drive`.
+    pub paths: Vec<PathBuf>,
+}
+
+/// The set-up of a first start, not yet written.
+pub fn plan(wanted: &Wanted, geometry: Option<String>) -> Result<Config, DrivesError> {
+    let paths: Vec<PathBuf> = if wanted.paths.is_empty() {
+        let count = wanted.count.unwrap_or(DEFAULT_DRIVES).min(MAX_DRIVES + 1);
+        (0..count).map(|i| Path::new("drives").join(i.to_string())).collect()
+    } else {
+        absolute(&wanted.paths)?
+    };
+    if paths.is_empty() || paths.len() > MAX_DRIVES {
+        return Err(DrivesError::Number);
+    }
+    Ok(Config::new(geometry, paths))
+}
+
+fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DrivesError> {
+    let mut seen = HashSet::new();
+    paths
+        .iter()
+        .map(|path| {
+            let whole = std::path::absolute(path).map_err(|source| DataDirError::Io { path: path.clone(), source })?;
+            let same = whole.canonicalize().unwrap_or_else(|_| whole.clone());
+            if seen.insert(same) { Ok(whole) } else { Err(DrivesError::Twice(whole)) }
+        })
+        .collect()
+}
+
+/// The drives of a set-up. Directories are made only while there is no cluster; `config` takes up new paths.
+pub fn find(data: &DataDir, config: &mut Config, wanted: &Wanted) -> Result<Vec<Arc<dyn Disk>>, DrivesError> {
+    let asked = wanted.count.or((!wanted.paths.is_empty()).then_some(wanted.paths.len()));
+    let has = config.drives.len();
+    if let Some(asked) = asked.filter(|asked| *asked != has) {
+        return Err(DrivesError::Differs { has, asked });
+    }
+    if !wanted.paths.is_empty() {
+        let paths = absolute(&wanted.paths)?;
+        if paths != config.drives {
+            config.drives = paths;
+            data.write_config(config)?;
+        }
+    }
+    let paths: Vec<PathBuf> = config.drives.iter().map(|entry| data.drive_path(entry)).collect();
+    if config.cluster.is_none() {
+        for path in &paths {
+            std::fs::create_dir_all(path).map_err(|source| DataDirError::Io { path: path.clone(), source })?;
+            sync_parents(path);
+        }
+    }
+    Ok(paths.into_iter().map(|path| Arc::new(RealDisk::new(path, SabotageSet::default())) as Arc<dyn Disk>).collect())
+}
+
+/// A drive's directory must survive a crash like what is in it. A parent that can't be opened is somebody else's, who has
+/// made it long ago.
+fn sync_parents(path: &Path) {
+    for directory in path.ancestors().take(3).filter_map(|parent| std::fs::File::open(parent).ok()) {
+        let _somebody_elses = directory.sync_all();
+    }
+}
+
+/// Writes down whose drives they are, once a first start has made a cluster of them.
+pub fn record_cluster(data: &DataDir, config: &mut Config, disks: &[Arc<dyn Disk>]) -> Result<(), DrivesError> {
+    if config.cluster.is_some() {
+        return Ok(());
+    }
+    let ours = disks.iter().map(|disk| probe(Arc::clone(disk), None)).find(|drive| drive.state == ProbedState::Ours);
+    if let Some(identity) = ours.and_then(|drive| drive.identity) {
+        config.cluster = Some(identity.cluster.to_string());
+        data.write_config(config)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::id::ClusterId;
+
+    #[test]
+    fn directories_are_made_only_before_there_is_a_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), true).unwrap();
+        let mut config = plan(&Wanted { count: Some(3), ..Wanted::default() }, None).unwrap();
+        assert_eq!(find(&data, &mut config, &Wanted::default()).unwrap().len(), 3);
+        let lost = data.root().join("drives/1");
+        std::fs::remove_dir(&lost).unwrap();
+        config.cluster = Some(ClusterId([1; 16]).to_string());
+        assert_eq!(find(&data, &mut config, &Wanted::default()).unwrap().len(), 3);
+        assert!(!lost.exists());
+    }
+
+    #[test]
+    fn drives_may_move_but_not_change_in_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), true).unwrap();
+        let mut config = plan(&Wanted { count: Some(2), ..Wanted::default() }, None).unwrap();
+        let paths = vec![dir.path().join("a"), dir.path().join("b")];
+        find(&data, &mut config, &Wanted { paths: paths.clone(), ..Wanted::default() }).unwrap();
+        assert_eq!(data.config().unwrap().map(|c| c.drives), Some(paths.clone()));
+        let three = Wanted { count: Some(3), ..Wanted::default() };
+        assert!(matches!(find(&data, &mut config, &three), Err(DrivesError::Differs { has: 2, asked: 3 })));
+        let twice = Wanted { paths: vec![paths[0].clone(), paths[0].clone()], ..Wanted::default() };
+        assert!(matches!(plan(&twice, None), Err(DrivesError::Twice(_))));
+        assert!(matches!(plan(&Wanted { count: Some(0), ..Wanted::default() }, None), Err(DrivesError::Number)));
+    }
+}
