@@ -101,10 +101,8 @@ impl Identity {
         let text = std::str::from_utf8(bytes).ok()?;
         let line = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
         let id = |name| hex::decode(line(name)?).ok();
-        let identity = Identity {
-            cluster: ClusterId::from_slice(&id("cluster")?)?,
-            drive: DriveId::from_slice(&id("drive")?)?,
-        };
+        let identity =
+            Identity { cluster: ClusterId::from_slice(&id("cluster")?)?, drive: DriveId::from_slice(&id("drive")?)? };
         (identity.encode() == bytes).then_some(identity)
     }
 }
@@ -322,4 +320,3 @@ impl Health {
         }
     }
 }
-

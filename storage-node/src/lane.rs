@@ -9,8 +9,9 @@ use crate::disk::{DiskError, DiskFile};
 use crate::index::{SegmentRow, ShardPlace};
 use crate::journal::{JournalRecord, JournalSegment};
 use crate::kv::KvBatch;
+use crate::open::release_tail;
 use crate::sabotage::Sabotage;
-use crate::segment::{BLOCK_BYTES, SegmentMeta, Tail, class_dir, seal_record, seal_segment_header};
+use crate::segment::{BLOCK_BYTES, SegmentMeta, Tail, class_dir, seal_record, seal_segment_header, segment_path};
 use crate::write::{Append, Body, Reply, Writer, answer};
 use bytes::Bytes;
 use codec::block::blocks_for;
@@ -74,6 +75,8 @@ pub(crate) struct Lane {
     previous: Option<Closed>,
     /// The last segment's file, when it was closed in order and may still have a preallocated tail.
     retired: Option<(Arc<dyn DiskFile>, SegmentRow)>,
+    /// The last segment of the start before this one: its tail is released as soon as its closed length is recorded.
+    inherited: Option<Closed>,
     /// For the journal: the ensemble of the segments that follow by themselves, and the LSN that must come next.
     ensemble: Option<u64>,
     acked_lsn: Lsn,
@@ -93,6 +96,7 @@ impl Lane {
             open: None,
             previous,
             retired: None,
+            inherited: previous,
             ensemble: None,
             acked_lsn: Lsn(0),
             staged_lsn: Lsn(0),
@@ -407,6 +411,14 @@ impl Lane {
             }
             drive.index.put_segment(&mut batch, &row);
         }
+        if let Some(closed) = self.inherited.take() {
+            let path = segment_path(self.class, closed.number);
+            match release_tail(&drive, &path, closed.closed_blocks) {
+                // A journal segment that was sealed and freed meanwhile.
+                Ok(()) | Err(DiskError::NotFound { .. }) => {}
+                Err(error) => tracing::warn!(%error, "a preallocated tail could not be released"),
+            }
+        }
         writer.index_write(batch);
         if self.class == SegmentClass::Data {
             writer.reserve.fill(&drive);
@@ -429,13 +441,7 @@ fn segment_blocks(class: SegmentClass, writer: &Writer) -> u64 {
 }
 
 /// Preallocates up to `end` at least, in steps, and not beyond the segment's size unless a record is larger than that.
-fn allocate(
-    open: &mut OpenSegment,
-    end: u64,
-    limit: u64,
-    reserve: Reserve,
-    writer: &Writer,
-) -> Result<(), DiskError> {
+fn allocate(open: &mut OpenSegment, end: u64, limit: u64, reserve: Reserve, writer: &Writer) -> Result<(), DiskError> {
     if end <= open.allocated {
         return Ok(());
     }

@@ -276,8 +276,7 @@ fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
         let barrier = row.filter(|row| row.header == meta.header).map_or(0, |row| row.chain.block);
         let Ok(file) = open.files.get(&*open.disk, meta.class(), number) else { continue };
         let from = ScanFrom { chain: meta.start(), barrier, closed, deep: true };
-        let scanned =
-            scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
+        let scanned = scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
         match (meta.class(), closed) {
             // What is behind the barrier of an open segment may be a group that is being written right now.
             (SegmentClass::Data, Some(_)) => {
@@ -343,6 +342,9 @@ impl DriveHandle {
     fn status(&self) -> DriveStatus {
         let open = &self.open;
         let space = open.disk.space().ok();
+        // One after the other: both look into the journal's map, and a guard in the expression below would live too long.
+        let journal_segments = open.journal().len();
+        let damaged = open.damaged().len() as u64;
         DriveStatus {
             id: open.identity.drive,
             path: open.disk.path_hint(),
@@ -352,8 +354,8 @@ impl DriveHandle {
             filesystem_id: space.map_or(0, |s| s.filesystem_id),
             reserve: open.reserve_left.load(std::sync::atomic::Ordering::Relaxed),
             data_segments: open.data_segments(),
-            journal_segments: open.journal().len(),
-            damaged: open.damaged().len() as u64,
+            journal_segments,
+            damaged,
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
 use crate::read::Files;
 use crate::segment::{
-    Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header,
-    scan, segment_path,
+    Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header, scan,
+    segment_path,
 };
 use codec::id::Epoch;
 use codec::segment::{Closed, SegmentClass, SegmentHeader};
@@ -106,8 +106,8 @@ pub(crate) struct Recovered {
     pub next_number: u64,
     /// The last segment of each class: data, journal.
     pub previous: [Option<Closed>; 2],
-    /// Segments that nobody closed: to be synced, and then recorded in the index.
-    pub unsynced: Vec<SegmentRow>,
+    /// Segments that nobody closed: to be synced, and then, if they are whole, recorded in the index.
+    pub unsynced: Vec<(SegmentRow, bool)>,
     /// Closed segments that may still have a preallocated tail: path and closed blocks.
     pub tails: Vec<(String, u64)>,
     /// Files that were created and have no header: nothing was ever acknowledged in them.
@@ -190,10 +190,7 @@ enum Loaded {
 fn load_header(drive: &OpenDrive, class: SegmentClass, number: u64) -> Result<Loaded, DriveError> {
     let file = drive.files.get(&*drive.disk, class, number)?;
     let belongs = |h: &SegmentHeader| {
-        h.cluster == drive.identity.cluster
-            && h.drive == drive.identity.drive
-            && h.number == number
-            && h.class == class
+        h.cluster == drive.identity.cluster && h.drive == drive.identity.drive && h.number == number && h.class == class
     };
     match read_segment_header(&*file) {
         Ok(Ok(header)) if belongs(&header) => return Ok(Loaded::Header(Box::new(header))),
@@ -227,15 +224,15 @@ fn open_segment(
     recovered: &mut Recovered,
 ) -> Result<Closed, DriveError> {
     let row = drive.index.segment(meta.header.number)?.filter(|row| row.header == meta.header);
-    if let (SegmentClass::Data, Some(row), Some(closed)) = (meta.class(), &row, closed) {
-        if row.done && row.chain.block == closed.closed_blocks {
-            recovered.tails.push((meta.path(), closed.closed_blocks));
-            return Ok(closed);
-        }
+    if let (SegmentClass::Data, Some(row), Some(closed)) = (meta.class(), &row, closed)
+        && row.done
+        && row.chain.block == closed.closed_blocks
+    {
+        recovered.tails.push((meta.path(), closed.closed_blocks));
+        return Ok(closed);
     }
     let barrier = row.as_ref().map_or(0, |row| row.chain.block);
-    // The journal's map is in memory only, so its segments are always scanned from their beginning; and so is a segment
-    // in which damage was found: its row stays "not done", so that no start forgets the damage.
+    // The journal's map is in memory only, so its segments are always scanned from their beginning.
     let chain = match (meta.class(), row) {
         (SegmentClass::Data, Some(row)) if closed.is_none() || !row.done => row.chain,
         _ => meta.start(),
@@ -249,9 +246,7 @@ fn open_segment(
         None => {
             // What lies on the medium is not known to be synced yet.
             let row = SegmentRow { chain: scanned.chain, done: false, header: meta.header.clone() };
-            if scanned.damage.is_empty() {
-                recovered.unsynced.push(row);
-            }
+            recovered.unsynced.push((row, scanned.damage.is_empty()));
         }
     }
     let end = scanned.closed;
@@ -276,8 +271,10 @@ pub(crate) fn add_scanned(
     closed: bool,
     scanned: Scanned,
 ) -> Result<(), DriveError> {
+    // A segment with damage is scanned from its beginning by every start, so that the damage is not forgotten.
     let whole = scanned.damage.is_empty();
-    let row = SegmentRow { chain: scanned.chain, done: true, header: meta.header.clone() };
+    let chain = if whole { scanned.chain } else { meta.start() };
+    let row = SegmentRow { chain, done: whole, header: meta.header.clone() };
     let mut batch = KvBatch::new();
     if let Some(head) = meta.header.journal {
         drive.journal().add(JournalSegment {
@@ -295,9 +292,10 @@ pub(crate) fn add_scanned(
             let What::Shard(shard) = found.what else { continue };
             let place = ShardPlace { segment: meta.header.number, block: found.block };
             // A shard that was written again later lies in a newer segment; that copy is the one to read.
-            let newer = drive.index.place(shard)?.is_some_and(|known| {
-                known.segment > place.segment && drive.segment(known.segment).is_some()
-            });
+            let newer = drive
+                .index
+                .place(shard)?
+                .is_some_and(|known| known.segment > place.segment && drive.segment(known.segment).is_some());
             if !newer {
                 drive.index.put_place(&mut batch, shard, place);
             }
@@ -307,7 +305,7 @@ pub(crate) fn add_scanned(
         }
         drive.set_damage(meta.header.number, scanned.damage);
     }
-    if closed && whole {
+    if closed {
         drive.index.put_segment(&mut batch, &row);
     }
     drive.index.write(batch)?;

@@ -273,10 +273,12 @@ impl Writer {
         // The lock must outlive the thread, not this function.
         self.recovered.lock = recovered.lock;
         let mut batch = KvBatch::new();
-        for row in &recovered.unsynced {
+        for (row, whole) in &recovered.unsynced {
             let path = crate::segment::segment_path(row.header.class, row.header.number);
             self.drive.disk.open(&path, Access::ReadWrite)?.sync_data()?;
-            self.drive.index.put_segment(&mut batch, row);
+            if *whole {
+                self.drive.index.put_segment(&mut batch, row);
+            }
         }
         self.drive.index.write(batch)?;
         for path in &recovered.never_begun {
@@ -300,9 +302,7 @@ fn check_record(append: &Append) -> Result<(), WriteError> {
         return Err(WriteError::TooLarge { len, limit: MAX_RECORD_PAYLOAD });
     }
     let matches = match &append.body {
-        Body::Shard(header) => {
-            header.descriptor.is_present(header.index) && u64::from(header.payload_len()) == len
-        }
+        Body::Shard(header) => header.descriptor.is_present(header.index) && u64::from(header.payload_len()) == len,
         Body::Batch(batch) => *blake3::hash(&append.payload).as_bytes() == batch.hash,
     };
     if matches { Ok(()) } else { Err(WriteError::Malformed("the header does not describe the payload")) }
