@@ -39,10 +39,13 @@ impl<T> Drop for Owned<T> {
     }
 }
 
+/// What a task fetches, and the task.
+type Pumped = (mpsc::Receiver<Result<Bytes, GetError>>, Owned<()>);
+
 /// The bytes of a range. After an error it has ended.
 pub struct ByteStream {
     first: Option<Bytes>,
-    rest: Option<(mpsc::Receiver<Result<Bytes, GetError>>, Owned<()>)>,
+    rest: Option<Pumped>,
     remaining: u64,
 }
 
