@@ -38,7 +38,8 @@ pub struct Config {
     /// large uploads at once. A stripe that is being written needs about its own size again, for parity and the
     /// drives' copies, on top of this.
     pub memory: usize,
-    /// An object whose frames are together at most this long rides in its journal entry. Bytes.
+    /// An object whose frames are together at most this long rides in its journal entry. Bytes. The default leaves room for
+    /// the frame headers of 64 KiB of data that do not compress.
     pub inline_limit: usize,
     /// Data bytes of a full stripe; the pool takes the smaller of this and what the geometry allows.
     pub stripe_bytes: usize,
@@ -63,7 +64,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             memory: 352 << 20,
-            inline_limit: 64 << 10,
+            inline_limit: (64 << 10) + (4 << 10),
             stripe_bytes: 24 << 20,
             body_idle: Duration::from_secs(60),
             request_limit: Duration::from_secs(12 * 3600),
