@@ -175,6 +175,14 @@ pub enum StartError {
     /// No register on any drive, although the drives are not fresh.
     #[error("no drive has a readable ensemble register")]
     NoRegister,
+    /// No drive can be opened.
+    #[error("the drive at {path} can't be used: {reason}")]
+    DriveUnusable {
+        /// Where it is.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// Too few drives for the geometry.
     #[error("geometry {geometry} needs at least {needed} drives, {drives} were given")]
     TooFewDrives {
@@ -233,38 +241,56 @@ impl From<KvError> for StartError {
 
 /// Starts the service. With a reason against writing it serves reads only, and says why in its status.
 pub async fn start(parts: Parts, config: Config) -> Result<Metadata, StartError> {
-    let scene = look(&parts, &config).await?;
-    let verdict = scene.judge(&config);
-    match verdict {
-        Ok(()) => serve(parts, config, scene, None).await,
-        Err(reason) => read_only(parts, config, scene, reason),
-    }
+    let opened = open(&parts, &config).await?;
+    let node = opened.node.clone();
+    let started = async {
+        let scene = opened.look(&config).await?;
+        match scene.judge(&config) {
+            Ok(()) => serve(parts, config, scene, None).await,
+            Err(reason) => read_only(parts, config, scene, reason),
+        }
+    };
+    or_stop(&node, started.await).await
 }
 
 /// Accepts the loss that keeps the service from writing, and starts it. The old index is kept aside; the new one is built from
 /// what the drives have; the report lists what the old one knew and the new one does not.
 pub async fn accept_loss(parts: Parts, config: Config) -> Result<(Metadata, LossReport), StartError> {
-    let mut scene = look(&parts, &config).await?;
+    let opened = open(&parts, &config).await?;
+    let node = opened.node.clone();
+    let accepted = async {
+        let scene = opened.look(&config).await?;
+        accept(parts, config, scene).await
+    };
+    or_stop(&node, accepted.await).await
+}
+
+/// Releases the drives of a start that came to nothing.
+async fn or_stop<T>(node: &Arc<StorageNode>, result: Result<T, StartError>) -> Result<T, StartError> {
+    if result.is_err() {
+        node.stop().await;
+    }
+    result
+}
+
+async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metadata, LossReport), StartError> {
     let Err(reason) = scene.judge(&config) else { return Err(StartError::NoLoss) };
+    if matches!(reason, ReadOnlyReason::TooFewDrives { .. }) {
+        return Err(StartError::NoLoss);
+    }
     tracing::warn!(%reason, "accepting a loss");
     let loss = loss::cut(&mut scene.chain, scene.mark, &scene.copies);
     let register = loss::surviving_register(&scene.register, &scene.copies);
     let removed = scene.register.registered.iter().filter(|d| !register.registered.contains(d)).copied().collect();
     scene.register = register;
     // From here on the old index is only read for the report.
-    let old = scene.kv.take();
-    let old_rows = match &old {
-        Some(kv) => loss::newer_than(&**kv, Lsn(loss.kept)),
-        None => Vec::new(),
-    };
-    drop(old);
+    let lost = scene.kv.take().map(|old| loss::newer_than(&*old, Lsn(loss.kept))).unwrap_or_default();
     let aside = parts.index.set_aside()?;
-    let kv = parts.index.open()?;
-    scene.kv = Some(kv);
+    scene.kv = Some(empty_index(&*parts.index, scene.cluster)?);
     scene.mark = IndexMark::NONE;
     let accepted = Accepted { row: loss.clone(), removed };
     let metadata = serve(parts, config, scene, Some(accepted)).await?;
-    Ok((metadata, LossReport { kept: Lsn(loss.kept), known: Lsn(loss.known), index_kept_at: aside, lost: old_rows }))
+    Ok((metadata, LossReport { kept: Lsn(loss.kept), known: Lsn(loss.known), index_kept_at: aside, lost }))
 }
 
 /// An accepted loss on its way into the journal.
@@ -299,38 +325,64 @@ impl Scene {
     }
 }
 
-/// Steps 1: looks at drives and index. Formats the drives of a first start, and nothing else.
-async fn look(parts: &Parts, config: &Config) -> Result<Scene, StartError> {
+/// Drives and index, opened. Nothing was written but the identities of a first start.
+struct Opened {
+    cluster: ClusterId,
+    node: Arc<StorageNode>,
+    kv: Arc<dyn Kv>,
+    mark: IndexMark,
+    /// A first start: the drives, in the order given.
+    fresh: Option<Vec<DriveId>>,
+}
+
+async fn open(parts: &Parts, config: &Config) -> Result<Opened, StartError> {
     if parts.disks.is_empty() {
         return Err(StartError::NoDrives);
     }
     let (kv, index_cluster) = open_index(&*parts.index)?;
     let probed: Vec<ProbedDrive> = parts.disks.iter().map(|disk| probe(disk.clone(), None)).collect();
     let known = config.cluster.or(index_cluster);
-    let fresh = first_start(&probed, known)?;
-    let (cluster, probed) = match fresh {
+    let first = first_start(&probed, known)?;
+    let (cluster, probed) = match first {
         Some(interrupted) => format_all(parts, config, interrupted)?,
-        None => (known.or_else(|| common_cluster(&probed)).ok_or(StartError::NoRegister)?, probed),
+        None => (config.cluster.or_else(|| common_cluster(&probed)).ok_or(StartError::NoRegister)?, probed),
     };
+    let ours = our_drives(probed, cluster)?;
+    let ids = ours.iter().filter_map(|d| d.identity.map(|i| i.drive)).collect();
     let kv = own_index(parts, kv, index_cluster, cluster)?;
     let mark = index_mark(&*kv)?;
-    let ours = our_drives(probed, cluster)?;
-    let ids: Vec<DriveId> = ours.iter().filter_map(|d| d.identity.map(|i| i.drive)).collect();
     let node = StorageNode::open(node_config(config, cluster), ours, parts.node_index.clone()).await?;
-    let copies = survey(&*node, mark.sealed).await?;
-    let (register, first) = match newest_register(&copies) {
-        Some(register) => (register.clone(), false),
-        None if fresh.is_some() => (first_register(config, cluster, &ids)?, true),
-        None => return Err(StartError::NoRegister),
-    };
-    let geometry = Geometry::new(register.k, register.m)?;
-    if let Some(asked) = config.geometry.filter(|asked| *asked != geometry) {
-        return Err(StartError::GeometryDiffers { fixed: geometry, asked });
+    Ok(Opened { cluster, node, kv, mark, fresh: first.map(|_| ids) })
+}
+
+impl Opened {
+    /// Step 1: asks the drives.
+    async fn look(self, config: &Config) -> Result<Scene, StartError> {
+        let Opened { cluster, node, kv, mark, fresh } = self;
+        let copies = survey(&*node, mark.sealed).await?;
+        let (register, first) = match (newest_register(&copies), fresh) {
+            (Some(register), _) => (register.clone(), false),
+            (None, Some(ids)) => (first_register(config, cluster, &ids)?, true),
+            (None, None) => return Err(no_register(&*node).await),
+        };
+        let geometry = Geometry::new(register.k, register.m)?;
+        if let Some(asked) = config.geometry.filter(|asked| *asked != geometry) {
+            return Err(StartError::GeometryDiffers { fixed: geometry, asked });
+        }
+        codec::erasure::cpu_check()?;
+        self_test(geometry)?;
+        let chain = best_chain(&copies, mark, &config.sabotage);
+        Ok(Scene { cluster, node, kv: Some(kv), mark, copies, register, first, chain, geometry })
     }
-    codec::erasure::cpu_check()?;
-    self_test(geometry)?;
-    let chain = best_chain(&copies, mark, &config.sabotage);
-    Ok(Scene { cluster, node, kv: Some(kv), mark, copies, register, first, chain, geometry })
+}
+
+/// Why no register could be read: mostly that the drives can't be opened, for instance because another process serves them.
+async fn no_register(node: &dyn NodeClient) -> StartError {
+    let failed = |d: storage_node::client::DriveStatus| match d.health {
+        DriveHealth::Failed { reason } => Some(StartError::DriveUnusable { path: d.path, reason }),
+        _ => None,
+    };
+    node.drives().await.into_iter().find_map(failed).unwrap_or(StartError::NoRegister)
 }
 
 fn node_config(config: &Config, cluster: ClusterId) -> NodeConfig {
@@ -373,20 +425,21 @@ fn own_index(
     if found == Some(cluster) {
         return Ok(kv);
     }
-    let kv = match found {
+    drop(kv);
+    match found {
         Some(other) => {
-            drop(kv);
             let aside = parts.index.set_aside()?;
             tracing::warn!(%other, aside, "the index belongs to another cluster; it is kept aside and a new one is built");
-            parts.index.open()?
         }
-        None if index_mark(&*kv)? != IndexMark::NONE => {
-            drop(kv);
-            parts.index.destroy()?;
-            parts.index.open()?
-        }
-        None => kv,
-    };
+        // No cluster: new, or left by a start that ended before it was given one.
+        None => parts.index.destroy()?,
+    }
+    empty_index(&*parts.index, cluster)
+}
+
+/// A new index of this cluster.
+fn empty_index(home: &dyn IndexHome, cluster: ClusterId) -> Result<Arc<dyn Kv>, StartError> {
+    let kv = home.open()?;
     let mut batch = KvBatch::new();
     batch.put(META, CLUSTER, cluster.as_bytes().to_vec());
     kv.write(batch)?;
@@ -719,3 +772,6 @@ fn first_commands(
 fn drive_row(id: DriveId, state: DriveState, path: String) -> DriveRow {
     DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node: 0, path }
 }
+
+#[cfg(test)]
+mod tests;

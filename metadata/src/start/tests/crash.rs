@@ -1,0 +1,128 @@
+//! Crashes at every position of a small workload: everything acknowledged by then is there afterwards.
+
+use super::world::{Client, Home, World, noise, run};
+use crate::client::{MetadataClient, Mode};
+use crate::index::FAMILIES;
+use storage_node::kv::MemoryKv;
+use storage_node::kv::memory::MemorySnapshot;
+use storage_node::sabotage::{Sabotage, SabotageSet};
+
+/// What is true from a position on.
+struct Moment {
+    position: u64,
+    client: Client,
+    index: MemorySnapshot,
+}
+
+async fn workload(world: &World, seal: bool) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut client = Client::default();
+    let note = |client: &Client, moments: &mut Vec<Moment>| {
+        let index = world.home.kv.lock().unwrap().snapshot();
+        moments.push(Moment { position: world.trace.position(), client: client.clone(), index });
+    };
+    note(&client, &mut moments);
+    let metadata = world.start().await;
+    client.create_bucket(&metadata).await;
+    note(&client, &mut moments);
+    for n in 0..4 {
+        client.put(&metadata, &format!("key-{n}"), noise(n, 500 + 3000 * n as usize)).await.unwrap();
+        note(&client, &mut moments);
+        if n == 2 && seal {
+            metadata.seal_now().await.unwrap();
+            note(&client, &mut moments);
+        }
+    }
+    metadata.shutdown().await;
+    note(&client, &mut moments);
+    let metadata = world.start().await;
+    client.put(&metadata, "last", noise(9, 700)).await.unwrap();
+    note(&client, &mut moments);
+    metadata.shutdown().await;
+    moments
+}
+
+/// Crashes at every `step`-th position; returns how many images were started.
+async fn crash_everywhere(world: &World, moments: &[Moment], step: u64, random: usize) -> Result<usize, String> {
+    let mut images = 0;
+    let end = world.trace.position();
+    for position in (0..=end).step_by(step as usize) {
+        let moment = moments.iter().rev().find(|m| m.position <= position).unwrap();
+        let next = moments.iter().find(|m| m.position > position);
+        let point = world.trace.point(position);
+        for (n, choice) in point.choices(random, position).enumerate() {
+            let image = point.image(&choice);
+            // The index is lost, or as old as the last acknowledgement.
+            let kv = if n % 2 == 0 { MemoryKv::new(&FAMILIES) } else { MemoryKv::from_snapshot(&moment.index) };
+            let mut later = world.after(&image, Home::new(kv));
+            later.config.geometry = world.config.geometry;
+            later.config.sabotage = SabotageSet::default();
+            let metadata = later.try_start().await.map_err(|e| format!("position {position}, {choice:?}: {e}"))?;
+            let status = metadata.status();
+            if status.mode != Mode::Serving {
+                return Err(format!("position {position}, {choice:?}: {}", status.reason));
+            }
+            let mut client = moment.client.clone();
+            if let Some(next) = next {
+                client.doubtful.extend(next.client.acked.clone());
+            }
+            for (key, bytes) in &client.acked {
+                if client.get(&metadata, key).await.as_ref() != Some(bytes) {
+                    return Err(format!("position {position}, {choice:?}: {key} was lost"));
+                }
+            }
+            if client.bucket.is_some() {
+                client.check(&metadata).await;
+                client.put(&metadata, "new", vec![1, 2, 3]).await.map_err(|e| e.to_string())?;
+            }
+            metadata.shutdown().await;
+            images += 1;
+        }
+    }
+    Ok(images)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_a_crash() {
+    run(async {
+        let world = World::new(3, "1+1");
+        let moments = workload(&world, false).await;
+        let images = crash_everywhere(&world, &moments, 3, 1).await.unwrap();
+        println!("{images} images over {} positions", world.trace.position());
+    });
+}
+
+#[test]
+fn a_crash_inside_sealing_is_harmless() {
+    run(async {
+        let world = World::new(3, "1+1");
+        let moments = workload(&world, true).await;
+        let images = crash_everywhere(&world, &moments, 5, 1).await.unwrap();
+        println!("{images} images over {} positions", world.trace.position());
+    });
+}
+
+/// Without the step, some crash loses something: so the step is needed, and the enumeration would notice.
+fn needed(step: Sabotage, seal: bool) {
+    run(async {
+        let world = World::over(
+            storage_node::disk::faulty::Trace::new(3),
+            Home::new(MemoryKv::new(&FAMILIES)),
+            "1+1",
+            SabotageSet::only(step),
+        );
+        let moments = workload(&world, seal).await;
+        let found = crash_everywhere(&world, &moments, 1, 1).await;
+        assert!(found.is_err(), "{step:?} is not noticed");
+    });
+}
+
+#[test]
+fn journal_before_ack_is_needed() {
+    needed(Sabotage::JournalBeforeAck, false);
+}
+
+#[test]
+fn seal_commit_first_is_needed() {
+    needed(Sabotage::SealCommitFirst, true);
+}
