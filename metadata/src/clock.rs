@@ -137,7 +137,7 @@ mod tests {
         hands.wall.store(50 * YEAR_MS, Ordering::Relaxed);
         let last = RetentionClock::resume(None, &hands).tick(&hands);
         hands.wall.store(0, Ordering::Relaxed);
-        let clock = RetentionClock::resume(Some(last), &hands);
+        let clock = RetentionClock::resume(Some(last.clone()), &hands);
         assert_eq!(clock.tick(&hands).retention_ms, last.retention_ms);
         hands.monotonic.store(DAY, Ordering::Relaxed);
         assert_eq!(clock.tick(&hands).retention_ms, last.retention_ms + DAY);
@@ -148,7 +148,7 @@ mod tests {
         let hands = Hands::default();
         let last = ClockTick { retention_ms: 51 * YEAR_MS - 1, caught_up_ms: CATCH_UP_PER_YEAR_MS };
         hands.wall.store(60 * YEAR_MS, Ordering::Relaxed);
-        let clock = RetentionClock::resume(Some(last), &hands);
+        let clock = RetentionClock::resume(Some(last.clone()), &hands);
         assert_eq!(clock.tick(&hands).retention_ms, last.retention_ms);
         hands.monotonic.store(1, Ordering::Relaxed);
         assert_eq!(clock.tick(&hands), ClockTick { retention_ms: 51 * YEAR_MS, caught_up_ms: 0 });

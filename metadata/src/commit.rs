@@ -21,7 +21,6 @@ use codec::journal::encode_entry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage_node::client::{DriveHealth, DriveStatus, Reserve};
-use storage_node::sabotage::Sabotage;
 use tokio::sync::{mpsc, oneshot};
 
 /// Most commands in one batch.
@@ -262,12 +261,10 @@ impl Committer {
             Ok(batch) => batch,
             Err(error) => return Err(self.journal.stop(JournalStopped::Encode(error.to_string()))),
         };
-        if !self.shared.sabotage.is(Sabotage::JournalBeforeAck) {
-            let sequence = self.journal.register().sequence;
-            self.journal.append(&batch, reserve).await?;
-            if self.journal.register().sequence != sequence {
-                self.publish();
-            }
+        let sequence = self.journal.register().sequence;
+        self.journal.append(&batch, reserve).await?;
+        if self.journal.register().sequence != sequence {
+            self.publish();
         }
         if let Err(error) = self.shared.kv.write(changes) {
             return Err(self.journal.stop(JournalStopped::Index(error.to_string())));

@@ -12,7 +12,7 @@ use crate::journal::Held;
 use codec::effect::EffectKind;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{Entry, NO_ENTRY};
-use codec::register::Register;
+use codec::register::{Register, RegisterError};
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -83,10 +83,10 @@ pub struct SegmentCopy {
 pub struct DriveCopy {
     /// The drive.
     pub drive: DriveId,
-    /// It takes writes.
-    pub healthy: bool,
-    /// Its register; `None` when it was never written.
+    /// Its register; `None` when it was never written, or is damaged.
     pub register: Option<Register>,
+    /// Its register does not verify: it has no say in which register is the newest, and gets it again when writes are served.
+    pub register_damaged: bool,
     /// Its segments.
     pub segments: Vec<SegmentCopy>,
 }
@@ -214,12 +214,20 @@ async fn survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Opt
 }
 
 async fn try_survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Result<DriveCopy, ReadError> {
-    let bytes = node.read_register(drive).await?;
-    // A register that does not verify is not an old one: the drive's word is unknown, and it counts as absent.
-    let register = match bytes.is_empty() {
-        true => None,
-        false => Some(Register::parse(&bytes).map_err(|_| ReadError::Damaged { segment: 0, block: 0 })?),
+    let (register, register_damaged) = match node.read_register(drive).await {
+        Ok(bytes) if bytes.is_empty() => (None, false),
+        Ok(bytes) => match Register::parse(&bytes) {
+            Ok(register) => (Some(register), false),
+            // Written by a newer version: this one does not know what the drive knows.
+            Err(RegisterError::Version(_)) => return Err(ReadError::Damaged { segment: 0, block: 0 }),
+            Err(_) => (None, true),
+        },
+        // If the whole drive can't be read, the scan below says so.
+        Err(_) => (None, true),
     };
+    if register_damaged {
+        tracing::warn!(%drive, "a drive's ensemble register can't be read");
+    }
     let mut segments = Vec::new();
     for info in node.journal_segments(drive).await? {
         let old = info.closed && info.damaged == 0 && info.last.is_some_and(|last| last <= sealed);
@@ -227,7 +235,7 @@ async fn try_survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) ->
             segments.push(scan_segment(node, drive, &info).await?);
         }
     }
-    Ok(DriveCopy { drive, healthy: true, register, segments })
+    Ok(DriveCopy { drive, register, register_damaged, segments })
 }
 
 async fn scan_segment(
@@ -322,7 +330,7 @@ pub fn judge(
     index: IndexMark,
     sabotage: &SabotageSet,
 ) -> Result<(), ReadOnlyReason> {
-    let present = copies.iter().filter(|copy| register.registered.contains(&copy.drive)).count();
+    let present = copies.iter().filter(|c| !c.register_damaged && register.registered.contains(&c.drive)).count();
     if present < register.majority() && !sabotage.is(Sabotage::RegisterMajority) {
         return Err(ReadOnlyReason::NoMajority { present, registered: register.registered.len() });
     }
@@ -346,15 +354,15 @@ pub fn judge(
 }
 
 /// Whether a member's copy reaches as far as everything that was acknowledged before its newest segment, or before the
-/// ensemble began, and whether where it ends is a torn tail and not damage.
+/// ensemble began, and whether where it ends is a torn tail and not damage: behind damage in the newest segment there may have
+/// been acknowledged entries that this copy can't speak for.
 fn is_complete(copy: &DriveCopy, register: &Register, chain: &Chain) -> bool {
-    let newest = copy.segments.last();
-    if newest.is_some_and(|segment| segment.damaged) && !reaches(copy, chain, chain.last.0) {
+    if copy.segments.last().is_some_and(|segment| segment.damaged) {
         return false;
     }
     let begun = copy.segments.iter().map(|segment| segment.first_lsn).max().unwrap_or(Lsn(0));
-    let upto = register.first_lsn.max(begun);
-    reaches(copy, chain, Lsn(upto.0.saturating_sub(1)).min(chain.last.0))
+    let upto = Lsn(register.first_lsn.max(begun).0.saturating_sub(1));
+    upto <= chain.last.0.max(chain.sealed) && reaches(copy, chain, upto)
 }
 
 /// Whether a copy holds every unsealed entry up to `upto`.

@@ -14,7 +14,7 @@ struct Moment {
     index: MemorySnapshot,
 }
 
-async fn workload(world: &World, seal: bool) -> Vec<Moment> {
+async fn workload(world: &World, seal: bool) -> Result<Vec<Moment>, String> {
     let mut moments = Vec::new();
     let mut client = Client::default();
     let note = |client: &Client, moments: &mut Vec<Moment>| {
@@ -36,10 +36,10 @@ async fn workload(world: &World, seal: bool) -> Vec<Moment> {
     metadata.shutdown().await;
     note(&client, &mut moments);
     let metadata = world.start().await;
-    client.put(&metadata, "last", noise(9, 700)).await.unwrap();
+    client.put(&metadata, "last", noise(9, 700)).await.map_err(|e| e.to_string())?;
     note(&client, &mut moments);
     metadata.shutdown().await;
-    moments
+    Ok(moments)
 }
 
 /// Crashes at every `step`-th position; returns how many images were started.
@@ -86,8 +86,8 @@ async fn crash_everywhere(world: &World, moments: &[Moment], step: u64, random: 
 fn nothing_acknowledged_is_lost_in_a_crash() {
     run(async {
         let world = World::new(3, "1+1");
-        let moments = workload(&world, false).await;
-        let images = crash_everywhere(&world, &moments, 3, 1).await.unwrap();
+        let moments = workload(&world, false).await.unwrap();
+        let images = crash_everywhere(&world, &moments, 1, 2).await.unwrap();
         println!("{images} images over {} positions", world.trace.position());
     });
 }
@@ -96,8 +96,8 @@ fn nothing_acknowledged_is_lost_in_a_crash() {
 fn a_crash_inside_sealing_is_harmless() {
     run(async {
         let world = World::new(3, "1+1");
-        let moments = workload(&world, true).await;
-        let images = crash_everywhere(&world, &moments, 5, 1).await.unwrap();
+        let moments = workload(&world, true).await.unwrap();
+        let images = crash_everywhere(&world, &moments, 1, 2).await.unwrap();
         println!("{images} images over {} positions", world.trace.position());
     });
 }
@@ -111,8 +111,10 @@ fn needed(step: Sabotage, seal: bool) {
             "1+1",
             SabotageSet::only(step),
         );
-        let moments = workload(&world, seal).await;
-        let found = crash_everywhere(&world, &moments, 1, 1).await;
+        let found = match workload(&world, seal).await {
+            Ok(moments) => crash_everywhere(&world, &moments, 1, 1).await,
+            Err(noticed) => Err(noticed),
+        };
         assert!(found.is_err(), "{step:?} is not noticed");
     });
 }

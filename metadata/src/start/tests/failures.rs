@@ -196,7 +196,9 @@ fn a_first_write_error_with_no_spare_goes_on_in_a_new_segment() {
         let metadata = world.start().await;
         client.create_bucket(&metadata).await;
         client.puts(&metadata, 0..3, 100).await;
-        world.trace.inject(Fault::error(Errno::IO).drive(1).path("journal").on(storage_node::disk::DiskOp::SyncData).times(1));
+        world
+            .trace
+            .inject(Fault::error(Errno::IO).drive(1).path("journal").on(storage_node::disk::DiskOp::SyncData).times(1));
         client.puts(&metadata, 3..10, 100).await;
         client.check(&metadata).await;
         let before = digest(&metadata);

@@ -268,7 +268,8 @@ impl Client {
 pub fn frames_in_journal(metadata: &Metadata) -> usize {
     let view = Overlay::new(&**metadata.kv());
     let rows = index::View::rows(&view, index::CHUNKS, &[], &[0xff; 40], usize::MAX).unwrap();
-    let row = |(key, value): (Bytes, Bytes)| index::decode::<codec::effect::ChunkRow>(index::CHUNKS, &key, value).unwrap();
+    let row =
+        |(key, value): (Bytes, Bytes)| index::decode::<codec::effect::ChunkRow>(index::CHUNKS, &key, value).unwrap();
     rows.into_iter().map(row).filter(|row| row.place.unwrap().lsn().is_some()).count()
 }
 
