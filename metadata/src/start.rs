@@ -26,18 +26,22 @@ use crate::tasks;
 use crate::topology::default_geometry;
 use bytes::Bytes;
 use codec::effect::{AcceptedLossRow, DriveRow, DriveState, SettingRow};
-use codec::erasure::{ErasureError, Geometry, self_test};
+use codec::erasure::{Geometry, self_test};
 use codec::id::{ClusterId, DriveId, Epoch, Lsn};
 use codec::register::Register;
 use std::sync::Arc;
 use std::time::Duration;
-use storage_node::client::{DriveHealth, NodeClient, ReadError};
-use storage_node::disk::{Disk, DiskError};
-use storage_node::drive::{self, DriveError, ProbedDrive, ProbedState, probe};
+use storage_node::client::{DriveHealth, NodeClient};
+use storage_node::disk::Disk;
+use storage_node::drive::{self, ProbedDrive, ProbedState, probe};
 use storage_node::kv::{Kv, KvBatch, KvError};
 use storage_node::node::{NodeConfig, StorageNode};
 use storage_node::sabotage::SabotageSet;
 use tokio::sync::mpsc;
+
+mod error;
+
+pub use error::StartError;
 
 const CLUSTER: &[u8] = b"cluster";
 /// Commands that wait for the committer.
@@ -126,117 +130,6 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub entropy: Arc<dyn Entropy>,
-}
-
-/// Why there is no service at all, not even a reading one.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No directory was given.
-    #[error("no drive was given")]
-    NoDrives,
-    /// R18: a drive of another cluster.
-    #[error("the drive at {path} belongs to cluster {cluster}, not to {ours}")]
-    ForeignDrive {
-        /// Where it is.
-        path: String,
-        /// Its cluster.
-        cluster: ClusterId,
-        /// The cluster of this service.
-        ours: ClusterId,
-    },
-    /// One drive at two paths: a copied directory.
-    #[error("the drives at {first} and {second} have the same identity {drive}")]
-    SameDrive {
-        /// The identity.
-        drive: DriveId,
-        /// One path.
-        first: String,
-        /// The other one.
-        second: String,
-    },
-    /// R18: an index or a configuration knows the cluster, and its drives are empty: they are not mounted, or were exchanged.
-    #[error("cluster {cluster} is known here, but no drive of it is there ({path}: {state}); nothing is formatted")]
-    DrivesGone {
-        /// The cluster.
-        cluster: ClusterId,
-        /// One of the directories.
-        path: String,
-        /// What it is.
-        state: ProbedState,
-    },
-    /// A first start needs every directory to be there and empty.
-    #[error("first start: {path}: {state}")]
-    NotEmpty {
-        /// The directory.
-        path: String,
-        /// What it is.
-        state: ProbedState,
-    },
-    /// No register on any drive, although the drives are not fresh.
-    #[error("no drive has a readable ensemble register")]
-    NoRegister,
-    /// No drive can be opened.
-    #[error("the drive at {path} can't be used: {reason}")]
-    DriveUnusable {
-        /// Where it is.
-        path: String,
-        /// Why.
-        reason: String,
-    },
-    /// Too few drives for the geometry.
-    #[error("geometry {geometry} needs at least {needed} drives, {drives} were given")]
-    TooFewDrives {
-        /// The geometry.
-        geometry: Geometry,
-        /// 1+m.
-        needed: usize,
-        /// Drives.
-        drives: usize,
-    },
-    /// Another geometry than the one that was fixed at first start.
-    #[error("the geometry was fixed as {fixed} at first start; {asked} was asked for")]
-    GeometryDiffers {
-        /// The fixed one.
-        fixed: Geometry,
-        /// What was asked for.
-        asked: Geometry,
-    },
-    /// No geometry can be had: its numbers, or the CPU, or the self-test.
-    #[error(transparent)]
-    Erasure(#[from] ErasureError),
-    /// A drive can't be opened.
-    #[error(transparent)]
-    Drive(#[from] DriveError),
-    /// A directory can't be read.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The drives can't be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The index can't be opened or rebuilt.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The index can't be brought up to the media.
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
-    /// The key does not unwrap this cluster's secrets, or can't be had.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The random source failed.
-    #[error("the random source failed")]
-    Random,
-    /// The first entries of this start were refused or not made durable.
-    #[error("the start could not be journaled: {0}")]
-    Journal(String),
-    /// There is nothing to accept: the service can start as it is.
-    #[error("there is no loss to accept")]
-    NoLoss,
-}
-
-impl From<KvError> for StartError {
-    fn from(error: KvError) -> Self {
-        StartError::Index(error.into())
-    }
 }
 
 /// Starts the service. With a reason against writing it serves reads only, and says why in its status.

@@ -73,8 +73,6 @@ switches! {
     AbsenceCount,
     /// Recovery goes on with an index that is ahead of the media.
     IndexAhead,
-    /// Recovery does not write again what fewer than 1+m drives hold.
-    CopyAgain,
     /// Replay does not check that an entry follows the one that the index applied last.
     ReplayChain,
     /// A start serves without a start-of-epoch entry on 1+m drives.

@@ -1,0 +1,122 @@
+//! Why a start comes to nothing.
+
+use crate::index::IndexError;
+use crate::keys::KeyError;
+use crate::replay::ReplayError;
+use codec::erasure::{ErasureError, Geometry};
+use codec::id::{ClusterId, DriveId};
+use storage_node::client::ReadError;
+use storage_node::disk::DiskError;
+use storage_node::drive::{DriveError, ProbedState};
+use storage_node::kv::KvError;
+
+/// Why there is no service at all, not even a reading one.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No directory was given.
+    #[error("no drive was given")]
+    NoDrives,
+    /// R18: a drive of another cluster.
+    #[error("the drive at {path} belongs to cluster {cluster}, not to {ours}")]
+    ForeignDrive {
+        /// Where it is.
+        path: String,
+        /// Its cluster.
+        cluster: ClusterId,
+        /// The cluster of this service.
+        ours: ClusterId,
+    },
+    /// One drive at two paths: a copied directory.
+    #[error("the drives at {first} and {second} have the same identity {drive}")]
+    SameDrive {
+        /// The identity.
+        drive: DriveId,
+        /// One path.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// R18: an index or a configuration knows the cluster, and its drives are empty: they are not mounted, or were exchanged.
+    #[error("cluster {cluster} is known here, but no drive of it is there ({path}: {state}); nothing is formatted")]
+    DrivesGone {
+        /// The cluster.
+        cluster: ClusterId,
+        /// One of the directories.
+        path: String,
+        /// What it is.
+        state: ProbedState,
+    },
+    /// A first start needs every directory to be there and empty.
+    #[error("first start: {path}: {state}")]
+    NotEmpty {
+        /// The directory.
+        path: String,
+        /// What it is.
+        state: ProbedState,
+    },
+    /// No register on any drive, although the drives are not fresh.
+    #[error("no drive has a readable ensemble register")]
+    NoRegister,
+    /// No drive can be opened.
+    #[error("the drive at {path} can't be used: {reason}")]
+    DriveUnusable {
+        /// Where it is.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// Too few drives for the geometry.
+    #[error("geometry {geometry} needs at least {needed} drives, {drives} were given")]
+    TooFewDrives {
+        /// The geometry.
+        geometry: Geometry,
+        /// 1+m.
+        needed: usize,
+        /// Drives.
+        drives: usize,
+    },
+    /// Another geometry than the one that was fixed at first start.
+    #[error("the geometry was fixed as {fixed} at first start; {asked} was asked for")]
+    GeometryDiffers {
+        /// The fixed one.
+        fixed: Geometry,
+        /// What was asked for.
+        asked: Geometry,
+    },
+    /// No geometry can be had: its numbers, or the CPU, or the self-test.
+    #[error(transparent)]
+    Erasure(#[from] ErasureError),
+    /// A drive can't be opened.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// A directory can't be read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The drives can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The index can't be opened or rebuilt.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The index can't be brought up to the media.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The key does not unwrap this cluster's secrets, or can't be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The random source failed.
+    #[error("the random source failed")]
+    Random,
+    /// The first entries of this start were refused or not made durable.
+    #[error("the start could not be journaled: {0}")]
+    Journal(String),
+    /// There is nothing to accept: the service can start as it is.
+    #[error("there is no loss to accept")]
+    NoLoss,
+}
+
+impl From<KvError> for StartError {
+    fn from(error: KvError) -> Self {
+        StartError::Index(error.into())
+    }
+}
