@@ -57,6 +57,8 @@ pub struct Shared {
     pub readers: tokio::sync::RwLock<()>,
     /// Wakes the sealing task.
     pub wake_sealer: Notify,
+    /// A deleted bucket left uploads behind.
+    pub wake_sweeper: Notify,
     /// Bytes in the journal that are not sealed.
     pub unsealed: AtomicU64,
     /// Batches committed since the start; only grows.
@@ -110,6 +112,7 @@ impl Shared {
             max_entry: parts.max_entry,
             readers: tokio::sync::RwLock::new(()),
             wake_sealer: Notify::new(),
+            wake_sweeper: Notify::new(),
             unsealed: AtomicU64::new(unsealed),
             batches: AtomicU64::new(0),
             volatile: RwLock::new(Volatile { applied, sealed, ..Volatile::default() }),
@@ -415,7 +418,11 @@ impl MetadataClient for Metadata {
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit(writer, Box::new(command), reply);
         writing.requests.send(request).await.map_err(|_| unavailable("the service is stopping"))?;
-        answer.await.map_err(|_| unavailable("the service is stopping"))?
+        let outcome = answer.await.map_err(|_| unavailable("the service is stopping"))??;
+        if outcome == (Outcome::BucketDeleted { uploads_left: true }) {
+            self.shared.wake_sweeper.notify_one();
+        }
+        Ok(outcome)
     }
 
     async fn bucket(&self, name: &str) -> Result<Option<BucketRow>, LookupError> {

@@ -1,8 +1,11 @@
-//! The background tasks of a service: looking at the drives, sealing, and the retention clock's ticks.
+//! The background tasks of a service: looking at the drives, sealing, the retention clock's ticks, and the uploads that a
+//! deleted bucket left behind.
 
+use crate::client::CommitError;
 use crate::clock::RetentionClock;
 use crate::command::Command;
 use crate::commit::Request;
+use crate::index::{self, Overlay};
 use crate::seal::Sealer;
 use crate::service::Shared;
 use crate::start::Config;
@@ -19,6 +22,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 const IDLE_TICKS: u32 = 60;
 /// Sealing that failed waits this long: nothing is lost by waiting, and each attempt leaves orphan stripes.
 const SEAL_PAUSE: Duration = Duration::from_secs(60);
+
+/// Uploads that are looked for at a time.
+const SWEEP_UPLOADS: usize = 100;
+/// A sweep that failed waits this long.
+const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Tasks of every service.
 pub fn reading(shared: &Arc<Shared>, config: &Config) -> Vec<JoinHandle<()>> {
@@ -45,6 +53,7 @@ pub fn writing(
     if let Some(bytes) = config.seal_after {
         tasks.push(tokio::spawn(seal_when_full(shared.clone(), sealer.clone(), bytes)));
     }
+    tasks.push(tokio::spawn(sweep_uploads(shared.clone(), requests.clone(), epoch)));
     if let Some(every) = config.tick_every {
         tasks.push(tokio::spawn(tick(shared.clone(), requests.clone(), retention, epoch, every)));
     }
@@ -79,6 +88,36 @@ async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64) {
             sleep(SEAL_PAUSE).await;
         }
     }
+}
+
+/// Aborts uploads whose bucket is gone: a bucket may have had more of them than the entry that deleted it could drop. Their
+/// parts would hold references for ever. Looks once at the start, since a crash may have come between the two.
+async fn sweep_uploads(shared: Arc<Shared>, requests: mpsc::Sender<Request>, epoch: Epoch) {
+    loop {
+        match sweep_once(&shared, &requests, epoch).await {
+            Ok(0) => shared.wake_sweeper.notified().await,
+            Ok(aborted) => tracing::info!(aborted, "uploads of deleted buckets were aborted"),
+            Err(error) => {
+                tracing::warn!(%error, "uploads of deleted buckets were not aborted");
+                sleep(SWEEP_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn sweep_once(shared: &Shared, requests: &mpsc::Sender<Request>, epoch: Epoch) -> Result<usize, CommitError> {
+    let unavailable = |reason: String| CommitError::Unavailable { reason };
+    let found = index::orphan_uploads(&Overlay::new(&*shared.kv), SWEEP_UPLOADS);
+    let found = found.map_err(|error| unavailable(error.to_string()))?;
+    let count = found.len();
+    for upload in found {
+        let (reply, answer) = oneshot::channel();
+        let command = Box::new(Command::AbortUpload { upload });
+        let stopping = || unavailable("the service is stopping".to_owned());
+        requests.send(Request::Commit(epoch, command, reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())??;
+    }
+    Ok(count)
 }
 
 async fn tick(

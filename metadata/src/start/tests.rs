@@ -6,8 +6,10 @@ mod world;
 
 use self::world::{Client, Home, World, digest, frames_in_journal, noise, run};
 use crate::client::{CommitError, MetadataClient, Mode};
-use crate::index::FAMILIES;
+use crate::command::{Command, CreateUpload, Outcome};
+use crate::index::{self, FAMILIES, Overlay};
 use crate::start::StartError;
+use codec::effect::ObjectMeta;
 use codec::id::Lsn;
 use storage_node::client::NodeClient;
 use storage_node::kv::MemoryKv;
@@ -178,7 +180,7 @@ fn r18_empty_directories_of_a_known_cluster_are_not_formatted() {
 #[test]
 fn r18_a_drive_of_another_cluster_is_refused_by_name() {
     run(async {
-        let ours = World::new(3, "1+1");
+        let mut ours = World::new(3, "1+1");
         ours.start().await.shutdown().await;
         // The other cluster is made with other random numbers.
         let mut other = World::new(3, "1+1");
@@ -187,6 +189,13 @@ fn r18_a_drive_of_another_cluster_is_refused_by_name() {
         let identity = storage_node::disk::Disk::read_small(&*other.trace.disk(0), "identity").unwrap();
         ours.trace.replace_drive(2, &[("identity", &identity)]).unwrap();
         assert!(matches!(ours.try_start().await, Err(StartError::ForeignDrive { .. })));
+        // Where the configuration says which cluster is ours, it is left alone and ours counts as absent.
+        let mine = storage_node::disk::Disk::read_small(&*ours.trace.disk(0), "identity").unwrap();
+        ours.config.cluster = Some(storage_node::drive::Identity::parse(&mine).unwrap().cluster);
+        let metadata = ours.start().await;
+        assert_eq!(metadata.node().drives().await.len(), 2);
+        metadata.shutdown().await;
+        assert_eq!(storage_node::disk::Disk::read_small(&*ours.trace.disk(2), "identity").unwrap(), identity);
     });
 }
 
@@ -243,5 +252,41 @@ fn a_start_is_quick() {
         let each = begun.elapsed() / 50;
         println!("one start and stop: {each:?}");
         assert!(each < std::time::Duration::from_millis(50), "{each:?}");
+    });
+}
+
+/// A bucket with more open uploads than its deletion may drop in one entry left the rest behind, with references that
+/// nobody would ever release.
+#[test]
+fn uploads_that_a_deleted_bucket_left_behind_are_aborted() {
+    run(async {
+        let world = World::new(4, "2+1");
+        let metadata = world.start().await;
+        let mut client = Client::default();
+        client.create_bucket(&metadata).await;
+        let bucket = client.bucket.unwrap();
+        let domain = metadata.domain("alice", false).await.unwrap().id;
+        let open = |n: u16| CreateUpload {
+            bucket,
+            key: format!("key-{n}"),
+            nonce: u128::from(n).to_be_bytes(),
+            initiator: "alice".to_owned(),
+            meta: ObjectMeta::default(),
+            checksum: 0,
+            full_object_checksum: false,
+            domain,
+            encrypted: false,
+            now_ms: 0,
+        };
+        for n in 0..1100 {
+            metadata.commit(metadata.epoch(), Command::CreateUpload(open(n))).await.unwrap();
+        }
+        let outcome = metadata.commit(metadata.epoch(), Command::DeleteBucket { bucket }).await.unwrap();
+        assert_eq!(outcome, Outcome::BucketDeleted { uploads_left: true });
+        // Bounded by the runner's own limit: the sweep has been woken and needs no further event.
+        while !index::orphan_uploads(&Overlay::new(&**metadata.kv()), 1).unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        metadata.shutdown().await;
     });
 }
