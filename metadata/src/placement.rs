@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn drive(n: u8, node: u32, free: u64) -> Drive {
-        Drive { id: DriveId([n; 16]), node, free, usable: true }
+        Drive { id: DriveId([n; 16]), node, free, usable: true, full: false }
     }
 
     proptest! {

@@ -123,9 +123,7 @@ impl StripeWriter {
 
     /// How many data shards the drives in `topology` allow: 1 to k.
     pub fn width(&self, topology: &Topology) -> Result<u8, StoreError> {
-        let needed = 1 + usize::from(self.geometry.m());
-        let usable = topology.usable().count();
-        usable_width(usable, self.geometry).ok_or(StoreError::TooFewDrives { usable, needed })
+        width(topology, self.geometry)
     }
 
     /// Begins a stripe whose frames go to the least-full shard, or (`in_order`) keep their order.
@@ -179,11 +177,45 @@ impl StripeWriter {
     }
 }
 
+/// R14: where there would be drives enough if they had room, the store is full. That is another matter than drives that are
+/// gone: the client can't wait for it to pass, and the operator has to add room, not to mend drives.
+fn width(topology: &Topology, geometry: Geometry) -> Result<u8, StoreError> {
+    let needed = 1 + usize::from(geometry.m());
+    let usable = topology.usable().count();
+    let full = topology.drives.iter().filter(|drive| drive.full).count();
+    match usable_width(usable, geometry) {
+        Some(width) => Ok(width),
+        None if usable + full >= needed => Err(StoreError::Full),
+        None => Err(StoreError::TooFewDrives { usable, needed }),
+    }
+}
+
 fn store_error(error: StripeWriteError) -> StoreError {
     match error {
         StripeWriteError::Full { .. } | StripeWriteError::NoDrives { last: Some(WriteError::Full { .. }), .. } => {
             StoreError::Full
         }
         error => StoreError::Write(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Drive;
+
+    #[test]
+    fn r14_drives_without_room_are_full_and_not_missing() {
+        let geometry = Geometry::new(3, 2).unwrap();
+        let drive = |n: u8, usable, full| Drive { id: DriveId([n; 16]), node: 0, free: 0, usable, full };
+        let of = |drives: &[(bool, bool)]| {
+            let drives = (0..).zip(drives).map(|(n, (usable, full))| drive(n, *usable, *full)).collect();
+            width(&Topology { drives }, geometry)
+        };
+        let (good, full, gone) = ((true, false), (false, true), (false, false));
+        assert!(matches!(of(&[good, good, good, gone, full]), Ok(1)));
+        assert!(matches!(of(&[good, good, full, gone, gone]), Err(StoreError::Full)));
+        assert!(matches!(of(&[full, full, full]), Err(StoreError::Full)));
+        assert!(matches!(of(&[good, full, gone, gone, gone]), Err(StoreError::TooFewDrives { usable: 1, needed: 3 })));
     }
 }

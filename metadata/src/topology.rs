@@ -20,6 +20,8 @@ pub struct Drive {
     pub free: u64,
     /// Takes new shards: registered as active, healthy, not full.
     pub usable: bool,
+    /// Would take new shards if it had room.
+    pub full: bool,
 }
 
 /// All registered drives that are not removed, by id.
@@ -81,7 +83,8 @@ impl Topology {
                 let healthy = status.is_some_and(|status| status.health == DriveHealth::Healthy);
                 let free = status.map_or(0, |status| status.free);
                 let active = row.state == DriveState::Active as i32;
-                Some(Drive { id, node: row.node, free, usable: active && healthy && free >= MIN_FREE })
+                let (takes, room) = (active && healthy, free >= MIN_FREE);
+                Some(Drive { id, node: row.node, free, usable: takes && room, full: takes && !room })
             })
             .collect();
         drives.sort_by_key(|drive| drive.id);
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn warnings_say_what_is_not_survived() {
-        let drive = |n: u8, node| Drive { id: DriveId([n; 16]), node, free: 1 << 40, usable: true };
+        let drive = |n: u8, node| Drive { id: DriveId([n; 16]), node, free: 1 << 40, usable: true, full: false };
         let geometry = Geometry::new(4, 2).unwrap();
         let one_node = Topology { drives: (0..6).map(|n| drive(n, 0)).collect() };
         assert_eq!(one_node.warnings(geometry), []);
