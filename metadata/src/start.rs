@@ -240,7 +240,7 @@ async fn open(parts: &Parts, config: &Config) -> Result<Opened, StartError> {
         Some(interrupted) => format_all(parts, config, interrupted)?,
         None => (config.cluster.or_else(|| common_cluster(&probed)).ok_or(StartError::NoRegister)?, probed),
     };
-    let ours = our_drives(probed, cluster)?;
+    let ours = our_drives(probed, cluster, config.cluster.is_some())?;
     let ids = ours.iter().filter_map(|d| d.identity.map(|i| i.drive)).collect();
     let kv = own_index(parts, kv, index_cluster, cluster)?;
     let mark = index_mark(&*kv)?;
@@ -416,14 +416,19 @@ fn first_register(config: &Config, cluster: ClusterId, drives: &[DriveId]) -> Re
     Ok(Register { cluster, sequence: 1, epoch: Epoch(0), first_lsn: Lsn(1), k, m, members, registered })
 }
 
-/// The drives to open; one of another cluster, or one identity at two paths, is refused by name (R18).
-fn our_drives(probed: Vec<ProbedDrive>, cluster: ClusterId) -> Result<Vec<ProbedDrive>, StartError> {
+/// The drives to open. One identity at two paths is refused, and so is a drive of another cluster as long as nobody has
+/// said which cluster is ours (R18). Where that is known, it is named and left alone, and the drive that should be there is
+/// absent like one that is gone: a wrong drive in one slot must not keep a store down that could do without the right one.
+fn our_drives(probed: Vec<ProbedDrive>, cluster: ClusterId, known: bool) -> Result<Vec<ProbedDrive>, StartError> {
     let mut ours: Vec<ProbedDrive> = Vec::new();
+    let mut foreign = None;
     for drive in probed {
         let path = drive.disk.path_hint();
         match (&drive.state, drive.identity) {
             (_, Some(identity)) if identity.cluster != cluster => {
-                return Err(StartError::ForeignDrive { path, cluster: identity.cluster, ours: cluster });
+                let theirs = identity.cluster;
+                tracing::error!(path, cluster = %theirs, ours = %cluster, "a drive of another cluster: left alone, and ours is absent");
+                foreign.get_or_insert(StartError::ForeignDrive { path, cluster: theirs, ours: cluster });
             }
             (ProbedState::Ours, Some(identity)) => {
                 let same = ours.iter().find(|d| d.identity.is_some_and(|i| i.drive == identity.drive));
@@ -438,7 +443,10 @@ fn our_drives(probed: Vec<ProbedDrive>, cluster: ClusterId) -> Result<Vec<Probed
             }
         }
     }
-    Ok(ours)
+    match foreign {
+        Some(foreign) if !known || ours.is_empty() => Err(foreign),
+        _ => Ok(ours),
+    }
 }
 
 /// A service that reads: nothing is written to media, and no epoch is taken.
