@@ -1,0 +1,359 @@
+//! A `stele serve` process: the real binary, on real directories, killed in the ways that processes are killed.
+//!
+//! The binary is built once per test program, by the cargo that runs the test and into the same target directory, so a
+//! test never talks to a stale one. `STELE_BIN` names another binary instead.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How long a start may take on a busy machine before a test gives up on it.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long an ended server may take to go away.
+const GONE_WITHIN: Duration = Duration::from_secs(60);
+
+/// The access key of servers under test, unless a test lets them make up their own.
+pub const ACCESS_KEY: &str = "STELETESTACCESSKEY01";
+/// Its secret.
+pub const SECRET_KEY: &str = "stele-test-secret-key-0123456789abcdef01";
+
+/// The `stele` binary, built if need be.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| std::env::var_os("STELE_BIN").map_or_else(build, PathBuf::from))
+}
+
+fn build() -> PathBuf {
+    // target/<profile>/deps/<this test>
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let profile = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps");
+    let target = profile.parent().expect("profiles lie in target");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace).args([
+        "build",
+        "--quiet",
+        "--ignore-rust-version",
+        "--bin",
+        "stele",
+        "--target-dir",
+    ]);
+    command.arg(target);
+    if profile.file_name() == Some(OsStr::new("release")) {
+        command.arg("--release");
+    }
+    let status = command.status().expect("cargo can be started");
+    assert!(status.success(), "the stele binary does not build");
+    profile.join("stele")
+}
+
+/// How to start a server. Kept over restarts, so that the addresses stay.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `--data`.
+    pub data: PathBuf,
+    /// Arguments after `serve --data .. --s3 .. --admin ..`.
+    pub arguments: Vec<String>,
+    /// Environment besides the inherited one; the credentials are in it.
+    pub environment: Vec<(String, String)>,
+    s3: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl ServerConfig {
+    /// A server on `data` with this many drive directories inside, on two free ports.
+    pub fn new(data: impl Into<PathBuf>, drives: usize) -> ServerConfig {
+        let [s3, admin] = free_ports();
+        ServerConfig {
+            data: data.into(),
+            arguments: vec!["--drives".to_owned(), drives.to_string()],
+            environment: vec![
+                ("STELE_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()),
+                ("STELE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned()),
+            ],
+            s3,
+            admin,
+        }
+    }
+
+    /// The same server, with other arguments.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> ServerConfig {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self
+    }
+
+    /// The same server, with one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> ServerConfig {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// `http://host:port` of the S3 API.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.s3)
+    }
+
+    /// The S3 API's address.
+    pub fn s3(&self) -> SocketAddr {
+        self.s3
+    }
+
+    /// The admin API's address.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The directory of drive `n`.
+    pub fn drive(&self, n: usize) -> PathBuf {
+        self.data.join("drives").join(n.to_string())
+    }
+
+    /// The index's directory.
+    pub fn index(&self) -> PathBuf {
+        self.data.join("index")
+    }
+
+    /// Starts the process and does not wait for it.
+    pub fn spawn(&self) -> ServerProcess {
+        let mut command = Command::new(binary());
+        command.arg("serve").arg("--data").arg(&self.data);
+        command.args(["--s3", &self.s3.to_string(), "--admin", &self.admin.to_string()]);
+        command.args(&self.arguments);
+        clean_environment(&mut command);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the stele binary can be started");
+        let output = Captured::default();
+        output.follow(child.stdout.take().expect("piped"));
+        output.follow(child.stderr.take().expect("piped"));
+        ServerProcess { child, output, admin: self.admin, gone: None }
+    }
+
+    /// Starts the process and waits until it is ready. `Err`: it ended instead, or took longer than a minute.
+    pub async fn try_start(&self) -> Result<ServerProcess, NotReady> {
+        let mut server = self.spawn();
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// [`ServerConfig::try_start`], which must succeed.
+    pub async fn start(&self) -> ServerProcess {
+        self.try_start().await.unwrap_or_else(|failed| panic!("{failed}"))
+    }
+
+    /// Runs another `stele` command to its end, outside the runtime's threads.
+    pub async fn stele(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        tokio::task::spawn_blocking(move || command.output())
+            .await
+            .expect("commands do not panic")
+            .expect("the stele binary can be started")
+    }
+
+    /// Another `stele` command on the same data directory, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("--data").arg(&self.data);
+        clean_environment(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// `stele journal seal --wait`, which must succeed.
+    pub async fn seal(&self) {
+        let output = self.stele(&["journal", "seal", "--wait"]).await;
+        assert!(output.status.success(), "seal: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// What the tests' own surroundings must not decide.
+fn clean_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("STELE_") || text.starts_with("AWS_") || text == "RUST_LOG" {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Two ports that were free a moment ago. They are asked for together, so they differ.
+fn free_ports() -> [SocketAddr; 2] {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let (a, b) = (bind(), bind());
+    [a, b].map(|listener| listener.local_addr().expect("a bound socket has an address"))
+}
+
+/// Why a server is not ready.
+#[derive(Debug)]
+pub struct NotReady {
+    /// How it ended; `None` when it runs on without becoming ready.
+    pub status: Option<ExitStatus>,
+    /// All that it printed.
+    pub output: String,
+}
+
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "the server ended instead of becoming ready: {status}\n{}", self.output),
+            None => write!(f, "the server is not ready after {READY_WITHIN:?}\n{}", self.output),
+        }
+    }
+}
+
+/// What a process printed so far, both streams, line by line.
+#[derive(Clone, Debug, Default)]
+struct Captured(Arc<Mutex<Vec<String>>>);
+
+impl Captured {
+    fn follow(&self, stream: impl std::io::Read + Send + 'static) {
+        let lines = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+                lines.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                line.clear();
+            }
+        });
+    }
+
+    fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+}
+
+/// A running server. Dropped, it is killed.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    output: Captured,
+    admin: SocketAddr,
+    gone: Option<ExitStatus>,
+}
+
+impl ServerProcess {
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it printed so far on both streams.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
+    /// How it ended, if it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        if self.gone.is_none() {
+            self.gone = self.child.try_wait().expect("our own child can be waited for");
+        }
+        self.gone
+    }
+
+    /// Waits until /health/ready says 200: reads and writes are served.
+    pub async fn ready(&mut self) -> Result<(), NotReady> {
+        self.answers("/health/ready").await
+    }
+
+    /// Waits until reads are served, and perhaps writes.
+    pub async fn readable(&mut self) -> Result<(), NotReady> {
+        self.answers("/health/ready?for=reads").await
+    }
+
+    async fn answers(&mut self, path: &str) -> Result<(), NotReady> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.status() {
+                // The readers may be a line behind.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Err(NotReady { status: Some(status), output: self.output() });
+            }
+            if matches!(get(self.admin, path).await, Ok((200, _))) {
+                return Ok(());
+            }
+            if start.elapsed() > READY_WITHIN {
+                return Err(NotReady { status: None, output: self.output() });
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub async fn kill(mut self) -> ExitStatus {
+        self.signal("KILL");
+        self.ended().await
+    }
+
+    /// SIGTERM, and waits until the process is gone.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.ended().await
+    }
+
+    /// Sends a signal, by the name that `kill` has for it. The child has not been waited for, so its id is still its own.
+    pub fn signal(&mut self, name: &str) {
+        if self.status().is_none() {
+            let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
+            assert!(status.is_ok_and(|status| status.success()) || self.status().is_some(), "kill -s {name}");
+        }
+    }
+
+    /// Waits for the end that someone else brings about.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.status() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                return status;
+            }
+            assert!(start.elapsed() < GONE_WITHIN, "the server does not end:\n{}", self.output());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The most memory it ever had resident, in MiB: VmHWM of proc(5).
+    pub fn peak_resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the server runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("proc(5) has VmHWM");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("proc(5): in kB");
+        kib / 1024
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        if self.status().is_none() {
+            // An error means that it has just ended.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// GET without a signature; status and body.
+pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let status = text.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| std::io::Error::other("not an HTTP answer"))?;
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        Ok((status, body))
+    };
+    tokio::time::timeout(Duration::from_secs(10), exchange).await.map_err(|_| std::io::Error::other("no answer"))?
+}
