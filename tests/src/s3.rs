@@ -77,7 +77,7 @@ fn fill(out: &mut Vec<u8>, seed: u64, len: usize, words: bool) {
     let mut random = Random::new(seed);
     while out.len() < end {
         let word = random.next();
-        if words && word % 16 != 0 {
+        if words && !word.is_multiple_of(16) {
             out.extend_from_slice(WORDS[(word >> 32) as usize % WORDS.len()].as_bytes());
         } else {
             out.extend_from_slice(&word.to_le_bytes());
