@@ -10,6 +10,7 @@
 use crate::s3::{error, request, service};
 use async_trait::async_trait;
 use codec::effect::BucketRow;
+use http::HeaderMap;
 use metadata::client::MetadataClient;
 use metadata::keys::Account;
 use s3s::access::{S3Access, S3AccessContext};
@@ -82,12 +83,18 @@ impl S3Access for Gatekeeper {
         if !service::OPERATIONS.contains(&operation.as_str()) {
             return Err(error::not_implemented(&operation));
         }
+        let query = request::query_pairs(cx.uri().query().unwrap_or_default());
+        check_host_signed(cx.headers(), &query)?;
         request::refuse_headers(cx.headers())?;
+        request::refuse_query(&query)?;
+        request::refuse_mistaken(&operation, &query, cx.headers())?;
         if let Some(name) = cx.s3_path().get_bucket_name().map(str::to_owned)
             && operation != CREATES_ITS_BUCKET
         {
             let bucket = authorise(self.metadata.as_ref(), &caller, &name).await?;
             check_expected_owner(&bucket, request::header(cx.headers(), "x-amz-expected-bucket-owner"))?;
+            let in_query = query.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-expected-bucket-owner"));
+            check_expected_owner(&bucket, in_query.map(|(_, owner)| owner.as_str()))?;
             cx.extensions_mut().insert(Arc::new(bucket));
         }
         cx.extensions_mut().insert(caller);
@@ -97,6 +104,22 @@ impl S3Access for Gatekeeper {
 
 fn denied() -> S3Error {
     s3_error!(AccessDenied, "Access Denied")
+}
+
+/// The signature must cover the host, which can name the bucket: `s3s` verifies the headers that the client says it has
+/// signed, and would let whoever holds such a request send it to another of the account's buckets.
+fn check_host_signed(headers: &HeaderMap, query: &[(String, String)]) -> S3Result<()> {
+    let parameter = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let signed = match parameter("X-Amz-Signature") {
+        Some(_) => parameter("X-Amz-SignedHeaders"),
+        None => request::header(headers, "authorization")
+            .and_then(|value| value.split_once("SignedHeaders="))
+            .and_then(|(_, rest)| rest.split([',', ' ']).next()),
+    };
+    if signed.unwrap_or_default().split(';').any(|name| name.eq_ignore_ascii_case("host")) {
+        return Ok(());
+    }
+    Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed"))
 }
 
 /// The bucket of a name, if it is the caller's.
@@ -129,4 +152,25 @@ pub fn bucket<T>(req: &S3Request<T>) -> S3Result<Arc<BucketRow>> {
 /// An account as S3 shows it.
 pub fn owner(account: &Account) -> Owner {
     crate::s3::answer::owner(&account.row.id, Some(&account.row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_always_signed() {
+        let header = |value: &'static str| {
+            let value = http::HeaderValue::from_static(value);
+            check_host_signed(&HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]), &[]).is_ok()
+        };
+        assert!(header("AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=host;x-amz-date, Signature=00"));
+        assert!(header("AWS4-HMAC-SHA256 Credential=a/b,SignedHeaders=x-amz-date;Host,Signature=00"));
+        assert!(!header("AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=x-amz-date, Signature=00"));
+        assert!(!header("AWS4-HMAC-SHA256 Credential=a/b, SignedHeaders=x-amz-host;ghost, Signature=00"));
+        let query = |text| check_host_signed(&HeaderMap::new(), &request::query_pairs(text)).is_ok();
+        assert!(query("X-Amz-SignedHeaders=content-type%3Bhost&X-Amz-Signature=00"));
+        assert!(!query("X-Amz-SignedHeaders=content-type&X-Amz-Signature=00"));
+        assert!(!query("host"));
+    }
 }

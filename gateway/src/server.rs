@@ -9,6 +9,7 @@
 
 mod digest;
 mod io;
+mod rest;
 
 use crate::auth::{Authenticator, Gatekeeper};
 use crate::engine::Gateway;
@@ -17,15 +18,16 @@ use crate::s3::service::Service;
 use bytes::Bytes;
 use digest::{Fault, watch};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use io::{Activity, Busy, TimedIo};
+use rest::Shared;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{DomainError, S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpResponse, S3Error, S3Result};
+use s3s::{Body, HttpResponse, S3Error, S3Result, s3_error};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -223,7 +225,11 @@ async fn answer(
 ) -> Result<HttpResponse, std::convert::Infallible> {
     let id = request_id();
     let started = Instant::now();
-    let (method, path) = (req.method().clone(), req.uri().path().to_owned());
+    let (method, path, version) = (req.method().clone(), req.uri().path().to_owned(), req.version());
+    let waits = req.headers().contains_key(header::EXPECT);
+    let (parts, body) = req.into_parts();
+    let (body, rest) = rest::split(body);
+    let req = Request::from_parts(parts, body);
     let mut response = match tokio::time::timeout(limits.request, dispatch(service, req)).await {
         Ok(response) => response,
         Err(_) => error_response(error::custom(
@@ -233,6 +239,14 @@ async fn answer(
         )),
     };
     identify(&mut response, &id);
+    if response.status() == StatusCode::OK && response.headers().contains_key(header::CONTENT_RANGE) {
+        // `s3s` answers every HeadObject with 200, also one that describes a part of the object.
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    if refused && !rest.read(waits).await && version <= http::Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if method == Method::HEAD {
         let length = response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::empty();
@@ -245,13 +259,16 @@ async fn answer(
     Ok(response)
 }
 
-async fn dispatch(service: S3Service, req: Request<Incoming>) -> HttpResponse {
+async fn dispatch(service: S3Service, req: Request<Shared<Incoming>>) -> HttpResponse {
     if is_form(&req) {
         return error_response(error::not_implemented("PostObject"));
     }
+    if has_xml(&req) && req.body().size_hint().lower() > MAX_XML as u64 {
+        return error_response(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
+    }
     let fault = Arc::new(Fault::default());
     let req = if !has_xml(&req) {
-        req.map(Body::from)
+        req.map(Body::http_body_unsync)
     } else {
         match watch(req.headers(), has_query(&req, "uploadId"), &fault) {
             Ok(over) => req.map(|body| Body::http_body_unsync(over(body))),
@@ -270,17 +287,17 @@ async fn dispatch(service: S3Service, req: Request<Incoming>) -> HttpResponse {
 }
 
 /// A browser's form upload. Refused before its parts are parsed.
-fn is_form(req: &Request<Incoming>) -> bool {
+fn is_form<B>(req: &Request<B>) -> bool {
     let kind = req.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     req.method() == Method::POST && kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
 }
 
 /// Requests with a short XML body. Other bodies are streamed, and their digests are the engine's business.
-fn has_xml(req: &Request<Incoming>) -> bool {
+fn has_xml<B>(req: &Request<B>) -> bool {
     req.method() == Method::POST || (req.method() == Method::PUT && has_query(req, "encryption"))
 }
 
-fn has_query(req: &Request<Incoming>, name: &str) -> bool {
+fn has_query<B>(req: &Request<B>, name: &str) -> bool {
     let query = req.uri().query().unwrap_or_default();
     query.split('&').any(|pair| pair.split('=').next() == Some(name))
 }
@@ -346,9 +363,14 @@ mod tests {
     fn every_error_names_its_request() {
         let mut response = error_response(error::no_such_key());
         identify(&mut response, "00000000000000AB");
-        assert_eq!(response.headers().get("x-amz-request-id").map(HeaderValue::as_bytes), Some(&b"00000000000000AB"[..]));
+        assert_eq!(
+            response.headers().get("x-amz-request-id").map(HeaderValue::as_bytes),
+            Some(&b"00000000000000AB"[..])
+        );
         let body = response.body().bytes().expect("a body");
         let text = String::from_utf8_lossy(&body);
-        assert!(text.contains("<Code>NoSuchKey</Code>") && text.contains("<RequestId>00000000000000AB</RequestId></Error>"));
+        assert!(
+            text.contains("<Code>NoSuchKey</Code>") && text.contains("<RequestId>00000000000000AB</RequestId></Error>")
+        );
     }
 }

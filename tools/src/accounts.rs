@@ -58,7 +58,12 @@ pub struct NewAccount {
 
 impl NewAccount {
     fn check(&self) -> Result<(), AccountsError> {
-        let key = |what: &str, min, max, rule| AccountsError::Key { what: format!("{what} of account {}", self.name), min, max, rule };
+        let key = |what: &str, min, max, rule| AccountsError::Key {
+            what: format!("{what} of account {}", self.name),
+            min,
+            max,
+            rule,
+        };
         // A slash or an equals sign in it could not be told from the credential scope around it.
         let usable = self.access_key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b));
         if !(3..=128).contains(&self.access_key.len()) || !usable {
@@ -161,7 +166,9 @@ pub fn from_file(path: &Path) -> Result<Vec<NewAccount>, AccountsError> {
     let text = Zeroizing::new(read_private(path)?);
     let file: AccountsFile = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
-        wrong(format!("line {line}: not an [[account]] with name, access_key and secret_key (id and display_name if wanted)"))
+        wrong(format!(
+            "line {line}: not an [[account]] with name, access_key and secret_key (id and display_name if wanted)"
+        ))
     })?;
     let mut seen = HashSet::new();
     file.account
@@ -175,7 +182,9 @@ pub fn from_file(path: &Path) -> Result<Vec<NewAccount>, AccountsError> {
                 }
             }
             if id == FIRST || entry.name == FIRST {
-                return Err(wrong(format!("the account {FIRST} is the first one: it is set by STELE_ACCESS_KEY and STELE_SECRET_KEY")));
+                return Err(wrong(format!(
+                    "the account {FIRST} is the first one: it is set by STELE_ACCESS_KEY and STELE_SECRET_KEY"
+                )));
             }
             let account = NewAccount {
                 display_name: entry.display_name.unwrap_or_else(|| entry.name.clone()),

@@ -193,12 +193,8 @@ async fn seal(State(state): State<Arc<AdminState>>, request: Request) -> Respons
     }
     match sealing.await {
         Ok(Ok(report)) => {
-            let report = SealedAnswer {
-                upto: report.upto.0,
-                moved: report.moved,
-                stripes: report.stripes,
-                freed: report.freed,
-            };
+            let report =
+                SealedAnswer { upto: report.upto.0, moved: report.moved, stripes: report.stripes, freed: report.freed };
             Json(SealAnswer { report: Some(report) }).into_response()
         }
         Ok(Err(error)) => unavailable(error),

@@ -143,8 +143,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, CommandError> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
     match command {
         Command::Serve(serve) => {
             crate::logging::start();
@@ -165,7 +164,9 @@ fn run(command: Command) -> Result<ExitCode, CommandError> {
         Command::RebuildIndex(Offline { data }) => {
             let kept = crate::offline::rebuild_index(&data)?;
             match kept {
-                Some(path) => println!("The index was moved to {}. The next start rebuilds it from the drives.", path.display()),
+                Some(path) => {
+                    println!("The index was moved to {}. The next start rebuilds it from the drives.", path.display())
+                }
                 None => println!("There was no index. The next start rebuilds it from the drives."),
             }
         }
@@ -204,12 +205,20 @@ fn print_status(status: &StatusAnswer, json: bool) {
         "" => println!("{}", status.mode),
         reason => println!("{}: {reason}", status.mode),
     }
-    println!("geometry {}  epoch {}  journal {} (sealed up to {})", status.geometry, status.epoch, status.applied, status.sealed);
+    println!(
+        "geometry {}  epoch {}  journal {} (sealed up to {})",
+        status.geometry, status.epoch, status.applied, status.sealed
+    );
     for drive in &status.drives {
         let journal = if drive.journal { "  journal" } else { "" };
         let free = drive.free >> 20;
         let total = drive.total >> 20;
-        println!("drive {}  {:<9}  {free} of {total} MiB free  {}{journal}", &drive.id[..8.min(drive.id.len())], drive.state, drive.path);
+        println!(
+            "drive {}  {:<9}  {free} of {total} MiB free  {}{journal}",
+            &drive.id[..8.min(drive.id.len())],
+            drive.state,
+            drive.path
+        );
     }
     for warning in &status.warnings {
         println!("warning: {warning}");

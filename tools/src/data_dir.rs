@@ -78,6 +78,9 @@ pub struct Config {
     /// The geometry asked for at first start, for a start that was interrupted before it was fixed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub geometry: Option<String>,
+    /// Bytes kept back per file system (R14), settled at first start: later the space may be somebody else's.
+    #[serde(default)]
+    pub reserve: u64,
     /// The drives' directories; relative to the data directory unless absolute.
     pub drives: Vec<PathBuf>,
 }
@@ -85,7 +88,7 @@ pub struct Config {
 impl Config {
     /// A set-up that begins.
     pub fn new(geometry: Option<String>, drives: Vec<PathBuf>) -> Config {
-        Config { version: CONFIG_VERSION, cluster: None, geometry, drives }
+        Config { version: CONFIG_VERSION, cluster: None, geometry, reserve: 0, drives }
     }
 
     /// The cluster's identity; `None` until there is one.

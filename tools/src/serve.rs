@@ -28,7 +28,7 @@ use storage_node::kv::KvError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// Part of a file system's free space at first start that is kept back (R14): 5 %, at most [`RESERVE_LIMIT`].
+/// A file system's free space at first start is divided by this to get what is kept back of it (R14): 5 %.
 const RESERVE_PART: u64 = 20;
 /// The most that is kept back of a file system that is shared with other things, in bytes (R14).
 const RESERVE_LIMIT: u64 = 4 << 30;
@@ -162,6 +162,10 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
 
     let wanted = Wanted { count: options.drives, paths: options.drive_paths.clone() };
     let disks = find(&data, &mut config, &wanted)?;
+    if first_start {
+        config.reserve = reserve(&disks);
+        data.write_config(&config)?;
+    }
     let started = tokio::select! {
         started = metadata(&data, &config, options, disks.clone()) => started?,
         _ = stop.wait_for(|stop| *stop) => {
@@ -175,8 +179,8 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     put_accounts(&data, &meta, all).await?;
 
     let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, gateway::engine::Config::default());
-    let service = gateway::server::service(&engine, &options.domains)
-        .map_err(|error| ServeError::Domain(error.to_string()))?;
+    let service =
+        gateway::server::service(&engine, &options.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
     state.ready(Arc::clone(&meta));
     announce(&data, s3_address, admin_address, &first_account, origin, first_start, &meta);
 
@@ -214,37 +218,50 @@ async fn metadata(
     disks: Vec<Arc<dyn Disk>>,
 ) -> Result<Metadata, ServeError> {
     let planned = config.geometry.as_deref().map(str::parse::<Geometry>).transpose()?;
-    let indexes = Arc::new(Indexes::new(data.index_path()));
-    let key_path = data.key_path();
     let how = metadata::start::Config {
         cluster: config.cluster_id(),
         geometry: options.geometry.or(planned),
-        reserve: reserve(&disks),
+        reserve: config.reserve,
         ..metadata::start::Config::default()
     };
-    let parts = Parts {
+    let accept = data.accept_loss_path();
+    if !accept.exists() {
+        return Ok(metadata::start::start(parts(data, disks)?, how).await?);
+    }
+    let accepted = metadata::start::accept_loss(parts(data, disks.clone())?, how.clone()).await;
+    let metadata = match accepted {
+        Ok((metadata, report)) => {
+            log_loss(&report);
+            metadata
+        }
+        Err(StartError::NoLoss) => {
+            tracing::warn!("a loss was accepted, but there is none: everything is there");
+            metadata::start::start(parts(data, disks)?, how).await?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // Only now: a start that was cut off before must accept the loss again.
+    std::fs::remove_file(&accept).map_err(|source| DataDirError::Io { path: accept, source })?;
+    Ok(metadata)
+}
+
+fn parts(data: &DataDir, disks: Vec<Arc<dyn Disk>>) -> Result<Parts, ServeError> {
+    let indexes = Arc::new(Indexes::new(data.index_path()));
+    let key_path = data.key_path();
+    Ok(Parts {
         disks,
         node_index: indexes.open_node()?,
         index: indexes,
         keys: Box::new(move |first_start| Keys::open(&key_path, first_start).map(|(keys, _created)| keys)),
         clock: Arc::new(SystemClock::default()),
         entropy: Arc::new(SystemEntropy),
-    };
-    let accept = data.accept_loss_path();
-    if !accept.exists() {
-        return Ok(metadata::start::start(parts, how).await?);
-    }
-    let (metadata, report) = metadata::start::accept_loss(parts, how).await?;
-    log_loss(&report);
-    // Only now: a start that was cut off before must accept the loss again.
-    std::fs::remove_file(&accept).map_err(|source| DataDirError::Io { path: accept, source })?;
-    Ok(metadata)
+    })
 }
 
-/// Bytes kept back per file system: a part of the smallest one's space, limited (R14).
+/// Bytes to keep back per file system: a part of what is free on the fullest one, limited (R14).
 fn reserve(disks: &[Arc<dyn Disk>]) -> u64 {
-    let smallest = disks.iter().filter_map(|disk| disk.space().ok()).map(|space| space.total).min();
-    smallest.map_or(0, |total| (total / RESERVE_PART).min(RESERVE_LIMIT))
+    let least = disks.iter().filter_map(|disk| disk.space().ok()).map(|space| space.free).min();
+    least.map_or(0, |free| (free / RESERVE_PART).min(RESERVE_LIMIT))
 }
 
 fn log_loss(report: &LossReport) {
@@ -309,7 +326,11 @@ fn announce(
     meta: &Arc<Metadata>,
 ) {
     let status = meta.status();
-    println!("Stele serves S3 on http://{s3} (geometry {}, {} drives); admin on http://{admin}", status.geometry, status.drives.len());
+    println!(
+        "Stele serves S3 on http://{s3} (geometry {}, {} drives); admin on http://{admin}",
+        status.geometry,
+        status.drives.len()
+    );
     if status.mode == Mode::ReadOnly {
         println!("READ-ONLY: {}", status.reason);
     }
@@ -327,7 +348,10 @@ fn announce(
         println!("Keep a copy of the key elsewhere: stele key export --data {}", data.root().display());
     }
     println!("Try:");
-    println!("  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION=us-east-1", account.access_key);
+    println!(
+        "  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION=us-east-1",
+        account.access_key
+    );
     println!("  aws --endpoint-url http://{s3} s3 mb s3://documents");
     println!("  aws --endpoint-url http://{s3} s3 cp --recursive . s3://documents/");
     println!("  aws --endpoint-url http://{s3} s3 ls s3://documents/");

@@ -91,7 +91,10 @@ mod tests {
 
     #[test]
     fn times_are_shown_and_never_panic() {
-        assert_eq!(http_date(1_445_412_480_000).as_ref().map(HeaderValue::as_bytes), Some(&b"Wed, 21 Oct 2015 07:28:00 GMT"[..]));
+        assert_eq!(
+            http_date(1_445_412_480_000).as_ref().map(HeaderValue::as_bytes),
+            Some(&b"Wed, 21 Oct 2015 07:28:00 GMT"[..])
+        );
         assert!(http_date(u64::MAX).is_some());
     }
 

@@ -6,8 +6,8 @@ use crate::engine::Gateway;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use codec::effect::BucketRow;
-use metadata::command::{Command, CreateBucket, Refusal};
 use metadata::client::CommitError;
+use metadata::command::{Command, CreateBucket, Refusal};
 use s3s::dto::{
     Bucket, BucketLocationConstraint, CreateBucketConfiguration, CreateBucketInput, CreateBucketOutput,
     DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketInput, DeleteBucketOutput,

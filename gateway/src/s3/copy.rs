@@ -51,8 +51,7 @@ pub async fn object(gateway: &Gateway, req: S3Request<CopyObjectInput>) -> S3Res
     let mut input = req.input;
     request::check_new_key(&input.key)?;
     let replace = replaces_metadata(input.metadata_directive.as_ref())?;
-    let source =
-        source(gateway, &caller, &input.copy_source, input.expected_source_bucket_owner.as_deref()).await?;
+    let source = source(gateway, &caller, &input.copy_source, input.expected_source_bucket_owner.as_deref()).await?;
     let conditions = ReadConditions {
         if_match: input.copy_source_if_match.take(),
         if_none_match: input.copy_source_if_none_match.take(),
@@ -125,8 +124,7 @@ pub async fn part(
     let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
     let input = req.input;
     let number = multipart::part_number(input.part_number)?;
-    let source =
-        source(gateway, &caller, &input.copy_source, input.expected_source_bucket_owner.as_deref()).await?;
+    let source = source(gateway, &caller, &input.copy_source, input.expected_source_bucket_owner.as_deref()).await?;
     let conditions = ReadConditions {
         if_match: input.copy_source_if_match,
         if_none_match: input.copy_source_if_none_match,

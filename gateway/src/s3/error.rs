@@ -121,7 +121,10 @@ pub fn payload_hash() -> S3Error {
 fn body_answer(error: &BodyError) -> S3Error {
     match error {
         BodyError::Truncated(_) => {
-            s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header")
+            s3_error!(
+                IncompleteBody,
+                "You did not provide the number of bytes specified by the Content-Length HTTP header"
+            )
         }
         BodyError::Malformed(_) => s3_error!(InvalidRequest, "The request body is malformed."),
         BodyError::Signature(_) => s3_error!(SignatureDoesNotMatch),
@@ -143,16 +146,21 @@ pub fn put(error: PutError) -> S3Error {
         PutError::BadKey => s3_error!(KeyTooLongError, "Your key is too long"),
         PutError::Body(error) => body_answer(&error),
         PutError::Length { .. } => {
-            s3_error!(IncompleteBody, "You did not provide the number of bytes specified by the Content-Length HTTP header")
+            s3_error!(
+                IncompleteBody,
+                "You did not provide the number of bytes specified by the Content-Length HTTP header"
+            )
         }
         PutError::TooLarge { .. } => {
             s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed object size.")
         }
         PutError::Md5Mismatch => bad_digest("Content-MD5"),
         PutError::ChecksumMismatch { algorithm } => bad_digest(crate::s3::request::algorithm_name(algorithm)),
-        PutError::TrailerMissing { .. } => {
-            custom("MalformedTrailerError", StatusCode::BAD_REQUEST, "The request contained trailing data that was not well-formed.")
-        }
+        PutError::TrailerMissing { .. } => custom(
+            "MalformedTrailerError",
+            StatusCode::BAD_REQUEST,
+            "The request contained trailing data that was not well-formed.",
+        ),
         PutError::InvalidPart { .. } => invalid_part(),
         PutError::InvalidPartOrder => invalid_part_order(),
         PutError::PartTooSmall { .. } => part_too_small(),

@@ -37,7 +37,9 @@ impl Names {
         let mut out = String::with_capacity(name.len());
         for byte in name.bytes() {
             match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => out.push(char::from(byte)),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                    out.push(char::from(byte))
+                }
                 _ => out.push_str(&format!("%{byte:02X}")),
             }
         }
@@ -333,8 +335,9 @@ pub async fn parts(gateway: &Gateway, req: S3Request<ListPartsInput>) -> S3Resul
     let (shown, max) = page_size(input.max_parts, "max-parts")?;
     let after = match input.part_number_marker {
         None => 0,
-        Some(marker) => u32::try_from(marker)
-            .map_err(|_| s3_error!(InvalidArgument, "Argument part-number-marker must be an integer between 0 and 2147483647"))?,
+        Some(marker) => u32::try_from(marker).map_err(|_| {
+            s3_error!(InvalidArgument, "Argument part-number-marker must be an integer between 0 and 2147483647")
+        })?,
     };
     let upload = UploadName { bucket: bucket.id, key: input.key.clone(), upload_id: input.upload_id.clone() };
     let page = gateway.metadata().list_parts(PartsRequest { upload, after, max }).await.map_err(error::lookup)?;

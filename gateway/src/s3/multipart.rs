@@ -2,7 +2,7 @@
 
 use super::answer::{self, set_checksums};
 use super::error;
-use super::object::{body_length, engine_body};
+use super::object::{body_length, check_decoded_length, engine_body};
 use super::request::{self, object_meta, sent_checksums};
 use crate::auth;
 use crate::digest::full_object_by_default;
@@ -41,7 +41,10 @@ pub async fn create(
     let checksum = input.checksum_algorithm.as_ref().map(|name| request::algorithm(name.as_str())).transpose()?;
     let full_object = full_object(input.checksum_type.as_ref())?;
     if full_object.is_some() && checksum.is_none() {
-        return Err(s3_error!(InvalidRequest, "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header."));
+        return Err(s3_error!(
+            InvalidRequest,
+            "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header."
+        ));
     }
     let encrypt = request::encrypt(&bucket, input.server_side_encryption.as_ref());
     let create = CreateUploadRequest {
@@ -84,8 +87,8 @@ pub async fn put_part(gateway: &Gateway, req: S3Request<UploadPartInput>) -> S3R
     let S3Request { mut input, headers, trailing_headers, .. } = req;
     let number = part_number(input.part_number)?;
     let length = body_length(input.content_length)?;
-    let claims =
-        request::claims(&headers, input.content_md5.as_deref(), sent_checksums!(input), trailing_headers)?;
+    check_decoded_length(&headers, length)?;
+    let claims = request::claims(&headers, input.content_md5.as_deref(), sent_checksums!(input), trailing_headers)?;
     let upload = upload(gateway, &bucket, &input.key, &input.upload_id).await?;
     let encrypted = upload.encrypted;
     let body = engine_body(input.body.take());
@@ -112,7 +115,10 @@ pub async fn complete(
     let full = full_object(input.checksum_type.as_ref())?;
     let announced = codec::effect::ChecksumAlgorithm::try_from(upload.checksum).unwrap_or_default();
     if full.is_some_and(|full| announced as i32 != 0 && full != upload.full_object_checksum) {
-        return Err(s3_error!(InvalidRequest, "The checksum type differs from the one that the upload was created with."));
+        return Err(s3_error!(
+            InvalidRequest,
+            "The checksum type differs from the one that the upload was created with."
+        ));
     }
     let listed = input.multipart_upload.as_ref().and_then(|list| list.parts.as_deref()).unwrap_or_default();
     if listed.is_empty() {

@@ -25,6 +25,10 @@ pub const ALGORITHMS: [ChecksumAlgorithm; 5] = [
     ChecksumAlgorithm::Sha256,
 ];
 
+/// What may follow `x-amz-checksum-` in the name of a header.
+const KNOWN_CHECKSUM_HEADERS: [&str; 8] =
+    ["crc32", "crc32c", "crc64nvme", "sha1", "sha256", "algorithm", "mode", "type"];
+
 /// The name that S3 gives an algorithm.
 pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> &'static str {
     match algorithm {
@@ -91,7 +95,13 @@ pub fn claims(
     sent: Vec<(ChecksumAlgorithm, String)>,
     trailing: Option<TrailingHeaders>,
 ) -> S3Result<Claims> {
-    let md5 = content_md5.map(md5_value).transpose()?;
+    // s3s takes an empty header for an absent one. A client that sent one believes that its body is being checked.
+    let md5 = content_md5.or_else(|| digest_header(headers, "content-md5")).map(md5_value).transpose()?;
+    for algorithm in ALGORITHMS.into_iter().filter(|a| sent.iter().all(|(named, _)| named != a)) {
+        if let Some(value) = digest_header(headers, &checksum_header(algorithm)) {
+            checksum_value(algorithm, value)?;
+        }
+    }
     if sent.len() > 1 {
         return Err(multiple_checksums());
     }
@@ -136,10 +146,7 @@ pub fn md5_value(value: &str) -> S3Result<[u8; 16]> {
 }
 
 fn multiple_checksums() -> S3Error {
-    s3_error!(
-        InvalidRequest,
-        "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
-    )
+    s3_error!(InvalidRequest, "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
 }
 
 fn announced_trailer(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>> {
@@ -159,13 +166,20 @@ fn announced_trailer(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>>
 
 fn trailer_value(trailing: &TrailingHeaders, algorithm: ChecksumAlgorithm) -> Option<Bytes> {
     trailing
-        .read(|map| map.get(checksum_header(algorithm))?.to_str().ok().and_then(|value| decode_digest(algorithm, value)))
+        .read(|map| {
+            map.get(checksum_header(algorithm))?.to_str().ok().and_then(|value| decode_digest(algorithm, value))
+        })
         .flatten()
 }
 
 /// A header's text; `None` when it is absent, empty or not text.
 pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// The value of a header that holds a digest: empty, and so no digest, when it is there but not text.
+pub fn digest_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default().trim())
 }
 
 /// Refuses every request header that asks for something that is not given. Ignoring one of these would make the client
@@ -190,7 +204,9 @@ pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
             "bucket-object-lock-enabled" if !value.eq_ignore_ascii_case("false") => Some("Object lock"),
             "tagging" => Some("Tagging"),
             "mfa" => Some("MFA delete"),
-            "acl" if !matches!(value, "private" | "bucket-owner-full-control" | "bucket-owner-read") => Some("This ACL"),
+            "acl" if !matches!(value, "private" | "bucket-owner-full-control" | "bucket-owner-read") => {
+                Some("This ACL")
+            }
             _ if rest.starts_with("grant-") => Some("Granting access by ACL"),
             "object-ownership" if value != "BucketOwnerEnforced" => Some("This object ownership"),
             "write-offset-bytes" => Some("Appending to an object"),
@@ -199,7 +215,7 @@ pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
                 algorithm(value)?;
                 None
             }
-            "checksum-md5" | "checksum-sha512" | "checksum-xxhash64" | "checksum-xxhash3" | "checksum-xxhash128" => {
+            _ if rest.strip_prefix("checksum-").is_some_and(|of| !KNOWN_CHECKSUM_HEADERS.contains(&of)) => {
                 Some("This checksum algorithm")
             }
             _ => None,
@@ -207,6 +223,104 @@ pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
         if let Some(what) = refused {
             return Err(error::not_implemented(what));
         }
+    }
+    Ok(())
+}
+
+/// `x-amz-*` query parameters that are read, or that ask for nothing that could be missed.
+const KNOWN_IN_QUERY: [&str; 15] = [
+    "x-amz-algorithm",
+    "x-amz-credential",
+    "x-amz-date",
+    "x-amz-expires",
+    "x-amz-signedheaders",
+    "x-amz-signature",
+    "x-amz-security-token",
+    "x-amz-content-sha256",
+    "x-amz-expected-bucket-owner",
+    "x-amz-acl",
+    "x-amz-checksum-mode",
+    "x-amz-sdk-checksum-algorithm",
+    "x-amz-request-payer",
+    "x-amz-optional-object-attributes",
+    "x-amz-user-agent",
+];
+
+/// Refuses what the query of a URL asks for in vain. SDKs move `x-amz-*` headers there when they presign, and S3 honours
+/// them like headers. Here only headers are read: ignoring the query would store plaintext where encryption was asked for.
+pub fn refuse_query(query: &[(String, String)]) -> S3Result<()> {
+    for (name, value) in query {
+        let name = name.to_ascii_lowercase();
+        if !name.starts_with("x-amz-") {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), value.parse()) {
+            refuse_headers(&HeaderMap::from_iter([(name, value)]))?;
+        }
+        if !KNOWN_IN_QUERY.contains(&name.as_str()) {
+            return Err(error::not_implemented(
+                "An x-amz- parameter in the query other than those of the signature (send it as a signed header)",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Names and values of a query, decoded.
+pub fn query_pairs(query: &str) -> Vec<(String, String)> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (percent_decoded(name), percent_decoded(value))
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let mut byte = [*first];
+        rest = after;
+        if let (b'%', Some((digits, after))) = (*first, after.split_at_checked(2))
+            && hex::decode_to_slice(digits, &mut byte).is_ok()
+        {
+            rest = after;
+        } else {
+            byte = [*first];
+        }
+        bytes.extend_from_slice(&byte);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Parts of an object that have operations of their own.
+const SUBRESOURCES: [&str; 15] = [
+    "acl",
+    "annotation",
+    "append",
+    "attributes",
+    "encryption",
+    "legal-hold",
+    "partNumber",
+    "renameObject",
+    "restore",
+    "retention",
+    "select",
+    "tagging",
+    "torrent",
+    "uploadId",
+    "uploads",
+];
+
+/// Refuses a request that would replace or delete the object itself though its query or headers name something else: a
+/// part without its number or its upload's id, tags behind an `x-id` of another operation, a copy behind one.
+pub fn refuse_mistaken(operation: &str, query: &[(String, String)], headers: &HeaderMap) -> S3Result<()> {
+    let whole = matches!(operation, "PutObject" | "CopyObject" | "DeleteObject");
+    if whole && let Some((name, _)) = query.iter().find(|(name, _)| SUBRESOURCES.contains(&name.as_str())) {
+        return Err(s3_error!(InvalidArgument, "The query parameter {name} does not fit this request."));
+    }
+    if matches!(operation, "PutObject" | "UploadPart") && headers.contains_key("x-amz-copy-source") {
+        return Err(s3_error!(InvalidRequest, "x-amz-copy-source does not fit this request."));
     }
     Ok(())
 }
@@ -318,7 +432,8 @@ fn storage_class(asked: Option<&str>) -> S3Result<String> {
 
 fn website_redirect(value: Option<&str>) -> S3Result<String> {
     let value = value.unwrap_or_default();
-    let valid = value.is_empty() || value.starts_with('/') || value.starts_with("http://") || value.starts_with("https://");
+    let valid =
+        value.is_empty() || value.starts_with('/') || value.starts_with("http://") || value.starts_with("https://");
     if !valid {
         return Err(error::custom(
             "InvalidRedirectLocation",
@@ -346,7 +461,9 @@ pub fn write_condition(if_match: Option<ETagCondition>, if_none_match: Option<ET
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::None),
         (None, Some(ETagCondition::Any)) => Ok(Condition::IfNoneMatchAny),
-        (None, Some(ETagCondition::ETag(_))) => Err(error::not_implemented("If-None-Match with an entity tag on a write")),
+        (None, Some(ETagCondition::ETag(_))) => {
+            Err(error::not_implemented("If-None-Match with an entity tag on a write"))
+        }
         (Some(ETagCondition::Any), None) => Ok(Condition::IfMatchAny),
         (Some(ETagCondition::ETag(etag)), None) => Ok(Condition::IfMatch(etag.value().to_owned())),
         (Some(_), Some(_)) => Err(error::not_implemented("If-Match together with If-None-Match on a write")),
@@ -404,6 +521,15 @@ impl ReadConditions {
     }
 }
 
+/// Whether a Range counts, by If-Range (RFC 9110, section 13.1.5). A client that resumes a download of what has changed
+/// meanwhile must get the whole: with a range it would join bytes of two objects.
+pub fn range_applies(headers: &HeaderMap, version: &VersionRow) -> bool {
+    let Some(validator) = headers.get(http::header::IF_RANGE) else { return true };
+    let etag = version.content.as_ref().map_or("", |content| content.etag.as_str());
+    let is_tag = |value: &str| value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(etag);
+    validator.to_str().is_ok_and(is_tag) || super::answer::http_date(version.modified_ms).as_ref() == Some(validator)
+}
+
 /// 304 with the headers that RFC 9110 wants on it.
 pub fn not_modified(version: &VersionRow) -> S3Error {
     let mut error = s3_error!(NotModified);
@@ -444,6 +570,7 @@ mod tests {
             ("x-amz-acl", "public-read", "NotImplemented"),
             ("x-amz-grant-read", "id=x", "NotImplemented"),
             ("x-amz-checksum-sha512", "x", "NotImplemented"),
+            ("x-amz-checksum-crc16", "x", "NotImplemented"),
             ("x-amz-checksum-algorithm", "XXHASH3", "NotImplemented"),
         ] {
             let refused = refuse_headers(&headers(&[(name, value)])).expect_err(name);
@@ -454,6 +581,46 @@ mod tests {
     }
 
     #[test]
+    fn a_presigned_query_asks_for_nothing_in_vain() {
+        let refused = |query| refuse_query(&query_pairs(query)).err().map(|error| error.code().as_str().to_owned());
+        let presigned = "x-id=PutObject&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2Fb&X-Amz-Date=d&X-Amz-Expires=5\
+            &X-Amz-SignedHeaders=host&X-Amz-Signature=00&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD&x-amz-checksum-mode=ENABLED\
+            &x-amz-acl=private&x-amz-sdk-checksum-algorithm=CRC32";
+        assert_eq!(refused(presigned), None);
+        for query in [
+            "x-amz-server-side-encryption=AES256",
+            "x%2Damz-server-side-encryption=AES256",
+            "X-Amz-Server-Side-Encryption=aws%3Akms",
+            "X-Amz-Object-Lock-Mode=COMPLIANCE",
+            "x-amz-acl=public%2Dread",
+            "x-amz-tagging=a%3Db",
+            "x-amz-meta-a=b",
+            "x-amz-checksum-crc32=AAAAAA%3D%3D",
+            "x-amz-storage-class=GLACIER",
+            "x-amz-copy-source=%2Fb%2Fk",
+            "x-amz-what-is-next",
+        ] {
+            assert_eq!(refused(query).as_deref(), Some("NotImplemented"), "{query}");
+        }
+        assert_eq!(query_pairs("a%2=%zz&b&=c&%41=%e4"), [("a%2", "%zz"), ("b", ""), ("", "c"), ("A", "\u{fffd}")].map(
+            |(n, v)| (n.to_owned(), v.to_owned())
+        ));
+    }
+
+    #[test]
+    fn an_object_is_not_replaced_by_what_was_meant_for_a_part_of_it() {
+        let none = HeaderMap::new();
+        let mistaken = |operation, query| refuse_mistaken(operation, &query_pairs(query), &none).is_err();
+        for query in ["uploadId=x", "partNumber=1", "x-id=PutObject&tagging", "append&position=0", "torrent="] {
+            assert!(mistaken("PutObject", query) && mistaken("DeleteObject", query), "{query}");
+        }
+        assert!(!mistaken("PutObject", "x-id=PutObject&versionId=null&custom=1") && !mistaken("GetObject", "partNumber=1"));
+        assert!(!mistaken("UploadPart", "partNumber=1&uploadId=x"));
+        let copy = headers(&[("x-amz-copy-source", "/b/k")]);
+        assert!(refuse_mistaken("PutObject", &[], &copy).is_err() && refuse_mistaken("CopyObject", &[], &copy).is_ok());
+    }
+
+    #[test]
     fn digests_must_be_well_formed_and_alone() {
         assert!(md5_value("XrY7u+Ae7tCTyyK7j1rNww==").is_ok());
         assert!(md5_value("XrY7u+Ae7tCTyyK7j1rN").is_err());
@@ -461,8 +628,13 @@ mod tests {
         let sent = |a, v: &str| vec![(a, v.to_owned())];
         assert!(claims(&none, None, sent(ChecksumAlgorithm::Crc32, "AAAAAA=="), None).is_ok());
         assert!(claims(&none, None, sent(ChecksumAlgorithm::Crc32, "AAAA"), None).is_err());
-        let two = vec![(ChecksumAlgorithm::Crc32, "AAAAAA==".to_owned()), (ChecksumAlgorithm::Crc32c, "AAAAAA==".to_owned())];
+        let two =
+            vec![(ChecksumAlgorithm::Crc32, "AAAAAA==".to_owned()), (ChecksumAlgorithm::Crc32c, "AAAAAA==".to_owned())];
         assert!(claims(&none, None, two, None).is_err());
+        for (name, code) in [("content-md5", "InvalidDigest"), ("x-amz-checksum-crc32", "InvalidRequest")] {
+            let refused = claims(&headers(&[(name, "")]), None, Vec::new(), None).expect_err(name);
+            assert_eq!(refused.code().as_str(), code, "an empty digest is none, and not no claim");
+        }
         let trailer = headers(&[("x-amz-trailer", "x-amz-checksum-crc32")]);
         assert!(claims(&trailer, None, Vec::new(), None).is_err(), "a trailer needs a body that can have one");
         let named = headers(&[("x-amz-sdk-checksum-algorithm", "CRC32")]);
@@ -483,7 +655,10 @@ mod tests {
         let none = ReadConditions::default;
         assert_eq!(judge(none()), Verdict::Proceed);
         assert_eq!(judge(ReadConditions { if_match: tag("x"), ..none() }), Verdict::Failed);
-        assert_eq!(judge(ReadConditions { if_match: tag("abc"), if_unmodified_since: at(0), ..none() }), Verdict::Proceed);
+        assert_eq!(
+            judge(ReadConditions { if_match: tag("abc"), if_unmodified_since: at(0), ..none() }),
+            Verdict::Proceed
+        );
         assert_eq!(judge(ReadConditions { if_none_match: tag("abc"), ..none() }), Verdict::NotModified);
         assert_eq!(
             judge(ReadConditions { if_none_match: tag("x"), if_modified_since: at(1_800_000_000_000), ..none() }),
@@ -492,6 +667,21 @@ mod tests {
         assert_eq!(judge(ReadConditions { if_modified_since: at(1_700_000_000_000), ..none() }), Verdict::NotModified);
         assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_700_000_000_000), ..none() }), Verdict::Proceed);
         assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_699_999_999_000), ..none() }), Verdict::Failed);
+    }
+
+    #[test]
+    fn a_range_counts_only_of_what_if_range_names() {
+        let version = VersionRow {
+            modified_ms: 1_445_412_480_500,
+            content: Some(Content { etag: "abc".into(), ..Content::default() }),
+            ..VersionRow::default()
+        };
+        let applies = |value| range_applies(&headers(&[("if-range", value)]), &version);
+        assert!(range_applies(&HeaderMap::new(), &version));
+        assert!(applies("\"abc\"") && applies("Wed, 21 Oct 2015 07:28:00 GMT"));
+        for other in ["\"old\"", "W/\"abc\"", "Wed, 21 Oct 2015 07:27:59 GMT", "garbage", "\""] {
+            assert!(!applies(other), "{other}");
+        }
     }
 
     #[test]

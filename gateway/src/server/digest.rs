@@ -49,10 +49,10 @@ impl Expected {
             return Ok(None);
         }
         let payload = hex::decode(payload).ok().filter(|raw| raw.len() == 32).map(Bytes::from);
-        let md5 = request::header(headers, "content-md5").map(request::md5_value).transpose()?;
+        let md5 = request::digest_header(headers, "content-md5").map(request::md5_value).transpose()?;
         let mut checksums = Vec::new();
         for algorithm in request::ALGORITHMS.into_iter().filter(|_| !of_object) {
-            if let Some(value) = request::header(headers, &request::checksum_header(algorithm)) {
+            if let Some(value) = request::digest_header(headers, &request::checksum_header(algorithm)) {
                 checksums.push((algorithm, Claim::Value(request::checksum_value(algorithm, value)?)));
             }
         }
@@ -109,6 +109,16 @@ pub fn watch<B>(
     })
 }
 
+impl<B> WatchedBody<B> {
+    /// Compares the digests, once.
+    fn judge(&mut self) -> Result<(), StdError> {
+        let judged = self.expected.take().map(|(expected, digester)| expected.verify(digester));
+        let Some(Err(error)) = judged else { return Ok(()) };
+        self.fault.set(error);
+        Err("the body's digest differs".into())
+    }
+}
+
 impl<B> Body for WatchedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -124,15 +134,16 @@ where
                 if let (Some(data), Some((_, digester))) = (frame.data_ref(), &mut self.expected) {
                     digester.update(data);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                // Judged with the last frame: who counts on the announced length may end before it asks for more.
+                match self.body.is_end_stream().then(|| self.judge()) {
+                    Some(Err(error)) => Poll::Ready(Some(Err(error))),
+                    _ => Poll::Ready(Some(Ok(frame))),
+                }
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-            None => match self.expected.take().map(|(expected, digester)| expected.verify(digester)) {
-                None | Some(Ok(())) => Poll::Ready(None),
-                Some(Err(error)) => {
-                    self.fault.set(error);
-                    Poll::Ready(Some(Err("the body's digest differs".into())))
-                }
+            None => match self.judge() {
+                Ok(()) => Poll::Ready(None),
+                Err(error) => Poll::Ready(Some(Err(error))),
             },
         }
     }
@@ -176,7 +187,11 @@ mod tests {
         assert_eq!(read(&[("content-md5", "x")], false, "a").await.as_deref(), Some("InvalidDigest"));
         assert_eq!(read(&[("x-amz-checksum-crc32", "6Le+Qw==")], false, "a").await, None);
         assert_eq!(read(&[("x-amz-checksum-crc32", "6Le+Qw==")], false, "b").await.as_deref(), Some("BadDigest"));
-        assert_eq!(read(&[("x-amz-checksum-crc32", "6Le+Qw==")], true, "b").await, None, "the object's, not the body's");
+        assert_eq!(
+            read(&[("x-amz-checksum-crc32", "6Le+Qw==")], true, "b").await,
+            None,
+            "the object's, not the body's"
+        );
         assert_eq!(read(&[("x-amz-content-sha256", SHA256_OF_A)], false, "a").await, None);
         let damaged = read(&[("x-amz-content-sha256", SHA256_OF_A)], false, "b").await;
         assert_eq!(damaged.as_deref(), Some("XAmzContentSHA256Mismatch"));
