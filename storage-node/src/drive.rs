@@ -8,7 +8,7 @@
 //! * Health only gets worse while a node runs: Healthy, then ReadOnly, then Failed. A start looks again.
 
 use crate::client::DriveHealth;
-use crate::disk::{Disk, DiskError, IGNORED_NAMES};
+use crate::disk::{Disk, DiskError, DiskFile, IGNORED_NAMES};
 use crate::kv::KvError;
 use crate::sabotage::Sabotage;
 use crate::segment::class_dir;
@@ -264,6 +264,23 @@ pub fn check_identity(disk: &dyn Disk, identity: &Identity) -> Result<(), String
     }
     match disk.read_small(IDENTITY_FILE) {
         Ok(bytes) if bytes == identity.encode() => Ok(()),
+        Ok(_) => Err("its identity file changed".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// [`check_identity`] by way of the identity file that was opened at the start. It takes no file descriptor: a process
+/// that has run out of them must not find its drives gone.
+pub(crate) fn check_held_identity(disk: &dyn Disk, file: &dyn DiskFile, identity: &Identity) -> Result<(), String> {
+    let held = file.still_named().is_ok_and(|named| named) && !disk.sabotage().is(Sabotage::IdentityCheck);
+    if !held || !disk.same_directory().is_ok_and(|same| same) {
+        return check_identity(disk, identity);
+    }
+    let expected = identity.encode();
+    // One byte more, so that a longer file is another one.
+    let mut found = vec![0; expected.len() + 1];
+    match file.read_at(&mut found, 0) {
+        Ok(len) if found[..len] == expected => Ok(()),
         Ok(_) => Err("its identity file changed".to_owned()),
         Err(error) => Err(error.to_string()),
     }

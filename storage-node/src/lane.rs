@@ -19,6 +19,7 @@ use codec::id::{Incarnation, Lsn};
 use codec::segment::{
     Chain, Closed, JournalHead, RecordHeader, RecordKind, SEGMENT_VERSION, SegmentClass, SegmentHeader,
 };
+use rustix::io::Errno;
 use std::sync::Arc;
 
 /// Sealed bytes are handed to the file in pieces of about this size.
@@ -29,6 +30,8 @@ const WRITE_PIECE: usize = 4 << 20;
 pub(crate) enum Failure {
     /// No space: no strike.
     Full,
+    /// The process has no file descriptor left, which says nothing about the drive: no strike.
+    NotNow(String),
     /// A write or sync failed: a strike (R6).
     Strike(String),
     /// The drive, its directory or its identity is not what it was (R5, R18).
@@ -39,6 +42,7 @@ impl From<DiskError> for Failure {
     fn from(error: DiskError) -> Failure {
         match error {
             DiskError::Full { .. } => Failure::Full,
+            DiskError::Io { errno: Errno::MFILE | Errno::NFILE, .. } => Failure::NotNow(error.to_string()),
             DiskError::Gone { .. } => Failure::Gone(error.to_string()),
             other => Failure::Strike(other.to_string()),
         }
@@ -352,14 +356,13 @@ impl Lane {
             let _kept = drive.disk.remove(&meta.path());
             return Err(error.into());
         }
-        open.file.write_at(&seal_segment_header(&meta.header), 0)?;
-        if !sabotage.is(Sabotage::SegmentHeaderSync) {
-            open.file.sync_data()?;
+        if let Err(failure) = establish(&open, writer) {
+            // May be tried for every write while it lasts; what each try leaves behind must not add up.
+            if matches!(failure, Failure::Full | Failure::NotNow(_)) {
+                let _kept = drive.disk.remove(&meta.path());
+            }
+            return Err(failure);
         }
-        if !sabotage.is(Sabotage::SegmentDirSync) {
-            drive.disk.sync_dir(class_dir(self.class))?;
-        }
-        writer.vouch()?;
         drive.add_segment(Arc::clone(&meta));
         self.register(&open, head, writer);
         self.open = Some(open);
@@ -430,6 +433,19 @@ impl OpenSegment {
     fn row(&self, done: bool) -> SegmentRow {
         SegmentRow { chain: self.acked, done, header: self.meta.header.clone() }
     }
+}
+
+/// Makes a new segment's header and name durable (R7).
+fn establish(open: &OpenSegment, writer: &Writer) -> Result<(), Failure> {
+    let disk = &writer.drive.disk;
+    open.file.write_at(&seal_segment_header(&open.meta.header), 0)?;
+    if !disk.sabotage().is(Sabotage::SegmentHeaderSync) {
+        open.file.sync_data()?;
+    }
+    if !disk.sabotage().is(Sabotage::SegmentDirSync) {
+        disk.sync_dir(class_dir(open.meta.class()))?;
+    }
+    writer.vouch()
 }
 
 fn segment_blocks(class: SegmentClass, writer: &Writer) -> u64 {

@@ -6,7 +6,7 @@
 
 use crate::client::{Damage, Lost};
 use crate::disk::{Access, DiskError, DiskFile, LockGuard};
-use crate::drive::{DriveError, Health, Identity, ProbedDrive, ProbedState, check_identity};
+use crate::drive::{DriveError, Health, IDENTITY_FILE, Identity, ProbedDrive, ProbedState, check_identity};
 use crate::index::{SegmentRow, ShardIndex, ShardPlace};
 use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
@@ -30,6 +30,8 @@ const INDEX_STEP: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct OpenDrive {
     pub identity: Identity,
+    /// Held open, so that looking whether the drive is still the drive never fails for want of a file descriptor.
+    pub identity_file: Arc<dyn DiskFile>,
     pub disk: Arc<dyn crate::disk::Disk>,
     pub health: Health,
     pub index: ShardIndex,
@@ -131,8 +133,10 @@ pub(crate) fn open_drive(probed: &ProbedDrive, kv: Arc<dyn Kv>) -> Result<(Arc<O
         tracing::info!(drive = %identity.drive, "the index of this drive led astray; rebuilding it from record headers");
         index.forget()?;
     }
+    let identity_file = probed.disk.open(IDENTITY_FILE, Access::Read)?;
     let drive = Arc::new(OpenDrive {
         identity,
+        identity_file,
         disk: Arc::clone(&probed.disk),
         health: Health::not_begun(),
         index,

@@ -17,7 +17,7 @@
 
 use crate::client::{DriveHealth, Reserve, WriteError};
 use crate::disk::{Access, DiskError};
-use crate::drive::{DriveError, check_identity, write_register};
+use crate::drive::{DriveError, check_held_identity, write_register};
 use crate::kv::KvBatch;
 use crate::lane::{Failure, Lane};
 use crate::open::{OpenDrive, Recovered, release_tail};
@@ -201,7 +201,8 @@ impl Writer {
 
     /// Whether the drive is still the drive (R5); one that is not has failed for good.
     pub fn vouch(&self) -> Result<(), Failure> {
-        check_identity(&*self.drive.disk, &self.drive.identity).map_err(Failure::Gone)
+        let drive = &self.drive;
+        check_held_identity(&*drive.disk, &*drive.identity_file, &drive.identity).map_err(Failure::Gone)
     }
 
     /// Counts a failure against the drive and says what to answer.
@@ -209,6 +210,10 @@ impl Writer {
         let drive = self.drive.identity.drive;
         match failure {
             Failure::Full => WriteError::Full { drive },
+            Failure::NotNow(reason) => {
+                tracing::warn!(%drive, reason, "a write was not possible now");
+                WriteError::DriveFailed { drive, reason }
+            }
             Failure::Gone(reason) => {
                 tracing::error!(%drive, reason, "the drive is gone");
                 self.drive.health.fail(reason.clone());

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod journal;
+mod piled;
 mod sabotage;
 mod shards;
 mod stripes;

@@ -1,0 +1,76 @@
+//! Failures that come one on top of the other: no file descriptors, no space for the index, a start that is cut off.
+use super::*;
+use crate::client::{DriveHealth, Lost};
+use crate::disk::faulty::Fault;
+use crate::disk::{Access, DiskOp};
+use crate::index::{SEGMENTS, ShardIndex};
+use crate::kv::{Direction, Family, KvBatch, KvError, KvIterator, KvStats};
+use crate::segment::BLOCK_BYTES;
+use codec::segment::JournalHead;
+use rustix::io::Errno;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const FIRST: &str = "segments/0000000000000001.seg";
+
+async fn healths(node: &StorageNode) -> Vec<DriveHealth> {
+    node.drives().await.into_iter().map(|drive| drive.health).collect()
+}
+
+/// A store that refuses writes after so many.
+#[derive(Debug)]
+struct Refusing {
+    kv: MemoryKv,
+    left: AtomicU64,
+}
+
+impl Refusing {
+    fn after(writes: u64) -> Arc<Refusing> {
+        Arc::new(Refusing { kv: MemoryKv::new(&FAMILIES), left: AtomicU64::new(writes) })
+    }
+}
+
+impl Kv for Refusing {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.kv.get(family, key)
+    }
+    fn write(&self, batch: KvBatch) -> Result<(), KvError> {
+        let take = |left: u64| left.checked_sub(1);
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => self.kv.write(batch),
+            Err(_) => Err(KvError::Full { path: "index".to_owned(), detail: "no room".to_owned() }),
+        }
+    }
+    fn scan(&self, f: Family, start: &[u8], d: Direction) -> Result<Box<dyn KvIterator + '_>, KvError> {
+        self.kv.scan(f, start, d)
+    }
+    fn flush(&self) -> Result<(), KvError> {
+        self.kv.flush()
+    }
+    fn stats(&self) -> KvStats {
+        self.kv.stats()
+    }
+}
+
+/// A burst of connections used up the process's file descriptors. Each commit opened the identity file again, found
+/// that it could not, and declared the drive gone: all drives failed at once, and stayed so until a restart.
+#[tokio::test]
+async fn r5_running_out_of_file_descriptors_fails_no_drive() {
+    let (trace, node, drive) = one_drive().await;
+    put(&node, drive, 1, 5000).await.unwrap();
+    for op in [DiskOp::Open, DiskOp::Create] {
+        trace.inject(Fault::error(Errno::MFILE).on(op));
+    }
+    put(&node, drive, 2, 5000).await.unwrap();
+    let mut refused = 0;
+    for i in 10..40 {
+        // Segments of 256 KiB: some of these need a new one, and can't have it.
+        refused += u32::from(put(&node, drive, i, 20_000).await.is_err());
+    }
+    assert!(refused > 2, "{refused}");
+    assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
+    trace.heal_all();
+    put(&node, drive, 50, 20_000).await.unwrap();
+    assert_readable(&node, drive, 2, 5000).await;
+    assert_readable(&node, drive, 50, 20_000).await;
+}
