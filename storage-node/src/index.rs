@@ -169,7 +169,8 @@ impl ShardIndex {
         Ok(self.kv.get(SEGMENTS, self.drive.as_bytes())?.is_some())
     }
 
-    /// Deletes every row of the drive, so that it is indexed anew.
+    /// Deletes every row of the drive, so that it is indexed anew. The mark of [`Self::suspect`] goes last: as long as a
+    /// segment's row may be there that calls shards indexed whose rows are gone, the next start must begin again.
     pub fn forget(&self) -> Result<(), KvError> {
         for family in FAMILIES {
             loop {
@@ -180,6 +181,9 @@ impl ShardIndex {
                         if !key.starts_with(self.drive.as_bytes()) || batch.len() == FORGET_STEP {
                             break;
                         }
+                        if family == SEGMENTS && key == self.drive.as_bytes() {
+                            continue;
+                        }
                         batch.delete(family, key);
                     }
                 }
@@ -189,7 +193,9 @@ impl ShardIndex {
                 self.kv.write(batch)?;
             }
         }
-        Ok(())
+        let mut batch = KvBatch::new();
+        batch.delete(SEGMENTS, self.drive.as_bytes().to_vec());
+        self.kv.write(batch)
     }
 
     /// Makes the rows durable; only a clean stop asks for it.
