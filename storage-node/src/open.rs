@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 const CLASSES: [SegmentClass; 2] = [SegmentClass::Data, SegmentClass::Journal];
-/// Blocks behind an unreadable header that are looked at to tell "never begun" from "damaged".
+/// Blocks that are read at a time behind an unreadable header, to tell "never begun" from "damaged".
 const NEVER_BEGUN_BLOCKS: u64 = 256;
 const INDEX_STEP: usize = 4096;
 
@@ -212,12 +212,18 @@ fn load_header(drive: &OpenDrive, class: SegmentClass, number: u64) -> Result<Lo
 /// that holds anything behind block 0 had a header once, and has been damaged.
 fn never_begun(file: &dyn DiskFile) -> Result<bool, DiskError> {
     let blocks = file.len()? / crate::segment::BLOCK_BYTES;
-    let count = blocks.saturating_sub(1).min(NEVER_BEGUN_BLOCKS);
-    match read_blocks(file, 1, count) {
-        Ok(bytes) => Ok(bytes.iter().all(|b| *b == 0)),
-        Err(Fault::Block(_)) => Ok(false),
-        Err(Fault::Disk(error)) => Err(error),
+    let mut first = 1;
+    // All of it: a begin that was cut off leaves one preallocation at most, and a whole segment whose beginning was lost
+    // must not be taken for one.
+    while first < blocks {
+        let count = NEVER_BEGUN_BLOCKS.min(blocks - first);
+        match read_blocks(file, first, count) {
+            Ok(bytes) if bytes.iter().all(|b| *b == 0) => first += count,
+            Ok(_) | Err(Fault::Block(_)) => return Ok(false),
+            Err(Fault::Disk(error)) => return Err(error),
+        }
     }
+    Ok(true)
 }
 
 /// Scans one segment as far as the index does not know it, and adds what was found.

@@ -103,3 +103,22 @@ fn forgetting_a_drive_is_begun_again_when_it_was_cut_off() {
         assert_eq!(cut_off, rows, "{writes}");
     }
 }
+
+/// The first megabyte of a segment was lost (read as zeros), the index as well. The start took the file for one that was
+/// never begun, because nothing was in its first megabyte, and deleted the shards behind it.
+#[tokio::test]
+async fn r7_a_segment_with_zeros_at_its_beginning_is_damaged_and_is_not_removed() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    let config = NodeConfig { data_segment: 8 << 20, ..config() };
+    let node = open_with(&trace, memory_kv(), config.clone()).await;
+    node.begin(EPOCH).await.unwrap();
+    put(&node, drive_id(0), 1, 3 << 20).await.unwrap();
+    node.stop().await;
+    let file = trace.disk(0).open(FIRST, Access::ReadWrite).unwrap();
+    file.write_at(&vec![0; 300 * BLOCK_BYTES as usize], 0).unwrap();
+    let node = open_with(&trace, memory_kv(), config).await;
+    node.begin(EPOCH).await.unwrap();
+    assert!(trace.disk(0).open(FIRST, Access::Read).is_ok(), "the start removed it");
+    assert_eq!(node.damage(drive_id(0)).unwrap()[0].what, Lost::Segment);
+}
