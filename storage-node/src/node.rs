@@ -123,7 +123,8 @@ impl StorageNode {
         };
         match (opened, identity) {
             (Ok((open, recovered)), _) => self.add_open(open, recovered, reserve),
-            (Err(DriveError::Disk(error)), Some(identity)) => {
+            // Probed as ours, and not that any more: it died, or was swapped, meanwhile. The others start without it.
+            (Err(error @ (DriveError::Disk(_) | DriveError::NotOurs { .. })), Some(identity)) => {
                 tracing::error!(drive = %identity.drive, path, %error, "a drive can't be opened");
                 let failed = FailedDrive { path, reason: error.to_string() };
                 self.lock().failed.insert(identity.drive, failed);

@@ -122,3 +122,15 @@ async fn r7_a_segment_with_zeros_at_its_beginning_is_damaged_and_is_not_removed(
     assert!(trace.disk(0).open(FIRST, Access::Read).is_ok(), "the start removed it");
     assert_eq!(node.damage(drive_id(0)).unwrap()[0].what, Lost::Segment);
 }
+
+/// A drive died between the look at its identity and its opening; the start of all others was refused for it.
+#[tokio::test]
+async fn a_drive_that_dies_while_it_is_opened_does_not_hold_up_the_others() {
+    let trace = Trace::new(2);
+    format_all(&trace);
+    trace.inject(Fault::error(Errno::IO).on(DiskOp::Open).drive(0).path("identity").from(2));
+    let node = open_with(&trace, memory_kv(), config()).await;
+    node.begin(EPOCH).await.unwrap();
+    put(&node, drive_id(1), 1, 5000).await.unwrap();
+    assert!(matches!(put(&node, drive_id(0), 1, 5000).await, Err(WriteError::DriveFailed { .. })));
+}
