@@ -151,6 +151,8 @@ impl Lane {
             self.commit(writer);
             self.close(true);
             writer.check_writable()?;
+            // They may have failed just now; then this batch must not be put where they are missing.
+            self.check_order(body)?;
         }
         if self.open.is_none() {
             let head = match body {

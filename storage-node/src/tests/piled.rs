@@ -134,3 +134,28 @@ async fn a_drive_that_dies_while_it_is_opened_does_not_hold_up_the_others() {
     put(&node, drive_id(1), 1, 5000).await.unwrap();
     assert!(matches!(put(&node, drive_id(0), 1, 5000).await, Err(WriteError::DriveFailed { .. })));
 }
+
+/// Two batches were staged; the second needed a new segment, so the first was synced, which failed. The second was then
+/// written all the same and acknowledged: a journal with a hole, and the first could not be appended again.
+#[tokio::test]
+async fn a_batch_behind_one_that_failed_is_refused() {
+    let (trace, node, drive) = one_drive().await;
+    node.journal_begin(drive, JournalHead { ensemble: 1, first_lsn: Lsn(1) }).await.unwrap();
+    let all = entries(2, 70_000);
+    trace.inject(Fault::slow(Duration::from_millis(300)).on(DiskOp::SyncData).path("segments/").nth(1));
+    trace.inject(Fault::error(Errno::IO).on(DiskOp::SyncData).path("journal/").nth(1));
+    let append = |i: usize| {
+        let (header, payload) = batch(&all[i..=i]);
+        node.journal_append(drive, header, payload, Reserve::Client)
+    };
+    // The slow sync of a shard's segment lets both queue up for one group.
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        futures::future::join(append(0), append(1)).await
+    };
+    let (_, (first, second)) = futures::future::join(put(&node, drive, 1, 10), later).await;
+    assert!(matches!(first, Err(WriteError::DriveFailed { .. })), "{first:?}");
+    assert_eq!(second, Err(WriteError::OutOfOrder { expected: Some(Lsn(1)), got: Lsn(2) }));
+    append(0).await.unwrap();
+    append(1).await.unwrap();
+}
