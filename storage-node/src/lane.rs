@@ -8,7 +8,7 @@ use crate::client::{Reserve, WriteError};
 use crate::disk::{DiskError, DiskFile};
 use crate::index::{SegmentRow, ShardPlace};
 use crate::journal::{JournalRecord, JournalSegment};
-use crate::kv::KvBatch;
+use crate::kv::{KvBatch, KvError};
 use crate::open::release_tail;
 use crate::sabotage::Sabotage;
 use crate::segment::{BLOCK_BYTES, SegmentMeta, Tail, class_dir, seal_record, seal_segment_header, segment_path};
@@ -285,6 +285,7 @@ impl Lane {
         let indexed = drive.index.write(batch);
         let result = match (indexed, self.class) {
             // Without its row a shard can't be read until the index is rebuilt: durable, but not to be promised.
+            (Err(KvError::Full { .. }), SegmentClass::Data) => Err(WriteError::Full { drive: drive.identity.drive }),
             (Err(error), SegmentClass::Data) => {
                 Err(WriteError::DriveFailed { drive: drive.identity.drive, reason: error.to_string() })
             }

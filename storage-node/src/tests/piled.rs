@@ -159,3 +159,19 @@ async fn a_batch_behind_one_that_failed_is_refused() {
     append(0).await.unwrap();
     append(1).await.unwrap();
 }
+
+/// The index shares a file system with the drives, and that was full: each drive was called failed, and the client was
+/// told to come again (503) instead of that there is no space (507).
+#[tokio::test]
+async fn r14_a_full_index_is_full_and_no_failed_drive() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    let kv = Refusing::after(u64::MAX);
+    let node = start(&trace, kv.clone()).await;
+    put(&node, drive_id(0), 1, 5000).await.unwrap();
+    kv.left.store(0, Ordering::SeqCst);
+    assert_eq!(put(&node, drive_id(0), 2, 5000).await, Err(WriteError::Full { drive: drive_id(0) }));
+    kv.left.store(u64::MAX, Ordering::SeqCst);
+    put(&node, drive_id(0), 2, 5000).await.unwrap();
+    assert_readable(&node, drive_id(0), 2, 5000).await;
+}
