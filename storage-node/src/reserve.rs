@@ -71,6 +71,11 @@ impl ReserveFile {
         Ok(true)
     }
 
+    /// Gives up a piece of the reserve for something small of metadata's; `false` when nothing was left.
+    pub fn give_up(&self, drive: &OpenDrive) -> Result<bool, DiskError> {
+        self.release(drive, PIECE)
+    }
+
     /// Preallocates for a segment, from the reserve if the writer may.
     pub fn preallocate(
         &self,

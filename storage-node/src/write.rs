@@ -258,7 +258,13 @@ impl Writer {
             let (len, limit) = (bytes.len() as u64, crate::drive::MAX_REGISTER as u64);
             return Err(WriteError::TooLarge { len, limit });
         }
-        let written = write_register(&*self.drive.disk, bytes).map_err(Failure::from);
+        let written = loop {
+            match write_register(&*self.drive.disk, bytes) {
+                // A new file each time, so nothing that failed is tried again on the same file (R6).
+                Err(DiskError::Full { .. }) if self.reserve.give_up(&self.drive).unwrap_or(false) => {}
+                other => break other.map_err(Failure::from),
+            }
+        };
         written.and_then(|()| self.vouch()).map_err(|failure| self.judge(failure))
     }
 

@@ -175,3 +175,18 @@ async fn r14_a_full_index_is_full_and_no_failed_drive() {
     put(&node, drive_id(0), 2, 5000).await.unwrap();
     assert_readable(&node, drive_id(0), 2, 5000).await;
 }
+
+/// On a drive filled to the last byte the journal went on, out of the reserve, but the register could not be written, so
+/// the first failure of a member stopped all writes for want of a few hundred bytes.
+#[tokio::test]
+async fn r14_the_register_takes_from_the_reserve_on_a_full_drive() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    trace.set_room(0, 8 << 20);
+    let node = open_with(&trace, memory_kv(), NodeConfig { reserve: 2 << 20, ..config() }).await;
+    node.begin(EPOCH).await.unwrap();
+    trace.set_room(0, 0);
+    node.write_register(drive_id(0), Bytes::from_static(b"members")).await.unwrap();
+    assert_eq!(node.read_register(drive_id(0)).await.unwrap(), &b"members"[..]);
+    assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
+}
