@@ -17,6 +17,7 @@ use crate::segment::{
 };
 use codec::id::Epoch;
 use codec::segment::{Closed, SegmentClass, SegmentHeader};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -24,6 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 const CLASSES: [SegmentClass; 2] = [SegmentClass::Data, SegmentClass::Journal];
 /// Blocks that are read at a time behind an unreadable header, to tell "never begun" from "damaged".
 const NEVER_BEGUN_BLOCKS: u64 = 256;
+/// Errors that say something about one file, and not about its drive or this process.
+const ONE_FILE: [Errno; 5] = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::INVAL, Errno::LOOP];
 const INDEX_STEP: usize = 4096;
 
 /// A drive in use.
@@ -157,7 +160,8 @@ pub(crate) fn open_drive(probed: &ProbedDrive, kv: Arc<dyn Kv>) -> Result<(Arc<O
 fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered) -> Result<(), DriveError> {
     let mut metas = Vec::new();
     for name in drive.disk.list(class_dir(class))? {
-        let Some(number) = parse_segment_name(&name) else {
+        let number = parse_segment_name(&name).filter(|number| segment_path(class, *number).ends_with(&name));
+        let Some(number) = number else {
             tracing::warn!(drive = %drive.identity.drive, name, "a file that is no segment; left alone");
             continue;
         };
@@ -192,7 +196,11 @@ enum Loaded {
 }
 
 fn load_header(drive: &OpenDrive, class: SegmentClass, number: u64) -> Result<Loaded, DriveError> {
-    let file = drive.files.get(&*drive.disk, class, number)?;
+    let file = match drive.files.get(&*drive.disk, class, number) {
+        // A bad inode, or something under this name that is no file: the others may still be good.
+        Err(DiskError::Io { errno, .. }) if ONE_FILE.contains(&errno) => return Ok(Loaded::Damaged),
+        other => other?,
+    };
     let belongs = |h: &SegmentHeader| {
         h.cluster == drive.identity.cluster && h.drive == drive.identity.drive && h.number == number && h.class == class
     };

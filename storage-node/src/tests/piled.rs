@@ -190,3 +190,23 @@ async fn r14_the_register_takes_from_the_reserve_on_a_full_drive() {
     assert_eq!(node.read_register(drive_id(0)).await.unwrap(), &b"members"[..]);
     assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
 }
+
+/// One file whose inode could not be read made a drive of thousands of good segments unusable at the next start.
+#[tokio::test]
+async fn a_segment_that_can_not_be_opened_costs_that_segment_and_not_the_drive() {
+    let (trace, node, drive) = one_drive().await;
+    put(&node, drive, 1, 5000).await.unwrap();
+    node.stop().await;
+    let node = start(&trace, memory_kv()).await;
+    put(&node, drive, 2, 5000).await.unwrap();
+    node.stop().await;
+    trace.inject(Fault::error(Errno::IO).on(DiskOp::Open).path(FIRST));
+    // Neither does a file that only looks like a segment.
+    trace.disk(0).create("segments/+00000000000000f.seg").unwrap();
+    trace.disk(0).create("segments/000000000000000F.seg").unwrap();
+    let node = start(&trace, memory_kv()).await;
+    assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
+    assert_eq!(node.damage(drive).unwrap().iter().map(|d| d.what.clone()).collect::<Vec<_>>(), [Lost::Segment]);
+    assert_readable(&node, drive, 2, 5000).await;
+    assert!(get(&node, drive, 1, 5000).await.is_err());
+}
