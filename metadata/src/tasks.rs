@@ -20,6 +20,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 /// An idle cluster journals its clock once in this many ticks: time that is not journaled is lost to the retention clock when
 /// the process ends, up to what the yearly catch-up makes good.
 const IDLE_TICKS: u32 = 60;
+/// More journal segments than this on one drive are sealed at the start, however little they hold.
+const CROWDED_SEGMENTS: u64 = 32;
 /// Sealing that failed waits this long: nothing is lost by waiting, and each attempt leaves orphan stripes.
 const SEAL_PAUSE: Duration = Duration::from_secs(60);
 
@@ -76,10 +78,13 @@ async fn watch_drives(shared: Arc<Shared>, every: Duration, requests: Option<mps
 }
 
 /// Waits until a segment's worth of the journal is unsealed: small left-overs of starts and changes of the ensemble stay in
-/// the journal, on 1+m drives, until they fill stripes together.
+/// the journal, on 1+m drives, until they fill stripes together, or until a start finds so many that scanning them is what
+/// starts spend their time on.
 async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64) {
+    // Asked once: were it asked again and again, a drive that can't free its segments would be sealed into for ever.
+    let mut crowded = shared.node.drives().await.iter().any(|drive| drive.journal_segments > CROWDED_SEGMENTS);
     loop {
-        if shared.unsealed.load(Ordering::Relaxed) < bytes {
+        if !std::mem::take(&mut crowded) && shared.unsealed.load(Ordering::Relaxed) < bytes {
             shared.wake_sealer.notified().await;
             continue;
         }

@@ -2,6 +2,8 @@
 
 mod crash;
 mod failures;
+mod loss;
+mod transient;
 mod world;
 
 use self::world::{Client, Home, World, digest, frames_in_journal, noise, run};
@@ -287,6 +289,35 @@ fn uploads_that_a_deleted_bucket_left_behind_are_aborted() {
         while !index::orphan_uploads(&Overlay::new(&**metadata.kv()), 1).unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
+        metadata.shutdown().await;
+    });
+}
+
+/// A server that is killed and started in a loop, with little to do in between, had one more journal segment to scan at
+/// every start.
+#[test]
+fn starts_do_not_pile_up_journal_segments() {
+    run(async {
+        let mut world = World::new(4, "2+1");
+        world.config.seal_after = Some(1 << 30);
+        let mut client = Client::default();
+        let metadata = world.start().await;
+        client.create_bucket(&metadata).await;
+        client.puts(&metadata, 0..3, 3000).await;
+        metadata.shutdown().await;
+        for _ in 0..70 {
+            world.start().await.shutdown().await;
+        }
+        let metadata = world.start().await;
+        client.check(&metadata).await;
+        let sealed = async {
+            while metadata.node().drives().await.iter().any(|drive| drive.journal_segments > 40) {
+                tokio::task::yield_now().await;
+            }
+        };
+        // The seal runs in the background; far less than this is enough.
+        tokio::time::timeout(std::time::Duration::from_secs(60), sealed).await.unwrap();
+        client.check(&metadata).await;
         metadata.shutdown().await;
     });
 }
