@@ -30,6 +30,15 @@ impl Names {
         }
     }
 
+    /// Refuses what the answer repeats but XML can't hold: `s3s` would call its own answer an internal error.
+    fn check<const N: usize>(self, asked: [&Option<String>; N]) -> S3Result<()> {
+        let unwritable = |text: &String| text.bytes().any(|b| b < b' ' && !matches!(b, b'\t' | b'\n' | b'\r'));
+        if !self.0 && asked.into_iter().flatten().any(unwritable) {
+            return Err(s3_error!(InvalidArgument, "Control characters need encoding-type=url."));
+        }
+        Ok(())
+    }
+
     fn write(self, name: &str) -> String {
         if !self.0 {
             return name.to_owned();
@@ -111,6 +120,7 @@ pub async fn objects_v1(
     let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
+    names.check([&input.prefix, &input.delimiter, &input.marker])?;
     let (shown, max) = page_size(input.max_keys, "maxKeys")?;
     let delimiter = input.delimiter.clone().unwrap_or_default();
     let request = ListRequest {
@@ -157,6 +167,7 @@ pub async fn objects_v2(
     let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
+    names.check([&input.prefix, &input.delimiter, &input.start_after, &input.continuation_token])?;
     let (shown, max) = page_size(input.max_keys, "max-keys")?;
     let after = match input.continuation_token.as_deref() {
         None | Some("") => input.start_after.clone().unwrap_or_default(),
@@ -197,6 +208,7 @@ pub async fn versions(
     let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
+    names.check([&input.prefix, &input.delimiter, &input.key_marker])?;
     let (shown, max) = page_size(input.max_keys, "max-keys")?;
     let key_marker = input.key_marker.clone().unwrap_or_default();
     let version_marker = input.version_id_marker.clone().filter(|marker| !marker.is_empty());
@@ -283,6 +295,7 @@ pub async fn uploads(
     let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
+    names.check([&input.prefix, &input.delimiter, &input.key_marker, &input.upload_id_marker])?;
     let (shown, max) = page_size(input.max_uploads, "max-uploads")?;
     let request = UploadsRequest {
         bucket: bucket.bucket_id(),
@@ -387,6 +400,9 @@ mod tests {
         assert_eq!(encoded, "a%20b%2Bc%25/%C3%BC%01~");
         assert_eq!(Names(false).write("a b"), "a b");
         assert!(Names::asked(Some(&EncodingType::from("xml".to_owned()))).is_err());
+        let control = Some("\u{1}".to_owned());
+        assert!(Names(false).check([&None, &control]).is_err() && Names(true).check([&control]).is_ok());
+        assert!(Names(false).check([&Some("a\tb".to_owned())]).is_ok());
     }
 
     #[test]

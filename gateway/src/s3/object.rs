@@ -100,7 +100,8 @@ pub async fn current(
 pub fn check_version_id(version_id: Option<&str>) -> S3Result<()> {
     match version_id {
         None | Some("null") => Ok(()),
-        Some(_) => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
+        Some("") => Err(s3_error!(InvalidArgument, "Version id cannot be the empty string")),
+        Some(_) => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
     }
 }
 
@@ -417,6 +418,8 @@ mod tests {
     #[test]
     fn only_the_null_version_exists() {
         assert!(check_version_id(Some("null")).is_ok());
-        assert!(check_version_id(Some("3HL4kqtJvjVBH40Nrjfkd")).is_err());
+        let unknown = check_version_id(Some("3HL4kqtJvjVBH40Nrjfkd")).expect_err("unknown");
+        assert_eq!(unknown.status_code(), Some(StatusCode::NOT_FOUND));
+        assert!(check_version_id(Some("")).is_err());
     }
 }

@@ -602,9 +602,10 @@ mod tests {
         ] {
             assert_eq!(refused(query).as_deref(), Some("NotImplemented"), "{query}");
         }
-        assert_eq!(query_pairs("a%2=%zz&b&=c&%41=%e4"), [("a%2", "%zz"), ("b", ""), ("", "c"), ("A", "\u{fffd}")].map(
-            |(n, v)| (n.to_owned(), v.to_owned())
-        ));
+        assert_eq!(
+            query_pairs("a%2=%zz&b&=c&%41=%e4"),
+            [("a%2", "%zz"), ("b", ""), ("", "c"), ("A", "\u{fffd}")].map(|(n, v)| (n.to_owned(), v.to_owned()))
+        );
     }
 
     #[test]
@@ -614,7 +615,9 @@ mod tests {
         for query in ["uploadId=x", "partNumber=1", "x-id=PutObject&tagging", "append&position=0", "torrent="] {
             assert!(mistaken("PutObject", query) && mistaken("DeleteObject", query), "{query}");
         }
-        assert!(!mistaken("PutObject", "x-id=PutObject&versionId=null&custom=1") && !mistaken("GetObject", "partNumber=1"));
+        assert!(
+            !mistaken("PutObject", "x-id=PutObject&versionId=null&custom=1") && !mistaken("GetObject", "partNumber=1")
+        );
         assert!(!mistaken("UploadPart", "partNumber=1&uploadId=x"));
         let copy = headers(&[("x-amz-copy-source", "/b/k")]);
         assert!(refuse_mistaken("PutObject", &[], &copy).is_err() && refuse_mistaken("CopyObject", &[], &copy).is_ok());
