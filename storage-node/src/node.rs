@@ -4,11 +4,11 @@
 //! epoch. Blocking reads run on tokio's blocking threads, bounded per drive; writes run on the drive's own thread.
 
 use crate::client::{
-    Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError,
+    Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Lost, NodeClient, ReadError, Reserve, WriteError,
 };
 use crate::drive::{DriveError, ProbedDrive, read_register};
 use crate::kv::Kv;
-use crate::open::{OpenDrive, Recovered, add_scanned, open_drive};
+use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
 use crate::segment::{ScanFrom, scan};
 use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
 use async_trait::async_trait;
@@ -227,6 +227,15 @@ impl StorageNode {
         handle.read(|open| verify(&open)).await
     }
 
+    /// Closes the files that are open for reading, as if others had pushed them out.
+    #[cfg(test)]
+    pub(crate) fn read_files_anew(&self, drive: DriveId) {
+        let Ok(handle) = self.handle(drive) else { return };
+        let numbers: Vec<u64> =
+            handle.open.segments.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        numbers.into_iter().for_each(|number| handle.open.files.forget(number));
+    }
+
     /// Answers what is queued, ends the drive threads and releases the locks.
     pub async fn stop(&self) {
         for handle in self.handles() {
@@ -275,7 +284,17 @@ fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
         let closed = next.and_then(|next| next.header.previous).filter(|closed| closed.number == number);
         let row = open.index.segment(number).map_err(|error| failed(error.to_string()))?;
         let barrier = row.filter(|row| row.header == meta.header).map_or(0, |row| row.chain.block);
-        let Ok(file) = open.files.get(&*open.disk, meta.class(), number) else { continue };
+        let file = match open.files.get(&*open.disk, meta.class(), number) {
+            Ok(file) => file,
+            // A journal segment that was freed meanwhile.
+            Err(_) if open.segment(number).is_none() => continue,
+            Err(error) if costs_one_file(&error) || error.is_not_found() => {
+                let lost = Damage { segment: number, block: 0, end_block: 1, what: Lost::Segment };
+                open.set_damage(number, vec![lost]);
+                continue;
+            }
+            Err(error) => return Err(failed(error.to_string())),
+        };
         let from = ScanFrom { chain: meta.start(), barrier, closed, deep: true };
         let scanned = scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
         match (meta.class(), closed) {

@@ -195,10 +195,15 @@ enum Loaded {
     Damaged,
 }
 
+/// Whether an error of opening a file says nothing about the other files.
+pub(crate) fn costs_one_file(error: &DiskError) -> bool {
+    matches!(error, DiskError::Io { errno, .. } if ONE_FILE.contains(errno))
+}
+
 fn load_header(drive: &OpenDrive, class: SegmentClass, number: u64) -> Result<Loaded, DriveError> {
     let file = match drive.files.get(&*drive.disk, class, number) {
         // A bad inode, or something under this name that is no file: the others may still be good.
-        Err(DiskError::Io { errno, .. }) if ONE_FILE.contains(&errno) => return Ok(Loaded::Damaged),
+        Err(error) if costs_one_file(&error) => return Ok(Loaded::Damaged),
         other => other?,
     };
     let belongs = |h: &SegmentHeader| {

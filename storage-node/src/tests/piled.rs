@@ -123,6 +123,25 @@ async fn r7_a_segment_with_zeros_at_its_beginning_is_damaged_and_is_not_removed(
     assert_eq!(node.damage(drive_id(0)).unwrap()[0].what, Lost::Segment);
 }
 
+/// A verification passed over segments whose files it could not open, and reported a drive without damage.
+#[tokio::test]
+async fn a_verification_reports_a_segment_that_vanished_since_the_start() {
+    let (trace, node, drive) = one_drive().await;
+    for i in 0..20 {
+        put(&node, drive, i, 50_000).await.unwrap();
+    }
+    node.stop().await;
+    let node = start(&trace, memory_kv()).await;
+    trace.disk(0).remove(FIRST).unwrap();
+    trace.inject(Fault::error(Errno::IO).on(DiskOp::Open).path("0002.seg"));
+    node.read_files_anew(drive);
+    let damage = node.verify(drive).await.unwrap();
+    assert_eq!(
+        damage.iter().map(|d| (d.segment, d.what.clone())).collect::<Vec<_>>(),
+        [(1, Lost::Segment), (2, Lost::Segment)]
+    );
+}
+
 /// A drive died between the look at its identity and its opening; the start of all others was refused for it.
 #[tokio::test]
 async fn a_drive_that_dies_while_it_is_opened_does_not_hold_up_the_others() {
@@ -133,6 +152,22 @@ async fn a_drive_that_dies_while_it_is_opened_does_not_hold_up_the_others() {
     node.begin(EPOCH).await.unwrap();
     put(&node, drive_id(1), 1, 5000).await.unwrap();
     assert!(matches!(put(&node, drive_id(0), 1, 5000).await, Err(WriteError::DriveFailed { .. })));
+}
+
+/// The index shares a file system with the drives, and that was full: each drive was called failed, and the client was
+/// told to come again (503) instead of that there is no space (507).
+#[tokio::test]
+async fn r14_a_full_index_is_full_and_no_failed_drive() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    let kv = Refusing::after(u64::MAX);
+    let node = start(&trace, kv.clone()).await;
+    put(&node, drive_id(0), 1, 5000).await.unwrap();
+    kv.left.store(0, Ordering::SeqCst);
+    assert_eq!(put(&node, drive_id(0), 2, 5000).await, Err(WriteError::Full { drive: drive_id(0) }));
+    kv.left.store(u64::MAX, Ordering::SeqCst);
+    put(&node, drive_id(0), 2, 5000).await.unwrap();
+    assert_readable(&node, drive_id(0), 2, 5000).await;
 }
 
 /// Two batches were staged; the second needed a new segment, so the first was synced, which failed. The second was then
@@ -160,37 +195,6 @@ async fn a_batch_behind_one_that_failed_is_refused() {
     append(1).await.unwrap();
 }
 
-/// The index shares a file system with the drives, and that was full: each drive was called failed, and the client was
-/// told to come again (503) instead of that there is no space (507).
-#[tokio::test]
-async fn r14_a_full_index_is_full_and_no_failed_drive() {
-    let trace = Trace::new(1);
-    format_all(&trace);
-    let kv = Refusing::after(u64::MAX);
-    let node = start(&trace, kv.clone()).await;
-    put(&node, drive_id(0), 1, 5000).await.unwrap();
-    kv.left.store(0, Ordering::SeqCst);
-    assert_eq!(put(&node, drive_id(0), 2, 5000).await, Err(WriteError::Full { drive: drive_id(0) }));
-    kv.left.store(u64::MAX, Ordering::SeqCst);
-    put(&node, drive_id(0), 2, 5000).await.unwrap();
-    assert_readable(&node, drive_id(0), 2, 5000).await;
-}
-
-/// On a drive filled to the last byte the journal went on, out of the reserve, but the register could not be written, so
-/// the first failure of a member stopped all writes for want of a few hundred bytes.
-#[tokio::test]
-async fn r14_the_register_takes_from_the_reserve_on_a_full_drive() {
-    let trace = Trace::new(1);
-    format_all(&trace);
-    trace.set_room(0, 8 << 20);
-    let node = open_with(&trace, memory_kv(), NodeConfig { reserve: 2 << 20, ..config() }).await;
-    node.begin(EPOCH).await.unwrap();
-    trace.set_room(0, 0);
-    node.write_register(drive_id(0), Bytes::from_static(b"members")).await.unwrap();
-    assert_eq!(node.read_register(drive_id(0)).await.unwrap(), &b"members"[..]);
-    assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
-}
-
 /// One file whose inode could not be read made a drive of thousands of good segments unusable at the next start.
 #[tokio::test]
 async fn a_segment_that_can_not_be_opened_costs_that_segment_and_not_the_drive() {
@@ -209,4 +213,19 @@ async fn a_segment_that_can_not_be_opened_costs_that_segment_and_not_the_drive()
     assert_eq!(node.damage(drive).unwrap().iter().map(|d| d.what.clone()).collect::<Vec<_>>(), [Lost::Segment]);
     assert_readable(&node, drive, 2, 5000).await;
     assert!(get(&node, drive, 1, 5000).await.is_err());
+}
+
+/// On a drive filled to the last byte the journal went on, out of the reserve, but the register could not be written, so
+/// the first failure of a member stopped all writes for want of a few hundred bytes.
+#[tokio::test]
+async fn r14_the_register_takes_from_the_reserve_on_a_full_drive() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    trace.set_room(0, 8 << 20);
+    let node = open_with(&trace, memory_kv(), NodeConfig { reserve: 2 << 20, ..config() }).await;
+    node.begin(EPOCH).await.unwrap();
+    trace.set_room(0, 0);
+    node.write_register(drive_id(0), Bytes::from_static(b"members")).await.unwrap();
+    assert_eq!(node.read_register(drive_id(0)).await.unwrap(), &b"members"[..]);
+    assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
 }
