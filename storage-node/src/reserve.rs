@@ -17,6 +17,10 @@ pub(crate) const RESERVE_FILE: &str = "reserve";
 /// Shortened and filled up in pieces of at least this many bytes.
 const PIECE: u64 = 1 << 20;
 
+/// One part in so many of the reserve is left free beside it: the index, which no reserve file can be given up for in
+/// time, is often on the same file system.
+const INDEX_PART: u64 = 8;
+
 /// A drive's reserve.
 pub(crate) struct ReserveFile {
     wanted: u64,
@@ -50,14 +54,18 @@ impl ReserveFile {
     pub fn fill(&mut self, drive: &OpenDrive) {
         let (Some(file), missing) = (&self.file, drive.reserve_missing()) else { return };
         let Ok(space) = drive.disk.space() else { return };
-        let len = missing.min(space.free);
+        let len = missing.min(space.free.saturating_sub(self.wanted / INDEX_PART));
         if len == 0 {
             return;
         }
         let left = drive.reserve_left.load(Ordering::Relaxed);
         match file.preallocate(left, len) {
             Ok(()) => drive.reserve_left.store(left + len, Ordering::Relaxed),
-            Err(error) => tracing::warn!(%error, "the reserve could not be filled up"),
+            Err(error) => {
+                tracing::warn!(%error, "the reserve could not be filled up");
+                // A preallocation that ran out of space keeps what it got: all there was.
+                let _kept = file.truncate(left);
+            }
         }
     }
 
@@ -86,7 +94,7 @@ impl ReserveFile {
     ) -> Result<(), DiskError> {
         if who == Reserve::Client && !drive.disk.sabotage().is(Sabotage::Reserve) {
             let free = drive.disk.space()?.free;
-            if free < len.saturating_add(drive.reserve_missing()) {
+            if free < len.saturating_add(drive.reserve_missing()).saturating_add(self.wanted / INDEX_PART) {
                 let path = drive.disk.path_hint();
                 return Err(DiskError::Full { op: crate::disk::DiskOp::Preallocate, path });
             }

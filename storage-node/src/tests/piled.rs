@@ -154,6 +154,20 @@ async fn a_drive_that_dies_while_it_is_opened_does_not_hold_up_the_others() {
     assert!(matches!(put(&node, drive_id(0), 1, 5000).await, Err(WriteError::DriveFailed { .. })));
 }
 
+/// A start on a nearly full file system filled the reserve up with the last free byte, and the index beside it could
+/// write nothing any more.
+#[tokio::test]
+async fn r14_the_reserve_leaves_room_for_the_index() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    trace.set_room(0, 1 << 20);
+    let node = open_with(&trace, memory_kv(), NodeConfig { reserve: 2 << 20, ..config() }).await;
+    node.begin(EPOCH).await.unwrap();
+    let free = trace.disk(0).space().unwrap().free;
+    assert!((256 << 10..512 << 10).contains(&free), "{free}");
+    assert!(node.drives().await[0].reserve >= 512 << 10);
+}
+
 /// The index shares a file system with the drives, and that was full: each drive was called failed, and the client was
 /// told to come again (503) instead of that there is no space (507).
 #[tokio::test]
