@@ -1,4 +1,9 @@
-//! What the end-to-end tests share: servers in processes of their own, and clients for them.
+//! What the end-to-end tests share: a whole store in one process, and the means to crash, damage and judge it.
 
+pub mod crash;
+pub mod oracle;
 pub mod process;
+pub mod record;
 pub mod s3;
+pub mod workloads;
+pub mod world;
