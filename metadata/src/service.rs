@@ -263,7 +263,10 @@ impl Metadata {
         }
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         let mut tasks = tasks.into_iter();
-        if let Some(committer) = tasks.next() {
+        // The first task is the committer, which ends by itself, only where there is one: the others never do.
+        if self.writing.is_some()
+            && let Some(committer) = tasks.next()
+        {
             let _ = committer.await;
         }
         for task in tasks {
