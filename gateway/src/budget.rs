@@ -9,10 +9,13 @@
 //! * Only after that does it ask for room in the pool, chunk by chunk. Who holds room never waits for admission, and
 //!   whatever room is held ends in a stripe that closes by itself: so room always comes back, and then admission.
 //! * Small objects and large ones are admitted apart: a document does not queue behind somebody's backup.
+//! * An admitted body that keeps others waiting without coming in is ended ([`crate::put::client_body`]): a few stalled
+//!   clients would otherwise hold the whole share, and everybody up.
 //! * A GET takes room for read-ahead only if there is some, and fetches the chunk that its client waits for regardless.
 //!   So a client that stops reading keeps nobody from reading.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// An object up to this length counts as small: its plaintext is kept until the commit.
@@ -60,13 +63,23 @@ impl Held {
 pub struct Bytesful {
     free: Arc<Semaphore>,
     capacity: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Counts one who waits, also when its future is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Bytesful {
     /// `capacity` bytes.
     pub fn new(capacity: usize) -> Bytesful {
         let capacity = capacity.min(u32::MAX as usize);
-        Bytesful { free: Arc::new(Semaphore::new(capacity)), capacity }
+        Bytesful { free: Arc::new(Semaphore::new(capacity)), capacity, waiting: Arc::default() }
     }
 
     /// All of them, in bytes.
@@ -77,8 +90,15 @@ impl Bytesful {
     /// Waits for `bytes`; for the whole capacity if they are more than that.
     pub async fn hold(&self, bytes: usize) -> Held {
         let count = u32::try_from(bytes.min(self.capacity)).unwrap_or(u32::MAX);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
         // The semaphore is never closed; if it were, nothing would be bounded, but nothing would break either.
         Held { permit: Arc::clone(&self.free).acquire_many_owned(count).await.ok() }
+    }
+
+    /// Whether somebody waits for some.
+    pub fn contended(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// `bytes` if they are free now.
@@ -117,6 +137,11 @@ impl Budget {
             Some((false, length)) => self.large.hold(LARGE_HOLDS.min(length.saturating_mul(3))).await,
             None => self.large.hold(LARGE_HOLDS).await,
         }
+    }
+
+    /// The share that admits a body of `length` bytes.
+    pub fn admissions(&self, length: Option<u64>) -> &Bytesful {
+        if length.is_some_and(|length| length <= SMALL) { &self.small } else { &self.large }
     }
 
     /// The stripe pool's share.

@@ -81,7 +81,7 @@ pub(crate) async fn put_part(gateway: &Gateway, request: PartRequest, body: Body
     let name = upload.name.ok_or(PutError::NoSuchUpload)?;
     let domain = gateway.meta.domain_by_id(DomainId(upload.domain)).await?;
     let spec = Spec { domain, writer, level: request.zstd_level, length: request.length };
-    let source = put::client_body(body, gateway.config.body_idle);
+    let source = put::client_body(gateway, request.length, body);
     let (storing, stored, checksums) = put::store(gateway, spec, source, claims).await?;
     let etag = stored.digests.etag();
     let prepared = commit::prepare(&storing, stored, etag, checksums).await?;

@@ -4,7 +4,7 @@
 //! batch before is digested and cut; up to [`GROUPS`] groups of chunks are named, looked up and encoded. The order of the
 //! object is kept throughout. [`crate::budget`] says what may be held when.
 
-use crate::budget::{Held, SMALL};
+use crate::budget::{Bytesful, Held, SMALL};
 use crate::commit;
 use crate::cpu::Cpu;
 use crate::digest::{self, Digester, Digests};
@@ -24,12 +24,17 @@ use metadata::keys::Domain;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of body that are received before they are digested and cut.
 const BATCH: usize = 1 << 20;
 /// Groups of chunks in work at once, per request.
 const GROUPS: usize = 4;
+
+/// While others wait to be admitted, a body may be silent for this part of the time that it may otherwise.
+const IMPATIENCE: u32 = 6;
+/// While others wait to be admitted, a body must come in at so many bytes a second of waiting for it, at least.
+const LEAST_RATE: u64 = 1 << 10;
 
 /// Where bytes come from: a client, or another object.
 pub(crate) type Source = Pin<Box<dyn Stream<Item = Result<Bytes, PutError>> + Send>>;
@@ -86,7 +91,7 @@ pub(crate) async fn put_object(gateway: &Gateway, request: PutRequest, body: Bod
     let writer = gateway.meta.epoch();
     let domain = gateway.meta.domain(&request.bucket.owner, request.encrypt).await?;
     let spec = Spec { domain, writer, level: request.bucket.zstd_level, length: request.length };
-    let source = client_body(body, gateway.config.body_idle);
+    let source = client_body(gateway, request.length, body);
     let (storing, stored, checksums) = store(gateway, spec, source, request.claims).await?;
     let etag = stored.digests.etag();
     let prepared = commit::prepare(&storing, stored, etag, checksums).await?;
@@ -100,18 +105,59 @@ pub(crate) async fn put_object(gateway: &Gateway, request: PutRequest, body: Bod
     .await
 }
 
-/// A client's body, ended when it sends nothing for `idle`.
-pub(crate) fn client_body(body: Body, idle: Duration) -> Source {
-    let bytes = stream::unfold(Some(body), move |body| async move {
-        let mut body = body?;
-        match tokio::time::timeout(idle, body.next()).await {
+/// A client's body, ended when it sends nothing for [`crate::engine::Config::body_idle`], and much sooner when its admission
+/// keeps others waiting.
+pub(crate) fn client_body(gateway: &Gateway, length: Option<u64>, body: Body) -> Source {
+    let pace = Pace {
+        idle: gateway.config.body_idle,
+        admissions: gateway.budget.admissions(length).clone(),
+        waited: Duration::ZERO,
+        got: 0,
+    };
+    let bytes = stream::unfold(Some((body, pace)), |state| async move {
+        let (mut body, mut pace) = state?;
+        match pace.next(&mut body).await {
             Ok(None) => None,
-            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-            Ok(Some(Err(error))) => Some((Err(error.into()), None)),
-            Err(_) => Some((Err(BodyError::Idle { seconds: idle.as_secs() }.into()), None)),
+            Ok(Some(bytes)) => Some((Ok(bytes), Some((body, pace)))),
+            Err(error) => Some((Err(error.into()), None)),
         }
     });
     Box::pin(bytes)
+}
+
+/// How a client's body has been coming in.
+struct Pace {
+    idle: Duration,
+    admissions: Bytesful,
+    /// For how long it was waited for.
+    waited: Duration,
+    got: u64,
+}
+
+impl Pace {
+    async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, BodyError> {
+        let patience = self.idle / IMPATIENCE;
+        let mut silent = Duration::ZERO;
+        loop {
+            let slow = patience + Duration::from_secs(self.got / LEAST_RATE);
+            if silent >= self.idle || (self.admissions.contended() && (silent >= patience || self.waited > slow)) {
+                return Err(BodyError::Idle { seconds: silent.as_secs() });
+            }
+            let step = patience.min(self.idle - silent);
+            let started = Instant::now();
+            let next = tokio::time::timeout(step, body.next()).await;
+            self.waited += started.elapsed();
+            match next {
+                Ok(Some(bytes)) => {
+                    let bytes = bytes?;
+                    self.got += bytes.len() as u64;
+                    return Ok(Some(bytes));
+                }
+                Ok(None) => return Ok(None),
+                Err(_) => silent += step,
+            }
+        }
+    }
 }
 
 /// Reads a body, stores its chunks and verifies its digests. Nothing is visible yet.

@@ -61,6 +61,33 @@ async fn dropped_requests_give_everything_back() {
     assert_eq!(world.get("kept", None).await.unwrap(), bytes);
 }
 
+/// A laptop that is closed during its upload, a few times: the admissions were gone for a minute, and everybody else waited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_clients_do_not_hold_everybody_up() {
+    let idle = Duration::from_secs(12);
+    let world = Arc::new(world_with(Config { memory: 64 << 20, body_idle: idle, ..Config::default() }));
+    for length in [1 << 20, 1 << 30] {
+        let stalled = |drips: bool| {
+            let world = Arc::clone(&world);
+            let body: Body = Box::pin(stream::unfold(0, move |sent| async move {
+                if sent > 0 {
+                    tokio::time::sleep(if drips { Duration::from_millis(500) } else { 2 * idle }).await;
+                }
+                Some((Ok(Bytes::from_static(b"x")), sent + 1))
+            }));
+            tokio::spawn(async move { world.gateway.put_object(request("stalled", Some(length)), body).await })
+        };
+        let stalled: Vec<_> = [false, true].into_iter().cycle().take(3).map(stalled).collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let bytes = noise(7, if length > 1 << 20 { 2 << 20 } else { 1 << 20 });
+        tokio::time::timeout(idle - Duration::from_secs(2), world.put("urgent", &bytes))
+            .await
+            .expect("admitted")
+            .unwrap();
+        stalled.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_and_backups_share_the_pool() {
     let world = Arc::new(world_with(Config { memory: 64 << 20, ..Config::default() }));
