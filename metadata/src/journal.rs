@@ -395,8 +395,9 @@ impl Journal {
         let mut last = "members failed".to_owned();
         let mut given = BTreeSet::new();
         loop {
-            let members = match self.choose(&failed).await {
-                Ok(members) => members,
+            match self.choose(&register.members, &failed).await {
+                Ok(members) if members == self.register.members => register = self.register.clone(),
+                Ok(members) => register = self.next_register(members),
                 // A first failed write is a strike, not the end of a drive (R6): with no other drive left, the same drive
                 // goes on in a new segment, once.
                 Err(_) if !failed.is_subset(&given) => {
@@ -408,10 +409,9 @@ impl Journal {
                     return Err(self.stop(JournalStopped::TooFewDrives { usable, needed, last }));
                 }
             };
-            self.write_register(members).await?;
             let mut complete = true;
-            for drive in self.register.members.clone() {
-                match self.fill(drive, batch, held.contains(&drive)).await {
+            for drive in register.members.clone() {
+                match self.fill(drive, register.sequence, batch, held.contains(&drive)).await {
                     Ok(()) => {
                         held.insert(drive);
                     }
@@ -430,8 +430,12 @@ impl Journal {
         }
     }
 
+    /// New members get the tail before the register names them: were all members new (all old ones failed a write at once, or
+    /// m is 0), a crash between the two would leave an ensemble in which nobody is complete, and the next start would serve
+    /// reads only although the old members have everything.
+    ///
     /// The next ensemble: the members that did not fail, and the best others. `Err` is how many there are.
-    async fn choose(&self, failed: &BTreeSet<DriveId>) -> Result<Vec<DriveId>, usize> {
+    async fn choose(&self, current: &[DriveId], failed: &BTreeSet<DriveId>) -> Result<Vec<DriveId>, usize> {
         let registered = &self.register.registered;
         let candidates: Vec<Candidate> = self
             .node
@@ -440,21 +444,19 @@ impl Journal {
             .into_iter()
             .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id) && !failed.contains(&d.id))
             .map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id })
+        let mut register = self.register.clone();
             .collect();
-        choose_members(&self.register.members, &candidates, self.register.members.len()).ok_or(candidates.len())
+        choose_members(current, &candidates, self.register.members.len()).ok_or(candidates.len())
     }
 
-    /// Makes `members` the ensemble on more than half of all registered drives, if they are others than before.
-    async fn write_register(&mut self, members: Vec<DriveId>) -> Result<(), JournalStopped> {
-        if members == self.register.members {
-            return Ok(());
-        }
+    /// The register that makes `members` the ensemble.
+    fn next_register(&self, members: Vec<DriveId>) -> Register {
         let mut register = self.register.clone();
         register.sequence = register.sequence.saturating_add(1);
         register.epoch = self.epoch;
         register.first_lsn = self.next;
         register.members = members;
-        self.replace_register(register).await
+        register
     }
 
     /// Writes a register to every registered drive; more than half must take it.
@@ -470,20 +472,30 @@ impl Journal {
         }
         tracing::info!(sequence = register.sequence, members = ?register.members, "the journal's ensemble");
         self.register = register;
+            if complete && register != self.register {
+                self.replace_register(register).await?;
+                return Ok(());
+            }
         Ok(())
     }
 
     /// Begins a new segment on a member and copies into it what the member lacks: the tail, and the batch in flight.
-    async fn fill(&self, drive: DriveId, batch: Option<&Batch>, holds_batch: bool) -> Result<(), FillError> {
+    async fn fill(
+        &self,
+        drive: DriveId,
+        ensemble: u64,
+        batch: Option<&Batch>,
+        holds_batch: bool,
+    ) -> Result<(), FillError> {
         let lacking = self.map.first_lacking(drive).filter(|_| !self.sabotage.is(Sabotage::TailCopy));
         let first_lsn = match (lacking, batch) {
             (Some(lsn), _) => lsn,
             (None, Some(batch)) if holds_batch => batch.header.last.next(),
             _ => self.next,
         };
-        self.begin(drive, first_lsn).await?;
+        self.begin(drive, ensemble, first_lsn).await?;
         if let Some(from) = lacking {
-            self.copy_tail(drive, from).await?;
+            self.copy_tail(drive, ensemble, from).await?;
             self.map.add_holder(from, drive);
         }
         match batch {
@@ -497,7 +509,7 @@ impl Journal {
 
     /// Copies the tail from `from` on into the segment that was begun for it. A segment's entries are consecutive, so where
     /// they are not (what was sealed meanwhile is gone; an accepted loss left LSNs out), another segment begins.
-    async fn copy_tail(&self, drive: DriveId, from: Lsn) -> Result<(), FillError> {
+    async fn copy_tail(&self, drive: DriveId, ensemble: u64, from: Lsn) -> Result<(), FillError> {
         let (mut pending, mut bytes, mut expected) = (Vec::<BatchEntry>::new(), 0, from);
         for (lsn, _) in self.map.lengths(from..=Lsn(u64::MAX)) {
             let Some(entry) = self.tail_entry(lsn).await? else { continue };
@@ -506,7 +518,7 @@ impl Journal {
                 bytes = 0;
             }
             if lsn != expected {
-                self.begin(drive, lsn).await?;
+                self.begin(drive, ensemble, lsn).await?;
             }
             bytes += entry.bytes.len();
             expected = lsn.next();
@@ -516,7 +528,7 @@ impl Journal {
         if !pending.is_empty() {
             self.copy(drive, pending).await?;
         }
-        if expected == self.next { Ok(()) } else { self.begin(drive, self.next).await }
+        if expected == self.next { Ok(()) } else { self.begin(drive, ensemble, self.next).await }
     }
 
     /// An entry of the tail; `None` when it was sealed meanwhile.
@@ -528,8 +540,8 @@ impl Journal {
         }
     }
 
-    async fn begin(&self, drive: DriveId, first_lsn: Lsn) -> Result<(), FillError> {
-        let head = JournalHead { ensemble: self.register.sequence, first_lsn };
+    async fn begin(&self, drive: DriveId, ensemble: u64, first_lsn: Lsn) -> Result<(), FillError> {
+        let head = JournalHead { ensemble, first_lsn };
         self.node.journal_begin(drive, head).await.map(drop).map_err(FillError::Member)
     }
 

@@ -1,8 +1,11 @@
 //! Crashes at every position of a small workload: everything acknowledged by then is there afterwards.
 
+use super::failures::member;
 use super::world::{Client, Home, World, noise, run};
 use crate::client::{MetadataClient, Mode};
 use crate::index::FAMILIES;
+use rustix::io::Errno;
+use storage_node::disk::faulty::Fault;
 use storage_node::kv::MemoryKv;
 use storage_node::kv::memory::MemorySnapshot;
 use storage_node::sabotage::{Sabotage, SabotageSet};
@@ -127,4 +130,53 @@ fn journal_before_ack_is_needed() {
 #[test]
 fn seal_commit_first_is_needed() {
     needed(Sabotage::SealCommitFirst, true);
+}
+
+/// A workload in which `count` members of the ensemble fail a write at the same time.
+async fn changes(world: &World, count: usize) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut client = Client::default();
+    let note = |client: &Client, moments: &mut Vec<Moment>| {
+        let index = world.home.kv.lock().unwrap().snapshot();
+        moments.push(Moment { position: world.trace.position(), client: client.clone(), index });
+    };
+    note(&client, &mut moments);
+    let metadata = world.start().await;
+    client.create_bucket(&metadata).await;
+    note(&client, &mut moments);
+    for n in 0..3 {
+        client.put(&metadata, &format!("key-{n}"), noise(n, 2000)).await.unwrap();
+        note(&client, &mut moments);
+    }
+    for nth in 0..count {
+        let drive = member(world, &metadata, nth).await;
+        let sync = storage_node::disk::DiskOp::SyncData;
+        world.trace.inject(Fault::error(Errno::IO).drive(drive).path("journal").on(sync).times(1));
+    }
+    for n in 3..5 {
+        client.put(&metadata, &format!("key-{n}"), noise(n, 2000)).await.unwrap();
+        note(&client, &mut moments);
+    }
+    metadata.shutdown().await;
+    moments
+}
+
+#[test]
+fn a_crash_while_a_member_is_replaced_is_harmless() {
+    run(async {
+        let world = World::new(4, "1+1");
+        let moments = changes(&world, 1).await;
+        crash_everywhere(&world, &moments, 1, 1).await.unwrap();
+    });
+}
+
+/// All members failed a write at once. The register named the new ones before these had the tail, so that a crash in between
+/// left an ensemble of which nobody was complete, and the next start served reads only although every entry was there.
+#[test]
+fn a_crash_while_all_members_are_replaced_is_harmless() {
+    run(async {
+        let world = World::new(4, "1+1");
+        let moments = changes(&world, 2).await;
+        crash_everywhere(&world, &moments, 1, 1).await.unwrap();
+    });
 }

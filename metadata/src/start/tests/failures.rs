@@ -15,7 +15,7 @@ async fn numbers(world: &World, metadata: &crate::service::Metadata) -> Vec<(Dri
     drives.iter().map(|d| (d.id, number(&d.path))).collect()
 }
 
-async fn member(world: &World, metadata: &crate::service::Metadata, nth: usize) -> usize {
+pub(super) async fn member(world: &World, metadata: &crate::service::Metadata, nth: usize) -> usize {
     let id = metadata.status().ensemble[nth];
     numbers(world, metadata).await.into_iter().find(|(d, _)| *d == id).unwrap().1
 }
