@@ -5,19 +5,20 @@
 //!   applied to the index in one index batch, and then answered: in this order, and one batch at a time. So whoever was
 //!   answered reads what was answered, and the index is never ahead of the media.
 //! * Refusals are answered with the batch, too: they may rest on effects that were decided before them in it.
-//! * After a failure of the journal or the index nothing more is decided: what was in flight is unknown, and says so.
+//! * After a failure of the journal or the index nothing more is decided: what was in flight is unknown, and says so. When the
+//!   condition is over the batch in flight is finished, byte for byte, before anything else is decided.
 //!
 //! There is no timer: while a batch is being synced the next one gathers.
 
 use crate::client::CommitError;
 use crate::command::{Command, NewChunk, NewFrame, Outcome, Refusal};
-use crate::index::Overlay;
+use crate::index::{self, Overlay};
 use crate::journal::{Batch, BatchEntry, Journal, JournalStopped};
 use crate::lookup::Losses;
 use crate::service::Shared;
 use crate::state::{self, At, DecideError};
 use codec::id::{Epoch, Lsn};
-use codec::journal::encode_entry;
+use codec::journal::{encode_entry, parse_entry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage_node::client::{DriveHealth, DriveStatus, Reserve};
@@ -52,6 +53,8 @@ pub struct Committer {
     /// Bytes that clients' entries may still take in the journal, as of the last check.
     room: u64,
     losses: Losses,
+    /// A batch whose commands were answered Unavailable: not known to be durable, or not applied.
+    in_doubt: Option<Batch>,
 }
 
 /// A command that waits for its batch.
@@ -74,7 +77,10 @@ struct Decided {
 impl Committer {
     /// A committer that appends to `journal`; entries and batches are kept below `max_batch` bytes.
     pub fn new(journal: Journal, shared: Arc<Shared>, max_batch: usize) -> Committer {
-        Committer { journal, shared, max_batch, room: u64::MAX, losses: Losses::default() }
+        // A place in the journal before its first entry is a frame that was lost: never a hit.
+        let thin_journal_below = shared.map.first().unwrap_or(journal.next_lsn());
+        let losses = Losses { thin_journal_below, ..Losses::default() };
+        Committer { journal, shared, max_batch, room: u64::MAX, losses, in_doubt: None }
     }
 
     /// Serves requests until [`Request::Stop`], or until nobody can ask any more.
@@ -131,8 +137,53 @@ impl Committer {
         self.losses = Losses { drives, thin_journal_below: self.losses.thin_journal_below };
         self.shared.set_losses(self.losses.clone());
         // Why it stopped is published, and was logged.
-        let _ = self.journal.check().await;
+        if self.journal.stopped().is_some() {
+            let _ = self.resume().await;
+        } else {
+            let _ = self.journal.check().await;
+        }
         self.publish();
+    }
+
+    /// Serves writes again if what stopped them is over. What is in doubt comes first: to the journal, then to the index,
+    /// before anything else is decided. So it happens as if it had been answered late.
+    async fn resume(&mut self) -> Result<(), JournalStopped> {
+        let in_doubt = self.in_doubt.take();
+        let resumed = self.try_resume(in_doubt.as_ref()).await;
+        if resumed.is_err() {
+            self.in_doubt = in_doubt;
+            return resumed;
+        }
+        tracing::info!(next = %self.journal.next_lsn(), "the journal goes on");
+        self.shared.set_writable();
+        Ok(())
+    }
+
+    async fn try_resume(&mut self, in_doubt: Option<&Batch>) -> Result<(), JournalStopped> {
+        let Some(batch) = in_doubt else { return self.journal.resume(None).await };
+        if self.journal.is_durable(batch) {
+            // The index first: while it does not take the batch nothing may be decided.
+            self.apply_again(batch)?;
+            return self.journal.resume(in_doubt).await;
+        }
+        self.journal.resume(in_doubt).await?;
+        self.apply_again(batch).map_err(|stopped| self.journal.stop(stopped))
+    }
+
+    /// Applies the entries of a batch from their bytes.
+    fn apply_again(&self, batch: &Batch) -> Result<(), JournalStopped> {
+        let failed = |error: &dyn std::fmt::Display| JournalStopped::Index(error.to_string());
+        let mut overlay = Overlay::new(&*self.shared.kv);
+        // A write that was answered with an error may be there all the same.
+        let (applied, _) = index::applied(&overlay).map_err(|error| failed(&error))?;
+        for entry in batch.entries.iter().filter(|entry| entry.lsn > applied) {
+            let entry = parse_entry(entry.bytes.clone()).map_err(|error| failed(&error))?;
+            state::apply(&mut overlay, entry.lsn, &entry.hash, &entry.effects).map_err(|error| failed(&error))?;
+        }
+        self.shared.kv.write(overlay.into_batch()).map_err(|error| failed(&error))?;
+        let last = batch.entries.last().map_or(Lsn(0), |entry| entry.lsn);
+        self.shared.committed(last, batch.len() as u64);
+        Ok(())
     }
 
     /// Shows the ensemble, and whether the journal still takes anything.
@@ -262,11 +313,15 @@ impl Committer {
             Err(error) => return Err(self.journal.stop(JournalStopped::Encode(error.to_string()))),
         };
         let sequence = self.journal.register().sequence;
-        self.journal.append(&batch, reserve).await?;
+        if let Err(stopped) = self.journal.append(&batch, reserve).await {
+            self.in_doubt = Some(batch);
+            return Err(stopped);
+        }
         if self.journal.register().sequence != sequence {
             self.publish();
         }
         if let Err(error) = self.shared.kv.write(changes) {
+            self.in_doubt = Some(batch);
             return Err(self.journal.stop(JournalStopped::Index(error.to_string())));
         }
         let last = self.journal.next_lsn().0.saturating_sub(1);

@@ -18,11 +18,13 @@ use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
-use storage_node::client::{DriveHealth, NodeClient, ReadError, Reserve, WriteError};
+use storage_node::client::{DriveHealth, DriveStatus, NodeClient, ReadError, Reserve, WriteError};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
 /// Bytes of the tail that are copied to a new member in one record.
 const COPY_BATCH: usize = 4 << 20;
+/// Free bytes that 1+m drives must have, beside a batch in doubt, before a journal that stopped tries again.
+const RESUME_ROOM: u64 = 4 << 20;
 
 /// The drives that hold an entry; shared by runs of entries.
 pub type Holders = Arc<[DriveId]>;
@@ -87,6 +89,11 @@ impl JournalMap {
         }
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.range(range).map(|(lsn, held)| (*lsn, held.len)).collect()
+    }
+
+    /// The first entry that is there.
+    pub fn first(&self) -> Option<Lsn> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
     }
 
     /// Bytes of all entries up to `upto`.
@@ -210,12 +217,12 @@ impl Batch {
     }
 }
 
-/// The journal takes nothing more until the next start: what was in flight is neither known to be durable nor known to be
-/// lost, and only recovery can tell.
+/// The journal takes nothing more until [`Journal::resume`] or the next start: what was in flight is neither known to be durable
+/// nor known to be lost, until the same bytes are made durable or recovery tells.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalStopped {
     /// Too few drives take writes.
-    #[error("{usable} of the {needed} drives that the journal needs take writes ({last}); restart when they are back")]
+    #[error("{usable} of the {needed} drives that the journal needs take writes ({last}); add room or bring drives back")]
     TooFewDrives {
         /// Drives that could be used.
         usable: usize,
@@ -226,7 +233,7 @@ pub enum JournalStopped {
     },
     /// The new ensemble could not be written to a majority.
     #[error(
-        "a change of the journal's ensemble reached {written} drives, {needed} are needed; restart when they are back"
+        "a change of the journal's ensemble reached {written} drives, {needed} are needed; bring drives back"
     )]
     NoMajority {
         /// Drives that took the register.
@@ -241,7 +248,7 @@ pub enum JournalStopped {
     #[error("the journal's tail does not encode: {0}")]
     Encode(String),
     /// The index refused a batch that is already in the journal.
-    #[error("the index failed: {0}; restart to replay the journal into it")]
+    #[error("the index failed: {0}")]
     Index(String),
 }
 
@@ -328,6 +335,45 @@ impl Journal {
         self.change(BTreeSet::new(), None, BTreeSet::new()).await
     }
 
+    /// Takes entries again when what stopped the journal is over. `in_doubt` is the batch that was being committed when it
+    /// stopped: the same bytes under the same LSNs are made durable first, so nothing else ever gets these LSNs. When they
+    /// are durable already it was the index that failed, and the caller has brought it up to them. Costs nothing but a
+    /// look at the drives while too few of them have room.
+    pub async fn resume(&mut self, in_doubt: Option<&Batch>) -> Result<(), JournalStopped> {
+        let Some(stopped) = self.stopped.clone() else { return Ok(()) };
+        match stopped {
+            JournalStopped::TooFewDrives { .. } | JournalStopped::NoMajority { .. } | JournalStopped::Tail(_) => {}
+            JournalStopped::Index(_) if in_doubt.is_some_and(|batch| self.is_durable(batch)) => {
+                self.stopped = None;
+                return Ok(());
+            }
+            JournalStopped::Index(_) | JournalStopped::Encode(_) => return Err(stopped),
+        }
+        let pending = in_doubt.filter(|batch| !self.is_durable(batch));
+        let room = RESUME_ROOM.saturating_add(pending.map_or(0, |batch| batch.len() as u64));
+        let drives = self.node.drives().await;
+        let takes = |d: &&DriveStatus| {
+            d.health == DriveHealth::Healthy
+                && self.register.registered.contains(&d.id)
+                && d.free.saturating_add(d.reserve) >= room
+        };
+        if drives.iter().filter(takes).count() < self.register.members.len() {
+            return Err(stopped);
+        }
+        tracing::info!("what stopped the journal may be over; trying again");
+        self.stopped = None;
+        self.change(BTreeSet::new(), pending, BTreeSet::new()).await?;
+        if let Some(batch) = pending {
+            self.advance(batch);
+        }
+        Ok(())
+    }
+
+    /// Whether a batch of this journal is durable on the ensemble.
+    pub fn is_durable(&self, batch: &Batch) -> bool {
+        batch.header.last < self.next
+    }
+
     /// Makes a batch durable on 1+m drives, replacing members that fail.
     pub async fn append(&mut self, batch: &Batch, reserve: Reserve) -> Result<(), JournalStopped> {
         if let Some(stopped) = &self.stopped {
@@ -384,6 +430,10 @@ impl Journal {
 
     /// Changes the ensemble until 1+m members hold the tail and `batch`, or stops. `held` are members that hold `batch`.
     ///
+    /// New members get the tail before the register names them: were all members new (all old ones failed a write at once, or
+    /// m is 0), a crash between the two would leave an ensemble in which nobody is complete, and the next start would serve
+    /// reads only although the old members have everything.
+    ///
     /// The order is what keeps acknowledged entries: were a batch acknowledged under members that no majority knows, a
     /// recovery that finds only the old members would count none of them absent, and begin again without that batch.
     async fn change(
@@ -394,6 +444,7 @@ impl Journal {
     ) -> Result<(), JournalStopped> {
         let mut last = "members failed".to_owned();
         let mut given = BTreeSet::new();
+        let mut register = self.register.clone();
         loop {
             match self.choose(&register.members, &failed).await {
                 Ok(members) if members == self.register.members => register = self.register.clone(),
@@ -424,16 +475,16 @@ impl Journal {
                     Err(FillError::Stop(stopped)) => return Err(self.stop(stopped)),
                 }
             }
+            if complete && register != self.register {
+                self.replace_register(register).await?;
+                return Ok(());
+            }
             if complete {
                 return Ok(());
             }
         }
     }
 
-    /// New members get the tail before the register names them: were all members new (all old ones failed a write at once, or
-    /// m is 0), a crash between the two would leave an ensemble in which nobody is complete, and the next start would serve
-    /// reads only although the old members have everything.
-    ///
     /// The next ensemble: the members that did not fail, and the best others. `Err` is how many there are.
     async fn choose(&self, current: &[DriveId], failed: &BTreeSet<DriveId>) -> Result<Vec<DriveId>, usize> {
         let registered = &self.register.registered;
@@ -444,7 +495,6 @@ impl Journal {
             .into_iter()
             .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id) && !failed.contains(&d.id))
             .map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id })
-        let mut register = self.register.clone();
             .collect();
         choose_members(current, &candidates, self.register.members.len()).ok_or(candidates.len())
     }
@@ -472,10 +522,6 @@ impl Journal {
         }
         tracing::info!(sequence = register.sequence, members = ?register.members, "the journal's ensemble");
         self.register = register;
-            if complete && register != self.register {
-                self.replace_register(register).await?;
-                return Ok(());
-            }
         Ok(())
     }
 

@@ -132,6 +132,11 @@ impl Shared {
         self.volatile_mut().read_only.get_or_insert(reason);
     }
 
+    /// Writes are served again.
+    pub fn set_writable(&self) {
+        self.volatile_mut().read_only = None;
+    }
+
     /// Why writes are not served, if they are not.
     pub fn read_only(&self) -> Option<String> {
         self.volatile().read_only.clone()

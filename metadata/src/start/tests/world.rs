@@ -15,12 +15,12 @@ use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
 use codec::id::BucketId;
 use codec::manifest::{Entry, Manifest};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage_node::disk::Disk;
 use storage_node::disk::faulty::{CrashImage, Trace};
-use storage_node::kv::{Kv, KvError, MemoryKv};
+use storage_node::kv::{Direction, Family, Kv, KvBatch, KvError, KvIterator, KvStats, MemoryKv};
 use storage_node::sabotage::SabotageSet;
 
 /// The index, and what became of it.
@@ -28,17 +28,47 @@ use storage_node::sabotage::SabotageSet;
 pub struct Home {
     pub kv: Mutex<Arc<MemoryKv>>,
     pub aside: Mutex<Vec<Arc<MemoryKv>>>,
+    /// Writes to the index fail.
+    pub failing: Arc<AtomicBool>,
+}
+
+/// An index whose writes fail for as long as a test says so.
+#[derive(Debug)]
+struct Failing(Arc<MemoryKv>, Arc<AtomicBool>);
+
+impl Kv for Failing {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.0.get(family, key)
+    }
+    fn multi_get(&self, family: Family, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>, KvError> {
+        self.0.multi_get(family, keys)
+    }
+    fn write(&self, batch: KvBatch) -> Result<(), KvError> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(KvError::Full { path: "index".to_owned(), detail: "as the test wants it".to_owned() });
+        }
+        self.0.write(batch)
+    }
+    fn scan(&self, family: Family, start: &[u8], way: Direction) -> Result<Box<dyn KvIterator + '_>, KvError> {
+        self.0.scan(family, start, way)
+    }
+    fn flush(&self) -> Result<(), KvError> {
+        self.0.flush()
+    }
+    fn stats(&self) -> KvStats {
+        self.0.stats()
+    }
 }
 
 impl Home {
     pub fn new(kv: MemoryKv) -> Arc<Home> {
-        Arc::new(Home { kv: Mutex::new(Arc::new(kv)), aside: Mutex::default() })
+        Arc::new(Home { kv: Mutex::new(Arc::new(kv)), aside: Mutex::default(), failing: Arc::default() })
     }
 }
 
 impl IndexHome for Home {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(self.kv.lock().unwrap().clone())
+        Ok(Arc::new(Failing(self.kv.lock().unwrap().clone(), self.failing.clone())))
     }
     fn destroy(&self) -> Result<(), KvError> {
         *self.kv.lock().unwrap() = Arc::new(MemoryKv::new(&FAMILIES));
