@@ -24,10 +24,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 /// The newest layout of `config` that this code writes.
 const CONFIG_VERSION: u32 = 1;
+
+/// How long another process may take to let go of the directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What can't be done with a data directory.
 #[derive(Debug, thiserror::Error)]
@@ -140,10 +144,18 @@ impl DataDir {
             .mode(0o600)
             .open(&path)
             .map_err(|source| DataDirError::Io { path: path.clone(), source })?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(DataDir { root, _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::InUse(root)),
-            Err(errno) => Err(DataDirError::Io { path, source: errno.into() }),
+        // A server that was killed holds its lock until the kernel has taken it apart: whoever starts the next one at once
+        // should not have to try again by hand.
+        let patience = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(DataDir { root, _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::InUse(root)),
+                Err(errno) => return Err(DataDirError::Io { path, source: errno.into() }),
+            }
         }
     }
 

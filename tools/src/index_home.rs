@@ -57,6 +57,10 @@ impl Indexes {
             .find(|aside| !aside.exists())
             .unwrap_or_else(|| self.root.join("metadata.old"));
         std::fs::rename(self.metadata(), &free).map_err(|error| failed(&self.metadata(), &error))?;
+        // Were the new name lost in a power cut, the old index would be back in its place, beside drives that have gone on
+        // without it.
+        let synced = std::fs::File::open(&self.root).and_then(|root| root.sync_all());
+        synced.map_err(|error| failed(&self.root, &error))?;
         Ok(free)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`cli`] reads the command line. [`serve`] starts a server on one machine from a data directory ([`data_dir`]): drives
 //! ([`drives`]), the node, metadata, the engine, the S3 port and the [`admin`] port. [`admin_client`] is the other end of
-//! the latter. [`offline`] has the commands that need the server to be stopped.
+//! the latter. [`offline`] has the commands that need the server to be stopped, [`process`] what is asked of the system first.
 
 pub mod accounts;
 pub mod admin;
@@ -13,4 +13,5 @@ pub mod drives;
 pub mod index_home;
 pub mod logging;
 pub mod offline;
+pub mod process;
 pub mod serve;

@@ -1,5 +1,6 @@
 //! Logs: to standard error, by RUST_LOG if that is set.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged where RUST_LOG says nothing. `s3s` reports each answer above 399 as an error, the client's own mistakes
@@ -9,5 +10,7 @@ const DEFAULT: &str = "info,s3s=off";
 /// Starts logging. A second call in one process changes nothing.
 pub fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
-    let _already = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colours = std::io::stderr().is_terminal();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let _already = logs.try_init();
 }

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    tools::process::prepare();
     tools::cli::main()
 }
