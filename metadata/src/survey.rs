@@ -346,18 +346,37 @@ pub fn judge(
     if let Some(gap) = chain.gap {
         return Err(ReadOnlyReason::Gap(gap));
     }
-    let same = match chain.held.get(&index.applied) {
-        Some(held) => held.hash == index.hash,
-        None => true,
-    };
-    if same { Ok(()) } else { Err(ReadOnlyReason::IndexDiffers(index.applied)) }
+    let there = hash_at(chain, index.applied);
+    // An LSN that an accepted loss left out is no entry of this history: the index is from before.
+    let left_out = there.is_none() && index.applied > chain.sealed;
+    if left_out || there.is_some_and(|hash| hash != index.hash) {
+        return Err(ReadOnlyReason::IndexDiffers(index.applied));
+    }
+    Ok(())
+}
+
+/// The hash of an entry, if the entry or the one that follows it is in the chain.
+pub(crate) fn hash_at(chain: &Chain, lsn: Lsn) -> Option<[u8; 32]> {
+    if chain.last.0 == lsn {
+        return Some(chain.last.1);
+    }
+    if let Some(held) = chain.held.get(&lsn) {
+        return Some(held.hash);
+    }
+    let (next, held) = chain.held.range(lsn.next()..).next()?;
+    let before = chain.kept.get(next).copied().unwrap_or(Lsn(next.0.saturating_sub(1)));
+    (before == lsn).then_some(held.prev_hash)
 }
 
 /// Whether a member's copy reaches as far as everything that was acknowledged before its newest segment, or before the
 /// ensemble began, and whether where it ends is a torn tail and not damage: behind damage in the newest segment there may have
 /// been acknowledged entries that this copy can't speak for.
 fn is_complete(copy: &DriveCopy, register: &Register, chain: &Chain) -> bool {
-    if copy.segments.last().is_some_and(|segment| segment.damaged) {
+    // Damage in an older segment counts, too, until a later one has an entry of the epoch that began it: the start that was
+    // to copy again what the damage hides may have ended before it had, with a segment that only looks whole.
+    let spoiled = copy.segments.iter().rposition(|segment| segment.damaged);
+    let mended = |at: usize| copy.segments[at + 1..].iter().any(|s| s.marks.iter().any(|mark| mark.epoch == s.epoch));
+    if spoiled.is_some_and(|at| !mended(at)) {
         return false;
     }
     let begun = copy.segments.iter().map(|segment| segment.first_lsn).max().unwrap_or(Lsn(0));

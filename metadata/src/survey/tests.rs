@@ -130,3 +130,43 @@ fn more_than_half_of_the_registered_drives_are_needed() {
     let (_, verdict) = verdict(&copies, &register(&[1, 2], 1, 1), IndexMark::NONE);
     assert_eq!(verdict, Err(ReadOnlyReason::NoMajority { present: 2, registered: 5 }));
 }
+
+/// A start was to copy again what rot had hidden in an older segment, and ended right after it had begun a new one: the new one
+/// looks whole, and the member does not know the tail.
+#[test]
+fn a_member_with_damage_behind_a_new_segment_counts_only_when_that_segment_went_on() {
+    let spoiled = |epoch: u64, marks: Vec<Mark>| {
+        let mut member = copy(1, 1, run(1..=4));
+        member.segments[0].damaged = true;
+        let segment = SegmentCopy { first_lsn: Lsn(5), epoch: Epoch(epoch), marks, damaged: false };
+        member.segments.push(segment);
+        member
+    };
+    let register = register(&[1, 2], 1, 1);
+    let others = || [copy(3, 1, Vec::new()), copy(4, 1, Vec::new())];
+    let alone = |member: DriveCopy| {
+        let copies: Vec<DriveCopy> = others().into_iter().chain([member]).collect();
+        verdict(&copies, &register, IndexMark::NONE).1
+    };
+    assert!(matches!(alone(spoiled(2, Vec::new())), Err(ReadOnlyReason::MembersAbsent { .. })));
+    assert!(matches!(alone(spoiled(2, vec![mark(5, 1, 0, 0)])), Err(ReadOnlyReason::MembersAbsent { .. })));
+    assert_eq!(alone(spoiled(2, vec![mark(5, 1, 0, 0), mark(6, 2, 0, 0)])), Ok(()));
+}
+
+/// After an accepted loss the old index came back to its place: its last entry is one that was left out.
+#[test]
+fn an_index_from_before_an_accepted_loss_is_seen_before_anything_is_written() {
+    let mut after = mark(9, 2, 0, 0);
+    (after.kept, after.prev_hash) = (Some(Lsn(4)), mark(4, 1, 0, 0).hash);
+    let marks: Vec<Mark> = run(1..=4).into_iter().chain([after]).collect();
+    let copies = [copy(1, 1, marks.clone()), copy(2, 1, marks.clone()), copy(3, 1, marks)];
+    let register = register(&[1, 2], 1, 1);
+    let index = |lsn, hash| IndexMark { applied: Lsn(lsn), hash, sealed: Lsn(0) };
+    let said = |index| verdict(&copies, &register, index).1;
+    assert_eq!(said(index(4, mark(4, 1, 0, 0).hash)), Ok(()));
+    assert_eq!(said(index(7, [7; 32])), Err(ReadOnlyReason::IndexDiffers(Lsn(7))));
+    assert_eq!(said(index(3, [7; 32])), Err(ReadOnlyReason::IndexDiffers(Lsn(3))));
+    // What is sealed is compared with what the first unsealed entry names.
+    let sealed = IndexMark { applied: Lsn(4), hash: [7; 32], sealed: Lsn(4) };
+    assert_eq!(said(sealed), Err(ReadOnlyReason::IndexDiffers(Lsn(4))));
+}
