@@ -98,7 +98,12 @@ pub enum Command {
     /// Sealing: entries now lie in ledger stripes, their frames in data stripes.
     Seal(Seal),
     /// A loss that an operator accepted.
-    AcceptLoss(AcceptedLossRow),
+    AcceptLoss {
+        /// Up to where entries were kept, and up to where they had existed.
+        loss: AcceptedLossRow,
+        /// What the ledger turned out to hold beyond the last seal that is known of.
+        sealed: Option<SealedRow>,
+    },
 }
 
 /// Body of [`Command::CreateBucket`].

@@ -1,11 +1,14 @@
 //! Accepting a loss: where the journal is cut, which drives are left, and what the old index knew of what is gone.
 
 use crate::index::{self, BUCKETS, IndexError, OBJECTS};
-use crate::survey::{Chain, DriveCopy, IndexMark};
-use codec::effect::{AcceptedLossRow, BucketRow, VersionRow};
-use codec::id::Lsn;
-use codec::journal::NO_ENTRY;
+use crate::journal::Held;
+use crate::replay::Reach;
+use crate::survey::{Chain, DriveCopy, IndexMark, Mark, ReadOnlyReason, hash_at};
+use bytes::Bytes;
+use codec::effect::{AcceptedLossRow, BucketRow, SealedRow, VersionRow};
+use codec::id::{DriveId, Lsn};
 use codec::register::Register;
+use std::collections::{BTreeMap, BTreeSet};
 use storage_node::kv::{Direction, Kv};
 
 /// Something that the old index had and the new one has not.
@@ -46,32 +49,68 @@ pub struct LossReport {
 }
 
 /// Cuts the chain behind the last entry that everything before it leads up to. Entries after a gap can't be used: what they
-/// build on is not known.
-pub fn cut(chain: &mut Chain, index: IndexMark, copies: &[DriveCopy]) -> AcceptedLossRow {
-    let marks = || copies.iter().flat_map(|copy| &copy.segments).flat_map(|segment| &segment.marks);
-    let known = marks().map(|mark| mark.lsn).max().unwrap_or(Lsn(0)).max(index.applied);
-    if let Some(gap) = chain.gap.take() {
-        // Before the gap: the longest run from the sealed part that one hash chain covers.
-        chain.held.clear();
-        let mut last = (chain.sealed, None);
-        loop {
-            let next = marks().filter(|m| m.before() == last.0 && m.lsn > last.0 && m.lsn < gap);
-            let next = next.filter(|m| last.1.is_none_or(|hash| m.prev_hash == hash)).max_by_key(|m| (m.epoch, m.lsn));
-            let Some(mark) = next else { break };
-            let holders = copies.iter().filter(|c| c.segments.iter().any(|s| s.marks.contains(mark))).map(|c| c.drive);
-            let held = crate::journal::Held {
-                hash: mark.hash,
-                prev_hash: mark.prev_hash,
-                epoch: mark.epoch,
-                len: mark.len,
-                holders: holders.collect(),
-            };
-            chain.held.insert(mark.lsn, held);
-            last = (mark.lsn, Some(mark.hash));
-        }
-        chain.last = (last.0, last.1.unwrap_or(NO_ENTRY));
+/// build on is not known. Where the journal does not go on from the ledger, for instance because all of it is gone, what is
+/// kept ends with the ledger, or with the entries that follow it; the second result then says what is sealed though no seal
+/// that is left says so. An error is a ledger that does not reach the journal.
+pub fn cut(
+    chain: &mut Chain,
+    reach: &Reach,
+    index: IndexMark,
+    copies: &[DriveCopy],
+) -> Result<(AcceptedLossRow, Option<SealedRow>), ReadOnlyReason> {
+    let (end, hash) = reach.last;
+    if chain.sealed > end {
+        return Err(ReadOnlyReason::LedgerGap { after: end, journal: chain.sealed.next() });
     }
-    AcceptedLossRow { kept: chain.last.0.0, known: known.0.max(chain.last.0.0) }
+    let mut next: BTreeMap<Lsn, Vec<(&Mark, DriveId)>> = BTreeMap::new();
+    for copy in copies {
+        for mark in copy.segments.iter().flat_map(|segment| &segment.marks) {
+            next.entry(mark.before()).or_default().push((mark, copy.drive));
+        }
+    }
+    let highest = next.values().flatten().map(|(mark, _)| mark.lsn).max().unwrap_or(Lsn(0));
+    let known = highest.max(index.applied).max(end);
+    let joined = chain.gap.is_none() && chain.last.0 >= end && hash_at(chain, end).is_none_or(|there| there == hash);
+    let mut sealed = None;
+    if !joined {
+        let gap = chain.gap.take().filter(|gap| *gap > end);
+        chain.held = run_from((end, hash), gap, &next);
+        let last = chain.held.last_key_value().map(|(lsn, held)| (*lsn, held.hash));
+        chain.last = last.unwrap_or((end, hash));
+        sealed = (end > chain.sealed).then(|| SealedRow {
+            first: chain.sealed.next().0,
+            last: end.0,
+            stripes: Vec::new(),
+            last_hash: Bytes::copy_from_slice(&hash),
+        });
+        chain.sealed = end;
+    }
+    Ok((AcceptedLossRow { kept: chain.last.0.0, known: known.0.max(chain.last.0.0) }, sealed))
+}
+
+/// The longest run of entries after `last` that one hash chain covers, before `gap`.
+fn run_from(
+    mut last: (Lsn, [u8; 32]),
+    gap: Option<Lsn>,
+    next: &BTreeMap<Lsn, Vec<(&Mark, DriveId)>>,
+) -> BTreeMap<Lsn, Held> {
+    let mut held = BTreeMap::new();
+    loop {
+        let follow = next.get(&last.0).into_iter().flatten();
+        let follow = follow.filter(|(m, _)| m.lsn > last.0 && m.prev_hash == last.1 && gap.is_none_or(|gap| m.lsn < gap));
+        let Some((mark, _)) = follow.max_by_key(|(mark, _)| (mark.epoch, mark.lsn)) else { return held };
+        let same = next.get(&last.0).into_iter().flatten().filter(|(m, _)| m.hash == mark.hash);
+        let holders: BTreeSet<DriveId> = same.map(|(_, drive)| *drive).collect();
+        let entry = Held {
+            hash: mark.hash,
+            prev_hash: mark.prev_hash,
+            epoch: mark.epoch,
+            len: mark.len,
+            holders: holders.into_iter().collect(),
+        };
+        held.insert(mark.lsn, entry);
+        last = (mark.lsn, mark.hash);
+    }
 }
 
 /// The register of what is left: when a majority of the registered drives is there, all of them stay registered (they may come

@@ -7,9 +7,9 @@ use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalMap, JournalReadError};
 use crate::ledger::{self, LedgerError};
 use crate::state;
-use crate::survey::{Chain, IndexMark, ReadOnlyReason, kept_by};
+use crate::survey::{Chain, IndexMark, Mark, ReadOnlyReason, kept_by};
 use codec::id::Lsn;
-use codec::journal::Entry;
+use codec::journal::{Entry, NO_ENTRY};
 use storage_node::client::NodeClient;
 use storage_node::kv::{Kv, KvError};
 use storage_node::sabotage::{Sabotage, SabotageSet};
@@ -37,6 +37,52 @@ pub enum ReplayError {
 impl From<KvError> for ReplayError {
     fn from(error: KvError) -> Self {
         ReplayError::Index(error.into())
+    }
+}
+
+/// How far the ledger leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The last entry that can be read in order, and its hash.
+    pub last: (Lsn, [u8; 32]),
+    /// What its entries say is sealed: more may be in it, from a seal whose own entry is lost.
+    pub sealed: Lsn,
+}
+
+/// Reads the ledger on the drives from LSN 1 on, as far as one hash chain leads. Applies nothing.
+pub async fn reach(node: &dyn NodeClient) -> Reach {
+    let mut reach = Reach { last: (Lsn(0), NO_ENTRY), sealed: Lsn(0) };
+    let stripes = ledger::find(node).await;
+    loop {
+        let before = reach.last.0;
+        for layout in stripes.iter().filter(|layout| layout.descriptor.lsn_range.is_some()) {
+            if !ledger::overlaps(layout, reach.last.0, Lsn(u64::MAX)) {
+                continue;
+            }
+            match ledger::read(node, layout).await {
+                Ok(entries) => reach.through(&entries),
+                Err(error) => tracing::warn!(%error, "a ledger stripe can't be read"),
+            }
+        }
+        if reach.last.0 == before {
+            return reach;
+        }
+    }
+}
+
+impl Reach {
+    fn through(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.lsn > Lsn(0)) {
+            if entry.lsn <= self.last.0 {
+                continue;
+            }
+            let next = entry.lsn == self.last.0.next() || kept_by(entry) == Some(self.last.0);
+            if !next || entry.prev_hash != self.last.1 {
+                return;
+            }
+            self.last = (entry.lsn, entry.hash);
+            self.sealed = Mark::of(entry).sealed.map_or(self.sealed, |sealed| self.sealed.max(sealed));
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::index::{self, IndexError, META, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keys::{KeyError, Keys};
 use crate::loss::{self, LossReport};
-use crate::replay::{Replay, ReplayError, index_mark};
+use crate::replay::{self, Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
 use crate::service::{Metadata, Shared, SharedParts, Writing};
 use crate::stripe_writer::StripeWriter;
@@ -25,9 +25,10 @@ use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, jud
 use crate::tasks;
 use crate::topology::default_geometry;
 use bytes::Bytes;
-use codec::effect::{AcceptedLossRow, DriveRow, DriveState, SettingRow};
+use codec::effect::{AcceptedLossRow, DriveRow, DriveState, SealedRow, SettingRow};
 use codec::erasure::{Geometry, self_test};
 use codec::id::{ClusterId, DriveId, Epoch, Lsn};
+use codec::journal::NO_ENTRY;
 use codec::register::Register;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub use error::StartError;
 const CLUSTER: &[u8] = b"cluster";
 /// Commands that wait for the committer.
 const QUEUE: usize = 4096;
+/// By how much an accepted loss raises the epoch's count and the ensemble's sequence.
+const LEAP: u64 = 1 << 16;
 /// What a record costs beside its entries: header block, block tails, length prefixes.
 const RECORD_OVERHEAD: u64 = 64 * 1024;
 
@@ -172,16 +175,24 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
         return Err(StartError::NoLoss);
     }
     tracing::warn!(%reason, "accepting a loss");
-    let loss = loss::cut(&mut scene.chain, scene.mark, &scene.copies);
+    // What the index says to be sealed may be among what is lost, so the drives alone are asked what is left. All of this is
+    // known before anything changes: what comes to nothing must leave the old index in its place, to be read from.
+    scene.copies = survey(&*scene.node, Lsn(0)).await?;
+    let reach = replay::reach(&*scene.node).await;
+    scene.chain = best_chain(&scene.copies, IndexMark { sealed: reach.sealed, ..IndexMark::NONE }, &config.sabotage);
+    let (mut loss, sealed) = loss::cut(&mut scene.chain, &reach, scene.mark, &scene.copies).map_err(ReplayError::from)?;
+    // The register knows, too: from the last change of the ensemble, or from an acceptance that was interrupted.
+    loss.known = loss.known.max(scene.register.first_lsn.0.saturating_sub(1));
     let register = loss::surviving_register(&scene.register, &scene.copies);
     let removed = scene.register.registered.iter().filter(|d| !register.registered.contains(d)).copied().collect();
     scene.register = register;
+    let epoch = announce(&parts, &config, &mut scene, Lsn(loss.known)).await?;
     // From here on the old index is only read for the report.
     let lost = scene.kv.take().map(|old| loss::newer_than(&*old, Lsn(loss.kept))).unwrap_or_default();
     let aside = parts.index.set_aside()?;
     scene.kv = Some(empty_index(&*parts.index, scene.cluster)?);
     scene.mark = IndexMark::NONE;
-    let accepted = Accepted { row: loss.clone(), removed };
+    let accepted = Accepted { row: loss.clone(), sealed, removed, epoch };
     let metadata = serve(parts, config, scene, Some(accepted)).await?;
     Ok((metadata, LossReport { kept: Lsn(loss.kept), known: Lsn(loss.known), index_kept_at: aside, lost }))
 }
@@ -189,7 +200,36 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
 /// An accepted loss on its way into the journal.
 struct Accepted {
     row: AcceptedLossRow,
+    sealed: Option<SealedRow>,
     removed: Vec<DriveId>,
+    epoch: Epoch,
+}
+
+/// Writes a register that begins behind everything that is known to have existed: until the loss is journaled no member is
+/// complete under it. So a crash after the old index is put aside leaves a service that reads only, and not one that sees
+/// nothing wrong and gives the lost entries' LSNs to others. Epoch and sequence leap, since drives that are not here may have
+/// seen more starts and ensembles than those that are: should they come back, theirs must not be the newer history.
+async fn announce(parts: &Parts, config: &Config, scene: &mut Scene, known: Lsn) -> Result<Epoch, StartError> {
+    let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
+    let next = next_epoch(scene, &kv, &*parts.entropy)?;
+    let epoch = Epoch(next.0.saturating_add(LEAP << 32));
+    scene.node.begin(epoch).await?;
+    let mut journal = Journal::new(JournalStart {
+        node: scene.node.clone(),
+        map: Arc::default(),
+        register: scene.register.clone(),
+        epoch,
+        last: (known, NO_ENTRY),
+        sabotage: config.sabotage.clone(),
+    });
+    let mut register = scene.register.clone();
+    register.sequence = register.sequence.saturating_add(LEAP);
+    register.epoch = epoch;
+    register.first_lsn = known.next();
+    let written = journal.replace_register(register.clone()).await;
+    written.map_err(|stopped| StartError::Journal(stopped.to_string()))?;
+    scene.register = register;
+    Ok(epoch)
 }
 
 /// Everything that a start has seen before it decides.
@@ -507,7 +547,10 @@ async fn serve(
         Err(ReplayError::ReadOnly(reason)) if accepted.is_none() => return read_only(parts, config, scene, reason),
         Err(error) => return Err(error.into()),
     }
-    let epoch = next_epoch(&scene, &kv, &*parts.entropy)?;
+    let epoch = match &accepted {
+        Some(accepted) => accepted.epoch,
+        None => next_epoch(&scene, &kv, &*parts.entropy)?,
+    };
     scene.node.begin(epoch).await?;
     let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held)));
     let mut journal = Journal::new(JournalStart {
@@ -521,7 +564,7 @@ async fn serve(
     if let Some(accepted) = &accepted {
         journal.skip_to(Lsn(accepted.row.known).next());
     }
-    let begun = begin_journal(&mut journal, &scene, accepted.is_some()).await;
+    let begun = begin_journal(&mut journal, &scene).await;
     if let Err(stopped) = begun {
         scene.chain.held = std::collections::BTreeMap::new();
         let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
@@ -535,19 +578,14 @@ async fn serve(
 }
 
 /// Writes the register where it is lacking, then new segments on every member, with what each lacks.
-async fn begin_journal(journal: &mut Journal, scene: &Scene, accepted: bool) -> Result<(), JournalStopped> {
+async fn begin_journal(journal: &mut Journal, scene: &Scene) -> Result<(), JournalStopped> {
     let mut register = scene.register.clone();
     let have = scene.copies.iter().filter(|copy| copy.register.as_ref() == Some(&register)).count();
     if scene.first {
         register = first_members(scene, register, journal.epoch()).await;
     }
-    if accepted {
-        register.sequence = register.sequence.saturating_add(1);
-        register.epoch = journal.epoch();
-        register.first_lsn = journal.next_lsn();
-    }
     // A change that was interrupted may be on fewer drives than it needs before anything is acknowledged under it.
-    if scene.first || accepted || have < scene.register.registered.len().min(scene.copies.len()) {
+    if scene.first || have < scene.register.registered.len().min(scene.copies.len()) {
         journal.replace_register(register).await?;
     }
     journal.establish().await
@@ -647,7 +685,7 @@ fn first_commands(
     let mut ask = |writer, command| asked.push(Asked { writer, command, reply: None });
     let mut removed = Vec::new();
     if let Some(accepted) = accepted {
-        ask(index::epoch(&view)?, Command::AcceptLoss(accepted.row));
+        ask(index::epoch(&view)?, Command::AcceptLoss { loss: accepted.row, sealed: accepted.sealed });
         removed = accepted.removed;
     }
     ask(epoch, Command::StartEpoch { epoch });

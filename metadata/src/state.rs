@@ -98,8 +98,9 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
-        Command::AcceptLoss(row) => {
-            draft.rows.push(EffectKind::AcceptedLoss(row.clone()));
+        Command::AcceptLoss { loss, sealed } => {
+            draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));
+            draft.rows.extend(sealed.clone().map(EffectKind::Sealed));
             Ok(Outcome::Done)
         }
     }?;
