@@ -17,14 +17,14 @@ use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalReadError, JournalStopped};
 use crate::service::Shared;
 use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
-use crate::topology::Topology;
+use crate::topology::{Topology, usable_width};
 use bytes::Bytes;
 use codec::effect::{EffectKind, Place, SealedRow, StripeName};
-use codec::id::{ChunkId, Epoch, Lsn, ShardId};
+use codec::id::{ChunkId, DriveId, Epoch, Lsn, ShardId};
 use codec::journal::{Entry, JournalError, length_prefixed};
 use codec::stripe::StripeClass;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
 use storage_node::client::{ReadError, Reserve, WriteError};
 use storage_node::sabotage::Sabotage;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -94,6 +94,9 @@ pub struct Sealer {
     requests: mpsc::Sender<Request>,
     epoch: Epoch,
     busy: Mutex<()>,
+    /// Drives that took a shard and did not give it back: left out as long as there are others, since every attempt that
+    /// ends with one of them leaves stripes that nothing refers to.
+    distrusted: std::sync::Mutex<BTreeSet<DriveId>>,
 }
 
 /// What is gathered for one `Seal` entry.
@@ -120,7 +123,7 @@ impl Sealer {
         requests: mpsc::Sender<Request>,
         epoch: Epoch,
     ) -> Sealer {
-        Sealer { shared, writer, requests, epoch, busy: Mutex::new(()) }
+        Sealer { shared, writer, requests, epoch, busy: Mutex::new(()), distrusted: std::sync::Mutex::default() }
     }
 
     /// Closes the open segments and seals everything that is in them now.
@@ -143,7 +146,8 @@ impl Sealer {
 
     /// Step 1: reads entries, packs and writes stripes.
     async fn gather(&self, lengths: &[(Lsn, u32)]) -> Result<Piece, SealError> {
-        let topology = self.shared.topology(Reserve::Metadata).await?;
+        let mut topology = self.shared.topology(Reserve::Metadata).await?;
+        self.leave_out_distrusted(&mut topology);
         let width = self.writer.width(&topology)?;
         let first = lengths.first().map_or(Lsn(0), |(lsn, _)| *lsn);
         let mut piece = Piece {
@@ -173,6 +177,19 @@ impl Sealer {
         self.store_data(&mut piece, width, &topology).await?;
         self.store_ledger(&mut piece, width, &topology).await?;
         Ok(piece)
+    }
+
+    /// Takes drives that did not give back what they took for unusable, unless too few would be left: then they get another
+    /// chance.
+    fn leave_out_distrusted(&self, topology: &mut Topology) {
+        let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        let trusted = topology.usable().filter(|drive| !distrusted.contains(&drive.id)).count();
+        if usable_width(trusted, self.writer.geometry()).is_none() {
+            distrusted.clear();
+        }
+        for drive in topology.drives.iter_mut().filter(|drive| distrusted.contains(&drive.id)) {
+            drive.usable = false;
+        }
     }
 
     /// Adds the frames that the index still places in this entry: those of Live and Condemned chunks.
@@ -270,10 +287,14 @@ impl Sealer {
             let shard = ShardId { stripe: descriptor.id, index };
             let whole = 0..descriptor.shard_len(index);
             let read = self.shared.node.read_shard(*drive, shard, descriptor.root(), whole).await;
-            let bytes = read.map_err(|error| SealError::Verify { shard, error: Some(error) })?;
-            if descriptor.check_shard(index, &bytes).is_err() {
-                return Err(SealError::Verify { shard, error: None });
-            }
+            let error = match read {
+                Ok(bytes) if descriptor.check_shard(index, &bytes).is_ok() => continue,
+                Ok(_) => None,
+                Err(error) => Some(error),
+            };
+            tracing::warn!(%drive, %shard, ?error, "a shard did not read back");
+            self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(*drive);
+            return Err(SealError::Verify { shard, error });
         }
         Ok(())
     }
@@ -301,6 +322,12 @@ impl Sealer {
         if !self.shared.sabotage.is(Sabotage::SealReaders) {
             // Fair, so this waits for the readers that came before and for no others.
             drop(self.shared.readers.write().await);
+        }
+        // After a power cut the index may be as old as its last sync. What it then lacks is read from the journal; were that
+        // freed, from the ledger, for which every shard on every drive is looked at.
+        let kv = self.shared.kv.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kv.flush()).await {
+            tracing::warn!(%error, "the index could not be made durable before journal segments are freed");
         }
         report.freed += self.free(last).await;
         report.stripes += stripes;

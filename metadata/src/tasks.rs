@@ -24,6 +24,8 @@ const IDLE_TICKS: u32 = 60;
 const CROWDED_SEGMENTS: u64 = 32;
 /// Sealing that failed waits this long: nothing is lost by waiting, and each attempt leaves orphan stripes.
 const SEAL_PAUSE: Duration = Duration::from_secs(60);
+/// The pause doubles up to this while sealing goes on failing.
+const SEAL_PAUSE_MOST: Duration = Duration::from_secs(3600);
 
 /// Uploads that are looked for at a time.
 const SWEEP_UPLOADS: usize = 100;
@@ -83,6 +85,7 @@ async fn watch_drives(shared: Arc<Shared>, every: Duration, requests: Option<mps
 async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64) {
     // Asked once: were it asked again and again, a drive that can't free its segments would be sealed into for ever.
     let mut crowded = shared.node.drives().await.iter().any(|drive| drive.journal_segments > CROWDED_SEGMENTS);
+    let mut pause = SEAL_PAUSE;
     loop {
         if !std::mem::take(&mut crowded) && shared.unsealed.load(Ordering::Relaxed) < bytes {
             shared.wake_sealer.notified().await;
@@ -90,7 +93,10 @@ async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64) {
         }
         if let Err(error) = sealer.seal_now().await {
             tracing::warn!(%error, "sealing failed; the journal keeps what was not sealed");
-            sleep(SEAL_PAUSE).await;
+            sleep(pause).await;
+            pause = (2 * pause).min(SEAL_PAUSE_MOST);
+        } else {
+            pause = SEAL_PAUSE;
         }
     }
 }
