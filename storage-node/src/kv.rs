@@ -2,7 +2,8 @@
 //!
 //! Whatever is stored here can be rebuilt from media, so it is written without syncs: after a crash the newest
 //! batches may be missing, but only from the end and never in part (point-in-time recovery). A store that is damaged
-//! says [`KvError::Corrupt`], and its owner throws it away and rebuilds it.
+//! says [`KvError::Corrupt`], and its owner throws it away and rebuilds it: by [`Kv::clear`] while it is open, or by
+//! destroying it. A store on disk that said so once says it again when it is opened, until one of the two was done.
 
 pub mod memory;
 pub mod rocks;
@@ -150,6 +151,12 @@ pub trait Kv: Send + Sync + Debug {
 
     /// Sizes, estimated.
     fn stats(&self) -> KvStats;
+
+    /// Removes every row without reading any, so that a damaged store can be rebuilt while it is open. A store that
+    /// can't, says so: it must be destroyed instead.
+    fn clear(&self) -> Result<(), KvError> {
+        Err(KvError::Io { path: String::new(), detail: "the store can't be emptied while it is open".to_owned() })
+    }
 }
 
 /// A scan in progress.

@@ -7,7 +7,7 @@ use crate::client::{
     Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Lost, NodeClient, ReadError, Reserve, WriteError,
 };
 use crate::drive::{DriveError, ProbedDrive, read_register};
-use crate::kv::Kv;
+use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
 use crate::segment::{ScanFrom, scan};
 use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
@@ -101,11 +101,35 @@ impl StorageNode {
         drives: Vec<ProbedDrive>,
         index: Arc<dyn Kv>,
     ) -> Result<Arc<StorageNode>, DriveError> {
+        match Self::try_open(config.clone(), drives.clone(), Arc::clone(&index)).await {
+            Err(DriveError::Index(error @ KvError::Corrupt { .. })) => {
+                tracing::warn!(%error, "the node's index is damaged; it is rebuilt from the drives");
+                let emptied = Arc::clone(&index);
+                let cleared = tokio::task::spawn_blocking(move || emptied.clear()).await;
+                cleared.unwrap_or_else(|_| Err(error.clone()))?;
+                Self::try_open(config, drives, index).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn try_open(
+        config: NodeConfig,
+        drives: Vec<ProbedDrive>,
+        index: Arc<dyn Kv>,
+    ) -> Result<Arc<StorageNode>, DriveError> {
         let node = Arc::new(StorageNode { config, index, drives: Mutex::default() });
         let shares = shares(&drives, node.config.reserve);
         let opening = drives.into_iter().zip(shares).map(|(probed, reserve)| node.open_one(probed, reserve));
-        futures::future::try_join_all(opening).await?;
-        Ok(node)
+        // All of them to their end: one that went on by itself would hold its drive's lock against the next attempt.
+        let opened: Result<(), DriveError> = futures::future::join_all(opening).await.into_iter().collect();
+        match opened {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                node.stop().await;
+                Err(error)
+            }
+        }
     }
 
     async fn open_one(&self, probed: ProbedDrive, reserve: u64) -> Result<(), DriveError> {

@@ -89,6 +89,11 @@ impl Kv for MemoryKv {
         Ok(())
     }
 
+    fn clear(&self) -> Result<(), KvError> {
+        self.write_lock().iter_mut().for_each(|(_, rows)| *rows = Arc::default());
+        Ok(())
+    }
+
     fn stats(&self) -> KvStats {
         let families = self.read();
         let rows = families.iter().map(|(_, rows)| rows.len() as u64).sum();

@@ -18,6 +18,7 @@ use rocksdb::{
 use rustix::fd::OwnedFd;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Direction, Family, Kv, KvBatch, KvError, KvIterator, KvStats};
 
@@ -28,6 +29,10 @@ const DEFAULT_FAMILY: &str = "default";
 
 /// Our lock beside RocksDB's own `LOCK`, so that "in use" is an answer and not a message to search.
 const LOCK_FILE: &str = "stele.lock";
+
+/// Says that the store was found damaged while it was open. RocksDB opens a store with a bad block of rows as if it were
+/// whole: without this file the next start would open it again, and fail again at the same row.
+const DAMAGED_FILE: &str = "stele.damaged";
 
 /// An i/o error with less than this left on the file system, in bytes, is taken for a full one: RocksDB's binding
 /// tells the two apart only in its message.
@@ -57,7 +62,10 @@ pub struct RocksKv {
     db: Db,
     cache: Cache,
     families: Vec<Family>,
+    options: RocksOptions,
     path: PathBuf,
+    /// [`DAMAGED_FILE`] was left, or it was tried.
+    marked: AtomicBool,
     _lock: OwnedFd,
 }
 
@@ -72,13 +80,25 @@ impl RocksKv {
     /// left in it are kept and not offered.
     pub fn open(path: &Path, families: &[Family], options: RocksOptions) -> Result<Self, KvError> {
         let lock = lock(path)?;
+        if path.join(DAMAGED_FILE).exists() {
+            let detail = "it was found damaged while it was in use".to_owned();
+            return Err(KvError::Corrupt { path: path.display().to_string(), detail });
+        }
         let cache = Cache::new_lru_cache(options.block_cache);
         let db_options = db_options(&options);
         let names = all_families(path, families, &db_options)?;
         let descriptors =
             names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, family_options(&options, &cache)));
         let db = Db::open_cf_descriptors(&db_options, path, descriptors).map_err(|e| open_error(path, e))?;
-        Ok(Self { db, cache, families: families.to_vec(), path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            db,
+            cache,
+            families: families.to_vec(),
+            options,
+            path: path.to_owned(),
+            marked: AtomicBool::new(false),
+            _lock: lock,
+        })
     }
 
     /// Removes a store that no process has open; one that does not exist is fine.
@@ -98,7 +118,37 @@ impl RocksKv {
     }
 
     fn error(&self, error: rocksdb::Error) -> KvError {
-        sort_error(&self.path, error)
+        let error = sort_error(&self.path, error);
+        if matches!(error, KvError::Corrupt { .. }) && !self.marked.swap(true, Ordering::Relaxed) {
+            self.mark_damaged(&error);
+        }
+        error
+    }
+
+    /// Leaves [`DAMAGED_FILE`], as well as it can: where even that fails, the next start meets the damage by itself.
+    fn mark_damaged(&self, error: &KvError) {
+        tracing::error!(%error, "an index is damaged; the next start rebuilds it");
+        let mark = || {
+            let mut file = fs::File::create(self.path.join(DAMAGED_FILE))?;
+            std::io::Write::write_all(&mut file, error.to_string().as_bytes())?;
+            file.sync_all()?;
+            fs::File::open(&self.path)?.sync_all()
+        };
+        if let Err(error) = mark() {
+            tracing::warn!(%error, "could not note that an index is damaged");
+        }
+    }
+
+    /// Drops every family, whatever version made it, and begins those of this one again.
+    fn renew_families(&self) -> Result<(), rocksdb::Error> {
+        for name in Db::list_cf(&db_options(&self.options), &self.path)? {
+            if name != DEFAULT_FAMILY {
+                self.db.drop_cf(&name)?;
+            }
+        }
+        self.families
+            .iter()
+            .try_for_each(|family| self.db.create_cf(family, &family_options(&self.options, &self.cache)))
     }
 
     fn property(&self, family: Family, name: &str) -> u64 {
@@ -271,6 +321,16 @@ impl Kv for RocksKv {
         self.db.flush_wal(true).map_err(|e| self.error(e))
     }
 
+    fn clear(&self) -> Result<(), KvError> {
+        self.renew_families().map_err(|e| self.error(e))?;
+        // Only now: an interrupted clear leaves a store that still calls itself damaged.
+        self.marked.store(false, Ordering::Relaxed);
+        match fs::remove_file(self.path.join(DAMAGED_FILE)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error(&self.path, &error)),
+            _ => Ok(()),
+        }
+    }
+
     fn stats(&self) -> KvStats {
         let sum = |name| self.families.iter().map(|family| self.property(family, name)).sum::<u64>();
         KvStats {
@@ -383,6 +443,58 @@ mod tests {
         drop(kv);
         RocksKv::destroy(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    /// A store with one bad block of rows.
+    fn with_a_bad_block(path: &Path) {
+        let kv = RocksKv::open(path, FAMILIES, small()).unwrap();
+        kv.write(one_row("key", &[7; 20_000])).unwrap();
+        kv.db.flush_cf(&kv.family("one").unwrap()).unwrap();
+        drop(kv);
+        let mut tables = 0;
+        for entry in fs::read_dir(path).unwrap() {
+            let file = entry.unwrap().path();
+            if file.extension().is_some_and(|e| e == "sst") {
+                let mut bytes = fs::read(&file).unwrap();
+                bytes[20] ^= 0xff;
+                fs::write(&file, bytes).unwrap();
+                tables += 1;
+            }
+        }
+        assert!(tables > 0);
+    }
+
+    /// A block of rows went bad. The store opened all the same, and the first read of such a row failed: after every
+    /// start again, until somebody removed the directory by hand.
+    #[test]
+    fn damage_that_was_met_in_use_is_known_to_the_next_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        with_a_bad_block(&path);
+        let kv = RocksKv::open(&path, FAMILIES, small()).unwrap();
+        assert!(matches!(kv.get("one", b"key"), Err(KvError::Corrupt { .. })));
+        drop(kv);
+        for _ in 0..2 {
+            assert!(matches!(RocksKv::open(&path, FAMILIES, small()), Err(KvError::Corrupt { .. })));
+        }
+        RocksKv::destroy(&path).unwrap();
+        let kv = RocksKv::open(&path, FAMILIES, small()).unwrap();
+        assert_eq!(kv.get("one", b"key").unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_store_can_be_emptied_while_it_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        with_a_bad_block(&path);
+        let kv = RocksKv::open(&path, FAMILIES, small()).unwrap();
+        assert!(matches!(kv.get("one", b"key"), Err(KvError::Corrupt { .. })));
+        kv.clear().unwrap();
+        assert_eq!(kv.get("one", b"key").unwrap(), None);
+        kv.write(one_row("key", b"again")).unwrap();
+        drop(kv);
+        let kv = RocksKv::open(&path, FAMILIES, small()).unwrap();
+        assert_eq!(kv.get("one", b"key").unwrap().unwrap(), "again");
     }
 
     /// Whatever file is missing or overwritten, opening or reading says so or gives the right row: never a wrong one.
