@@ -9,6 +9,7 @@ use crate::client::{
 use crate::drive::{DriveError, ProbedDrive, read_register};
 use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
+use crate::reserve::Tally;
 use crate::segment::{ScanFrom, scan};
 use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
 use async_trait::async_trait;
@@ -83,6 +84,8 @@ struct Drives {
     open: BTreeMap<DriveId, Arc<DriveHandle>>,
     failed: BTreeMap<DriveId, FailedDrive>,
     epoch: Option<Epoch>,
+    /// The reserves, by file system.
+    tallies: HashMap<u64, Arc<Tally>>,
 }
 
 /// A node and its drives.
@@ -139,7 +142,8 @@ impl StorageNode {
             let state = crate::drive::ProbedState::Foreign { cluster: identity.cluster };
             return Err(DriveError::NotOurs { path, state });
         }
-        let opened = tokio::task::spawn_blocking(move || open_drive(&probed, kv)).await;
+        let tally = self.tally(&probed);
+        let opened = tokio::task::spawn_blocking(move || open_drive(&probed, kv, tally)).await;
         let opened = match (opened, identity) {
             (Ok(opened), _) => opened,
             (Err(_), Some(identity)) => return Err(DriveError::Thread { drive: identity.drive }),
@@ -182,6 +186,12 @@ impl StorageNode {
         drives.failed.remove(&id);
         drives.open.insert(id, Arc::new(handle));
         Ok(())
+    }
+
+    /// The tally of the drive's file system; of its own where the file system can't be asked.
+    fn tally(&self, probed: &ProbedDrive) -> Arc<Tally> {
+        let Ok(space) = probed.disk.space() else { return Arc::default() };
+        Arc::clone(self.lock().tallies.entry(space.filesystem_id).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, Drives> {
@@ -394,9 +404,9 @@ impl DriveHandle {
             path: open.disk.path_hint(),
             health: open.health.get(),
             total: space.map_or(0, |s| s.total),
-            free: space.map_or(0, |s| s.free.saturating_sub(open.reserve_missing())),
+            free: space.map_or(0, |s| s.free.saturating_sub(open.reserve.missing())),
             filesystem_id: space.map_or(0, |s| s.filesystem_id),
-            reserve: open.reserve_left.load(std::sync::atomic::Ordering::Relaxed),
+            reserve: open.reserve.left(),
             data_segments: open.data_segments(),
             journal_segments,
             damaged,

@@ -11,6 +11,7 @@ use crate::index::{SegmentRow, ShardIndex, ShardPlace};
 use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
 use crate::read::Files;
+use crate::reserve::{ReserveShare, Tally};
 use crate::segment::{
     Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header, scan,
     segment_path,
@@ -19,7 +20,6 @@ use codec::id::Epoch;
 use codec::segment::{Closed, SegmentClass, SegmentHeader};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 const CLASSES: [SegmentClass; 2] = [SegmentClass::Data, SegmentClass::Journal];
@@ -41,10 +41,8 @@ pub(crate) struct OpenDrive {
     /// Every segment whose header is known.
     pub segments: RwLock<BTreeMap<u64, Arc<SegmentMeta>>>,
     pub files: Files,
-    /// Bytes of the reserve that are physically allocated (R14).
-    pub reserve_left: AtomicU64,
-    /// Bytes of the reserve that should be.
-    pub reserve_wanted: AtomicU64,
+    /// How much of the reserve is there, here and on the whole file system (R14).
+    pub reserve: ReserveShare,
     journal: Mutex<JournalMap>,
     damage: Mutex<BTreeMap<u64, Vec<Damage>>>,
 }
@@ -96,12 +94,6 @@ impl OpenDrive {
         let begun = segments.values().map(|meta| meta.header.epoch).max();
         begun.max(self.index.highest_epoch().ok().flatten())
     }
-
-    /// Bytes of the reserve that are missing.
-    pub fn reserve_missing(&self) -> u64 {
-        let wanted = self.reserve_wanted.load(Ordering::Relaxed);
-        wanted.saturating_sub(self.reserve_left.load(Ordering::Relaxed))
-    }
 }
 
 /// What a drive's thread needs to go on where the last start ended.
@@ -121,7 +113,11 @@ pub(crate) struct Recovered {
 
 /// Opens a drive: locks it, verifies its identity, scans its segments, catches the index up. Blocks for as long as the
 /// scan takes; writes nothing to the drive.
-pub(crate) fn open_drive(probed: &ProbedDrive, kv: Arc<dyn Kv>) -> Result<(Arc<OpenDrive>, Recovered), DriveError> {
+pub(crate) fn open_drive(
+    probed: &ProbedDrive,
+    kv: Arc<dyn Kv>,
+    tally: Arc<Tally>,
+) -> Result<(Arc<OpenDrive>, Recovered), DriveError> {
     let path = probed.disk.path_hint();
     let not_ours = |state: ProbedState| DriveError::NotOurs { path: path.clone(), state };
     let identity = match (&probed.state, probed.identity) {
@@ -145,8 +141,7 @@ pub(crate) fn open_drive(probed: &ProbedDrive, kv: Arc<dyn Kv>) -> Result<(Arc<O
         index,
         segments: RwLock::default(),
         files: Files::default(),
-        reserve_left: AtomicU64::new(0),
-        reserve_wanted: AtomicU64::new(0),
+        reserve: ReserveShare::new(tally),
         journal: Mutex::default(),
         damage: Mutex::default(),
     });

@@ -4,13 +4,16 @@
 //! either. When the journal, the ledger or a repair needs room and there is none, the file is shortened by as much.
 //! Later, when there is room again, it is filled up. While it is short, client writes are refused as long as the free
 //! space would not fill it up: so the reserve never comes back to them by way of a detour.
+//!
+//! Drives that share a file system share what is free on it, so what is missing is counted for all of them together
+//! ([`Tally`]): space that the journal took from one drive's reserve must not go to clients by way of another drive.
 
 use crate::client::Reserve;
 use crate::disk::{Access, DiskError, DiskFile};
 use crate::open::OpenDrive;
 use crate::sabotage::Sabotage;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The name of the file, at the root of the drive.
 pub(crate) const RESERVE_FILE: &str = "reserve";
@@ -20,6 +23,73 @@ const PIECE: u64 = 1 << 20;
 /// One part in so many of the reserve is left free beside it: the index, which no reserve file can be given up for in
 /// time, is often on the same file system.
 const INDEX_PART: u64 = 8;
+
+/// The reserves of all drives on one file system.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    wanted: AtomicU64,
+    left: AtomicU64,
+}
+
+impl Tally {
+    fn missing(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed).saturating_sub(self.left.load(Ordering::Relaxed))
+    }
+
+    /// What is kept free for the index.
+    fn index_room(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed) / INDEX_PART
+    }
+}
+
+/// One drive's part of the [`Tally`] of its file system; taken out again when the drive is closed.
+#[derive(Debug)]
+pub(crate) struct ReserveShare {
+    tally: Arc<Tally>,
+    wanted: AtomicU64,
+    left: AtomicU64,
+}
+
+impl ReserveShare {
+    pub fn new(tally: Arc<Tally>) -> ReserveShare {
+        ReserveShare { tally, wanted: AtomicU64::new(0), left: AtomicU64::new(0) }
+    }
+
+    /// Bytes of this drive's reserve that are physically allocated.
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of this drive's reserve that are missing.
+    fn own_missing(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed).saturating_sub(self.left())
+    }
+
+    /// Bytes that are missing in all reserves of the file system.
+    pub fn missing(&self) -> u64 {
+        self.tally.missing()
+    }
+
+    // Only the drive's thread changes the two, so the difference can't be counted twice.
+    fn set_wanted(&self, wanted: u64) {
+        let old = self.wanted.swap(wanted, Ordering::Relaxed);
+        self.tally.wanted.fetch_add(wanted, Ordering::Relaxed);
+        self.tally.wanted.fetch_sub(old, Ordering::Relaxed);
+    }
+
+    fn set_left(&self, left: u64) {
+        let old = self.left.swap(left, Ordering::Relaxed);
+        self.tally.left.fetch_add(left, Ordering::Relaxed);
+        self.tally.left.fetch_sub(old, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ReserveShare {
+    fn drop(&mut self) {
+        self.set_wanted(0);
+        self.set_left(0);
+    }
+}
 
 /// A drive's reserve.
 pub(crate) struct ReserveFile {
@@ -34,7 +104,7 @@ impl ReserveFile {
 
     /// Opens or creates the file and fills it up as far as there is room.
     pub fn open(&mut self, drive: &OpenDrive) -> Result<(), DiskError> {
-        drive.reserve_wanted.store(self.wanted, Ordering::Relaxed);
+        drive.reserve.set_wanted(self.wanted);
         let file = match drive.disk.open(RESERVE_FILE, Access::ReadWrite) {
             Err(DiskError::NotFound { .. }) if self.wanted == 0 => return Ok(()),
             Err(DiskError::NotFound { .. }) => drive.disk.create(RESERVE_FILE)?,
@@ -44,7 +114,7 @@ impl ReserveFile {
         if len > self.wanted {
             file.truncate(self.wanted)?;
         }
-        drive.reserve_left.store(len.min(self.wanted), Ordering::Relaxed);
+        drive.reserve.set_left(len.min(self.wanted));
         self.file = Some(file);
         self.fill(drive);
         Ok(())
@@ -52,15 +122,15 @@ impl ReserveFile {
 
     /// Fills the reserve up with what is free. Not finding room is no error: clients are refused until it is full.
     pub fn fill(&mut self, drive: &OpenDrive) {
-        let (Some(file), missing) = (&self.file, drive.reserve_missing()) else { return };
+        let (Some(file), missing) = (&self.file, drive.reserve.own_missing()) else { return };
         let Ok(space) = drive.disk.space() else { return };
-        let len = missing.min(space.free.saturating_sub(self.wanted / INDEX_PART));
+        let len = missing.min(space.free.saturating_sub(drive.reserve.tally.index_room()));
         if len == 0 {
             return;
         }
-        let left = drive.reserve_left.load(Ordering::Relaxed);
+        let left = drive.reserve.left();
         match file.preallocate(left, len) {
-            Ok(()) => drive.reserve_left.store(left + len, Ordering::Relaxed),
+            Ok(()) => drive.reserve.set_left(left + len),
             Err(error) => {
                 tracing::warn!(%error, "the reserve could not be filled up");
                 // A preallocation that ran out of space keeps what it got: all there was.
@@ -71,11 +141,11 @@ impl ReserveFile {
 
     /// Gives up at least `len` bytes of the reserve, or all that is left; `false` when nothing was left.
     fn release(&self, drive: &OpenDrive, len: u64) -> Result<bool, DiskError> {
-        let left = drive.reserve_left.load(Ordering::Relaxed);
+        let left = drive.reserve.left();
         let Some(file) = self.file.as_ref().filter(|_| left > 0) else { return Ok(false) };
         let rest = left.saturating_sub(len.max(PIECE));
         file.truncate(rest)?;
-        drive.reserve_left.store(rest, Ordering::Relaxed);
+        drive.reserve.set_left(rest);
         Ok(true)
     }
 
@@ -94,7 +164,7 @@ impl ReserveFile {
     ) -> Result<(), DiskError> {
         if who == Reserve::Client && !drive.disk.sabotage().is(Sabotage::Reserve) {
             let free = drive.disk.space()?.free;
-            if free < len.saturating_add(drive.reserve_missing()).saturating_add(self.wanted / INDEX_PART) {
+            if free < len.saturating_add(drive.reserve.missing()).saturating_add(drive.reserve.tally.index_room()) {
                 let path = drive.disk.path_hint();
                 return Err(DiskError::Full { op: crate::disk::DiskOp::Preallocate, path });
             }
