@@ -92,6 +92,8 @@ pub(crate) struct Writer {
     data: Option<Lane>,
     journal: Option<Lane>,
     recovered: Recovered,
+    /// Why what the start found could not be synced: then it never can be by this start (R6).
+    unsynced: Option<DiskError>,
     strikes: u32,
 }
 
@@ -107,6 +109,7 @@ impl Writer {
             epoch: Epoch(0),
             next_number: recovered.next_number,
             recovered,
+            unsynced: None,
             strikes: 0,
         }
     }
@@ -280,20 +283,43 @@ impl Writer {
         if self.epoch >= epoch && self.epoch != Epoch(0) {
             return Ok(());
         }
+        if let Some(error) = &self.unsynced {
+            return Err(error.clone().into());
+        }
+        // Its lock stays where it is: it must outlive the thread, not this function.
+        let lock = self.recovered.lock.take();
         let recovered = std::mem::take(&mut self.recovered);
-        // The lock must outlive the thread, not this function.
-        self.recovered.lock = recovered.lock;
+        let begun = self.make_begun(&recovered);
+        // What was not done is still to be done, should the node begin again.
+        self.recovered = if begun.is_ok() { Recovered::default() } else { recovered };
+        self.recovered.lock = lock;
+        begun?;
+        self.epoch = epoch;
+        self.drive.health.begin();
+        Ok(())
+    }
+
+    fn make_begun(&mut self, recovered: &Recovered) -> Result<(), DriveError> {
         let mut batch = KvBatch::new();
         for (row, whole) in &recovered.unsynced {
             let path = crate::segment::segment_path(row.header.class, row.header.number);
-            self.drive.disk.open(&path, Access::ReadWrite)?.sync_data()?;
+            let file = self.drive.disk.open(&path, Access::ReadWrite)?;
+            if let Err(error) = file.sync_data() {
+                // A second sync of the file would say yes without having written what the first one lost (R6).
+                self.unsynced = Some(error.clone());
+                return Err(error.into());
+            }
             if *whole {
                 self.drive.index.put_segment(&mut batch, row);
             }
         }
         self.drive.index.write(batch)?;
         for path in &recovered.never_begun {
-            self.drive.disk.remove(path)?;
+            match self.drive.disk.remove(path) {
+                // Removed by a begin that failed later.
+                Ok(()) | Err(DiskError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         for (path, closed_blocks) in &recovered.tails {
             if let Err(error) = release_tail(&self.drive, path, *closed_blocks) {
@@ -301,8 +327,6 @@ impl Writer {
             }
         }
         self.reserve.open(&self.drive)?;
-        self.epoch = epoch;
-        self.drive.health.begin();
         Ok(())
     }
 }

@@ -1,6 +1,10 @@
 //! What a hostile review found: each test is the story of a failure.
 use super::*;
+use crate::client::DriveHealth;
+use crate::disk::DiskOp;
+use crate::disk::faulty::{Event, Fault, What};
 use crate::kv::{RocksKv, RocksOptions};
+use rustix::io::Errno;
 use std::path::Path;
 
 /// Turns a byte of the first block of rows in each table of a store.
@@ -71,5 +75,35 @@ async fn r14_what_is_missing_on_one_drive_is_kept_from_clients_of_its_whole_file
         } else {
             assert_eq!(second, Ok(()));
         }
+    }
+}
+
+/// A begin failed before it had synced what the start had found; the next one found nothing left to sync and called the
+/// drive healthy. After a failed sync there is no next one: it would say yes without having written anything (R6).
+#[tokio::test]
+async fn r6_a_second_begin_does_what_the_first_one_did_not() {
+    for op in [DiskOp::Open, DiskOp::SyncData] {
+        let (trace, node, drive) = one_drive().await;
+        put(&node, drive, 1, 5000).await.unwrap();
+        node.stop().await;
+        let node = open_with(&trace, memory_kv(), config()).await;
+        let before = trace.position();
+        let fault = trace.inject(Fault::error(Errno::IO).on(op).path(".seg").nth(1));
+        node.begin(EPOCH).await.unwrap();
+        assert_eq!(trace.hits(fault), 1);
+        assert!(matches!(node.drives().await[0].health, DriveHealth::ReadOnly { .. }), "{op}");
+        node.begin(EPOCH).await.unwrap();
+        let synced = |event: &Event| {
+            event.position >= before
+                && matches!(&event.what, What::Op { op: DiskOp::SyncData, path, ok: true, .. } if path.ends_with(".seg"))
+        };
+        assert_eq!(
+            trace.events().iter().filter(|event| synced(event)).count(),
+            usize::from(op == DiskOp::Open),
+            "{op}"
+        );
+        let healthy = node.drives().await[0].health == DriveHealth::Healthy;
+        assert_eq!(healthy, op == DiskOp::Open, "{op}");
+        assert_readable(&node, drive, 1, 5000).await;
     }
 }
