@@ -270,6 +270,13 @@ impl StorageNode {
         numbers.into_iter().for_each(|number| handle.open.files.forget(number));
     }
 
+    /// Makes a drive's thread panic.
+    #[cfg(test)]
+    pub(crate) async fn panic(&self, drive: DriveId) {
+        let Ok(handle) = self.handle(drive) else { return };
+        let _sent = handle.jobs.send(Job::Panic).await;
+    }
+
     /// Answers what is queued, ends the drive threads and releases the locks.
     pub async fn stop(&self) {
         for handle in self.handles() {

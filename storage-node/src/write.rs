@@ -75,10 +75,24 @@ pub(crate) struct Append {
 /// What a drive's thread is asked to do.
 pub(crate) enum Job {
     Append(Append),
-    BeginJournal { head: JournalHead, reply: Reply<u64> },
-    FreeJournal { number: u64, reply: Reply<()> },
-    Register { bytes: Bytes, reply: Reply<()> },
-    Begin { epoch: Epoch, reply: Reply<(), DriveError> },
+    BeginJournal {
+        head: JournalHead,
+        reply: Reply<u64>,
+    },
+    FreeJournal {
+        number: u64,
+        reply: Reply<()>,
+    },
+    Register {
+        bytes: Bytes,
+        reply: Reply<()>,
+    },
+    Begin {
+        epoch: Epoch,
+        reply: Reply<(), DriveError>,
+    },
+    #[cfg(test)]
+    Panic,
     Stop,
 }
 
@@ -116,6 +130,7 @@ impl Writer {
 
     /// The thread's loop: ends when the node stops or is dropped.
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let _last = LastWords(Arc::clone(&self.drive));
         while let Some(job) = jobs.blocking_recv() {
             let mut staged = 0;
             let mut next = Some(job);
@@ -154,6 +169,8 @@ impl Writer {
             Job::FreeJournal { number, reply } => answer(reply, self.free_journal(number)),
             Job::Register { bytes, reply } => answer(reply, self.register(&bytes)),
             Job::Begin { epoch, reply } => answer(reply, self.begin(epoch)),
+            #[cfg(test)]
+            Job::Panic => std::panic::resume_unwind(Box::new("a test's")),
             Job::Append(_) | Job::Stop => {}
         }
     }
@@ -328,6 +345,19 @@ impl Writer {
         }
         self.reserve.open(&self.drive)?;
         Ok(())
+    }
+}
+
+/// Fails the drive when its thread ends by a panic: nobody would answer its writes any more, and a drive that is called
+/// healthy is given more of them.
+struct LastWords(Arc<OpenDrive>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(drive = %self.0.identity.drive, "the drive's thread panicked");
+            self.0.health.fail("its thread panicked; a start brings it back".to_owned());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::disk::faulty::{Event, Fault, What};
 use crate::kv::{RocksKv, RocksOptions};
 use rustix::io::Errno;
 use std::path::Path;
+use std::time::Duration;
 
 /// Turns a byte of the first block of rows in each table of a store.
 fn spoil_tables(path: &Path) {
@@ -106,4 +107,21 @@ async fn r6_a_second_begin_does_what_the_first_one_did_not() {
         assert_eq!(healthy, op == DiskOp::Open, "{op}");
         assert_readable(&node, drive, 1, 5000).await;
     }
+}
+
+/// A drive's thread panicked. Every write to the drive was unreachable from then on, and its health was good, so
+/// placement chose it again and again.
+#[tokio::test]
+async fn a_drive_whose_thread_panicked_has_failed() {
+    let (_trace, node, drive) = one_drive().await;
+    put(&node, drive, 1, 5000).await.unwrap();
+    node.panic(drive).await;
+    assert!(put(&node, drive, 2, 5000).await.is_err());
+    for _ in 0..500 {
+        if matches!(node.drives().await[0].health, DriveHealth::Failed { .. }) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the drive is still called {:?}", node.drives().await[0].health);
 }
