@@ -300,7 +300,8 @@ pub trait NodeClient: Send + Sync {
     /// Reads `range` of the bytes of the entry at `lsn`, verified block by block.
     async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError>;
 
-    /// The drive's journal segments, by number.
+    /// The drive's journal segments, by number. One whose own header is damaged is listed as well: closed, damaged,
+    /// without entries, of ensemble, epoch and LSN 0, because nobody knows what they were.
     async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError>;
 
     /// Reads entries of one segment from LSN `from` on: whole records, until about 8 MiB are read (at least one

@@ -111,6 +111,8 @@ impl JournalSegment {
 #[derive(Debug, Default)]
 pub(crate) struct JournalMap {
     segments: BTreeMap<u64, JournalSegment>,
+    /// Segments whose own header is gone: that they are there is all that is known.
+    headless: BTreeMap<u64, Damage>,
 }
 
 impl JournalMap {
@@ -130,8 +132,21 @@ impl JournalMap {
         self.segments.get_mut(&number)
     }
 
+    /// Adds a segment whose own header is gone. To be left out would make it look as if it had never been begun, and
+    /// a recovery could take the drive's copy of the journal for complete.
+    pub fn add_headless(&mut self, damage: Damage) {
+        self.headless.insert(damage.segment, damage);
+    }
+
+    pub fn is_headless(&self, number: u64) -> bool {
+        self.headless.contains_key(&number)
+    }
+
     pub fn infos(&self) -> Vec<JournalSegmentInfo> {
-        self.segments.iter().map(|(number, segment)| segment.info(*number)).collect()
+        let mut infos: Vec<_> = self.segments.iter().map(|(number, segment)| segment.info(*number)).collect();
+        infos.extend(self.headless.keys().map(|number| headless_info(*number)));
+        infos.sort_by_key(|info| info.number);
+        infos
     }
 
     /// The records that hold `lsn`, newest segment first: an entry that was copied again is there twice.
@@ -153,6 +168,22 @@ impl JournalMap {
     }
 
     pub fn damaged(&self) -> Vec<Damage> {
-        self.segments.values().flat_map(|s| s.damage.iter().cloned()).collect()
+        let known = self.segments.values().flat_map(|s| s.damage.iter());
+        known.chain(self.headless.values()).cloned().collect()
+    }
+}
+
+/// All that can be said of a segment without a header.
+fn headless_info(number: u64) -> JournalSegmentInfo {
+    JournalSegmentInfo {
+        number,
+        head: JournalHead { ensemble: 0, first_lsn: Lsn(0) },
+        epoch: Epoch(0),
+        first: None,
+        last: None,
+        last_epoch: None,
+        closed: true,
+        bytes: 0,
+        damaged: 1,
     }
 }

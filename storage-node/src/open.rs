@@ -170,7 +170,10 @@ fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered)
             Loaded::NeverBegun => recovered.never_begun.push(segment_path(class, number)),
             Loaded::Damaged => {
                 let lost = Damage { segment: number, block: 0, end_block: 1, what: Lost::Segment };
-                drive.set_damage(number, vec![lost]);
+                match class {
+                    SegmentClass::Data => drive.set_damage(number, vec![lost]),
+                    SegmentClass::Journal => drive.journal().add_headless(lost),
+                }
             }
         }
     }

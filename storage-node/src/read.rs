@@ -207,6 +207,9 @@ impl OpenDrive {
     /// See [`crate::client::NodeClient::journal_scan`].
     pub fn journal_scan(&self, number: u64, from: Lsn) -> Result<JournalScan, ReadError> {
         self.check_readable()?;
+        if self.journal().is_headless(number) {
+            return Ok(JournalScan { entries: Vec::new(), end: ScanEnd::Damaged { block: 0, barrier: 1 } });
+        }
         let Some(segment) = self.journal().get(number).cloned() else { return Err(ReadError::NotFound) };
         let (mut entries, mut bytes, mut bad) = (Vec::new(), 0, Vec::new());
         for record in segment.records.iter().filter(|r| r.last >= from) {

@@ -1,10 +1,12 @@
 //! What a hostile review found: each test is the story of a failure.
 use super::*;
-use crate::client::DriveHealth;
+use crate::client::{DriveHealth, ScanEnd};
 use crate::disk::DiskOp;
 use crate::disk::faulty::{Event, Fault, What};
 use crate::kv::{RocksKv, RocksOptions};
+use codec::segment::JournalHead;
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -124,4 +126,40 @@ async fn a_drive_whose_thread_panicked_has_failed() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the drive is still called {:?}", node.drives().await[0].health);
+}
+
+/// The header of a journal segment rotted and the index was new. The segment was left out of the list, as if the drive
+/// had never had it: a recovery took the rest of that copy for complete.
+#[tokio::test]
+async fn r7_a_journal_segment_without_a_header_is_listed_as_damaged() {
+    let (trace, node, drive) = one_drive().await;
+    let all = entries(4, 100);
+    for (ensemble, first) in [(1, 0), (2, 2)] {
+        let head = JournalHead { ensemble, first_lsn: Lsn(first as u64 + 1) };
+        node.journal_begin(drive, head).await.unwrap();
+        let (header, payload) = batch(&all[first..first + 2]);
+        node.journal_append(drive, header, payload, Reserve::Client).await.unwrap();
+    }
+    node.stop().await;
+    for (number, other) in [(1, 2), (2, 1)] {
+        let path = format!("journal/{number:016x}.seg");
+        trace.flip(0, &path, 50, 4).unwrap();
+        let node = start(&trace, memory_kv()).await;
+        let infos = node.journal_segments(drive).await.unwrap();
+        assert_eq!(
+            infos.iter().map(|i| (i.number, i.damaged)).collect::<BTreeMap<_, _>>(),
+            [(number, 1), (other, 0)].into()
+        );
+        let scan = node.journal_scan(drive, number, Lsn(0)).await.unwrap();
+        assert!(scan.entries.is_empty());
+        assert_eq!(scan.end, ScanEnd::Damaged { block: 0, barrier: 1 });
+        assert_eq!(node.damage(drive).unwrap().len(), 1);
+        assert_eq!(
+            node.journal_free(drive, number).await,
+            Err(WriteError::NotFreeable(number)),
+            "sealed or not: unknown"
+        );
+        node.stop().await;
+        trace.flip(0, &path, 50, 4).unwrap();
+    }
 }
