@@ -11,6 +11,7 @@ use codec::segment::JournalHead;
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Who may use the space that is kept back (R14).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -241,6 +242,23 @@ pub enum ReadError {
     /// The node can't be reached, or is stopping.
     #[error("the node is not reachable")]
     Unreachable,
+}
+
+/// How long one write to one drive may take before the drive counts as failed for it. A drive that is retrying a bad
+/// sector answers within some ten seconds, if at all (consumer drives take up to seven, and then try again), and a
+/// full group of writes on a slow disk with a deep queue takes a few; a client waits for a minute.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for a write to a drive, but no longer than `limit`: then the drive has failed for this write. The write itself
+/// is not taken back and may still be done later, so the caller must be one to whom that does no harm.
+pub async fn in_time<T>(
+    drive: DriveId,
+    limit: Duration,
+    write: impl Future<Output = Result<T, WriteError>>,
+) -> Result<T, WriteError> {
+    tokio::time::timeout(limit, write).await.unwrap_or_else(|_| {
+        Err(WriteError::DriveFailed { drive, reason: format!("no answer within {} ms", limit.as_millis()) })
+    })
 }
 
 /// A node, near or far. Every method names the drive; a drive belongs to one node.

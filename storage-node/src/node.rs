@@ -6,6 +6,7 @@
 use crate::client::{
     Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Lost, NodeClient, ReadError, Reserve, WriteError,
 };
+use crate::disk::Space;
 use crate::drive::{DriveError, ProbedDrive, read_register};
 use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
@@ -21,12 +22,17 @@ use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Jobs that wait for a drive's thread; whoever comes then waits to be let in.
 const QUEUE: usize = 1024;
+
+/// How long the drives are given to say how much space they have. A drive that hangs is described by its last answer.
+const SPACE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How a node works.
 #[derive(Clone, Debug)]
@@ -69,7 +75,25 @@ struct DriveHandle {
     open: Arc<OpenDrive>,
     jobs: mpsc::Sender<Job>,
     reads: Arc<Semaphore>,
+    space: Arc<LastSpace>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The last answer to how much space a drive has, and whether another one is being waited for.
+#[derive(Debug, Default)]
+struct LastSpace {
+    answer: Mutex<Option<Space>>,
+    asking: AtomicBool,
+}
+
+impl LastSpace {
+    fn get(&self) -> Option<Space> {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, answer: Option<Space>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
+    }
 }
 
 /// A drive that could not be opened: known, and not usable.
@@ -182,7 +206,7 @@ impl StorageNode {
             .spawn(move || writer.run(queue))
             .map_err(|_| DriveError::Thread { drive: id })?;
         let reads = Arc::new(Semaphore::new(self.config.reads_per_drive.max(1)));
-        let handle = DriveHandle { open, jobs, reads, thread: Mutex::new(Some(thread)) };
+        let handle = DriveHandle { open, jobs, reads, space: Arc::default(), thread: Mutex::new(Some(thread)) };
         drives.failed.remove(&id);
         drives.open.insert(id, Arc::new(handle));
         Ok(())
@@ -400,9 +424,23 @@ impl DriveHandle {
         reading.await.map_err(|_| ReadError::Unreachable)?
     }
 
+    /// Asks how much space there is, for as long as the others are given. A question that hangs stays the only one:
+    /// until it is answered the last answer stands, and no more threads wait.
+    async fn ask_space(&self) {
+        if self.space.asking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (open, space) = (Arc::clone(&self.open), Arc::clone(&self.space));
+        let asking = tokio::task::spawn_blocking(move || {
+            space.set(open.disk.space().ok());
+            space.asking.store(false, Ordering::Release);
+        });
+        let _in_time = tokio::time::timeout(SPACE_DEADLINE, asking).await;
+    }
+
     fn status(&self) -> DriveStatus {
         let open = &self.open;
-        let space = open.disk.space().ok();
+        let space = self.space.get();
         // One after the other: both look into the journal's map, and a guard in the expression below would live too long.
         let journal_segments = open.journal().len();
         let damaged = open.damaged().len() as u64;
@@ -425,10 +463,9 @@ impl DriveHandle {
 impl NodeClient for StorageNode {
     async fn drives(&self) -> Vec<DriveStatus> {
         let handles = self.handles();
-        let mut statuses =
-            tokio::task::spawn_blocking(move || handles.iter().map(|handle| handle.status()).collect::<Vec<_>>())
-                .await
-                .unwrap_or_default();
+        // All at once: one that hangs must not keep the others' answers back.
+        futures::future::join_all(handles.iter().map(|handle| handle.ask_space())).await;
+        let mut statuses: Vec<_> = handles.iter().map(|handle| handle.status()).collect();
         for (id, failed) in &self.lock().failed {
             statuses.push(DriveStatus {
                 id: *id,

@@ -1,11 +1,11 @@
 //! The one home of writing and reading a stripe, over any [`NodeClient`].
 //!
-//! Writing: every present shard is durable on a drive of its own before `Ok`; a drive that fails or is full is replaced
-//! first. Reading: straight from the shard's drive; when that fails, or takes too long, the same byte range is decoded
+//! Writing: every present shard is durable on a drive of its own before `Ok`; a drive that fails, is full or does not
+//! answer in time is replaced first. What such a drive still writes later is an orphan like any other (R9). Reading: straight from the shard's drive; when that fails, or takes too long, the same byte range is decoded
 //! from any k' others. Inputs carry the root of this stripe and verified blocks (R1, R2); a frame that still does not
 //! verify is decoded again from other inputs, so that one shard that went bad *before* it was sealed costs nothing.
 
-use crate::client::{NodeClient, ReadError, Reserve, WriteError};
+use crate::client::{NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time};
 use bytes::Bytes;
 use codec::erasure::Erasure;
 use codec::id::{DriveId, ShardId, StripeId};
@@ -111,12 +111,23 @@ impl Default for ReadOptions {
 }
 
 /// Writes every present shard of `packed` to distinct drives, all at once, and returns where each lies, by index. A drive
-/// that fails or is full is replaced before this returns.
+/// that fails, is full or takes longer than [`WRITE_DEADLINE`] is replaced before this returns.
 pub async fn write_stripe(
     client: &dyn NodeClient,
     packed: &PackedStripe,
     reserve: Reserve,
     targets: &mut Targets<'_>,
+) -> Result<Vec<Option<DriveId>>, StripeWriteError> {
+    write_stripe_within(client, packed, reserve, targets, WRITE_DEADLINE).await
+}
+
+/// [`write_stripe`] with another time that each shard's write may take.
+pub async fn write_stripe_within(
+    client: &dyn NodeClient,
+    packed: &PackedStripe,
+    reserve: Reserve,
+    targets: &mut Targets<'_>,
+    limit: Duration,
 ) -> Result<Vec<Option<DriveId>>, StripeWriteError> {
     let mut waiting: Vec<u8> =
         (0u8..).zip(&packed.shards).filter(|(_, shard)| shard.is_some()).map(|(index, _)| index).collect();
@@ -138,7 +149,7 @@ pub async fn write_stripe(
                     continue;
                 }
                 used.push(drive);
-                writing.push(write_one(client, packed, index, drive, reserve));
+                writing.push(write_one(client, packed, (index, drive), reserve, limit));
             }
             if let Some(&shard) = waiting.first() {
                 return Err(match last {
@@ -175,13 +186,13 @@ pub async fn write_stripe(
 async fn write_one(
     client: &dyn NodeClient,
     packed: &PackedStripe,
-    index: u8,
-    drive: DriveId,
+    (index, drive): (u8, DriveId),
     reserve: Reserve,
+    limit: Duration,
 ) -> (u8, DriveId, Result<(), WriteError>) {
     let payload = packed.shards.get(usize::from(index)).cloned().flatten().unwrap_or_default();
     let header = ShardHeader { descriptor: packed.descriptor.clone(), index };
-    (index, drive, client.write_shard(drive, header, payload, reserve).await)
+    (index, drive, in_time(drive, limit, client.write_shard(drive, header, payload, reserve)).await)
 }
 
 /// Reads `range` of a shard's payload: directly, or, if that fails or is slower than `options.hedge_after`, decoded from

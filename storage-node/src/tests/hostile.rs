@@ -1,10 +1,12 @@
 //! What a hostile review found: each test is the story of a failure.
 use super::*;
-use crate::client::{DriveHealth, ScanEnd};
+use crate::client::{DriveHealth, ScanEnd, in_time};
 use crate::disk::DiskOp;
 use crate::disk::faulty::{Event, Fault, What};
 use crate::kv::{RocksKv, RocksOptions};
+use crate::stripe_io::{TargetsWanted, write_stripe_within};
 use codec::segment::JournalHead;
+use codec::stripe::PackedStripe;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -162,4 +164,43 @@ async fn r7_a_journal_segment_without_a_header_is_listed_as_damaged() {
         node.stop().await;
         trace.flip(0, &path, 50, 4).unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_write_that_is_never_answered_fails_in_time() {
+    let never = in_time::<()>(drive_id(0), Duration::from_millis(50), std::future::pending()).await;
+    assert!(matches!(never, Err(WriteError::DriveFailed { .. })), "{never:?}");
+}
+
+/// One drive hung. A stripe with a shard on it was never finished nor moved elsewhere, and neither was anything that
+/// asked for the state of the drives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drive_that_hangs_is_replaced_and_holds_nobody_up() {
+    let trace = Trace::new(3);
+    format_all(&trace);
+    let node = start(&trace, memory_kv()).await;
+    let before = node.drives().await;
+    let hang = Duration::from_secs(6);
+    trace.inject(Fault::slow(hang).on(DiskOp::SyncData).drive(0));
+    trace.inject(Fault::slow(hang).on(DiskOp::Space).drive(0).nth(1));
+    let begun = std::time::Instant::now();
+    let during = node.drives().await;
+    assert_eq!(during.len(), 3);
+    assert_eq!(during[0].free, before[0].free, "its last answer");
+    node.drives().await;
+    assert!(begun.elapsed() < hang / 2, "{:?}", begun.elapsed());
+    let (header, payload) = shard(1, 5000);
+    let packed = PackedStripe { descriptor: header.descriptor, shards: vec![Some(payload)], places: Vec::new() };
+    let mut placement = |wanted: TargetsWanted<'_>| {
+        (0..3)
+            .map(drive_id)
+            .filter(|d| !wanted.failed.contains(d) && !wanted.used.contains(d))
+            .take(wanted.count)
+            .collect()
+    };
+    let limit = Duration::from_millis(700);
+    let drives = write_stripe_within(&*node, &packed, Reserve::Client, &mut placement, limit).await.unwrap();
+    assert_eq!(drives, [Some(drive_id(1))]);
+    assert!(begun.elapsed() < hang, "{:?}", begun.elapsed());
+    assert_readable(&node, drive_id(1), 1, 5000).await;
 }
