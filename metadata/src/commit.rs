@@ -182,7 +182,7 @@ impl Committer {
         }
         self.shared.kv.write(overlay.into_batch()).map_err(|error| failed(&error))?;
         let last = batch.entries.last().map_or(Lsn(0), |entry| entry.lsn);
-        self.shared.committed(last, batch.len() as u64);
+        self.shared.committed(last, batch.weight());
         Ok(())
     }
 
@@ -325,7 +325,7 @@ impl Committer {
             return Err(self.journal.stop(JournalStopped::Index(error.to_string())));
         }
         let last = self.journal.next_lsn().0.saturating_sub(1);
-        self.shared.committed(Lsn(last), batch.len() as u64);
+        self.shared.committed(Lsn(last), batch.weight());
         Ok(())
     }
 }

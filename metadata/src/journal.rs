@@ -23,11 +23,19 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 
 /// Bytes of the tail that are copied to a new member in one record.
 const COPY_BATCH: usize = 4 << 20;
+/// The least that an entry counts for towards sealing, in bytes.
+const LEAST_WEIGHT: usize = 1 << 10;
 /// Free bytes that 1+m drives must have, beside a batch in doubt, before a journal that stopped tries again.
 const RESUME_ROOM: u64 = 4 << 20;
 
 /// The drives that hold an entry; shared by runs of entries.
 pub type Holders = Arc<[DriveId]>;
+
+/// What an entry counts for towards sealing: its length, or more for a small one. A million deletes are few bytes on the drives,
+/// but each takes its place in this map and is read at every start until it is sealed.
+fn weight(len: usize) -> u64 {
+    len.max(LEAST_WEIGHT) as u64
+}
 
 /// An unsealed entry and the drives that hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,10 +104,10 @@ impl JournalMap {
         self.held.read().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
     }
 
-    /// Bytes of all entries up to `upto`.
-    pub fn bytes_upto(&self, upto: Lsn) -> u64 {
+    /// What all entries up to `upto` count for towards sealing, in bytes.
+    pub fn weight_upto(&self, upto: Lsn) -> u64 {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.range(..=upto).map(|(_, held)| u64::from(held.len)).sum()
+        held.range(..=upto).map(|(_, held)| weight(held.len as usize)).sum()
     }
 
     /// The first entry that `drive` does not hold.
@@ -209,6 +217,11 @@ impl Batch {
     /// Bytes that each member takes.
     pub fn len(&self) -> usize {
         self.payload.len()
+    }
+
+    /// What its entries count for towards sealing, in bytes.
+    pub fn weight(&self) -> u64 {
+        self.entries.iter().map(|entry| weight(entry.bytes.len())).sum()
     }
 
     /// Whether there is nothing in it; never, since an empty batch does not encode.

@@ -59,7 +59,7 @@ pub struct Shared {
     pub wake_sealer: Notify,
     /// A deleted bucket left uploads behind.
     pub wake_sweeper: Notify,
-    /// Bytes in the journal that are not sealed.
+    /// What the entries that are not sealed count for, in bytes ([`JournalMap::weight_upto`]).
     pub unsealed: AtomicU64,
     /// Batches committed since the start; only grows.
     pub batches: AtomicU64,
@@ -102,7 +102,7 @@ pub struct SharedParts {
 impl Shared {
     /// Shared state before anything was committed.
     pub fn new(parts: SharedParts, applied: Lsn, sealed: Lsn) -> Shared {
-        let unsealed = parts.map.bytes_upto(Lsn(u64::MAX));
+        let unsealed = parts.map.weight_upto(Lsn(u64::MAX));
         Shared {
             node: parts.node,
             kv: parts.kv,
@@ -168,7 +168,7 @@ impl Shared {
     /// Everything up to `last` is sealed, and the map has forgotten it.
     pub fn sealed(&self, last: Lsn) {
         self.volatile_mut().sealed = last;
-        self.unsealed.store(self.map.bytes_upto(Lsn(u64::MAX)), Ordering::Relaxed);
+        self.unsealed.store(self.map.weight_upto(Lsn(u64::MAX)), Ordering::Relaxed);
     }
 
     /// The drives as placement sees them, asked now. With [`Reserve::Metadata`] the reserve counts as free.
