@@ -18,7 +18,9 @@ use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
-use storage_node::client::{DriveHealth, DriveStatus, NodeClient, ReadError, Reserve, WriteError};
+use storage_node::client::{
+    DriveHealth, DriveStatus, NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time,
+};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
 /// Bytes of the tail that are copied to a new member in one record.
@@ -526,7 +528,10 @@ impl Journal {
     pub async fn replace_register(&mut self, register: Register) -> Result<(), JournalStopped> {
         let bytes = Bytes::from(register.encode());
         if !self.sabotage.is(Sabotage::RegisterBeforeAck) {
-            let writes = register.registered.iter().map(|drive| self.node.write_register(*drive, bytes.clone()));
+            // A drive that answers too late is not counted. Registers reach it in the order in which they were written, so what
+            // it does later never takes back a newer one.
+            let write = |drive| in_time(drive, WRITE_DEADLINE, self.node.write_register(drive, bytes.clone()));
+            let writes = register.registered.iter().map(|drive| write(*drive));
             let written = join_all(writes).await.iter().filter(|result| result.is_ok()).count();
             let needed = register.majority();
             if written < needed {
@@ -601,7 +606,8 @@ impl Journal {
 
     async fn begin(&self, drive: DriveId, ensemble: u64, first_lsn: Lsn) -> Result<(), FillError> {
         let head = JournalHead { ensemble, first_lsn };
-        self.node.journal_begin(drive, head).await.map(drop).map_err(FillError::Member)
+        let begun = in_time(drive, WRITE_DEADLINE, self.node.journal_begin(drive, head)).await;
+        begun.map(drop).map_err(FillError::Member)
     }
 
     async fn copy(&self, drive: DriveId, entries: Vec<BatchEntry>) -> Result<(), FillError> {
@@ -612,8 +618,14 @@ impl Journal {
 
 /// Appends to one member. When it is full the same bytes go in on the reserve: by then they may lie on the other members, and
 /// their LSNs can't be given to anything else. The committer keeps clients' entries away from a journal without room.
+///
+/// A member that does not answer in time has failed and is replaced: one hung drive must not stop the whole store. Its write
+/// may still be done later, and does no harm then. It carries the bytes that the other members hold under these LSNs, and no
+/// others are ever written under them, so what it leaves is one more copy; and a drive does its jobs in order, so it comes
+/// before the segment that begins should the drive be chosen again.
 async fn append_one(node: &dyn NodeClient, drive: DriveId, batch: &Batch, reserve: Reserve) -> Result<(), WriteError> {
-    let append = |reserve| node.journal_append(drive, batch.header, batch.payload.clone(), reserve);
+    let write = |reserve| node.journal_append(drive, batch.header, batch.payload.clone(), reserve);
+    let append = |reserve| in_time(drive, WRITE_DEADLINE, write(reserve));
     match append(reserve).await {
         Err(WriteError::Full { .. }) if reserve == Reserve::Client => append(Reserve::Metadata).await,
         result => result,
