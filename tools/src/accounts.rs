@@ -163,9 +163,14 @@ fn generate(path: &Path) -> Result<CredentialsFile, AccountsError> {
 /// The accounts of a file. Like any file with secrets, nobody but its owner may read it.
 pub fn from_file(path: &Path) -> Result<Vec<NewAccount>, AccountsError> {
     let wrong = |reason: String| AccountsError::File { path: path.to_owned(), reason };
-    let text = Zeroizing::new(read_private(path)?);
+    let text = read_private(path).map_err(|error| match error {
+        DataDirError::Io { source, .. } => wrong(format!("the accounts can't be read: {source}")),
+        other => other.into(),
+    })?;
+    let text = Zeroizing::new(text);
     let file: AccountsFile = toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
+        let line =
+            error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
         wrong(format!(
             "line {line}: not an [[account]] with name, access_key and secret_key (id and display_name if wanted)"
         ))
@@ -243,6 +248,8 @@ mod tests {
         assert_eq!(accounts.len(), 2);
         assert_eq!((accounts[1].id.as_str(), accounts[1].display_name.as_str()), ("42", "Bee"));
         assert!(read("").unwrap().is_empty());
+        let error = read("[[account]]\nname = \"a\"\nacces_key = \"AKA\"\n").unwrap_err().to_string();
+        assert!(error.contains("line 3"), "{error}");
         for bad in [
             "[[account]]\nname = \"a\"\naccess_key = \"AKA\"\n",
             "[[account]]\nname = \"a\"\naccess_key = \"A/A\"\nsecret_key = \"secret-a\"\n",

@@ -46,11 +46,11 @@ struct Serve {
     /// First start: data and parity shards of a stripe [default: by the number of drives].
     #[arg(long, value_name = "K+M")]
     geometry: Option<codec::erasure::Geometry>,
-    /// Where to serve S3.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000")]
+    /// Where to serve S3: IP address and port.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9000")]
     s3: SocketAddr,
     /// Where to serve health checks and operators' commands.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9001")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9001")]
     admin: SocketAddr,
     /// Accounts to create or change: [[account]] with name, access_key, secret_key, and id and display_name if wanted.
     #[arg(long, value_name = "FILE")]

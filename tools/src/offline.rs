@@ -36,6 +36,10 @@ pub fn accept_loss(root: &Path) -> Result<(), OfflineError> {
 
 /// The key-encryption key in hex. Works beside a running server: it only reads.
 pub fn export_key(root: &Path) -> Result<Zeroizing<String>, OfflineError> {
-    let (keys, _created) = Keys::open(&root.join("keys").join("kek"), false)?;
+    let path = root.join("keys").join("kek");
+    if !path.exists() && !root.join("config").exists() {
+        return Err(DataDirError::NotSetUp(root.to_owned()).into());
+    }
+    let (keys, _created) = Keys::open(&path, false)?;
     Ok(keys.export())
 }

@@ -95,10 +95,12 @@ pub enum ServeError {
         source: LookupError,
     },
     /// An address that can't be served on.
-    #[error("{what} can't be served on {address}: {source}")]
+    #[error("{what} can't be served on {address}: {source} ({flag} chooses another address)")]
     Listen {
         /// S3 or admin.
         what: &'static str,
+        /// What sets the address.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -150,10 +152,10 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let data = DataDir::open(&options.data, true)?;
     let accounts = options.accounts.as_deref().map(from_file).transpose()?.unwrap_or_default();
     let (mut config, first_start) = set_up(&data, options)?;
+    let s3_listener = listen("S3", "--s3", options.s3).await?;
+    let admin_listener = listen("the admin port", "--admin", options.admin).await?;
+    // After the addresses: credentials made by a start that ends at once would never be shown.
     let (first_account, origin) = first(&data, |name| std::env::var(name).ok())?;
-
-    let s3_listener = listen("S3", options.s3).await?;
-    let admin_listener = listen("the admin port", options.admin).await?;
     let s3_address = s3_listener.local_addr().unwrap_or(options.s3);
     let admin_address = admin_listener.local_addr().unwrap_or(options.admin);
     data.write_admin_address(admin_address)?;
@@ -207,8 +209,8 @@ fn set_up(data: &DataDir, options: &ServeOptions) -> Result<(Config, bool), Serv
     Ok((config, true))
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, address, source })
+async fn listen(what: &'static str, flag: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, flag, address, source })
 }
 
 async fn metadata(
@@ -342,7 +344,10 @@ fn announce(
             println!("The secret key below is shown once; it is kept in {}.", data.credentials_path().display());
             account.secret_key.as_str()
         }
-        Origin::Given | Origin::Stored => "...",
+        Origin::Given | Origin::Stored => {
+            println!("The secret key is in {}.", data.credentials_path().display());
+            "..."
+        }
     };
     if first_start {
         println!("Keep a copy of the key elsewhere: stele key export --data {}", data.root().display());
@@ -353,6 +358,7 @@ fn announce(
         account.access_key
     );
     println!("  aws --endpoint-url http://{s3} s3 mb s3://documents");
-    println!("  aws --endpoint-url http://{s3} s3 cp --recursive . s3://documents/");
+    // Not a directory: the one it is pasted in may hold the drives, which grow by what is copied.
+    println!("  echo 'cut in stone' | aws --endpoint-url http://{s3} s3 cp - s3://documents/first.txt");
     println!("  aws --endpoint-url http://{s3} s3 ls s3://documents/");
 }
