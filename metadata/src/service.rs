@@ -17,7 +17,7 @@ use crate::listing::{
 };
 use crate::lookup::{self, Hit, Located, Losses};
 use crate::seal::{SealError, SealReport, Sealer};
-use crate::stripe_writer::{OpenStripe, StoreError, StripeWriter};
+use crate::stripe_writer::{StoreError, Stored, StripeWriter};
 use crate::topology::{self, Topology};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,7 +35,7 @@ use storage_node::client::{DriveHealth, DriveStatus, NodeClient, Reserve};
 use storage_node::kv::{Kv, KvStats};
 use storage_node::node::StorageNode;
 use storage_node::sabotage::SabotageSet;
-use storage_node::stripe_io::{ReadOptions, read_frame};
+use storage_node::stripe_io::{ReadOptions, StripeWriteError, read_frame};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -342,17 +342,8 @@ impl Metadata {
         Ok(domain)
     }
 
-    /// Stores one stripe's frames and commits its chunks.
-    async fn store_one(
-        &self,
-        writer: Epoch,
-        writing: &Writing,
-        stripe: OpenStripe,
-        frames: Vec<StripeFrame>,
-        topology: &Topology,
-    ) -> Result<(), CommitError> {
-        let stored = writing.stripes.store(stripe, StripeClass::Data, None, topology, Reserve::Client).await;
-        let stored = stored.map_err(store_error)?;
+    /// Makes the chunks of a stored stripe known.
+    async fn commit_stripe(&self, writer: Epoch, stored: Stored, frames: Vec<StripeFrame>) -> Result<(), CommitError> {
         let chunk = |(frame, place): (StripeFrame, &codec::effect::Place)| NewChunk {
             id: frame.id,
             domain: frame.domain,
@@ -533,23 +524,34 @@ impl MetadataClient for Metadata {
         Ok(StripeShape { geometry: self.geometry, max_data_shards, shard_target: writing.stripes.shard_target() })
     }
 
-    async fn store_stripe(&self, writer: Epoch, frames: Vec<StripeFrame>) -> Result<(), CommitError> {
+    async fn store_stripe(&self, writer: Epoch, mut frames: Vec<StripeFrame>) -> Result<(), CommitError> {
         let writing = self.writing()?;
-        let topology = self.shared.topology(Reserve::Client).await.map_err(unavailable)?;
-        let width = writing.stripes.width(&topology).map_err(store_error)?;
-        let (mut open, mut inside) = (writing.stripes.open(width, false), Vec::new());
-        for frame in frames {
-            if !open.fits(&frame.frame) {
-                let full = std::mem::replace(&mut open, writing.stripes.open(width, false));
-                self.store_one(writer, writing, full, std::mem::take(&mut inside), &topology).await?;
+        let mut failed: Option<(u8, StoreError)> = None;
+        while !frames.is_empty() {
+            let topology = self.shared.topology(Reserve::Client).await.map_err(unavailable)?;
+            let width = writing.stripes.width(&topology).map_err(store_error)?;
+            // Drives that turned out to have failed while a stripe was written leave too few for its width: shrink k, never m.
+            if let Some((before, error)) = failed.take_if(|(before, _)| width >= *before) {
+                tracing::warn!(before, width, "no narrower stripe is left to try");
+                return Err(store_error(error));
             }
-            open.add(frame.frame.clone());
-            inside.push(frame);
+            let mut stripe = writing.stripes.open(width, false);
+            let mut inside = 0;
+            while let Some(frame) = frames.get(inside).filter(|frame| stripe.fits(&frame.frame)) {
+                stripe.add(frame.frame.clone());
+                inside += 1;
+            }
+            match writing.stripes.store(stripe, StripeClass::Data, None, &topology, Reserve::Client).await {
+                Ok(stored) => {
+                    let rest = frames.split_off(inside);
+                    self.commit_stripe(writer, stored, std::mem::replace(&mut frames, rest)).await?;
+                    failed = None;
+                }
+                Err(error @ StoreError::Write(StripeWriteError::NoDrives { .. })) => failed = Some((width, error)),
+                Err(error) => return Err(store_error(error)),
+            }
         }
-        if inside.is_empty() {
-            return Ok(());
-        }
-        self.store_one(writer, writing, open, inside, &topology).await
+        Ok(())
     }
 
     fn status(&self) -> Status {

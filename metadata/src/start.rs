@@ -21,7 +21,7 @@ use crate::replay::{self, Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
 use crate::service::{Metadata, Shared, SharedParts, Writing};
 use crate::stripe_writer::StripeWriter;
-use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, judge, newest_register, survey};
+use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, before_gap, best_chain, judge, newest_register, survey};
 use crate::tasks;
 use crate::topology::default_geometry;
 use bytes::Bytes;
@@ -492,10 +492,14 @@ fn our_drives(probed: Vec<ProbedDrive>, cluster: ClusterId, known: bool) -> Resu
 /// A service that reads: nothing is written to media, and no epoch is taken.
 fn read_only(parts: Parts, config: Config, scene: Scene, reason: ReadOnlyReason) -> Result<Metadata, StartError> {
     tracing::error!(%reason, "writes are not served");
-    let Scene { node, kv, mark, register, chain, geometry, .. } = scene;
+    let Scene { node, kv, mark, copies, register, mut chain, geometry, .. } = scene;
     let kv = kv.ok_or(StartError::NoRegister)?;
     let keys = open_keys(parts.keys, &*kv)?;
     let epoch = index::epoch(&Overlay::new(&*kv))?;
+    // The chain ends at an entry that is lost; what lies before it can still be read by those whose index names it.
+    if let Some(gap) = chain.gap {
+        chain.held.extend(before_gap(&copies, gap, mark.sealed));
+    }
     let map = Arc::new(JournalMap::new(chain.held));
     let shared = shared_of(&node, &kv, map, &parts.clock, &config);
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));

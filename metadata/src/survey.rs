@@ -312,6 +312,32 @@ pub fn best_chain(copies: &[DriveCopy], index: IndexMark, sabotage: &SabotageSet
     chain
 }
 
+/// The entries before a gap, for a service that only reads. Which of two entries of one LSN the chain had there can't be told
+/// without the missing one, so the one of the newest epoch is taken: a wrong choice costs a read that does not verify.
+pub fn before_gap(copies: &[DriveCopy], gap: Lsn, sealed: Lsn) -> BTreeMap<Lsn, Held> {
+    let mut newest: BTreeMap<Lsn, (&Mark, BTreeSet<DriveId>)> = BTreeMap::new();
+    for copy in copies {
+        let marks = copy.segments.iter().flat_map(|segment| &segment.marks);
+        for mark in marks.filter(|mark| sealed < mark.lsn && mark.lsn < gap) {
+            let known = newest.entry(mark.lsn).or_insert((mark, BTreeSet::new()));
+            if mark.epoch > known.0.epoch {
+                *known = (mark, BTreeSet::new());
+            }
+            if mark.hash == known.0.hash {
+                known.1.insert(copy.drive);
+            }
+        }
+    }
+    let held = |(mark, holders): (&Mark, BTreeSet<DriveId>)| Held {
+        hash: mark.hash,
+        prev_hash: mark.prev_hash,
+        epoch: mark.epoch,
+        len: mark.len,
+        holders: holders.into_iter().collect(),
+    };
+    newest.into_iter().map(|(lsn, found)| (lsn, held(found))).collect()
+}
+
 fn intern(known: &mut Vec<Arc<[DriveId]>>, holders: BTreeSet<DriveId>) -> Arc<[DriveId]> {
     let holders: Vec<DriveId> = holders.into_iter().collect();
     if let Some(same) = known.iter().rev().take(8).find(|k| k[..] == holders[..]) {
