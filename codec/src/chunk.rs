@@ -39,10 +39,15 @@ pub struct ChunkSizes {
 impl ChunkSizes {
     /// For documents: small, so that near-copies share most of their chunks. 16 / 64 / 256 KiB.
     pub const SMALL: ChunkSizes = ChunkSizes { min: 16 << 10, avg: 64 << 10, max: 256 << 10 };
+    /// In between: several chunks an object still, since a stripe of two or three unequal frames has parity as long as the
+    /// longest. 64 / 256 / 1024 KiB.
+    pub const MEDIUM: ChunkSizes = ChunkSizes { min: 64 << 10, avg: 256 << 10, max: 1 << 20 };
     /// For large objects: fewer index entries per byte. 256 KiB / 1 MiB / 4 MiB.
     pub const LARGE: ChunkSizes = ChunkSizes { min: 256 << 10, avg: 1 << 20, max: 4 << 20 };
     /// Objects (or parts) of up to this many bytes are cut by [`Self::SMALL`].
     pub const SMALL_OBJECT: u64 = 1 << 20;
+    /// Longer ones of up to this many bytes are cut by [`Self::MEDIUM`].
+    pub const MEDIUM_OBJECT: u64 = 16 << 20;
 
     /// Checks the bounds of FastCDC and of a frame.
     pub fn new(min: u32, avg: u32, max: u32) -> Result<ChunkSizes, ChunkError> {
@@ -57,9 +62,10 @@ impl ChunkSizes {
 
     /// The sizes for an object, or a part, of `len` bytes. Part of the format, as boundaries are.
     pub fn for_object(len: u64) -> ChunkSizes {
-        match len <= Self::SMALL_OBJECT {
-            true => Self::SMALL,
-            false => Self::LARGE,
+        match len {
+            0..=Self::SMALL_OBJECT => Self::SMALL,
+            0..=Self::MEDIUM_OBJECT => Self::MEDIUM,
+            _ => Self::LARGE,
         }
     }
 

@@ -62,7 +62,9 @@ fn golden() -> String {
     ];
     let mut out = String::new();
     for (name, data) in &inputs {
-        for (label, sizes) in [("small", ChunkSizes::SMALL), ("large", ChunkSizes::LARGE)] {
+        for (label, sizes) in
+            [("small", ChunkSizes::SMALL), ("medium", ChunkSizes::MEDIUM), ("large", ChunkSizes::LARGE)]
+        {
             let cuts: Vec<String> = lengths(&streamed(data, sizes, &[100_000])).iter().map(usize::to_string).collect();
             out += &format!("{name} {label} {}\n", cuts.join(" "));
         }
@@ -82,7 +84,7 @@ fn boundaries_are_where_they_always_were() {
 #[test]
 fn boundaries_of_large_objects_are_those_of_one_shot() {
     let data = noise(3, 20_000_000);
-    for sizes in [ChunkSizes::SMALL, ChunkSizes::LARGE] {
+    for sizes in [ChunkSizes::SMALL, ChunkSizes::MEDIUM, ChunkSizes::LARGE] {
         for pushes in [&[65_536][..], &[20_000_000], &[1, 5_000_000], &[4 << 20]] {
             let chunks = streamed(&data, sizes, pushes);
             assert_eq!(lengths(&chunks), one_shot(&data, sizes));
@@ -95,7 +97,9 @@ fn boundaries_of_large_objects_are_those_of_one_shot() {
 fn sizes_follow_the_object() {
     assert_eq!(ChunkSizes::for_object(0), ChunkSizes::SMALL);
     assert_eq!(ChunkSizes::for_object(1 << 20), ChunkSizes::SMALL);
-    assert_eq!(ChunkSizes::for_object((1 << 20) + 1), ChunkSizes::LARGE);
+    assert_eq!(ChunkSizes::for_object((1 << 20) + 1), ChunkSizes::MEDIUM);
+    assert_eq!(ChunkSizes::for_object(16 << 20), ChunkSizes::MEDIUM);
+    assert_eq!(ChunkSizes::for_object((16 << 20) + 1), ChunkSizes::LARGE);
     for (min, avg, max) in [(0, 256, 1024), (65, 256, 1024), (512, 256, 1024), (64, 2048, 1024), (64, 256, 8 << 20)] {
         assert!(ChunkSizes::new(min, avg, max).is_err(), "{min} {avg} {max}");
     }
