@@ -237,7 +237,9 @@ impl Batch {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalStopped {
     /// Too few drives take writes.
-    #[error("{usable} of the {needed} drives that the journal needs take writes ({last}); add room or bring drives back")]
+    #[error(
+        "{usable} of the {needed} drives that the journal needs take writes ({last}); add room or bring drives back"
+    )]
     TooFewDrives {
         /// Drives that could be used.
         usable: usize,
@@ -247,9 +249,7 @@ pub enum JournalStopped {
         last: String,
     },
     /// The new ensemble could not be written to a majority.
-    #[error(
-        "a change of the journal's ensemble reached {written} drives, {needed} are needed; bring drives back"
-    )]
+    #[error("a change of the journal's ensemble reached {written} drives, {needed} are needed; bring drives back")]
     NoMajority {
         /// Drives that took the register.
         written: usize,

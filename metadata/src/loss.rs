@@ -97,7 +97,8 @@ fn run_from(
     let mut held = BTreeMap::new();
     loop {
         let follow = next.get(&last.0).into_iter().flatten();
-        let follow = follow.filter(|(m, _)| m.lsn > last.0 && m.prev_hash == last.1 && gap.is_none_or(|gap| m.lsn < gap));
+        let follow =
+            follow.filter(|(m, _)| m.lsn > last.0 && m.prev_hash == last.1 && gap.is_none_or(|gap| m.lsn < gap));
         let Some((mark, _)) = follow.max_by_key(|(mark, _)| (mark.epoch, mark.lsn)) else { return held };
         let same = next.get(&last.0).into_iter().flatten().filter(|(m, _)| m.hash == mark.hash);
         let holders: BTreeSet<DriveId> = same.map(|(_, drive)| *drive).collect();

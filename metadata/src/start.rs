@@ -21,7 +21,9 @@ use crate::replay::{self, Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
 use crate::service::{Metadata, Shared, SharedParts, Writing};
 use crate::stripe_writer::StripeWriter;
-use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, before_gap, best_chain, judge, newest_register, survey};
+use crate::survey::{
+    Chain, DriveCopy, IndexMark, ReadOnlyReason, before_gap, best_chain, judge, newest_register, survey,
+};
 use crate::tasks;
 use crate::topology::default_geometry;
 use bytes::Bytes;
@@ -180,7 +182,8 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
     scene.copies = survey(&*scene.node, Lsn(0)).await?;
     let reach = replay::reach(&*scene.node).await;
     scene.chain = best_chain(&scene.copies, IndexMark { sealed: reach.sealed, ..IndexMark::NONE }, &config.sabotage);
-    let (mut loss, sealed) = loss::cut(&mut scene.chain, &reach, scene.mark, &scene.copies).map_err(ReplayError::from)?;
+    let (mut loss, sealed) =
+        loss::cut(&mut scene.chain, &reach, scene.mark, &scene.copies).map_err(ReplayError::from)?;
     // The register knows, too: from the last change of the ensemble, or from an acceptance that was interrupted.
     loss.known = loss.known.max(scene.register.first_lsn.0.saturating_sub(1));
     let register = loss::surviving_register(&scene.register, &scene.copies);
