@@ -143,6 +143,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, CommandError> {
+    if !matches!(command, Command::Serve(_)) {
+        crate::process::end_with_the_pipe();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
     match command {
         Command::Serve(serve) => {

@@ -37,6 +37,16 @@ fn share_arenas() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn share_arenas() {}
 
+/// Lets a command end quietly when nobody reads its output any more (`stele status | head -1`). Not for a server: a client
+/// that hangs up must not end it.
+#[allow(unsafe_code)]
+pub fn end_with_the_pipe() {
+    // SAFETY: signal(2) with the default action installs no handler, so nothing of ours runs in a signal's context.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
