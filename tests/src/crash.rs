@@ -9,13 +9,13 @@
 use crate::oracle::{Oracle, State, Wrong};
 use crate::world::{Indexes, RecordedKv, Shape, World, disks, noise};
 use metadata::client::{MetadataClient, Mode};
-use storage_node::client::NodeClient;
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use storage_node::client::NodeClient;
 use storage_node::disk::faulty::{CrashChoice, CrashPoint, Trace};
 use storage_node::kv::memory::MemorySnapshot;
 
@@ -181,7 +181,9 @@ impl Search<'_> {
     fn work(&self) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return self.find(0, &Shot::plain(CrashChoice::Nothing), Wrong::new("runtime", error.to_string())),
+            Err(error) => {
+                return self.find(0, &Shot::plain(CrashChoice::Nothing), Wrong::new("runtime", error.to_string()));
+            }
         };
         let positions = (self.recording.to - self.recording.from + 1) as usize;
         loop {
@@ -287,10 +289,9 @@ impl Search<'_> {
         let Some((node, meta)) = shot.indexes else { return Indexes::lost() };
         let pick = |history: &[(u64, MemorySnapshot)], i: usize| history.get(i).map(|(_, snapshot)| snapshot.clone());
         match (pick(&self.recording.node_index, node), pick(&self.recording.meta_index, meta)) {
-            (Some(node), Some(meta)) => Indexes {
-                node: RecordedKv::from_snapshot(&node, None),
-                meta: RecordedKv::from_snapshot(&meta, None),
-            },
+            (Some(node), Some(meta)) => {
+                Indexes { node: RecordedKv::from_snapshot(&node, None), meta: RecordedKv::from_snapshot(&meta, None) }
+            }
             _ => Indexes::lost(),
         }
     }
@@ -303,8 +304,9 @@ impl Search<'_> {
 
     fn find(&self, position: u64, shot: &Shot, wrong: Wrong) {
         let at = |history: &[(u64, MemorySnapshot)], i: usize| history.get(i).map_or(0, |(at, _)| *at);
-        let indexes =
-            shot.indexes.map(|(node, meta)| (at(&self.recording.node_index, node), at(&self.recording.meta_index, meta)));
+        let indexes = shot
+            .indexes
+            .map(|(node, meta)| (at(&self.recording.node_index, node), at(&self.recording.meta_index, meta)));
         let after = self.seen().len();
         let finding = Finding { position, choice: shot.choice.clone(), lost: shot.lost.clone(), indexes, after, wrong };
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -340,7 +342,8 @@ pub async fn mount(
     let state = checked?;
     wrote?;
     if again {
-        let world = start(trace, &Indexes::lost(), shape).await.map_err(|w| Wrong::new("second start", w.to_string()))?;
+        let world =
+            start(trace, &Indexes::lost(), shape).await.map_err(|w| Wrong::new("second start", w.to_string()))?;
         let mut oracle = oracle.clone();
         oracle.content(&noise(at, 700));
         let second = oracle.read(&world).await;
@@ -364,7 +367,8 @@ async fn start(trace: &Trace, indexes: &Indexes, shape: &Shape) -> Result<World,
         return Err(Wrong::new("not serving", status.reason));
     }
     // A crash leaves torn tails, which are no damage: an operator who is told of bit rot where there is none stops listening.
-    let damaged: Vec<String> = world.metadata.node().drives().await.into_iter().filter(|d| d.damaged > 0).map(|d| d.path).collect();
+    let damaged: Vec<String> =
+        world.metadata.node().drives().await.into_iter().filter(|d| d.damaged > 0).map(|d| d.path).collect();
     if !damaged.is_empty() {
         world.stop().await;
         return Err(Wrong::new("a crash taken for bit rot", format!("{damaged:?}")));

@@ -123,7 +123,8 @@ impl Oracle {
 
     /// Notes what a start found: whatever was in flight is decided now, at this position.
     pub fn observed(&mut self, at: u64, state: &State) {
-        let things: BTreeSet<Thing> = self.ops.iter().flat_map(|op| op.changes.iter().map(|(t, _)| t.clone())).collect();
+        let things: BTreeSet<Thing> =
+            self.ops.iter().flat_map(|op| op.changes.iter().map(|(t, _)| t.clone())).collect();
         let changes = things.into_iter().map(|thing| (thing.clone(), state.get(&thing).copied())).collect();
         for op in self.ops.iter_mut().filter(|op| op.ack.is_none()) {
             op.until = Some(at);

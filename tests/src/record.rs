@@ -43,10 +43,8 @@ impl Recorder {
     pub async fn over(trace: Trace, shape: Shape, oracle: Oracle, offset: u64) -> Result<Recorder, Wrong> {
         let node_index = RecordedKv::new(node_families(), Some(trace.clone()));
         let meta_index = RecordedKv::new(meta_families(), Some(trace.clone()));
-        let indexes = Indexes {
-            node: Arc::clone(&node_index) as Arc<dyn Kv>,
-            meta: Arc::clone(&meta_index) as Arc<dyn Kv>,
-        };
+        let indexes =
+            Indexes { node: Arc::clone(&node_index) as Arc<dyn Kv>, meta: Arc::clone(&meta_index) as Arc<dyn Kv> };
         let world = World::start(disks(&trace), &indexes, &shape).await;
         let world = world.map_err(|error| Wrong::new("no start", error.to_string()))?;
         let status = world.metadata.status();

@@ -8,10 +8,11 @@ use codec::chunk::ChunkSizes;
 use codec::effect::{BucketRow, ObjectMeta, PartRow, UploadName, UploadRow, VersionRow};
 use codec::encrypt::KeyEncryptionKey;
 use codec::erasure::Geometry;
-use codec::id::BucketId;
+use codec::id::{BucketId, ClusterId};
 use futures::{StreamExt, TryStreamExt, stream};
 use gateway::engine::{
-    Body, Claims, CompleteRequest, CopyRequest, CreateUploadRequest, Gateway, ListedPart, PartRequest, PutDone, PutRequest,
+    Body, Claims, CompleteRequest, CopyRequest, CreateUploadRequest, Gateway, ListedPart, PartRequest, PutDone,
+    PutRequest,
 };
 use gateway::error::{BodyError, GetError, PutError};
 use metadata::client::{CommitError, LookupError, MetadataClient};
@@ -50,6 +51,8 @@ pub struct Shape {
     pub chunk_sizes: Option<ChunkSizes>,
     /// Reserve per file system, in bytes.
     pub reserve: u64,
+    /// The cluster that the drives must be of, as the configuration of a server has it after its first start.
+    pub cluster: Option<ClusterId>,
     /// Safety steps taken away.
     pub sabotage: SabotageSet,
 }
@@ -64,6 +67,7 @@ impl Shape {
             shard_target: 32 << 10,
             chunk_sizes: ChunkSizes::new(1 << 10, 4 << 10, 16 << 10).ok(),
             reserve: 0,
+            cluster: None,
             sabotage: SabotageSet::default(),
         }
     }
@@ -76,6 +80,7 @@ impl Shape {
 
     fn metadata(&self) -> Config {
         Config {
+            cluster: self.cluster,
             geometry: self.geometry,
             data_segment: self.data_segment,
             journal_segment: self.journal_segment,
@@ -182,11 +187,18 @@ pub fn node_families() -> &'static [Family] {
 /// Metadata's index in memory, which can be thrown away and put aside.
 struct MemoryHome(Mutex<Arc<dyn Kv>>);
 
-impl MemoryHome {
-    fn replace(&self) -> Arc<dyn Kv> {
-        let new: Arc<dyn Kv> = Arc::new(MemoryKv::new(meta_families()));
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), new)
+/// Deletes every row, so that whoever holds the store sees the new one grow in it.
+fn clear(kv: &dyn Kv) -> Result<(), KvError> {
+    for family in meta_families() {
+        let mut batch = KvBatch::new();
+        let mut rows = kv.scan(family, &[], Direction::Forward)?;
+        while let Some((key, _)) = rows.next()? {
+            batch.delete(family, key);
+        }
+        drop(rows);
+        kv.write(batch)?;
     }
+    Ok(())
 }
 
 impl IndexHome for MemoryHome {
@@ -195,12 +207,11 @@ impl IndexHome for MemoryHome {
     }
 
     fn destroy(&self) -> Result<(), KvError> {
-        drop(self.replace());
-        Ok(())
+        clear(&**self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set_aside(&self) -> Result<String, KvError> {
-        drop(self.replace());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(MemoryKv::new(meta_families()));
         Ok("aside".to_owned())
     }
 }
@@ -426,11 +437,8 @@ impl World {
     /// Makes an object of these parts (number, etag).
     pub async fn complete(&self, name: &UploadName, parts: &[(u32, String)]) -> Result<PutDone, PutError> {
         let upload = self.upload(name).await?;
-        let listed = |(number, etag): &(u32, String)| ListedPart {
-            number: *number,
-            etag: etag.clone(),
-            checksums: Vec::new(),
-        };
+        let listed =
+            |(number, etag): &(u32, String)| ListedPart { number: *number, etag: etag.clone(), checksums: Vec::new() };
         let parts = parts.iter().map(listed).collect();
         let request = CompleteRequest { upload, parts, condition: Condition::None, checksums: Vec::new(), size: None };
         self.gateway.complete_upload(request).await

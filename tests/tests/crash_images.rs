@@ -41,7 +41,8 @@ fn operations(seed: u64) -> Vec<(&'static str, Vec<Recording>)> {
     }
     let crashed = [&all[7].1[0], &all[3].1[1], &all[8].1[0], &all[1].1[2], &all[4].1[2]];
     let runtime = runtime();
-    let recoveries = crashed.into_iter().flat_map(|of| runtime.block_on(workloads::recoveries(of, 3)).unwrap()).collect();
+    let recoveries =
+        crashed.into_iter().flat_map(|of| runtime.block_on(workloads::recoveries(of, 3)).unwrap()).collect();
     all[9].1 = recoveries;
     all
 }
@@ -54,7 +55,8 @@ fn recorded(workload: impl Future<Output = Result<Recording, tests::oracle::Wron
 
 /// Few writes are pending at a time while drives are formatted, so several numbers of drives make up for that.
 fn first_starts() -> Vec<Recording> {
-    let shapes = [(2, "1+1"), (3, "1+1"), (3, "1+2"), (4, "2+2"), (5, "2+2"), (6, "4+2"), (7, "4+2"), (8, "4+3"), (9, "5+3")];
+    let shapes =
+        [(2, "1+1"), (3, "1+1"), (3, "1+2"), (4, "2+2"), (5, "2+2"), (6, "4+2"), (7, "4+2"), (8, "4+3"), (9, "5+3")];
     shapes.iter().map(|(drives, geometry)| recorded(workloads::first_start(*drives, &Shape::small(geometry)))).collect()
 }
 

@@ -1,0 +1,170 @@
+//! Would the tests notice if a safety step were missing? Each step is taken away, and something must go wrong.
+//!
+//! For each switch there is a scenario that passes with the step and fails without it: either the enumeration of crashes of
+//! `crash_images`, ended at the first violation, or a story of its own where a crash alone is harmless because another copy,
+//! another drive or a later check makes up for it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod data;
+mod drives;
+mod journal;
+mod rules;
+
+use futures::future::{FutureExt, LocalBoxFuture};
+use std::time::Instant;
+use storage_node::sabotage::{Sabotage, SabotageSet};
+use tests::crash::{Plan, Recording, enumerate};
+use tests::oracle::Wrong;
+use tests::workloads::{self, Death};
+use tests::world::Shape;
+
+/// A step that a scenario takes away when its moment has come (or never, to see that it passes).
+#[derive(Clone)]
+pub struct Switch {
+    pub set: SabotageSet,
+    step: Sabotage,
+    armed: bool,
+}
+
+impl Switch {
+    pub fn on(&self) {
+        self.set.set(self.step, self.armed);
+    }
+}
+
+pub type Story = fn(Switch) -> LocalBoxFuture<'static, Result<(), Wrong>>;
+type Workload = fn(Shape) -> LocalBoxFuture<'static, Result<Recording, Wrong>>;
+
+enum Scenario {
+    /// Crashes of these workloads.
+    Crashes(Vec<Workload>),
+    /// A story.
+    Story(Story),
+}
+
+/// A workload on the shape that it is given.
+macro_rules! workload {
+    ($shape:ident => $run:expr) => {{
+        let workload: Workload = |$shape| async move { $run.await }.boxed_local();
+        workload
+    }};
+}
+
+/// A story by its name.
+macro_rules! story {
+    ($story:path) => {
+        Scenario::Story(|switch| $story(switch).boxed_local())
+    };
+}
+
+/// The scenario of each step. There is no catch-all: a new switch does not compile without one.
+fn scenario(step: Sabotage) -> Scenario {
+    let first_start = workload!(s => workloads::first_start(3, &s));
+    let put_small = workload!(s => workloads::put_small(3, &s));
+    let put_large = workload!(s => workloads::put_large(3, &s));
+    let one_sync = workload!(s => workloads::ensemble_change(3, &s, Death::OneSync));
+    let errors = workload!(s => workloads::ensemble_change(3, &s, Death::Errors));
+    let sealing = workload!(s => workloads::sealing(3, &s));
+    match step {
+        Sabotage::DurableFileSync | Sabotage::DurableDirSync | Sabotage::DurableRename => {
+            Scenario::Crashes(vec![first_start, errors])
+        }
+        Sabotage::RecordSync | Sabotage::SegmentDirSync => Scenario::Crashes(vec![put_small, put_large]),
+        // The record's own sync covers the header as well, so nothing acknowledged is lost; but a crash before it can leave
+        // records behind a header that is not there, which is then reported as bit rot.
+        Sabotage::SegmentHeaderSync => Scenario::Crashes(vec![put_small, put_large, sealing]),
+        Sabotage::FileIdentity => story!(drives::unlinked_segment),
+        Sabotage::IdentityCheck => story!(drives::unlinked_segment),
+        Sabotage::DirectoryIdentity => story!(drives::exchanged_directory),
+        Sabotage::DriveLock => story!(drives::two_servers),
+        Sabotage::FormatKnown => story!(drives::empty_directory_of_a_known_drive),
+        Sabotage::Reserve => story!(drives::full_drives),
+        Sabotage::Poison => Scenario::Crashes(vec![one_sync]),
+        // One bad input is found by decoding again without it; two at once need what says which they are.
+        Sabotage::BlockSeeds => story!(data::misdirected_blocks),
+        Sabotage::VerifyBlocks => story!(data::rotten_blocks),
+        Sabotage::StripeRoot => story!(data::shards_of_another_generation),
+        Sabotage::SealVerify => story!(data::writes_lost_while_sealing),
+        Sabotage::SealReaders => story!(data::segments_freed_under_a_reader),
+        Sabotage::SealCommitFirst => Scenario::Crashes(vec![sealing]),
+        Sabotage::Barriers => story!(data::rot_before_good_records),
+        Sabotage::JournalAllMembers => Scenario::Crashes(vec![one_sync]),
+        Sabotage::JournalBeforeAck => Scenario::Crashes(vec![put_small]),
+        Sabotage::RegisterBeforeAck => story!(journal::change_that_nobody_knows_of),
+        Sabotage::TailCopy => story!(journal::old_members_lost_after_a_change),
+        Sabotage::TailByEpoch => story!(journal::longer_tail_of_an_older_epoch),
+        Sabotage::RegisterMajority => story!(journal::old_members_alone),
+        Sabotage::AbsenceCount => story!(journal::both_members_lost),
+        Sabotage::IndexAhead => story!(journal::older_drives_under_a_newer_index),
+        Sabotage::ReplayChain => story!(journal::index_of_another_history),
+        Sabotage::StartEpochEntry => Scenario::Crashes(vec![put_small]),
+        Sabotage::EpochFence => story!(rules::fenced_writer),
+        Sabotage::ReviveCondemned => story!(rules::copy_of_what_was_deleted),
+        Sabotage::MissingChunks => story!(rules::chunk_that_nobody_stored),
+        Sabotage::CommitCondition => story!(rules::conditions),
+        Sabotage::SealCondition => story!(rules::seal_of_what_moved),
+        Sabotage::ClockMonotonic => story!(rules::clock_set_back),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Runs a scenario; gives the number of images and what went wrong.
+fn play(step: Sabotage, armed: bool) -> (usize, Result<(), String>) {
+    let set = SabotageSet::default();
+    match scenario(step) {
+        Scenario::Story(story) => {
+            let told = runtime().block_on(async {
+                let story = story(Switch { set, step, armed });
+                tokio::time::timeout(std::time::Duration::from_secs(60), story).await
+            });
+            let told = told.unwrap_or_else(|_| Err(Wrong::new("hangs", "")));
+            (0, told.map_err(|wrong| wrong.to_string()))
+        }
+        Scenario::Crashes(workloads) => {
+            set.set(step, armed);
+            let mut images = 0;
+            for workload in workloads {
+                let recording = match runtime().block_on(workload(Shape::small("1+1").sabotaged(set.clone()))) {
+                    Ok(recording) => recording,
+                    Err(wrong) => return (images, Err(wrong.to_string())),
+                };
+                // Without the switch crash_images looks at far more of the same.
+                let plan = Plan { stop_at_first: true, ..Plan::distinct(if armed { 3000 } else { 150 }) };
+                let report = enumerate(&recording, plan);
+                images += report.distinct;
+                if let Some(finding) = report.findings.first() {
+                    return (images, Err(format!("{}: {finding}", recording.name)));
+                }
+            }
+            (images, Ok(()))
+        }
+    }
+}
+
+#[test]
+fn every_missing_safety_step_is_noticed() {
+    let only = std::env::var("STELE_SABOTAGE_ONLY").ok();
+    let (mut unnoticed, mut wrong) = (Vec::new(), Vec::new());
+    for &step in Sabotage::ALL.iter().filter(|step| only.as_ref().is_none_or(|only| format!("{step:?}") == *only)) {
+        let begin = Instant::now();
+        let (_, with) = play(step, false);
+        let (images, without) = play(step, true);
+        let caught = match &without {
+            Err(caught) => caught.chars().take(150).collect(),
+            Ok(()) => "NOT NOTICED".to_owned(),
+        };
+        println!("{step:?} ({images} images, {:.1?}): {caught}", begin.elapsed());
+        if let Err(error) = with {
+            println!("    WRONG WITH THE STEP TAKEN: {error}");
+            wrong.push((step, error));
+        }
+        if without.is_ok() {
+            unnoticed.push(step);
+        }
+    }
+    assert!(wrong.is_empty(), "these fail although the step is taken: {wrong:?}");
+    assert!(unnoticed.is_empty(), "nobody notices that these are missing: {unnoticed:?}");
+}
