@@ -75,11 +75,17 @@ run: build
 	@target=$${CARGO_TARGET_DIR:-target}; \
 	exec "$$target/debug/stele" serve --data '$(DATA)' --drives '$(DRIVES)' --s3 '$(S3)' --admin '$(ADMIN)'
 
-test: deps clients
-	PATH='$(TEST_PATH)' $(CARGO) test $(IGNORE_RUST) --workspace
+# The server under test is built first and set aside: the tests' own build of the workspace has switches compiled in that take
+# safety steps away, and replaces it.
+test: deps clients build
+	@target=$$(realpath "$${CARGO_TARGET_DIR:-target}"); \
+	cp "$$target/debug/stele" "$$target/debug/stele-under-test"; \
+	set -x; PATH='$(TEST_PATH)' STELE_BIN="$$target/debug/stele-under-test" $(CARGO) test $(IGNORE_RUST) --workspace
 
-soak: deps
-	STELE_SOAK_MINUTES='$(SOAK_MINUTES)' $(CARGO) test $(IGNORE_RUST) --workspace -- --ignored --nocapture --test-threads 1
+soak: deps build
+	@target=$$(realpath "$${CARGO_TARGET_DIR:-target}"); \
+	cp "$$target/debug/stele" "$$target/debug/stele-under-test"; \
+	set -x; STELE_SOAK_MINUTES='$(SOAK_MINUTES)' STELE_BIN="$$target/debug/stele-under-test" $(CARGO) test $(IGNORE_RUST) --workspace -- --ignored --nocapture --test-threads 1
 
 bench: deps
 	$(CARGO) bench $(IGNORE_RUST) -p benches
