@@ -62,10 +62,12 @@ impl ChunkSizes {
 
     /// The sizes for an object, or a part, of `len` bytes. Part of the format, as boundaries are.
     pub fn for_object(len: u64) -> ChunkSizes {
-        match len {
-            0..=Self::SMALL_OBJECT => Self::SMALL,
-            0..=Self::MEDIUM_OBJECT => Self::MEDIUM,
-            _ => Self::LARGE,
+        if len <= Self::SMALL_OBJECT {
+            Self::SMALL
+        } else if len <= Self::MEDIUM_OBJECT {
+            Self::MEDIUM
+        } else {
+            Self::LARGE
         }
     }
 
