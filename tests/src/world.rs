@@ -94,7 +94,6 @@ impl Shape {
             tick_every: None,
             software: "tests".to_owned(),
             sabotage: self.sabotage.clone(),
-            ..Config::default()
         }
     }
 

@@ -148,7 +148,7 @@ async fn stopped(rest: &Rest, n: usize, m: usize, lost: &[usize], ways: &[Way]) 
     let how = format!("{n} drives, stopped, lost {lost:?} {ways:?}");
     let image = rest.image();
     lost.iter().zip(ways).for_each(|(drive, way)| lose(image.trace(), *drive, *way, *drive as u64 + 3));
-    let goes_on = n >= 2 * m + 1;
+    let goes_on = n > 2 * m;
     // Where writes can't go on, a start does not bring the index up to date: the one that there was is needed.
     let indexes = if goes_on { Indexes::lost() } else { rest.indexes() };
     let world = World::start(disks(image.trace()), &indexes, &rest.shape).await;
@@ -168,7 +168,7 @@ async fn running(rest: &Rest, n: usize, m: usize, lost: &[usize], ways: &[Way]) 
     let world = World::start(disks(image.trace()), &rest.indexes(), &rest.shape).await.unwrap();
     lost.iter().zip(ways).for_each(|(drive, way)| lose(image.trace(), *drive, *way, *drive as u64 + 3));
     rest.reads(&world, &how).await;
-    if n >= 2 * m + 1 {
+    if n > 2 * m {
         rest.writes(&world, &how).await;
         rest.reads(&world, &how).await;
     }

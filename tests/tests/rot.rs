@@ -135,11 +135,11 @@ impl Rest {
             match event.what {
                 What::Mark(text) => key = text.trim_start_matches("put ").to_owned(),
                 What::Op { drive: 0, op: DiskOp::Write, path: at, offset, len, .. }
-                    if &*at == path && !key.is_empty() =>
+                    if &*at == path
+                        && !key.is_empty()
+                        && (offset / 4096..(offset + len).div_ceil(4096)).contains(&block) =>
                 {
-                    if (offset / 4096..(offset + len).div_ceil(4096)).contains(&block) {
-                        touched.insert(key.clone());
-                    }
+                    touched.insert(key.clone());
                 }
                 _ => {}
             }

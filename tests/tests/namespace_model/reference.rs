@@ -17,6 +17,9 @@ pub enum Refused {
     PartTooSmall,
 }
 
+/// A part's number, etag and bytes.
+pub type Part = (u32, String, Bytes);
+
 type Parts = BTreeMap<u32, (String, Bytes)>;
 
 /// What there should be.
@@ -116,7 +119,7 @@ impl Reference {
     }
 
     /// Open uploads with their parts, by id.
-    pub fn uploads(&self) -> Vec<(String, Vec<(u32, String, Bytes)>)> {
+    pub fn uploads(&self) -> Vec<(String, Vec<Part>)> {
         let parts = |parts: &Parts| parts.iter().map(|(n, (etag, bytes))| (*n, etag.clone(), bytes.clone())).collect();
         self.uploads.iter().map(|(id, (_, stored))| (id.clone(), parts(stored))).collect()
     }
