@@ -77,8 +77,8 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Builds the S3 service. `domains`: names under which buckets are host names (`bucket.domain`), besides paths.
-pub fn service(gateway: &Arc<Gateway>, domains: &[String]) -> Result<S3Service, DomainError> {
+/// Builds the S3 service.
+pub fn service(gateway: &Arc<Gateway>, domains: Domains) -> S3Service {
     let mut config = S3Config::default();
     config.xml_max_body_size = MAX_XML;
     config.aws_chunked_stream_max_chunk_size = MAX_AWS_CHUNK;
@@ -93,20 +93,23 @@ pub fn service(gateway: &Arc<Gateway>, domains: &[String]) -> Result<S3Service, 
     // Without an authenticator s3s would skip the access check and let everybody in.
     builder.set_auth(Authenticator::new(Arc::clone(gateway.metadata())));
     builder.set_access(Gatekeeper::new(Arc::clone(gateway.metadata())));
-    if !domains.is_empty() {
-        builder.set_host(Domains::new(domains)?);
+    if !domains.0.is_empty() {
+        builder.set_host(domains);
     }
-    Ok(builder.build())
+    builder.build()
 }
 
-/// Virtual hosts under the configured domains; every other host is addressed by path.
-#[derive(Debug)]
-struct Domains(Vec<String>);
+/// The names under which buckets are host names (`bucket.domain`); every other host is addressed by path.
+#[derive(Clone, Debug, Default)]
+pub struct Domains(Vec<String>);
 
 impl Domains {
-    fn new(domains: &[String]) -> Result<Domains, DomainError> {
+    /// Fails if a name is no domain, or if one lies below another.
+    pub fn new(domains: &[String]) -> Result<Domains, DomainError> {
         // s3s knows what a domain is and that two of them must not overlap.
-        s3s::host::MultiDomain::new(domains)?;
+        if !domains.is_empty() {
+            s3s::host::MultiDomain::new(domains)?;
+        }
         Ok(Domains(domains.iter().map(|domain| domain.to_ascii_lowercase()).collect()))
     }
 }

@@ -7,7 +7,7 @@ use crate::serve::{ServeError, ServeOptions};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use tokio::runtime::Runtime;
 
 #[derive(Debug, Parser)]
 #[command(name = "stele", version, about = "An S3-compatible archival object store.")]
@@ -130,23 +130,30 @@ enum CommandError {
     Runtime(std::io::Error),
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
+/// Runs the command line of this process. Returns its exit code.
+pub fn main() -> u8 {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(code) => code,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("stele: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
 
-fn run(command: Command) -> Result<ExitCode, CommandError> {
+fn run(command: Command) -> Result<(), CommandError> {
     if !matches!(command, Command::Serve(_)) {
         crate::process::end_with_the_pipe();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    let result = run_on(&runtime, command);
+    // A call that hangs in a drive would be waited for without end, after the server has said that it is cut off.
+    runtime.shutdown_background();
+    result
+}
+
+fn run_on(runtime: &Runtime, command: Command) -> Result<(), CommandError> {
     match command {
         Command::Serve(serve) => {
             crate::logging::start();
@@ -175,7 +182,7 @@ fn run(command: Command) -> Result<ExitCode, CommandError> {
         }
         Command::Key(Key::Export(Offline { data })) => println!("{}", crate::offline::export_key(&data)?.as_str()),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn options(serve: Serve) -> ServeOptions {

@@ -1,8 +1,6 @@
 //! The `stele` program: see `stele --help`.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
+fn main() {
     tools::process::prepare();
-    tools::cli::main()
+    tools::process::end(tools::cli::main());
 }

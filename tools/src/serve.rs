@@ -12,7 +12,7 @@ use crate::index_home::Indexes;
 use codec::effect::AccountRow;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
-use gateway::server::Limits;
+use gateway::server::{Domains, Limits};
 use metadata::client::{CommitError, LookupError, MetadataClient, Mode};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::command::Command;
@@ -143,12 +143,14 @@ fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
         let _nobody_left = sender.send(true);
         // A second signal: whoever sends it does not want to wait.
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        std::process::exit(130);
+        crate::process::end(130);
     });
     Ok(receiver)
 }
 
 async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Result<(), ServeError> {
+    // What the command line alone can be wrong about comes first: nothing is written for it, and no drive is begun.
+    let domains = Domains::new(&options.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
     let data = DataDir::open(&options.data, true)?;
     let accounts = options.accounts.as_deref().map(from_file).transpose()?.unwrap_or_default();
     let (mut config, first_start) = set_up(&data, options)?;
@@ -175,14 +177,21 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
             return Ok(());
         }
     };
-    record_cluster(&data, &mut config, &disks)?;
     let meta = Arc::new(started);
     let all = std::iter::once(&first_account).chain(&accounts);
-    put_accounts(&data, &meta, all).await?;
+    let recorded = async {
+        record_cluster(&data, &mut config, &disks)?;
+        put_accounts(&data, &meta, all).await
+    };
+    if let Err(error) = recorded.await {
+        // Drives and indexes are being written to: a start that fails this late ends like a server that is stopped.
+        meta.shutdown().await;
+        admin.stop().await;
+        return Err(error);
+    }
 
     let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, gateway::engine::Config::default());
-    let service =
-        gateway::server::service(&engine, &options.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
+    let service = gateway::server::service(&engine, domains);
     state.ready(Arc::clone(&meta));
     announce(&data, s3_address, admin_address, &first_account, origin, first_start, &meta);
 
