@@ -9,6 +9,7 @@ pub mod client;
 pub mod disk;
 pub mod drive;
 pub mod index;
+pub mod keep;
 pub mod kv;
 pub mod node;
 pub mod read;
