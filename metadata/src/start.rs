@@ -9,50 +9,35 @@
 //! 5. bring the index up to the tail, which is now on 1+m drives: so the index is never ahead of the media;
 //! 6. commit the start-of-epoch entry on 1+m drives; only then serve.
 
-use crate::clock::{Clock, Entropy, RetentionClock};
-use crate::command::{Command, GEOMETRY_SETTING};
-use crate::commit::{Asked, Committer, Request};
-use crate::ensemble::{Candidate, choose_members};
-use crate::index::{self, IndexError, META, Overlay};
-use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
+use self::first::{first_register, first_start, format_all};
+use self::serve::{read_only, serve};
+use crate::clock::{Clock, Entropy};
+use crate::index::{IndexError, META};
 use crate::keys::{KeyError, Keys};
-use crate::loss::{self, LossReport};
-use crate::replay::{self, Replay, ReplayError, index_mark};
-use crate::seal::Sealer;
-use crate::service::{Metadata, Shared, SharedParts, Writing};
-use crate::stripe_writer::StripeWriter;
-use crate::survey::{
-    Chain, DriveCopy, IndexMark, ReadOnlyReason, before_gap, best_chain, judge, newest_register, survey,
-};
-use crate::tasks;
-use crate::topology::default_geometry;
-use bytes::Bytes;
-use codec::effect::{AcceptedLossRow, DriveRow, DriveState, SealedRow, SettingRow};
+use crate::replay::index_mark;
+use crate::service::Metadata;
+use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, judge, newest_register, survey};
 use codec::erasure::{Geometry, self_test};
-use codec::id::{ClusterId, DriveId, Epoch, Lsn};
-use codec::journal::NO_ENTRY;
+use codec::id::{ClusterId, DriveId};
 use codec::register::Register;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
 use storage_node::disk::Disk;
-use storage_node::drive::{self, ProbedDrive, ProbedState, probe};
+use storage_node::drive::{ProbedDrive, ProbedState, probe};
 use storage_node::kv::{Kv, KvBatch, KvError};
 use storage_node::node::{NodeConfig, StorageNode};
 use storage_node::sabotage::SabotageSet;
-use tokio::sync::mpsc;
 
+mod accept;
 mod error;
+mod first;
+mod serve;
 
+pub use accept::accept_loss;
 pub use error::StartError;
 
 const CLUSTER: &[u8] = b"cluster";
-/// Commands that wait for the committer.
-const QUEUE: usize = 4096;
-/// By how much an accepted loss raises the epoch's count and the ensemble's sequence.
-const LEAP: u64 = 1 << 16;
-/// What a record costs beside its entries: header block, block tails, length prefixes.
-const RECORD_OVERHEAD: u64 = 64 * 1024;
 
 /// Where the index is kept: opened, thrown away when it is damaged, put aside when it may still be wanted.
 pub trait IndexHome: Send + Sync {
@@ -151,88 +136,12 @@ pub async fn start(parts: Parts, config: Config) -> Result<Metadata, StartError>
     or_stop(&node, started.await).await
 }
 
-/// Accepts the loss that keeps the service from writing, and starts it. The old index is kept aside; the new one is built from
-/// what the drives have; the report lists what the old one knew and the new one does not.
-pub async fn accept_loss(parts: Parts, config: Config) -> Result<(Metadata, LossReport), StartError> {
-    let opened = open(&parts, &config).await?;
-    let node = opened.node.clone();
-    let accepted = async {
-        let scene = opened.look(&config).await?;
-        accept(parts, config, scene).await
-    };
-    or_stop(&node, accepted.await).await
-}
-
 /// Releases the drives of a start that came to nothing.
 async fn or_stop<T>(node: &Arc<StorageNode>, result: Result<T, StartError>) -> Result<T, StartError> {
     if result.is_err() {
         node.stop().await;
     }
     result
-}
-
-async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metadata, LossReport), StartError> {
-    let Err(reason) = scene.judge(&config) else { return Err(StartError::NoLoss) };
-    if matches!(reason, ReadOnlyReason::TooFewDrives { .. }) {
-        return Err(StartError::NoLoss);
-    }
-    tracing::warn!(%reason, "accepting a loss");
-    // What the index says to be sealed may be among what is lost, so the drives alone are asked what is left. All of this is
-    // known before anything changes: what comes to nothing must leave the old index in its place, to be read from.
-    scene.copies = survey(&*scene.node, Lsn(0)).await?;
-    let reach = replay::reach(&*scene.node).await;
-    scene.chain = best_chain(&scene.copies, IndexMark { sealed: reach.sealed, ..IndexMark::NONE }, &config.sabotage);
-    let (mut loss, sealed) =
-        loss::cut(&mut scene.chain, &reach, scene.mark, &scene.copies).map_err(ReplayError::from)?;
-    // The register knows, too: from the last change of the ensemble, or from an acceptance that was interrupted.
-    loss.known = loss.known.max(scene.register.first_lsn.0.saturating_sub(1));
-    let register = loss::surviving_register(&scene.register, &scene.copies);
-    let removed = scene.register.registered.iter().filter(|d| !register.registered.contains(d)).copied().collect();
-    scene.register = register;
-    let epoch = announce(&parts, &config, &mut scene, Lsn(loss.known)).await?;
-    // From here on the old index is only read for the report.
-    let lost = scene.kv.take().map(|old| loss::newer_than(&*old, Lsn(loss.kept))).unwrap_or_default();
-    let aside = parts.index.set_aside()?;
-    scene.kv = Some(empty_index(&*parts.index, scene.cluster)?);
-    scene.mark = IndexMark::NONE;
-    let accepted = Accepted { row: loss.clone(), sealed, removed, epoch };
-    let metadata = serve(parts, config, scene, Some(accepted)).await?;
-    Ok((metadata, LossReport { kept: Lsn(loss.kept), known: Lsn(loss.known), index_kept_at: aside, lost }))
-}
-
-/// An accepted loss on its way into the journal.
-struct Accepted {
-    row: AcceptedLossRow,
-    sealed: Option<SealedRow>,
-    removed: Vec<DriveId>,
-    epoch: Epoch,
-}
-
-/// Writes a register that begins behind everything that is known to have existed: until the loss is journaled no member is
-/// complete under it. So a crash after the old index is put aside leaves a service that reads only, and not one that sees
-/// nothing wrong and gives the lost entries' LSNs to others. Epoch and sequence leap, since drives that are not here may have
-/// seen more starts and ensembles than those that are: should they come back, theirs must not be the newer history.
-async fn announce(parts: &Parts, config: &Config, scene: &mut Scene, known: Lsn) -> Result<Epoch, StartError> {
-    let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
-    let next = next_epoch(scene, &kv, &*parts.entropy)?;
-    let epoch = Epoch(next.0.saturating_add(LEAP << 32));
-    scene.node.begin(epoch).await?;
-    let mut journal = Journal::new(JournalStart {
-        node: scene.node.clone(),
-        map: Arc::default(),
-        register: scene.register.clone(),
-        epoch,
-        last: (known, NO_ENTRY),
-        sabotage: config.sabotage.clone(),
-    });
-    let mut register = scene.register.clone();
-    register.sequence = register.sequence.saturating_add(LEAP);
-    register.epoch = epoch;
-    register.first_lsn = known.next();
-    let written = journal.replace_register(register.clone()).await;
-    written.map_err(|stopped| StartError::Journal(stopped.to_string()))?;
-    scene.register = register;
-    Ok(epoch)
 }
 
 /// Everything that a start has seen before it decides.
@@ -382,31 +291,6 @@ fn empty_index(home: &dyn IndexHome, cluster: ClusterId) -> Result<Arc<dyn Kv>, 
     Ok(kv)
 }
 
-/// Whether this is a first start: `Some(None)` for one that begins, `Some(cluster)` for one that was interrupted before any
-/// drive had a register, so that nothing can have been stored.
-fn first_start(probed: &[ProbedDrive], known: Option<ClusterId>) -> Result<Option<Option<ClusterId>>, StartError> {
-    let ours = || probed.iter().filter(|d| matches!(d.state, ProbedState::Ours));
-    let mut registers = Vec::new();
-    for drive in ours() {
-        // A register that is there and does not verify is an error here: only "never written" means a fresh drive.
-        registers.push(drive::read_register(&*drive.disk).map_or(true, |bytes| !bytes.is_empty()));
-    }
-    if registers.contains(&true) {
-        return Ok(None);
-    }
-    let other = probed.iter().find(|d| !matches!(d.state, ProbedState::Empty | ProbedState::Ours));
-    match (ours().next().and_then(|d| d.identity), known, other) {
-        // An index or configuration that knows a cluster, and no drive of it.
-        (None, Some(cluster), _) => {
-            let path = probed.first().map(|d| d.disk.path_hint()).unwrap_or_default();
-            let state = probed.first().map_or(ProbedState::Missing, |d| d.state.clone());
-            Err(StartError::DrivesGone { cluster, path, state })
-        }
-        (_, _, Some(other)) => Err(StartError::NotEmpty { path: other.disk.path_hint(), state: other.state.clone() }),
-        (identity, _, None) => Ok(Some(identity.map(|i| i.cluster))),
-    }
-}
-
 /// The cluster of most drives; a drive of another one is refused by name later.
 fn common_cluster(probed: &[ProbedDrive]) -> Option<ClusterId> {
     let clusters: Vec<ClusterId> = probed.iter().filter_map(|d| d.identity.map(|i| i.cluster)).collect();
@@ -416,47 +300,6 @@ fn common_cluster(probed: &[ProbedDrive]) -> Option<ClusterId> {
 fn random<const N: usize>(entropy: &dyn Entropy) -> Result<[u8; N], StartError> {
     let mut out = [0; N];
     if entropy.fill(&mut out) { Ok(out) } else { Err(StartError::Random) }
-}
-
-/// Formats the empty directories of a first start.
-fn format_all(
-    parts: &Parts,
-    config: &Config,
-    interrupted: Option<ClusterId>,
-) -> Result<(ClusterId, Vec<ProbedDrive>), StartError> {
-    let geometry = first_geometry(config, parts.disks.len())?;
-    tracing::info!(drives = parts.disks.len(), %geometry, "first start: formatting the drives");
-    let cluster = match interrupted.or(config.cluster) {
-        Some(cluster) => cluster,
-        None => ClusterId(random(&*parts.entropy)?),
-    };
-    let mut probed = Vec::new();
-    for disk in &parts.disks {
-        let found = probe(disk.clone(), Some(cluster));
-        if matches!(found.state, ProbedState::Empty) {
-            drive::format(&**disk, cluster, DriveId(random(&*parts.entropy)?), None)?;
-            probed.push(probe(disk.clone(), Some(cluster)));
-        } else {
-            probed.push(found);
-        }
-    }
-    Ok((cluster, probed))
-}
-
-fn first_geometry(config: &Config, drives: usize) -> Result<Geometry, StartError> {
-    let geometry = config.geometry.or_else(|| default_geometry(drives)).ok_or(StartError::NoDrives)?;
-    let needed = 1 + usize::from(geometry.m());
-    if drives < needed { Err(StartError::TooFewDrives { geometry, needed, drives }) } else { Ok(geometry) }
-}
-
-/// The register of a first start; its members are chosen again, by free space, when the drives take writes.
-fn first_register(config: &Config, cluster: ClusterId, drives: &[DriveId]) -> Result<Register, StartError> {
-    let geometry = first_geometry(config, drives.len())?;
-    let mut registered = drives.to_vec();
-    registered.sort();
-    let members = registered.iter().take(1 + usize::from(geometry.m())).copied().collect();
-    let (k, m) = (geometry.k(), geometry.m());
-    Ok(Register { cluster, sequence: 1, epoch: Epoch(0), first_lsn: Lsn(1), k, m, members, registered })
 }
 
 /// The drives to open. One identity at two paths is refused, and so is a drive of another cluster as long as nobody has
@@ -490,233 +333,6 @@ fn our_drives(probed: Vec<ProbedDrive>, cluster: ClusterId, known: bool) -> Resu
         Some(foreign) if !known || ours.is_empty() => Err(foreign),
         _ => Ok(ours),
     }
-}
-
-/// A service that reads: nothing is written to media, and no epoch is taken.
-fn read_only(parts: Parts, config: Config, scene: Scene, reason: ReadOnlyReason) -> Result<Metadata, StartError> {
-    tracing::error!(%reason, "writes are not served");
-    let Scene { node, kv, mark, copies, register, mut chain, geometry, .. } = scene;
-    let kv = kv.ok_or(StartError::NoRegister)?;
-    let keys = open_keys(parts.keys, &*kv)?;
-    let epoch = index::epoch(&Overlay::new(&*kv))?;
-    // The chain ends at an entry that is lost; what lies before it can still be read by those whose index names it.
-    if let Some(gap) = chain.gap {
-        chain.held.extend(before_gap(&copies, gap, mark.sealed));
-    }
-    let map = Arc::new(JournalMap::new(chain.held));
-    let shared = shared_of(&node, &kv, map, &parts.clock, &config);
-    let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
-    shared.set_register(register);
-    shared.set_read_only(reason.to_string());
-    let tasks = tasks::reading(&shared, &config);
-    Ok(Metadata::new(shared, node, keys, geometry, epoch, None, tasks))
-}
-
-fn shared_of(
-    node: &Arc<StorageNode>,
-    kv: &Arc<dyn Kv>,
-    map: Arc<JournalMap>,
-    clock: &Arc<dyn Clock>,
-    config: &Config,
-) -> SharedParts {
-    let max_entry = usize::try_from(config.journal_segment.saturating_sub(RECORD_OVERHEAD)).unwrap_or(usize::MAX);
-    SharedParts {
-        node: node.clone(),
-        kv: kv.clone(),
-        map,
-        clock: clock.clone(),
-        sabotage: config.sabotage.clone(),
-        max_entry: max_entry.min(codec::journal::MAX_ENTRY),
-    }
-}
-
-/// The keys, checked against what is journaled: a key that does not unwrap this cluster's secrets is refused.
-fn open_keys(source: KeySource, kv: &dyn Kv) -> Result<Keys, StartError> {
-    let check = index::setting(&Overlay::new(kv), crate::keys::KEY_CHECK_SETTING)?;
-    let keys = source(check.is_none())?;
-    if let Some(check) = check {
-        keys.check(&check)?;
-    }
-    Ok(keys)
-}
-
-/// Steps 3 to 6.
-async fn serve(
-    parts: Parts,
-    config: Config,
-    mut scene: Scene,
-    accepted: Option<Accepted>,
-) -> Result<Metadata, StartError> {
-    let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
-    let mut replay = Replay::new(&*kv, scene.mark, config.sabotage.clone());
-    match replay.ledger(&*scene.node, &scene.chain).await {
-        Ok(()) => {}
-        Err(ReplayError::ReadOnly(reason)) if accepted.is_none() => return read_only(parts, config, scene, reason),
-        Err(error) => return Err(error.into()),
-    }
-    let epoch = match &accepted {
-        Some(accepted) => accepted.epoch,
-        None => next_epoch(&scene, &kv, &*parts.entropy)?,
-    };
-    scene.node.begin(epoch).await?;
-    let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held)));
-    let mut journal = Journal::new(JournalStart {
-        node: scene.node.clone(),
-        map: map.clone(),
-        register: scene.register.clone(),
-        epoch,
-        last: scene.chain.last,
-        sabotage: config.sabotage.clone(),
-    });
-    if let Some(accepted) = &accepted {
-        journal.skip_to(Lsn(accepted.row.known).next());
-    }
-    let begun = begin_journal(&mut journal, &scene).await;
-    if let Err(stopped) = begun {
-        scene.chain.held = std::collections::BTreeMap::new();
-        let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
-        return stopped_service(parts, config, scene, shared, stopped);
-    }
-    match replay.journal(&*scene.node, &map, scene.chain.last.0).await {
-        Ok(()) => drop(replay),
-        Err(error) => return Err(error.into()),
-    }
-    finish_start(parts, config, scene, journal, map, kv, epoch, accepted).await
-}
-
-/// Writes the register where it is lacking, then new segments on every member, with what each lacks.
-async fn begin_journal(journal: &mut Journal, scene: &Scene) -> Result<(), JournalStopped> {
-    let mut register = scene.register.clone();
-    let have = scene.copies.iter().filter(|copy| copy.register.as_ref() == Some(&register)).count();
-    if scene.first {
-        register = first_members(scene, register, journal.epoch()).await;
-    }
-    // A change that was interrupted may be on fewer drives than it needs before anything is acknowledged under it.
-    if scene.first || have < scene.register.registered.len().min(scene.copies.len()) {
-        journal.replace_register(register).await?;
-    }
-    journal.establish().await
-}
-
-async fn first_members(scene: &Scene, mut register: Register, epoch: Epoch) -> Register {
-    let drives = scene.node.drives().await;
-    let healthy = drives.iter().filter(|d| d.health == DriveHealth::Healthy);
-    let candidates: Vec<Candidate> =
-        healthy.map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id }).collect();
-    if let Some(members) = choose_members(&[], &candidates, register.members.len()) {
-        register.members = members;
-    }
-    register.epoch = epoch;
-    register
-}
-
-/// A service whose journal could not be brought to 1+m drives: it reads.
-fn stopped_service(
-    parts: Parts,
-    config: Config,
-    scene: Scene,
-    shared: SharedParts,
-    stopped: JournalStopped,
-) -> Result<Metadata, StartError> {
-    let keys = open_keys(parts.keys, &*shared.kv)?;
-    let epoch = index::epoch(&Overlay::new(&*shared.kv))?;
-    let mark = index_mark(&*shared.kv)?;
-    let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
-    shared.set_register(scene.register);
-    shared.set_read_only(stopped.to_string());
-    let tasks = tasks::reading(&shared, &config);
-    Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, None, tasks))
-}
-
-/// An epoch above every one that the drives and the index have seen, with a random low half (R1).
-fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn Entropy) -> Result<Epoch, StartError> {
-    let registers = scene.copies.iter().filter_map(|copy| copy.register.as_ref().map(|r| r.epoch));
-    let segments = scene.copies.iter().flat_map(|copy| &copy.segments).map(|segment| segment.epoch);
-    let entries = scene.chain.held.values().map(|held| held.epoch);
-    let index = index::epoch(&Overlay::new(&**kv))?;
-    let drives = scene.node.highest_epoch().unwrap_or_default();
-    let highest = registers.chain(segments).chain(entries).max().unwrap_or_default().max(index).max(drives);
-    Ok(highest.next(u32::from_le_bytes(random(entropy)?)))
-}
-
-/// Step 6, and everything that runs afterwards.
-#[allow(clippy::too_many_arguments)] // the end of one long sequence, called once
-async fn finish_start(
-    parts: Parts,
-    config: Config,
-    scene: Scene,
-    journal: Journal,
-    map: Arc<JournalMap>,
-    kv: Arc<dyn Kv>,
-    epoch: Epoch,
-    accepted: Option<Accepted>,
-) -> Result<Metadata, StartError> {
-    let keys = open_keys(parts.keys, &*kv)?;
-    let retention = RetentionClock::resume(index::clock(&Overlay::new(&*kv))?, &*parts.clock);
-    let mark = index_mark(&*kv)?;
-    let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
-    let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
-    let mut committer = Committer::new(journal, shared.clone(), config.max_batch);
-    let drives = scene.node.drives().await;
-    shared.set_drives(drives.clone());
-    committer.check(&drives).await;
-    let commands = first_commands(&scene, &kv, &keys, epoch, accepted, &drives)?;
-    if !config.sabotage.is(storage_node::sabotage::Sabotage::StartEpochEntry) || scene.first {
-        for answer in committer.commit(commands).await {
-            answer.map_err(|error| StartError::Journal(error.to_string()))?;
-        }
-    }
-    let node: Arc<dyn NodeClient> = scene.node.clone();
-    let stripes = Arc::new(StripeWriter::new(node, scene.cluster, epoch, scene.geometry, config.shard_target));
-    let (requests, queue) = mpsc::channel::<Request>(QUEUE);
-    let sealer = Arc::new(Sealer::new(shared.clone(), stripes.clone(), requests.clone(), epoch));
-    let mut running = vec![tokio::spawn(committer.run(queue))];
-    running.extend(tasks::reading(&shared, &config));
-    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, epoch));
-    let writing = Writing { requests, stripes, sealer };
-    Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
-}
-
-/// What a start journals: an accepted loss first (it must follow the last entry that was kept), then the epoch, then, at a
-/// first start, what a cluster is.
-fn first_commands(
-    scene: &Scene,
-    kv: &Arc<dyn Kv>,
-    keys: &Keys,
-    epoch: Epoch,
-    accepted: Option<Accepted>,
-    drives: &[storage_node::client::DriveStatus],
-) -> Result<Vec<Asked>, StartError> {
-    let view = Overlay::new(&**kv);
-    let mut asked = Vec::new();
-    let mut ask = |writer, command| asked.push(Asked { writer, command, reply: None });
-    let mut removed = Vec::new();
-    if let Some(accepted) = accepted {
-        ask(index::epoch(&view)?, Command::AcceptLoss { loss: accepted.row, sealed: accepted.sealed });
-        removed = accepted.removed;
-    }
-    ask(epoch, Command::StartEpoch { epoch });
-    if index::setting(&view, GEOMETRY_SETTING)?.is_none() {
-        let value = Bytes::from(scene.geometry.to_string());
-        ask(epoch, Command::PutSetting(SettingRow { name: GEOMETRY_SETTING.to_owned(), value }));
-        ask(epoch, Command::PutSetting(keys.check_setting()?));
-    }
-    for id in &scene.register.registered {
-        let path = drives.iter().find(|d| d.id == *id).map(|d| d.path.clone());
-        if index::drive(&view, *id)?.is_none() {
-            ask(epoch, Command::RegisterDrive(drive_row(*id, DriveState::Active, path.unwrap_or_default())));
-        }
-    }
-    for id in removed {
-        if let Some(row) = index::drive(&view, id)? {
-            ask(epoch, Command::RegisterDrive(drive_row(id, DriveState::Removed, row.path)));
-        }
-    }
-    Ok(asked)
-}
-
-fn drive_row(id: DriveId, state: DriveState, path: String) -> DriveRow {
-    DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node: 0, path }
 }
 
 #[cfg(test)]

@@ -29,8 +29,7 @@ fn what_was_committed_is_there_after_a_restart() {
         let (before, epoch) = (digest(&metadata), metadata.epoch());
         metadata.shutdown().await;
 
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         assert_eq!(digest(&metadata), before);
         assert!(metadata.epoch().0 >> 32 > epoch.0 >> 32);
         client.check(&metadata).await;
@@ -44,10 +43,7 @@ fn what_was_committed_is_there_after_a_restart() {
 fn a_lost_index_is_rebuilt_from_the_journal() {
     run(async {
         let world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..200, 3000).await;
+        let (metadata, client) = world.filled(0..200, 3000).await;
         let before = digest(&metadata);
         metadata.shutdown().await;
         world.lose_index();
@@ -62,10 +58,7 @@ fn a_lost_index_is_rebuilt_from_the_journal() {
 fn sealing_moves_frames_frees_segments_and_a_rebuild_reads_the_ledger() {
     run(async {
         let world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..200, 3000).await;
+        let (metadata, mut client) = world.filled(0..200, 3000).await;
         let sealed = metadata.seal_now().await.unwrap();
         assert!(sealed.moved == 200 && sealed.freed > 4, "{sealed:?}");
         assert_eq!(frames_in_journal(&metadata), 0);
@@ -78,8 +71,7 @@ fn sealing_moves_frames_frees_segments_and_a_rebuild_reads_the_ledger() {
         metadata.shutdown().await;
 
         world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         assert_eq!(digest(&metadata), before);
         client.check(&metadata).await;
         for drive in metadata.node().drives().await {
@@ -95,10 +87,7 @@ fn sealing_moves_frames_frees_segments_and_a_rebuild_reads_the_ledger() {
 fn an_old_index_is_caught_up_even_over_what_was_sealed_meanwhile() {
     run(async {
         let world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..50, 3000).await;
+        let (metadata, mut client) = world.filled(0..50, 3000).await;
         let old = world.home.kv.lock().unwrap().snapshot();
         client.puts(&metadata, 50..100, 3000).await;
         metadata.seal_now().await.unwrap();
@@ -117,10 +106,7 @@ fn an_old_index_is_caught_up_even_over_what_was_sealed_meanwhile() {
 fn an_index_ahead_of_the_media_stops_writes_until_the_loss_is_accepted() {
     run(async {
         let mut world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..10, 3000).await;
+        let (metadata, mut client) = world.filled(0..10, 3000).await;
         let early = world.trace.restart();
         let kept = client.clone();
         client.puts(&metadata, 10..20, 3000).await;
@@ -147,10 +133,7 @@ fn an_index_ahead_of_the_media_stops_writes_until_the_loss_is_accepted() {
         kept.puts(&metadata, 30..35, 3000).await;
         let before = digest(&metadata);
         metadata.seal_now().await.unwrap();
-        metadata.shutdown().await;
-        world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.rebuilt(metadata).await;
         assert_ne!(digest(&metadata), before, "frames were moved");
         kept.check(&metadata).await;
         assert!(matches!(world.accept_loss().await, Err(StartError::DriveUnusable { .. })), "served already");
@@ -222,10 +205,7 @@ fn an_index_of_another_cluster_is_put_aside() {
         other.entropy_from(1000);
         other.start().await.shutdown().await;
         let mut ours = World::new(3, "1+1");
-        let mut client = Client::default();
-        let metadata = ours.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..5, 100).await;
+        let (metadata, client) = ours.filled(0..5, 100).await;
         metadata.shutdown().await;
         ours.home = other.home.clone();
         let metadata = ours.start().await;
@@ -239,10 +219,7 @@ fn an_index_of_another_cluster_is_put_aside() {
 fn a_start_is_quick() {
     run(async {
         let world = World::new(6, "3+2");
-        let metadata = world.start().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..10, 1000).await;
+        let (metadata, _client) = world.filled(0..10, 1000).await;
         metadata.shutdown().await;
         let begun = std::time::Instant::now();
         for _ in 0..50 {
@@ -300,10 +277,7 @@ fn starts_do_not_pile_up_journal_segments() {
     run(async {
         let mut world = World::new(4, "2+1");
         world.config.seal_after = Some(1 << 30);
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..3, 3000).await;
+        let (metadata, client) = world.filled(0..3, 3000).await;
         metadata.shutdown().await;
         for _ in 0..70 {
             world.start().await.shutdown().await;

@@ -4,6 +4,7 @@ use super::failures::member;
 use super::world::{Client, Home, World, noise, run};
 use crate::client::{MetadataClient, Mode};
 use crate::index::FAMILIES;
+use crate::service::Metadata;
 use rustix::io::Errno;
 use storage_node::disk::faulty::Fault;
 use storage_node::kv::MemoryKv;
@@ -17,30 +18,35 @@ struct Moment {
     index: MemorySnapshot,
 }
 
-async fn workload(world: &World, seal: bool) -> Result<Vec<Moment>, String> {
+fn note(world: &World, client: &Client, moments: &mut Vec<Moment>) {
+    let index = world.home.kv.lock().unwrap().snapshot();
+    moments.push(Moment { position: world.trace.position(), client: client.clone(), index });
+}
+
+/// A first start and a bucket, noted.
+async fn begun(world: &World) -> (Metadata, Client, Vec<Moment>) {
     let mut moments = Vec::new();
-    let mut client = Client::default();
-    let note = |client: &Client, moments: &mut Vec<Moment>| {
-        let index = world.home.kv.lock().unwrap().snapshot();
-        moments.push(Moment { position: world.trace.position(), client: client.clone(), index });
-    };
-    note(&client, &mut moments);
-    let metadata = world.start().await;
-    client.create_bucket(&metadata).await;
-    note(&client, &mut moments);
+    note(world, &Client::default(), &mut moments);
+    let (metadata, client) = world.filled(0..0, 0).await;
+    note(world, &client, &mut moments);
+    (metadata, client, moments)
+}
+
+async fn workload(world: &World, seal: bool) -> Result<Vec<Moment>, String> {
+    let (metadata, mut client, mut moments) = begun(world).await;
     for n in 0..4 {
         client.put(&metadata, &format!("key-{n}"), noise(n, 500 + 3000 * n as usize)).await.unwrap();
-        note(&client, &mut moments);
+        note(world, &client, &mut moments);
         if n == 2 && seal {
             metadata.seal_now().await.unwrap();
-            note(&client, &mut moments);
+            note(world, &client, &mut moments);
         }
     }
     metadata.shutdown().await;
-    note(&client, &mut moments);
+    note(world, &client, &mut moments);
     let metadata = world.start().await;
     client.put(&metadata, "last", noise(9, 700)).await.map_err(|e| e.to_string())?;
-    note(&client, &mut moments);
+    note(world, &client, &mut moments);
     metadata.shutdown().await;
     Ok(moments)
 }
@@ -134,19 +140,10 @@ fn seal_commit_first_is_needed() {
 
 /// A workload in which `count` members of the ensemble fail a write at the same time.
 async fn changes(world: &World, count: usize) -> Vec<Moment> {
-    let mut moments = Vec::new();
-    let mut client = Client::default();
-    let note = |client: &Client, moments: &mut Vec<Moment>| {
-        let index = world.home.kv.lock().unwrap().snapshot();
-        moments.push(Moment { position: world.trace.position(), client: client.clone(), index });
-    };
-    note(&client, &mut moments);
-    let metadata = world.start().await;
-    client.create_bucket(&metadata).await;
-    note(&client, &mut moments);
+    let (metadata, mut client, mut moments) = begun(world).await;
     for n in 0..3 {
         client.put(&metadata, &format!("key-{n}"), noise(n, 2000)).await.unwrap();
-        note(&client, &mut moments);
+        note(world, &client, &mut moments);
     }
     for nth in 0..count {
         let drive = member(world, &metadata, nth).await;
@@ -155,7 +152,7 @@ async fn changes(world: &World, count: usize) -> Vec<Moment> {
     }
     for n in 3..5 {
         client.put(&metadata, &format!("key-{n}"), noise(n, 2000)).await.unwrap();
-        note(&client, &mut moments);
+        note(world, &client, &mut moments);
     }
     metadata.shutdown().await;
     moments

@@ -24,10 +24,7 @@ pub(super) async fn member(world: &World, metadata: &crate::service::Metadata, n
 fn a_member_that_fails_is_replaced_and_nothing_is_lost_with_the_rest() {
     run(async {
         let mut world = World::new(5, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..10, 2000).await;
+        let (metadata, mut client) = world.filled(0..10, 2000).await;
         let first = member(&world, &metadata, 0).await;
         let ensemble = metadata.status().ensemble;
         world.trace.inject(Fault::error(Errno::IO).drive(first));
@@ -46,8 +43,7 @@ fn a_member_that_fails_is_replaced_and_nothing_is_lost_with_the_rest() {
         world.given.retain(|n| *n != first && *n != second);
         let later = world.after(&image, world.home.clone());
         later.lose_index();
-        let metadata = later.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = later.serving().await;
         assert_eq!(digest(&metadata), before);
         client.check(&metadata).await;
         metadata.shutdown().await;
@@ -75,10 +71,7 @@ fn a_failed_drive_is_noticed_by_the_check_alone() {
 fn m_absent_members_are_replaced_at_a_start_and_more_stop_writes() {
     run(async {
         let mut world = World::new(7, "3+2");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..10, 2000).await;
+        let (metadata, mut client) = world.filled(0..10, 2000).await;
         let members = [
             member(&world, &metadata, 0).await,
             member(&world, &metadata, 1).await,
@@ -95,8 +88,7 @@ fn m_absent_members_are_replaced_at_a_start_and_more_stop_writes() {
         metadata.shutdown().await;
 
         world.given.push(members[2]);
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         client.check(&metadata).await;
         client.puts(&metadata, 10..20, 2000).await;
         metadata.shutdown().await;
@@ -104,8 +96,7 @@ fn m_absent_members_are_replaced_at_a_start_and_more_stop_writes() {
         // The last old member goes, the two absent ones come back with their old tail: the new tail wins.
         world.given = (0..7).filter(|n| *n != members[2]).collect();
         world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         client.check(&metadata).await;
         metadata.shutdown().await;
     });
@@ -115,10 +106,7 @@ fn m_absent_members_are_replaced_at_a_start_and_more_stop_writes() {
 fn without_a_majority_nothing_is_written() {
     run(async {
         let mut world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..3, 100).await;
+        let (metadata, client) = world.filled(0..3, 100).await;
         metadata.shutdown().await;
         world.given.truncate(2);
         let position = world.trace.position();
@@ -140,10 +128,7 @@ fn without_a_majority_nothing_is_written() {
 fn with_too_few_drives_commits_are_unavailable_and_then_read_only() {
     run(async {
         let world = World::new(2, "1+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..3, 100).await;
+        let (metadata, mut client) = world.filled(0..3, 100).await;
         world.trace.inject(Fault::error(Errno::IO).drive(1));
         let failed = client.put(&metadata, "doubtful", noise(5, 100)).await;
         assert!(matches!(failed, Err(CommitError::Unavailable { .. })), "{failed:?}");
@@ -152,8 +137,7 @@ fn with_too_few_drives_commits_are_unavailable_and_then_read_only() {
         client.check(&metadata).await;
         metadata.shutdown().await;
         world.trace.heal_all();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         client.check(&metadata).await;
         client.puts(&metadata, 10..12, 100).await;
         metadata.shutdown().await;
@@ -164,10 +148,7 @@ fn with_too_few_drives_commits_are_unavailable_and_then_read_only() {
 fn rot_in_one_copy_is_taken_from_another() {
     run(async {
         let world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..30, 2000).await;
+        let (metadata, client) = world.filled(0..30, 2000).await;
         let before = digest(&metadata);
         let first = member(&world, &metadata, 0).await;
         metadata.shutdown().await;
@@ -178,8 +159,7 @@ fn rot_in_one_copy_is_taken_from_another() {
             world.trace.flip(first, &format!("journal/{name}"), block * 4096 + 100, 0x40).unwrap();
         }
         world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         assert_eq!(digest(&metadata), before);
         client.check(&metadata).await;
         metadata.seal_now().await.unwrap();
@@ -192,10 +172,7 @@ fn rot_in_one_copy_is_taken_from_another() {
 fn a_first_write_error_with_no_spare_goes_on_in_a_new_segment() {
     run(async {
         let world = World::new(2, "1+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..3, 100).await;
+        let (metadata, mut client) = world.filled(0..3, 100).await;
         world
             .trace
             .inject(Fault::error(Errno::IO).drive(1).path("journal").on(storage_node::disk::DiskOp::SyncData).times(1));

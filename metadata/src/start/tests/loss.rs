@@ -1,6 +1,6 @@
 //! Accepting a loss: what is left goes on, and goes on to be recoverable.
 
-use super::world::{Client, World, digest, run};
+use super::world::{World, digest, run};
 use crate::client::{MetadataClient, Mode};
 use codec::id::Lsn;
 use storage_node::disk::Disk;
@@ -21,10 +21,7 @@ fn lose_journal(world: &World) {
 fn with_the_journal_gone_the_ledger_is_kept_and_joined() {
     run(async {
         let world = World::new(5, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..20, 3000).await;
+        let (metadata, mut client) = world.filled(0..20, 3000).await;
         let sealed = metadata.seal_now().await.unwrap().upto;
         let mut kept = client.clone();
         client.puts(&metadata, 20..30, 3000).await;
@@ -39,22 +36,15 @@ fn with_the_journal_gone_the_ledger_is_kept_and_joined() {
         assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
         kept.bucket = client.bucket;
         metadata.shutdown().await;
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         kept.puts(&metadata, 40..50, 3000).await;
         let before = digest(&metadata);
-        metadata.shutdown().await;
-        world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
         kept.puts(&metadata, 50..60, 3000).await;
         metadata.seal_now().await.unwrap();
         let before = digest(&metadata);
-        metadata.shutdown().await;
-        world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
         metadata.shutdown().await;
     });
@@ -66,10 +56,7 @@ fn with_the_journal_gone_the_ledger_is_kept_and_joined() {
 fn an_index_that_says_more_is_sealed_than_the_drives_know_is_not_believed() {
     run(async {
         let world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..10, 3000).await;
+        let (metadata, mut client) = world.filled(0..10, 3000).await;
         let (early, mut kept) = (world.trace.restart(), client.clone());
         client.puts(&metadata, 10..20, 3000).await;
         metadata.seal_now().await.unwrap();
@@ -83,10 +70,7 @@ fn an_index_that_says_more_is_sealed_than_the_drives_know_is_not_believed() {
         kept.check(&metadata).await;
         kept.puts(&metadata, 30..35, 3000).await;
         let before = digest(&metadata);
-        metadata.shutdown().await;
-        world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
         metadata.shutdown().await;
     });
@@ -98,10 +82,7 @@ fn an_index_that_says_more_is_sealed_than_the_drives_know_is_not_believed() {
 fn a_crash_inside_an_accepted_loss_does_not_hide_it() {
     run(async {
         let world = World::new(4, "2+1");
-        let mut client = Client::default();
-        let metadata = world.start().await;
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..5, 1000).await;
+        let (metadata, mut client) = world.filled(0..5, 1000).await;
         let (early, kept) = (world.trace.restart(), client.clone());
         client.puts(&metadata, 5..10, 1000).await;
         let known = metadata.status().applied;

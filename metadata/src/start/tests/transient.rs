@@ -1,7 +1,7 @@
 //! Conditions that pass: what was refused meanwhile is served again without anybody's help.
 
 use super::failures::member;
-use super::world::{Client, World, digest, noise, run};
+use super::world::{World, digest, noise, run};
 use crate::client::{CommitError, MetadataClient, Mode};
 use crate::command::{Command, Condition};
 use crate::service::Metadata;
@@ -40,10 +40,7 @@ fn a_service_that_reads_only_ends_when_it_is_told() {
 fn full_drives_stop_writes_only_as_long_as_they_are_full() {
     run(async {
         let world = World::new(3, "1+1");
-        let metadata = world.start().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..3, 3000).await;
+        let (metadata, mut client) = world.filled(0..3, 3000).await;
         for drive in 0..3 {
             world.trace.set_room(drive, 0);
         }
@@ -68,10 +65,7 @@ fn full_drives_stop_writes_only_as_long_as_they_are_full() {
         client.check(&metadata).await;
         client.puts(&metadata, 50..60, 3000).await;
         let before = digest(&metadata);
-        metadata.shutdown().await;
-        world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
         client.check(&metadata).await;
         metadata.shutdown().await;
@@ -84,10 +78,7 @@ fn full_drives_stop_writes_only_as_long_as_they_are_full() {
 fn an_index_that_fails_for_a_moment_is_caught_up_and_goes_on() {
     run(async {
         let world = World::new(3, "1+1");
-        let metadata = world.start().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..3, 3000).await;
+        let (metadata, mut client) = world.filled(0..3, 3000).await;
         world.home.failing.store(true, std::sync::atomic::Ordering::Relaxed);
         let failed = client.put(&metadata, "doubtful", noise(5, 100)).await;
         assert!(matches!(failed, Err(CommitError::Unavailable { .. })), "{failed:?}");
@@ -110,10 +101,7 @@ fn r14_a_delete_works_on_full_drives() {
     run(async {
         let mut world = World::new(3, "1+1");
         world.config.reserve = 80 << 20;
-        let metadata = world.start().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..40, 3000).await;
+        let (metadata, client) = world.filled(0..40, 3000).await;
         for drive in 0..3 {
             world.trace.set_room(drive, 0);
         }
@@ -130,8 +118,7 @@ fn r14_a_delete_works_on_full_drives() {
         metadata.seal_now().await.unwrap();
         assert_eq!(metadata.status().mode, Mode::Serving);
         metadata.shutdown().await;
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.serving().await;
         metadata.shutdown().await;
     });
 }
@@ -142,10 +129,7 @@ fn r14_a_delete_works_on_full_drives() {
 fn a_drive_that_does_not_give_back_is_left_out_of_the_next_seal() {
     run(async {
         let world = World::new(4, "1+1");
-        let metadata = world.start().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..200, 3000).await;
+        let (metadata, client) = world.filled(0..200, 3000).await;
         let drive = member(&world, &metadata, 0).await;
         world.trace.inject(Fault::lost_write().drive(drive).path("data"));
         let mut attempts = 0;
@@ -165,10 +149,7 @@ fn sealing_begins_by_itself_and_the_clock_ticks() {
         world.config.seal_after = Some(100_000);
         world.config.check_every = Some(Duration::from_millis(20));
         world.config.tick_every = Some(Duration::from_millis(20));
-        let metadata = world.start().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        client.puts(&metadata, 0..100, 3000).await;
+        let (metadata, mut client) = world.filled(0..100, 3000).await;
         while metadata.status().sealed.0 < 60 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -182,10 +163,7 @@ fn sealing_begins_by_itself_and_the_clock_ticks() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         client.check(&metadata).await;
-        metadata.shutdown().await;
-        world.lose_index();
-        let metadata = world.start().await;
-        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        let metadata = world.rebuilt(metadata).await;
         client.check(&metadata).await;
         metadata.shutdown().await;
     });

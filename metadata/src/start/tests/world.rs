@@ -1,6 +1,6 @@
 //! A service over fault disks and an index in memory, and a client that remembers what was acknowledged.
 
-use crate::client::{CommitError, MetadataClient};
+use crate::client::{CommitError, MetadataClient, Mode};
 use crate::clock::{Clock, Entropy};
 use crate::command::{Command, CommitObject, Condition, CreateBucket, NewChunk, NewFrame, Outcome};
 use crate::index::{self, FAMILIES, Overlay};
@@ -160,6 +160,28 @@ impl World {
 
     pub async fn start(&self) -> Metadata {
         self.try_start().await.unwrap()
+    }
+
+    /// Starts, and writes are served.
+    pub async fn serving(&self) -> Metadata {
+        let metadata = self.start().await;
+        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        metadata
+    }
+
+    /// Starts, and a client has stored these keys, `len` bytes each, in a bucket of its own.
+    pub async fn filled(&self, keys: std::ops::Range<u64>, len: usize) -> (Metadata, Client) {
+        let (metadata, mut client) = (self.serving().await, Client::default());
+        client.create_bucket(&metadata).await;
+        client.puts(&metadata, keys, len).await;
+        (metadata, client)
+    }
+
+    /// Stops the service, takes its index away, and starts it again: writes are served.
+    pub async fn rebuilt(&self, metadata: Metadata) -> Metadata {
+        metadata.shutdown().await;
+        self.lose_index();
+        self.serving().await
     }
 
     pub async fn accept_loss(&self) -> Result<(Metadata, crate::loss::LossReport), StartError> {

@@ -1,0 +1,250 @@
+//! A start once it has looked and judged: steps 3 to 6, or a service that only reads.
+
+use super::accept::Accepted;
+use super::first::first_members;
+use super::{Config, KeySource, Parts, Scene, StartError, random};
+use crate::clock::{Clock, Entropy, RetentionClock};
+use crate::command::{Command, GEOMETRY_SETTING};
+use crate::commit::{Asked, Committer, Request};
+use crate::index::{self, Overlay};
+use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
+use crate::keys::Keys;
+use crate::replay::{Replay, ReplayError, index_mark};
+use crate::seal::Sealer;
+use crate::service::{Metadata, Shared, SharedParts, Writing};
+use crate::stripe_writer::StripeWriter;
+use crate::survey::{ReadOnlyReason, before_gap};
+use crate::tasks;
+use bytes::Bytes;
+use codec::effect::{DriveRow, DriveState, SettingRow};
+use codec::id::{DriveId, Epoch, Lsn};
+use std::sync::Arc;
+use storage_node::client::NodeClient;
+use storage_node::kv::Kv;
+use storage_node::node::StorageNode;
+use tokio::sync::mpsc;
+
+/// Commands that wait for the committer.
+const QUEUE: usize = 4096;
+/// What a record costs beside its entries: header block, block tails, length prefixes.
+const RECORD_OVERHEAD: u64 = 64 * 1024;
+
+/// A service that reads: nothing is written to media, and no epoch is taken.
+pub(super) fn read_only(
+    parts: Parts,
+    config: Config,
+    scene: Scene,
+    reason: ReadOnlyReason,
+) -> Result<Metadata, StartError> {
+    tracing::error!(%reason, "writes are not served");
+    let Scene { node, kv, mark, copies, register, mut chain, geometry, .. } = scene;
+    let kv = kv.ok_or(StartError::NoRegister)?;
+    let keys = open_keys(parts.keys, &*kv)?;
+    let epoch = index::epoch(&Overlay::new(&*kv))?;
+    // The chain ends at an entry that is lost; what lies before it can still be read by those whose index names it.
+    if let Some(gap) = chain.gap {
+        chain.held.extend(before_gap(&copies, gap, mark.sealed));
+    }
+    let map = Arc::new(JournalMap::new(chain.held));
+    let shared = shared_of(&node, &kv, map, &parts.clock, &config);
+    let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
+    shared.set_register(register);
+    shared.set_read_only(reason.to_string());
+    let tasks = tasks::reading(&shared, &config);
+    Ok(Metadata::new(shared, node, keys, geometry, epoch, None, tasks))
+}
+
+fn shared_of(
+    node: &Arc<StorageNode>,
+    kv: &Arc<dyn Kv>,
+    map: Arc<JournalMap>,
+    clock: &Arc<dyn Clock>,
+    config: &Config,
+) -> SharedParts {
+    let max_entry = usize::try_from(config.journal_segment.saturating_sub(RECORD_OVERHEAD)).unwrap_or(usize::MAX);
+    SharedParts {
+        node: node.clone(),
+        kv: kv.clone(),
+        map,
+        clock: clock.clone(),
+        sabotage: config.sabotage.clone(),
+        max_entry: max_entry.min(codec::journal::MAX_ENTRY),
+    }
+}
+
+/// The keys, checked against what is journaled: a key that does not unwrap this cluster's secrets is refused.
+fn open_keys(source: KeySource, kv: &dyn Kv) -> Result<Keys, StartError> {
+    let check = index::setting(&Overlay::new(kv), crate::keys::KEY_CHECK_SETTING)?;
+    let keys = source(check.is_none())?;
+    if let Some(check) = check {
+        keys.check(&check)?;
+    }
+    Ok(keys)
+}
+
+/// Steps 3 to 6.
+pub(super) async fn serve(
+    parts: Parts,
+    config: Config,
+    mut scene: Scene,
+    accepted: Option<Accepted>,
+) -> Result<Metadata, StartError> {
+    let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
+    let mut replay = Replay::new(&*kv, scene.mark, config.sabotage.clone());
+    match replay.ledger(&*scene.node, &scene.chain).await {
+        Ok(()) => {}
+        Err(ReplayError::ReadOnly(reason)) if accepted.is_none() => return read_only(parts, config, scene, reason),
+        Err(error) => return Err(error.into()),
+    }
+    let epoch = match &accepted {
+        Some(accepted) => accepted.epoch,
+        None => next_epoch(&scene, &kv, &*parts.entropy)?,
+    };
+    scene.node.begin(epoch).await?;
+    let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held)));
+    let mut journal = Journal::new(JournalStart {
+        node: scene.node.clone(),
+        map: map.clone(),
+        register: scene.register.clone(),
+        epoch,
+        last: scene.chain.last,
+        sabotage: config.sabotage.clone(),
+    });
+    if let Some(accepted) = &accepted {
+        journal.skip_to(Lsn(accepted.row.known).next());
+    }
+    let begun = begin_journal(&mut journal, &scene).await;
+    if let Err(stopped) = begun {
+        scene.chain.held = std::collections::BTreeMap::new();
+        let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
+        return stopped_service(parts, config, scene, shared, stopped);
+    }
+    match replay.journal(&*scene.node, &map, scene.chain.last.0).await {
+        Ok(()) => drop(replay),
+        Err(error) => return Err(error.into()),
+    }
+    finish_start(parts, config, scene, journal, map, kv, epoch, accepted).await
+}
+
+/// Writes the register where it is lacking, then new segments on every member, with what each lacks.
+async fn begin_journal(journal: &mut Journal, scene: &Scene) -> Result<(), JournalStopped> {
+    let mut register = scene.register.clone();
+    let have = scene.copies.iter().filter(|copy| copy.register.as_ref() == Some(&register)).count();
+    if scene.first {
+        register = first_members(scene, register, journal.epoch()).await;
+    }
+    // A change that was interrupted may be on fewer drives than it needs before anything is acknowledged under it.
+    if scene.first || have < scene.register.registered.len().min(scene.copies.len()) {
+        journal.replace_register(register).await?;
+    }
+    journal.establish().await
+}
+
+/// A service whose journal could not be brought to 1+m drives: it reads.
+fn stopped_service(
+    parts: Parts,
+    config: Config,
+    scene: Scene,
+    shared: SharedParts,
+    stopped: JournalStopped,
+) -> Result<Metadata, StartError> {
+    let keys = open_keys(parts.keys, &*shared.kv)?;
+    let epoch = index::epoch(&Overlay::new(&*shared.kv))?;
+    let mark = index_mark(&*shared.kv)?;
+    let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
+    shared.set_register(scene.register);
+    shared.set_read_only(stopped.to_string());
+    let tasks = tasks::reading(&shared, &config);
+    Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, None, tasks))
+}
+
+/// An epoch above every one that the drives and the index have seen, with a random low half (R1).
+pub(super) fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn Entropy) -> Result<Epoch, StartError> {
+    let registers = scene.copies.iter().filter_map(|copy| copy.register.as_ref().map(|r| r.epoch));
+    let segments = scene.copies.iter().flat_map(|copy| &copy.segments).map(|segment| segment.epoch);
+    let entries = scene.chain.held.values().map(|held| held.epoch);
+    let index = index::epoch(&Overlay::new(&**kv))?;
+    let drives = scene.node.highest_epoch().unwrap_or_default();
+    let highest = registers.chain(segments).chain(entries).max().unwrap_or_default().max(index).max(drives);
+    Ok(highest.next(u32::from_le_bytes(random(entropy)?)))
+}
+
+/// Step 6, and everything that runs afterwards.
+#[allow(clippy::too_many_arguments)] // the end of one long sequence, called once
+async fn finish_start(
+    parts: Parts,
+    config: Config,
+    scene: Scene,
+    journal: Journal,
+    map: Arc<JournalMap>,
+    kv: Arc<dyn Kv>,
+    epoch: Epoch,
+    accepted: Option<Accepted>,
+) -> Result<Metadata, StartError> {
+    let keys = open_keys(parts.keys, &*kv)?;
+    let retention = RetentionClock::resume(index::clock(&Overlay::new(&*kv))?, &*parts.clock);
+    let mark = index_mark(&*kv)?;
+    let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
+    let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
+    let mut committer = Committer::new(journal, shared.clone(), config.max_batch);
+    let drives = scene.node.drives().await;
+    shared.set_drives(drives.clone());
+    committer.check(&drives).await;
+    let commands = first_commands(&scene, &kv, &keys, epoch, accepted, &drives)?;
+    if !config.sabotage.is(storage_node::sabotage::Sabotage::StartEpochEntry) || scene.first {
+        for answer in committer.commit(commands).await {
+            answer.map_err(|error| StartError::Journal(error.to_string()))?;
+        }
+    }
+    let node: Arc<dyn NodeClient> = scene.node.clone();
+    let stripes = Arc::new(StripeWriter::new(node, scene.cluster, epoch, scene.geometry, config.shard_target));
+    let (requests, queue) = mpsc::channel::<Request>(QUEUE);
+    let sealer = Arc::new(Sealer::new(shared.clone(), stripes.clone(), requests.clone(), epoch));
+    let mut running = vec![tokio::spawn(committer.run(queue))];
+    running.extend(tasks::reading(&shared, &config));
+    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, epoch));
+    let writing = Writing { requests, stripes, sealer };
+    Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
+}
+
+/// What a start journals: an accepted loss first (it must follow the last entry that was kept), then the epoch, then, at a
+/// first start, what a cluster is.
+fn first_commands(
+    scene: &Scene,
+    kv: &Arc<dyn Kv>,
+    keys: &Keys,
+    epoch: Epoch,
+    accepted: Option<Accepted>,
+    drives: &[storage_node::client::DriveStatus],
+) -> Result<Vec<Asked>, StartError> {
+    let view = Overlay::new(&**kv);
+    let mut asked = Vec::new();
+    let mut ask = |writer, command| asked.push(Asked { writer, command, reply: None });
+    let mut removed = Vec::new();
+    if let Some(accepted) = accepted {
+        ask(index::epoch(&view)?, Command::AcceptLoss { loss: accepted.row, sealed: accepted.sealed });
+        removed = accepted.removed;
+    }
+    ask(epoch, Command::StartEpoch { epoch });
+    if index::setting(&view, GEOMETRY_SETTING)?.is_none() {
+        let value = Bytes::from(scene.geometry.to_string());
+        ask(epoch, Command::PutSetting(SettingRow { name: GEOMETRY_SETTING.to_owned(), value }));
+        ask(epoch, Command::PutSetting(keys.check_setting()?));
+    }
+    for id in &scene.register.registered {
+        let path = drives.iter().find(|d| d.id == *id).map(|d| d.path.clone());
+        if index::drive(&view, *id)?.is_none() {
+            ask(epoch, Command::RegisterDrive(drive_row(*id, DriveState::Active, path.unwrap_or_default())));
+        }
+    }
+    for id in removed {
+        if let Some(row) = index::drive(&view, id)? {
+            ask(epoch, Command::RegisterDrive(drive_row(id, DriveState::Removed, row.path)));
+        }
+    }
+    Ok(asked)
+}
+
+fn drive_row(id: DriveId, state: DriveState, path: String) -> DriveRow {
+    DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node: 0, path }
+}
