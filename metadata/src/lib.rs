@@ -14,6 +14,7 @@ mod commit;
 mod ensemble;
 pub mod index;
 pub mod journal;
+pub mod keep;
 pub mod keys;
 mod ledger;
 pub mod listing;

@@ -1,0 +1,2 @@
+//! Keeping: what was stored is still there, whole, and what nobody needs any more makes room.
+
