@@ -3,6 +3,7 @@
 //! The in-process implementation is [`crate::node::StorageNode`]; a network client implements the same trait.
 //! A node plans nothing: it writes what it is given, reads what it is asked for, and verifies both.
 
+use crate::keep::{RebuildError, RebuildOrder, Rebuilt};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId};
@@ -334,4 +335,7 @@ pub trait NodeClient: Send + Sync {
 
     /// Replaces the drive's ensemble register; durable when `Ok`.
     async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError>;
+
+    /// Rebuilds shards of a stripe from others and writes them to drives of this node; see [`crate::rebuild::rebuild`].
+    async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError>;
 }

@@ -13,6 +13,7 @@ pub mod keep;
 pub mod kv;
 pub mod node;
 pub mod read;
+pub mod rebuild;
 pub mod sabotage;
 pub mod segment;
 pub mod stripe_io;

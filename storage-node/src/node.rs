@@ -8,6 +8,7 @@ use crate::client::{
 };
 use crate::disk::Space;
 use crate::drive::{DriveError, ProbedDrive, read_register};
+use crate::keep::{RebuildError, RebuildOrder, Rebuilt};
 use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
 use crate::reserve::Tally;
@@ -556,5 +557,9 @@ impl NodeClient for StorageNode {
 
     async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError> {
         self.write(drive, |reply| Job::Register { bytes, reply }).await
+    }
+
+    async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
+        crate::rebuild::rebuild(self, &order).await
     }
 }

@@ -7,6 +7,7 @@ mod faults;
 mod hostile;
 mod journal;
 mod piled;
+mod rebuild;
 mod sabotage;
 mod shards;
 mod stripes;

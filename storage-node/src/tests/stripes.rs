@@ -21,9 +21,15 @@ fn frame(seed: u64, len: usize) -> Bytes {
 }
 
 /// A stripe of `frames` frames, packed into up to k data shards.
-fn packed(k: u8, m: u8, frames: u64) -> (PackedStripe, Vec<Bytes>) {
+pub fn packed(k: u8, m: u8, frames: u64) -> (PackedStripe, Vec<Bytes>) {
+    let frames: Vec<(u64, usize)> = (0..frames).map(|i| (i, 3000 + 1777 * i as usize)).collect();
+    packed_of(k, m, &frames)
+}
+
+/// A stripe of frames of these seeds and lengths.
+pub fn packed_of(k: u8, m: u8, frames: &[(u64, usize)]) -> (PackedStripe, Vec<Bytes>) {
     let geometry = Geometry::new(k, m).unwrap();
-    let frames: Vec<Bytes> = (0..frames).map(|i| frame(i, 3000 + 1777 * i as usize)).collect();
+    let frames: Vec<Bytes> = frames.iter().map(|(seed, len)| frame(*seed, *len)).collect();
     let mut packer = StripePacker::new(k, m, 1 << 20);
     frames.iter().for_each(|frame| packer.add(frame.clone()));
     let id = StripeId { epoch: EPOCH, counter: 1 };
@@ -31,7 +37,7 @@ fn packed(k: u8, m: u8, frames: u64) -> (PackedStripe, Vec<Bytes>) {
     (stripe, frames)
 }
 
-async fn nodes(drives: usize) -> (Trace, Arc<StorageNode>) {
+pub async fn nodes(drives: usize) -> (Trace, Arc<StorageNode>) {
     let trace = Trace::new(drives);
     format_all(&trace);
     let node = start(&trace, memory_kv()).await;
@@ -45,13 +51,13 @@ fn placement(drives: usize) -> impl FnMut(TargetsWanted<'_>) -> Vec<DriveId> {
     }
 }
 
-async fn write(node: &StorageNode, stripe: &PackedStripe, drives: usize) -> StripeLayout {
+pub async fn write(node: &StorageNode, stripe: &PackedStripe, drives: usize) -> StripeLayout {
     let drives = write_stripe(node, stripe, Reserve::Client, &mut placement(drives)).await.unwrap();
     StripeLayout { descriptor: stripe.descriptor.clone(), drives }
 }
 
 /// Flips a byte in the payload of a shard on its drive; the same again puts it back.
-fn flip_shard(trace: &Trace, layout: &StripeLayout, index: u8) {
+pub fn flip_shard(trace: &Trace, layout: &StripeLayout, index: u8) {
     let drive = layout.drives[usize::from(index)].unwrap();
     let number = (0..8).find(|i| drive_id(*i) == drive).unwrap();
     let blocks = codec::block::blocks_for(u64::from(layout.descriptor.shard_len(index)));
@@ -60,7 +66,7 @@ fn flip_shard(trace: &Trace, layout: &StripeLayout, index: u8) {
     }
 }
 
-async fn assert_all_read(node: &StorageNode, layout: &StripeLayout, stripe: &PackedStripe, frames: &[Bytes]) {
+pub async fn assert_all_read(node: &StorageNode, layout: &StripeLayout, stripe: &PackedStripe, frames: &[Bytes]) {
     for (place, frame) in stripe.places.iter().zip(frames) {
         let read = read_frame(node, layout, *place, frame.len() as u32, OPTIONS).await;
         assert_eq!(read.as_ref(), Ok(frame));
