@@ -165,6 +165,14 @@ impl Erasure {
         Erasure { geometry, kernel, parity: field::parity_rows(geometry.k.into(), geometry.m.into()) }
     }
 
+    /// A code that is none: it computes other parity than [`Erasure::new`], as a library with another matrix would (R3).
+    #[cfg(feature = "sabotage")]
+    pub fn wrong(geometry: Geometry) -> Erasure {
+        let mut erasure = Erasure::new(geometry);
+        erasure.parity.iter_mut().flatten().for_each(|coefficient| *coefficient ^= 1);
+        erasure
+    }
+
     /// The geometry.
     pub fn geometry(&self) -> Geometry {
         self.geometry

@@ -136,9 +136,9 @@ async fn encode(
 ) -> Result<Vec<StripeFrame>, PutError> {
     let plain = |(id, bytes, _): &(ChunkId, Bytes, _)| Plain { id: *id, bytes: bytes.clone(), verify: true };
     let plains: Vec<Plain> = chunks.iter().map(plain).collect();
-    let (domain, level) = (Arc::clone(&storing.domain), storing.level);
+    let (domain, level, sabotage) = (Arc::clone(&storing.domain), storing.level, storing.sabotage.clone());
     let bytes = plains.iter().map(|plain| plain.bytes.len()).sum();
-    let encoded = storing.cpu.run(bytes, move || encode::encode_all(&domain, level, &plains)).await?;
+    let encoded = storing.cpu.run(bytes, move || encode::encode_all(&domain, level, &plains, &sabotage)).await?;
     let frames = encoded.map_err(|error| PutError::Internal(error.to_string()))?;
     let frame = |((id, plain, children), frame): ((ChunkId, Bytes, Option<Vec<ChunkId>>), Bytes)| StripeFrame {
         id,

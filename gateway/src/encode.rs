@@ -4,6 +4,7 @@ use bytes::Bytes;
 use codec::frame::{self, Compression, Expect, FrameError, FrameSpec};
 use codec::id::ChunkId;
 use metadata::keys::Domain;
+use storage_node::sabotage::{Defect, Sabotage, SabotageSet};
 
 /// A chunk to be encoded.
 #[derive(Debug)]
@@ -33,15 +34,26 @@ pub(crate) enum EncodeError {
 }
 
 /// The frames of `chunks`, in order.
-pub(crate) fn encode_all(domain: &Domain, level: i32, chunks: &[Plain]) -> Result<Vec<Bytes>, EncodeError> {
-    chunks.iter().map(|chunk| encode(domain, level, chunk)).collect()
+pub(crate) fn encode_all(
+    domain: &Domain,
+    level: i32,
+    chunks: &[Plain],
+    sabotage: &SabotageSet,
+) -> Result<Vec<Bytes>, EncodeError> {
+    chunks.iter().map(|chunk| encode(domain, level, chunk, sabotage)).collect()
 }
 
-fn encode(domain: &Domain, level: i32, chunk: &Plain) -> Result<Bytes, EncodeError> {
+fn encode(domain: &Domain, level: i32, chunk: &Plain, sabotage: &SabotageSet) -> Result<Bytes, EncodeError> {
     let failed = |error| EncodeError::Frame { id: chunk.id, error };
     let spec = FrameSpec { domain: domain.id, id: chunk.id, level, data_key: domain.data_key.as_ref() };
-    let frame = frame::encode(&spec, &chunk.bytes).map_err(failed)?;
-    check(domain, chunk, &frame)?;
+    let frame = match sabotage.has(Defect::WrongFrames) {
+        true => frame::encode(&spec, &chunk.bytes.iter().map(|byte| byte ^ 1).collect::<Vec<_>>()),
+        false => frame::encode(&spec, &chunk.bytes),
+    };
+    let frame = frame.map_err(failed)?;
+    if !sabotage.is(Sabotage::FrameCheck) {
+        check(domain, chunk, &frame)?;
+    }
     Ok(frame.into())
 }
 
@@ -51,7 +63,7 @@ fn check(domain: &Domain, chunk: &Plain, frame: &[u8]) -> Result<(), EncodeError
     let header = frame::parse_header(frame).map_err(failed)?;
     let raw = header.compression == Compression::Raw && !header.encrypted();
     let same = if chunk.verify {
-        let back = decode(domain, chunk.id, chunk.bytes.len() as u32, frame).map_err(failed)?;
+        let back = frame::decode(frame, &expect(domain, chunk.id, chunk.bytes.len() as u32)).map_err(failed)?;
         back == chunk.bytes
     } else if raw {
         header.id == chunk.id && frame.get(header.header_len()..).is_some_and(|payload| payload == chunk.bytes)
@@ -61,10 +73,9 @@ fn check(domain: &Domain, chunk: &Plain, frame: &[u8]) -> Result<(), EncodeError
     if same { Ok(()) } else { Err(EncodeError::Differs(chunk.id)) }
 }
 
-/// A frame's plaintext, verified against the chunk id.
-pub(crate) fn decode(domain: &Domain, id: ChunkId, plain_len: u32, frame: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let data_key = domain.data_key.as_ref();
-    frame::decode(frame, &Expect { id, domain: domain.id, plain_len, chunk_key: &domain.chunk_key, data_key })
+/// What the frame of a chunk must be.
+pub(crate) fn expect(domain: &Domain, id: ChunkId, plain_len: u32) -> Expect<'_> {
+    Expect { id, domain: domain.id, plain_len, chunk_key: &domain.chunk_key, data_key: domain.data_key.as_ref() }
 }
 
 #[cfg(test)]
@@ -92,7 +103,7 @@ mod tests {
     fn r4_a_frame_that_does_not_hold_its_chunk_is_not_stored() {
         let domain = domain(false);
         let chunk = plain(&domain, noise(5000), false);
-        let mut frame = encode(&domain, 3, &chunk).unwrap().to_vec();
+        let mut frame = encode(&domain, 3, &chunk, &SabotageSet::default()).unwrap().to_vec();
         let last = frame.len() - 1;
         frame[last] ^= 1;
         assert!(
@@ -102,7 +113,7 @@ mod tests {
         for (encrypted, bytes) in [(false, vec![0; 5000]), (true, noise(5000)), (true, vec![0; 5000])] {
             let domain = self::domain(encrypted);
             let chunk = plain(&domain, bytes, true);
-            let mut frame = encode(&domain, 3, &chunk).unwrap().to_vec();
+            let mut frame = encode(&domain, 3, &chunk, &SabotageSet::default()).unwrap().to_vec();
             let last = frame.len() - 1;
             frame[last] ^= 1;
             assert!(check(&domain, &chunk, &frame).is_err());
@@ -113,6 +124,6 @@ mod tests {
     fn r4_a_wrong_id_is_not_stored() {
         let domain = domain(false);
         let chunk = Plain { id: ChunkId([9; 32]), bytes: vec![1; 100].into(), verify: true };
-        assert!(encode(&domain, 3, &chunk).is_err());
+        assert!(encode(&domain, 3, &chunk, &SabotageSet::default()).is_err());
     }
 }

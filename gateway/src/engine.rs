@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use storage_node::sabotage::SabotageSet;
 
 /// The decoded bytes of a request body, in order. An error ends it.
 pub type Body = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>;
@@ -58,6 +59,8 @@ pub struct Config {
     pub verify_every: u64,
     /// Chunks that one GET fetches ahead of the client.
     pub read_ahead: usize,
+    /// Safety steps that a test takes away.
+    pub sabotage: SabotageSet,
 }
 
 impl Default for Config {
@@ -73,6 +76,7 @@ impl Default for Config {
             chunk_sizes: None,
             verify_every: 64,
             read_ahead: 4,
+            sabotage: SabotageSet::default(),
         }
     }
 }

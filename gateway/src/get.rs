@@ -24,6 +24,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use storage_node::sabotage::SabotageSet;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -105,6 +106,7 @@ pub(crate) async fn open(
         room: gateway.budget.reads().clone(),
         domain: gateway.meta.domain_by_id(content.domain_id()).await?,
         ahead: gateway.config.read_ahead.max(1),
+        sabotage: gateway.config.sabotage.clone(),
     };
     let bytes = start(Arc::new(reader), root, range.clone()).await?;
     Ok(ObjectStream { range, size, bytes })
@@ -185,6 +187,7 @@ struct Reader {
     room: Bytesful,
     domain: Arc<Domain>,
     ahead: usize,
+    sabotage: SabotageSet,
 }
 
 impl Reader {
@@ -208,7 +211,9 @@ impl Reader {
         };
         let (domain, id, plain_len) = (Arc::clone(&self.domain), located.id, located.plain_len);
         let bytes = plain_len as usize;
-        let decoded = self.cpu.run(bytes, move || encode::decode(&domain, id, plain_len, &frame)).await?;
+        let sabotage = self.sabotage.clone();
+        let decode = move || sabotage.decode(&frame, &encode::expect(&domain, id, plain_len));
+        let decoded = self.cpu.run(bytes, decode).await?;
         decoded.map(Bytes::from).map_err(|error| {
             tracing::error!(chunk = %id, %error, "a stored frame does not decode");
             GetError::Damaged { chunk: id, reason: error.to_string() }

@@ -25,6 +25,7 @@ use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use storage_node::sabotage::SabotageSet;
 
 /// Bytes of body that are received before they are digested and cut.
 const BATCH: usize = 1 << 20;
@@ -48,6 +49,7 @@ pub(crate) struct Storing {
     /// The epoch held when the request began (R9).
     pub(crate) writer: Epoch,
     pub(crate) level: i32,
+    pub(crate) sabotage: SabotageSet,
     pub(crate) inline_limit: usize,
     /// Plaintext is kept until the commit, and covered by the admission.
     pub(crate) small: bool,
@@ -198,6 +200,7 @@ pub(crate) fn storing(gateway: &Gateway, spec: Spec, admission: Held) -> Storing
         domain: spec.domain,
         writer: spec.writer,
         level,
+        sabotage: gateway.config.sabotage.clone(),
         inline_limit: gateway.config.inline_limit,
         small: spec.length.is_some_and(|length| length <= SMALL),
         seen: Mutex::default(),
@@ -460,7 +463,9 @@ pub(crate) async fn encode_frames(
     let plain = |(id, bytes)| Plain { id, bytes, verify: cpu.picked() };
     let plains: Vec<Plain> = chunks.into_iter().map(plain).collect();
     let bytes = plains.iter().map(|plain| plain.bytes.len()).sum();
-    let encoded = cpu.run(bytes, move || encode::encode_all(&domain, level, &plains).map(|frames| (frames, plains)));
+    let sabotage = storing.sabotage.clone();
+    let work = move || encode::encode_all(&domain, level, &plains, &sabotage).map(|frames| (frames, plains));
+    let encoded = cpu.run(bytes, work);
     let (frames, plains) = encoded.await?.map_err(|error| PutError::Internal(error.to_string()))?;
     let frame = |(frame, plain): (Bytes, Plain)| StripeFrame {
         id: plain.id,

@@ -21,7 +21,7 @@ use crate::stripe_writer::{StoreError, Stored, StripeWriter};
 use crate::topology::{self, Topology};
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{AccountRow, BucketRow, DriveState, PartRow, UploadName, UploadRow, VersionRow};
+use codec::effect::{AccountRow, BucketRow, DomainRow, DriveState, PartRow, UploadName, UploadRow, VersionRow};
 use codec::erasure::Geometry;
 use codec::frame::verify_stored;
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn};
@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use storage_node::client::{DriveHealth, DriveStatus, NodeClient, Reserve};
 use storage_node::kv::{Kv, KvStats};
 use storage_node::node::StorageNode;
-use storage_node::sabotage::SabotageSet;
+use storage_node::sabotage::{Sabotage, SabotageSet};
 use storage_node::stripe_io::{ReadOptions, StripeWriteError, read_frame};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -332,7 +332,7 @@ impl Metadata {
         self.writing.as_ref().ok_or_else(|| CommitError::ReadOnly { reason: "the service is read-only".to_owned() })
     }
 
-    fn cached_domain(&self, row: &codec::effect::DomainRow) -> Result<Arc<Domain>, LookupError> {
+    fn cached_domain(&self, row: &DomainRow) -> Result<Arc<Domain>, LookupError> {
         let id = DomainId(row.id);
         if let Some(domain) = self.domains.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(domain.clone());
@@ -476,6 +476,9 @@ impl MetadataClient for Metadata {
             Some(row) => row,
             None => {
                 let new = self.keys.new_domain(account, encrypted).map_err(unavailable)?;
+                if self.shared.sabotage.is(Sabotage::DomainKeysFirst) {
+                    return self.cached_domain(&DomainRow { id: u64::MAX, ..new }).map_err(unavailable);
+                }
                 match self.commit(self.epoch, Command::PutDomain(new)).await? {
                     Outcome::Domain(row) => row,
                     other => return Err(unavailable(format!("PutDomain came to {other:?}"))),

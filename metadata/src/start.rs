@@ -17,7 +17,7 @@ use crate::keys::{KeyError, Keys};
 use crate::replay::index_mark;
 use crate::service::Metadata;
 use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, judge, newest_register, survey};
-use codec::erasure::{Geometry, self_test};
+use codec::erasure::{Geometry, self_test_of};
 use codec::id::{ClusterId, DriveId};
 use codec::register::Register;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use storage_node::disk::Disk;
 use storage_node::drive::{ProbedDrive, ProbedState, probe};
 use storage_node::kv::{Kv, KvBatch, KvError};
 use storage_node::node::{NodeConfig, StorageNode};
-use storage_node::sabotage::SabotageSet;
+use storage_node::sabotage::{Sabotage, SabotageSet};
 
 mod accept;
 mod error;
@@ -204,7 +204,7 @@ impl Opened {
     /// Step 1: asks the drives.
     async fn look(self, config: &Config) -> Result<Scene, StartError> {
         let Opened { cluster, node, kv, mark, fresh } = self;
-        let copies = survey(&*node, mark.sealed).await?;
+        let copies = survey(&*node, mark.sealed, &config.sabotage).await?;
         let (register, first) = match (newest_register(&copies), fresh) {
             (Some(register), _) => (register.clone(), false),
             (None, Some(ids)) => (first_register(config, cluster, &ids)?, true),
@@ -215,7 +215,9 @@ impl Opened {
             return Err(StartError::GeometryDiffers { fixed: geometry, asked });
         }
         codec::erasure::cpu_check()?;
-        self_test(geometry)?;
+        if !config.sabotage.is(Sabotage::SelfTest) {
+            self_test_of(&config.sabotage.erasure(geometry))?;
+        }
         let chain = best_chain(&copies, mark, &config.sabotage);
         Ok(Scene { cluster, node, kv: Some(kv), mark, copies, register, first, chain, geometry })
     }

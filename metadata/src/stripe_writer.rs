@@ -99,10 +99,10 @@ impl StripeWriter {
         node: Arc<dyn NodeClient>,
         cluster: ClusterId,
         epoch: Epoch,
-        geometry: Geometry,
+        erasure: Erasure,
         shard_target: u32,
     ) -> StripeWriter {
-        let erasure = Arc::new(Erasure::new(geometry));
+        let (geometry, erasure) = (erasure.geometry(), Arc::new(erasure));
         StripeWriter { node, cluster, epoch, counter: AtomicU64::new(0), geometry, shard_target, erasure }
     }
 
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn r14_drives_without_room_are_full_and_not_missing() {
         let geometry = Geometry::new(3, 2).unwrap();
-        let drive = |n: u8, usable, full| Drive { id: DriveId([n; 16]), node: 0, free: 0, usable, full };
+        let drive = |n: u8, usable, full| Drive { id: DriveId([n; 16]), node: 0, rack: 0, free: 0, usable, full };
         let of = |drives: &[(bool, bool)]| {
             let drives = (0..).zip(drives).map(|(n, (usable, full))| drive(n, *usable, *full)).collect();
             width(&Topology { drives }, geometry)

@@ -196,15 +196,15 @@ pub struct Chain {
 }
 
 /// Reads all that the drives say. A drive that can't be read is left out: unknown is not missing (R13).
-pub async fn survey(node: &dyn NodeClient, sealed: Lsn) -> Result<Vec<DriveCopy>, ReadError> {
+pub async fn survey(node: &dyn NodeClient, sealed: Lsn, sabotage: &SabotageSet) -> Result<Vec<DriveCopy>, ReadError> {
     let drives = node.drives().await;
     let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
-    let copies = join_all(readable.map(|d| survey_drive(node, d.id, sealed))).await;
+    let copies = join_all(readable.map(|d| survey_drive(node, d.id, sealed, sabotage))).await;
     Ok(copies.into_iter().flatten().collect())
 }
 
-async fn survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Option<DriveCopy> {
-    match try_survey_drive(node, drive, sealed).await {
+async fn survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn, sabotage: &SabotageSet) -> Option<DriveCopy> {
+    match try_survey_drive(node, drive, sealed, sabotage).await {
         Ok(copy) => Some(copy),
         Err(error) => {
             tracing::warn!(%drive, %error, "a drive's journal can't be read; the drive counts as absent");
@@ -213,12 +213,18 @@ async fn survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Opt
     }
 }
 
-async fn try_survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn) -> Result<DriveCopy, ReadError> {
+async fn try_survey_drive(
+    node: &dyn NodeClient,
+    drive: DriveId,
+    sealed: Lsn,
+    sabotage: &SabotageSet,
+) -> Result<DriveCopy, ReadError> {
     let (register, register_damaged) = match node.read_register(drive).await {
         Ok(bytes) if bytes.is_empty() => (None, false),
         Ok(bytes) => match Register::parse(&bytes) {
             Ok(register) => (Some(register), false),
-            // Written by a newer version: this one does not know what the drive knows.
+            // Written by a newer version: this one does not know what the drive knows (R16).
+            Err(RegisterError::Version(_)) if sabotage.is(Sabotage::NewerRegister) => (None, false),
             Err(RegisterError::Version(_)) => return Err(ReadError::Damaged { segment: 0, block: 0 }),
             Err(_) => (None, true),
         },

@@ -5,6 +5,12 @@
 //!
 //! To add a switch: one line in the list below, and `if !sabotage.is(Sabotage::TheName) { the step }` where the
 //! step is taken. The set travels in the constructor or configuration of whoever takes the step; it is no global.
+//!
+//! Some steps are there for a machine that computes wrong results. For those the set can also have a [`Defect`], which is no
+//! step and nothing that must be noticed by itself: it is what the step notices.
+
+use codec::erasure::{Erasure, Geometry};
+use codec::frame::{self, Expect, FrameError};
 
 macro_rules! switches {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -95,10 +101,50 @@ switches! {
     SealCondition,
     /// The retention clock takes a tick that runs backwards (R15).
     ClockMonotonic,
+    /// A start does not ask the erasure code for known answers (R3).
+    SelfTest,
+    /// A frame is stored without being compared with its chunk (R4).
+    FrameCheck,
+    /// Chunks are stored under a dedup domain whose keys are not journaled (R16).
+    DomainKeysFirst,
+    /// A register that a newer version wrote is taken for one that was never written (R16).
+    NewerRegister,
+    /// A decoded chunk is delivered without being compared with its id (R17).
+    ChunkIdCheck,
 }
 
-// The set is one word of bits.
-const _: () = assert!(Sabotage::ALL.len() <= 64);
+/// Something that is broken, for the steps that are there to notice it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Defect {
+    /// The erasure code computes with another matrix.
+    WrongErasure,
+    /// The encoder makes good frames of other bytes than those that it was given.
+    WrongFrames,
+}
+
+// The set is one word of bits: steps from the lowest on, defects from the highest on.
+const _: () = assert!(Sabotage::ALL.len() + 1 + (Defect::WrongFrames as usize) < 64);
+
+impl SabotageSet {
+    /// The erasure code of this machine.
+    pub fn erasure(&self, geometry: Geometry) -> Erasure {
+        #[cfg(feature = "sabotage")]
+        if self.has(Defect::WrongErasure) {
+            return Erasure::wrong(geometry);
+        }
+        Erasure::new(geometry)
+    }
+
+    /// [`frame::decode`], or what is left of it without [`Sabotage::ChunkIdCheck`].
+    pub fn decode(&self, frame: &[u8], expect: &Expect) -> Result<Vec<u8>, FrameError> {
+        #[cfg(feature = "sabotage")]
+        if self.is(Sabotage::ChunkIdCheck) {
+            return frame::decode_unchecked(frame, expect);
+        }
+        frame::decode(frame, expect)
+    }
+}
 
 pub use set::SabotageSet;
 
@@ -107,9 +153,9 @@ mod set {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::Sabotage;
+    use super::{Defect, Sabotage};
 
-    /// The steps taken away at the moment. Clones share their state; the default takes nothing away.
+    /// The steps taken away at the moment, and what is broken. Clones share their state; the default takes nothing away.
     #[derive(Clone, Debug, Default)]
     pub struct SabotageSet(Arc<AtomicU64>);
 
@@ -123,8 +169,16 @@ mod set {
 
         /// Takes a step away, or puts it back.
         pub fn set(&self, step: Sabotage, taken_away: bool) {
-            let bit = 1u64 << step as u8;
-            if taken_away {
+            self.put(1 << step as u8, taken_away);
+        }
+
+        /// Breaks something, or mends it.
+        pub fn inflict(&self, defect: Defect, broken: bool) {
+            self.put(1 << 63 >> defect as u8, broken);
+        }
+
+        fn put(&self, bit: u64, on: bool) {
+            if on {
                 self.0.fetch_or(bit, Ordering::SeqCst);
             } else {
                 self.0.fetch_and(!bit, Ordering::SeqCst);
@@ -135,20 +189,30 @@ mod set {
         pub fn is(&self, step: Sabotage) -> bool {
             self.0.load(Ordering::SeqCst) & (1u64 << step as u8) != 0
         }
+
+        /// Whether this is broken.
+        pub fn has(&self, defect: Defect) -> bool {
+            self.0.load(Ordering::SeqCst) & (1u64 << 63 >> defect as u8) != 0
+        }
     }
 }
 
 #[cfg(not(any(test, feature = "sabotage")))]
 mod set {
-    use super::Sabotage;
+    use super::{Defect, Sabotage};
 
-    /// Always empty in this build: every step is taken.
+    /// Always empty in this build: every step is taken, and nothing is broken.
     #[derive(Clone, Debug, Default)]
     pub struct SabotageSet(());
 
     impl SabotageSet {
         /// Whether the step is taken away: never, in this build.
         pub const fn is(&self, _step: Sabotage) -> bool {
+            false
+        }
+
+        /// Whether this is broken: never, by this build.
+        pub const fn has(&self, _defect: Defect) -> bool {
             false
         }
     }
@@ -170,5 +234,16 @@ mod tests {
             assert!(!clone.is(step));
         }
         assert!(SabotageSet::only(Sabotage::DurableDirSync).is(Sabotage::DurableDirSync));
+    }
+
+    #[test]
+    fn a_defect_is_no_step() {
+        let set = SabotageSet::default();
+        for defect in [Defect::WrongErasure, Defect::WrongFrames] {
+            set.inflict(defect, true);
+            assert!(set.has(defect) && !Sabotage::ALL.iter().any(|step| set.is(*step)));
+            set.inflict(defect, false);
+            assert!(!set.has(defect));
+        }
     }
 }

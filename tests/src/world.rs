@@ -106,6 +106,7 @@ impl Shape {
             cpu_threads: 2,
             chunk_sizes: self.chunk_sizes,
             verify_every: 1,
+            sabotage: self.sabotage.clone(),
             ..gateway::engine::Config::default()
         }
     }

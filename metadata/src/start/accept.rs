@@ -35,7 +35,7 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
     tracing::warn!(%reason, "accepting a loss");
     // What the index says to be sealed may be among what is lost, so the drives alone are asked what is left. All of this is
     // known before anything changes: what comes to nothing must leave the old index in its place, to be read from.
-    scene.copies = survey(&*scene.node, Lsn(0)).await?;
+    scene.copies = survey(&*scene.node, Lsn(0), &config.sabotage).await?;
     let reach = replay::reach(&*scene.node).await;
     scene.chain = best_chain(&scene.copies, IndexMark { sealed: reach.sealed, ..IndexMark::NONE }, &config.sabotage);
     let (mut loss, sealed) =

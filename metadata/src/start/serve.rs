@@ -197,7 +197,13 @@ async fn finish_start(
         }
     }
     let node: Arc<dyn NodeClient> = scene.node.clone();
-    let stripes = Arc::new(StripeWriter::new(node, scene.cluster, epoch, scene.geometry, config.shard_target));
+    let stripes = Arc::new(StripeWriter::new(
+        node,
+        scene.cluster,
+        epoch,
+        config.sabotage.erasure(scene.geometry),
+        config.shard_target,
+    ));
     let (requests, queue) = mpsc::channel::<Request>(QUEUE);
     let sealer = Arc::new(Sealer::new(shared.clone(), stripes.clone(), requests.clone(), epoch));
     let mut running = vec![tokio::spawn(committer.run(queue))];

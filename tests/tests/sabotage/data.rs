@@ -26,15 +26,21 @@ async fn one_stripe(switch: &Switch) -> Result<(Trace, World, StripeLayout, Shap
     let shape = Shape::small("2+3").sabotaged(switch.set.clone());
     let (trace, world) = store(5, &shape).await?;
     world.put("b", "large", &noise(5, LEN)).await.map_err(failed)?;
-    let version = world.version("b", "large").await.map_err(failed)?.ok_or_else(|| failed("no version"))?;
+    let layout = layout_of(&world, "large").await?;
+    Ok((trace, world, layout, shape))
+}
+
+/// The layout of the first stripe of an object.
+pub async fn layout_of(world: &World, key: &str) -> Result<StripeLayout, Wrong> {
+    let version = world.version("b", key).await.map_err(failed)?.ok_or_else(|| failed("no version"))?;
     let manifest = Manifest::parse(&version.content.unwrap_or_default().manifest).map_err(failed)?;
     let ids: Vec<_> = manifest.entries().iter().map(|entry| entry.id).collect();
     let located = world.metadata.locate(&ids).await.map_err(failed)?;
     let layout = located.into_iter().flatten().find_map(|chunk| chunk.stripe).ok_or_else(|| failed("no stripe"))?;
-    Ok((trace, world, StripeLayout::clone(&layout), shape))
+    Ok(StripeLayout::clone(&layout))
 }
 
-fn number_of(trace: &Trace, id: Option<DriveId>) -> usize {
+pub fn number_of(trace: &Trace, id: Option<DriveId>) -> usize {
     let is = |disk: &Arc<dyn Disk>| drive::probe(Arc::clone(disk), None).identity.map(|i| i.drive) == id;
     disks(trace).iter().position(is).unwrap_or(usize::MAX)
 }
@@ -94,11 +100,7 @@ pub async fn rot_before_good_records(switch: Switch) -> Result<(), Wrong> {
     let mut layouts = Vec::new();
     for (i, key) in keys.iter().enumerate() {
         world.put("b", key, &noise(10 + i as u64, 9_000)).await.map_err(failed)?;
-        let version = world.version("b", key).await.map_err(failed)?.ok_or_else(|| failed("no version"))?;
-        let manifest = Manifest::parse(&version.content.unwrap_or_default().manifest).map_err(failed)?;
-        let ids: Vec<_> = manifest.entries().iter().map(|entry| entry.id).collect();
-        let located = world.metadata.locate(&ids).await.map_err(failed)?;
-        layouts.push(located.into_iter().flatten().find_map(|chunk| chunk.stripe).ok_or_else(|| failed("no stripe"))?);
+        layouts.push(layout_of(&world, key).await?);
     }
     world.stop().await;
     switch.on();

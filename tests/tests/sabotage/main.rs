@@ -5,6 +5,7 @@
 //! another drive or a later check makes up for it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod bytes;
 mod data;
 mod drives;
 mod journal;
@@ -104,6 +105,11 @@ fn scenario(step: Sabotage) -> Scenario {
         Sabotage::CommitCondition => story!(rules::conditions),
         Sabotage::SealCondition => story!(rules::seal_of_what_moved),
         Sabotage::ClockMonotonic => story!(rules::clock_set_back),
+        Sabotage::SelfTest => story!(bytes::start_with_a_wrong_erasure_code),
+        Sabotage::FrameCheck => story!(bytes::encoder_that_errs),
+        Sabotage::DomainKeysFirst => story!(bytes::first_object_of_a_domain),
+        Sabotage::NewerRegister => story!(bytes::registers_of_a_newer_version),
+        Sabotage::ChunkIdCheck => story!(bytes::frames_of_other_bytes),
     }
 }
 
