@@ -18,6 +18,7 @@
 //! [`journal::BatchHeader::open`], [`stripe::StripeDescriptor::check_shard`].
 
 pub mod block;
+pub mod checkpoint;
 pub mod chunk;
 pub mod compress;
 pub mod effect;
