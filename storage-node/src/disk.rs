@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::keep::Medium;
 use crate::sabotage::{Sabotage, SabotageSet};
 
 /// The name in a drive's directory that [`Disk::lock`] locks.
@@ -208,6 +209,11 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Opens a file that exists.
     fn open(&self, rel: &str, access: Access) -> Result<Arc<dyn DiskFile>, DiskError>;
+
+    /// Opens a file so that reads of it give what is on the medium and not what a cache still remembers, as far as the
+    /// file system can do it; says how it does. For scrub: a write that was lost, misdirected or has rotted since is
+    /// hidden by the page cache for as long as it lives. Writes fail.
+    fn open_medium(&self, rel: &str) -> Result<(Arc<dyn DiskFile>, Medium), DiskError>;
 
     /// Renames a file inside one directory, atomically replacing `to`. Across directories it is refused (`EXDEV`):
     /// there is no one directory whose sync would make it durable.

@@ -6,6 +6,7 @@
 //! and [`stripe_io`] writes and reads whole stripes over any such client.
 
 pub mod client;
+pub mod clock;
 pub mod disk;
 pub mod drive;
 pub mod index;

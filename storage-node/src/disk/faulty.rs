@@ -31,6 +31,7 @@ use self::faults::Effect;
 use self::fs::{DriveState, Ino};
 use self::trace::Attempt;
 use super::{Access, Capabilities, Disk, DiskError, DiskFile, DiskOp, IGNORED_NAMES, LOCK_FILE, LockGuard, Space};
+use crate::keep::Medium;
 use crate::sabotage::{Sabotage, SabotageSet};
 
 pub use self::faults::{Fault, FaultId};
@@ -160,6 +161,12 @@ impl Disk for FaultDisk {
         Ok(self.trace.file(self.drive, root, ino, &rel.into(), access == Access::ReadWrite))
     }
 
+    fn open_medium(&self, rel: &str) -> Result<(Arc<dyn DiskFile>, Medium), DiskError> {
+        let (root, ino) = self.look(DiskOp::Open, rel, |state, root| Ok((root, state.open(root, rel)?)))?;
+        let file = FaultFile { medium: true, ..self.trace.fault_file(self.drive, root, ino, &rel.into(), false) };
+        Ok((Arc::new(file), Medium::Direct))
+    }
+
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         self.change(DiskOp::Rename, from, |state, position, root| state.rename(position, root, from, to))
     }
@@ -224,6 +231,8 @@ pub struct FaultFile {
     ino: Ino,
     path: Arc<str>,
     writable: bool,
+    /// Reads what is on the medium, whatever the cache remembers.
+    medium: bool,
 }
 
 impl fmt::Debug for FaultFile {
@@ -265,6 +274,30 @@ impl FaultFile {
     }
 }
 
+impl FaultFile {
+    /// A write that went wrong on its way to the medium, while the cache has it as it was meant.
+    fn write_cached(
+        &self,
+        state: &mut DriveState,
+        position: u64,
+        effect: &Effect,
+        (bytes, offset): (&[u8], u64),
+    ) -> Result<(), Errno> {
+        state.change_cache(self.ino, &ContentOp::Write(Written::new(offset, bytes)))?;
+        let landed = |offset| ContentOp::Write(Written::new(offset, bytes));
+        match effect {
+            Effect::Shifted(by) => {
+                state.change_medium(position, self.ino, landed(offset.saturating_add_signed(*by)), false)
+            }
+            Effect::Elsewhere(path) => {
+                let other = state.open(self.root, path)?;
+                state.change_medium(position, other, landed(offset), false)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl DiskFile for FaultFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         self.change(DiskOp::Write, (offset, bytes.len() as u64), |state, position, effect| {
@@ -282,12 +315,17 @@ impl DiskFile for FaultFile {
                     let other = state.open(self.root, &path)?;
                     state.change_file(position, other, ContentOp::Write(Written::new(offset, bytes)), false)
                 }
+                Some(Effect::Cached(effect)) => self.write_cached(state, position, &effect, (bytes, offset)),
             }
         })
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, DiskError> {
-        self.look(DiskOp::Read, |state| Ok(state.content(self.ino)?.read(buf, offset)))
+        self.look(DiskOp::Read, |state| {
+            let content = if self.medium { state.medium(self.ino)? } else { state.content(self.ino)? };
+            let len = content.read(buf, offset);
+            if state.is_unreadable(self.ino, offset..offset + len as u64) { Err(Errno::IO) } else { Ok(len) }
+        })
     }
 
     fn sync_data(&self) -> Result<(), DiskError> {

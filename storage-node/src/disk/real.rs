@@ -4,6 +4,8 @@
 //! one that is mounted over it, is noticed ([`Disk::same_directory`]) instead of written to. The directory is opened
 //! with the first call that finds it there: a drive can be described before it exists.
 
+mod medium;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +16,7 @@ use rustix::io::Errno;
 
 use super::{Access, Capabilities, Disk, DiskError, DiskFile, DiskOp, IGNORED_NAMES, LOCK_FILE, LockGuard, Space};
 use super::{is_inside, split};
+use crate::keep::Medium;
 use crate::sabotage::{Sabotage, SabotageSet};
 
 const PROBE_FILE: &str = ".probe";
@@ -55,12 +58,16 @@ impl RealDisk {
     }
 
     fn open_file(&self, op: DiskOp, rel: &str, flags: OFlags) -> Result<Arc<dyn DiskFile>, DiskError> {
+        Ok(Arc::new(self.open_plain(op, rel, flags)?))
+    }
+
+    fn open_plain(&self, op: DiskOp, rel: &str, flags: OFlags) -> Result<RealFile, DiskError> {
         let fd = self.shared.at(op, rel, |dir| retry(|| rustix::fs::openat(dir, rel, flags, Mode::from(0o640))))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| self.shared.error(op, rel, e))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(self.shared.error(op, rel, Errno::INVAL));
         }
-        Ok(Arc::new(RealFile { fd, rel: rel.to_owned(), shared: Arc::clone(&self.shared) }))
+        Ok(RealFile { fd, rel: rel.to_owned(), shared: Arc::clone(&self.shared) })
     }
 
     fn open_dir(&self, op: DiskOp, rel: &str) -> Result<OwnedFd, DiskError> {
@@ -210,6 +217,22 @@ impl Disk for RealDisk {
         };
         // Non-blocking, so that a pipe under this name is refused and not waited for.
         self.open_file(DiskOp::Open, rel, access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC)
+    }
+
+    fn open_medium(&self, rel: &str) -> Result<(Arc<dyn DiskFile>, Medium), DiskError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let direct = match self.open_plain(DiskOp::Open, rel, flags | OFlags::DIRECT) {
+            Ok(file) => medium::reads(&file).then_some(file),
+            Err(DiskError::Io { errno, .. }) if unsupported(errno) => None,
+            Err(error) => return Err(error),
+        };
+        match direct {
+            Some(file) => Ok((Arc::new(medium::DirectFile(file)), Medium::Direct)),
+            None => {
+                let file = self.open_plain(DiskOp::Open, rel, flags)?;
+                Ok((Arc::new(medium::DroppedFile(file)), Medium::Dropped))
+            }
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {

@@ -33,11 +33,16 @@ pub struct FaultId(pub(super) usize);
 #[derive(Clone, Debug)]
 pub(super) enum Effect {
     Error(Errno),
-    Partial { bytes: usize, errno: Errno },
+    Partial {
+        bytes: usize,
+        errno: Errno,
+    },
     Lost,
     Shifted(i64),
     Elsewhere(String),
     Slow(Duration),
+    /// This happens on the medium, and the cache hides it.
+    Cached(Box<Effect>),
 }
 
 impl Fault {
@@ -69,6 +74,13 @@ impl Fault {
     /// A write lands at its offset in another file of the same drive.
     pub fn write_elsewhere(path: &str) -> Self {
         Self::new(Effect::Elsewhere(path.to_owned())).on(DiskOp::Write)
+    }
+
+    /// For a write that is lost, shifted or written elsewhere: reads give what was meant to be written, because the
+    /// cache remembers it; only reads of the medium, and a restart, show what became of it.
+    pub fn under_cache(mut self) -> Self {
+        self.effect = Effect::Cached(Box::new(self.effect));
+        self
     }
 
     /// The operation takes longer.

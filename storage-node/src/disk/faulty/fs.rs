@@ -4,6 +4,7 @@
 //! that had a name when they were last changed. A root that was deleted stays deleted.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -34,13 +35,22 @@ impl DirOp {
 
 /// A file or directory: what a running process sees, and how it came about.
 pub(super) enum Inode {
-    File { live: Arc<Content>, history: History<Content, ContentOp> },
-    Dir { live: Arc<Entries>, history: History<Entries, DirOp>, deleted: bool },
+    /// `medium`: what is on the medium, where that is not what the cache (`live`) remembers.
+    File {
+        live: Arc<Content>,
+        history: History<Content, ContentOp>,
+        medium: Option<Arc<Content>>,
+    },
+    Dir {
+        live: Arc<Entries>,
+        history: History<Entries, DirOp>,
+        deleted: bool,
+    },
 }
 
 impl Inode {
     pub(super) fn file(position: u64, content: Arc<Content>) -> Self {
-        Inode::File { history: History::new(position, Arc::clone(&content)), live: content }
+        Inode::File { history: History::new(position, Arc::clone(&content)), live: content, medium: None }
     }
 
     pub(super) fn dir(position: u64, entries: Arc<Entries>) -> Self {
@@ -59,6 +69,8 @@ pub(super) struct DriveState {
     /// In bytes.
     pub(super) used: u64,
     pub(super) filesystem_id: u64,
+    /// Ranges of files that can't be read.
+    pub(super) unreadable: Vec<(Ino, Range<u64>)>,
 }
 
 /// "The directory is gone"; becomes [`DiskError::Gone`](super::super::DiskError::Gone).
@@ -67,7 +79,9 @@ const GONE: Errno = Errno::NODEV;
 impl DriveState {
     pub(super) fn empty(capacity: u64, filesystem_id: u64) -> Self {
         let root = Inode::dir(0, Arc::default());
-        Self { inodes: vec![root], roots: vec![(0, Some(0))], locked: Vec::new(), capacity, used: 0, filesystem_id }
+        let roots = vec![(0, Some(0))];
+        let (locked, unreadable) = (Vec::new(), Vec::new());
+        Self { inodes: vec![root], roots, locked, capacity, used: 0, filesystem_id, unreadable }
     }
 
     /// The directory that the drive's path names now.
@@ -188,8 +202,8 @@ impl DriveState {
     }
 
     pub(super) fn sync_file(&mut self, position: u64, ino: Ino, succeeded: bool) {
-        if let Inode::File { live, history } = &mut self.inodes[ino] {
-            history.sync(position, succeeded, live);
+        if let Inode::File { live, history, medium } = &mut self.inodes[ino] {
+            history.sync(position, succeeded, medium.as_ref().unwrap_or(live));
         }
     }
 
@@ -200,11 +214,45 @@ impl DriveState {
         }
     }
 
+    /// What a read gives that goes past the cache.
+    pub(super) fn medium(&self, ino: Ino) -> Result<&Content, Errno> {
+        match &self.inodes[ino] {
+            Inode::File { medium: Some(medium), .. } => Ok(medium),
+            _ => self.content(ino),
+        }
+    }
+
+    /// Whether a range holds a sector that can't be read.
+    pub(super) fn is_unreadable(&self, ino: Ino, range: Range<u64>) -> bool {
+        self.unreadable
+            .iter()
+            .any(|(bad, sectors)| *bad == ino && sectors.start < range.end && range.start < sectors.end)
+    }
+
+    /// Changes what the cache remembers of a file, and not the medium.
+    pub(super) fn change_cache(&mut self, ino: Ino, op: &ContentOp) -> Result<(), Errno> {
+        let Inode::File { live, medium, .. } = &mut self.inodes[ino] else { return Err(Errno::ISDIR) };
+        medium.get_or_insert_with(|| Arc::clone(live));
+        Arc::make_mut(live).apply(op);
+        Ok(())
+    }
+
+    /// Changes the medium, and not what the cache remembers of it.
+    pub(super) fn change_medium(&mut self, position: u64, ino: Ino, op: ContentOp, at_once: bool) -> Result<(), Errno> {
+        let Inode::File { live, medium, history } = &mut self.inodes[ino] else { return Err(Errno::ISDIR) };
+        Arc::make_mut(medium.get_or_insert_with(|| Arc::clone(live))).apply(&op);
+        history.record(position, Arc::new(op), at_once);
+        Ok(())
+    }
+
     /// Changes a file. `at_once`: the medium's own doing, durable without a sync.
     pub(super) fn change_file(&mut self, position: u64, ino: Ino, op: ContentOp, at_once: bool) -> Result<(), Errno> {
-        let Inode::File { live, history } = &mut self.inodes[ino] else { return Err(Errno::ISDIR) };
+        let Inode::File { live, history, medium } = &mut self.inodes[ino] else { return Err(Errno::ISDIR) };
         let before = live.space();
         Arc::make_mut(live).apply(&op);
+        if let Some(medium) = medium {
+            Arc::make_mut(medium).apply(&op);
+        }
         self.used = self.used.saturating_sub(before).saturating_add(live.space());
         history.record(position, Arc::new(op), at_once);
         Ok(())

@@ -4,6 +4,7 @@
 //! Writes, syncs, directory changes, changes by the medium and the caller's marks are events; reads are not.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::io::Errno;
@@ -249,6 +250,32 @@ impl Trace {
         world.drives[drive].change_file(position, ino, ContentOp::Flip { offset, mask }, true)
     }
 
+    /// [`Self::flip`] on the medium alone: reads go on giving what the cache remembers.
+    pub fn flip_under_cache(&self, drive: usize, path: &str, offset: u64, mask: u8) -> Result<(), Errno> {
+        let mut world = self.world();
+        let root = world.drives[drive].named_root().ok_or(Errno::NOENT)?;
+        let ino = world.drives[drive].open(root, path)?;
+        let position = world.event(What::Damage { drive, how: "flipped a byte under the cache" });
+        world.drives[drive].change_medium(position, ino, ContentOp::Flip { offset, mask }, true)
+    }
+
+    /// A range of a file can't be read from now on (`EIO`). Images of a crash do not remember it.
+    pub fn make_unreadable(&self, drive: usize, path: &str, range: Range<u64>) -> Result<(), Errno> {
+        let mut world = self.world();
+        let root = world.drives[drive].named_root().ok_or(Errno::NOENT)?;
+        let ino = world.drives[drive].open(root, path)?;
+        world.event(What::Damage { drive, how: "lost sectors" });
+        world.drives[drive].unreadable.push((ino, range));
+        Ok(())
+    }
+
+    /// Every sector of a drive can be read again.
+    pub fn make_readable(&self, drive: usize) {
+        let mut world = self.world();
+        world.event(What::Damage { drive, how: "has its sectors back" });
+        world.drives[drive].unreadable.clear();
+    }
+
     /// Judges an operation by the fault rules; a slow one has its wait here, outside the lock.
     pub(super) fn attempt(&self, attempt: &Attempt<'_>) -> (MutexGuard<'_, World>, Option<Effect>) {
         let mut world = self.world();
@@ -296,6 +323,10 @@ impl Trace {
     }
 
     pub(super) fn file(&self, drive: usize, root: Ino, ino: Ino, path: &Arc<str>, writable: bool) -> Arc<FaultFile> {
-        Arc::new(FaultFile { trace: self.clone(), drive, root, ino, path: Arc::clone(path), writable })
+        Arc::new(self.fault_file(drive, root, ino, path, writable))
+    }
+
+    pub(super) fn fault_file(&self, drive: usize, root: Ino, ino: Ino, path: &Arc<str>, writable: bool) -> FaultFile {
+        FaultFile { trace: self.clone(), drive, root, ino, path: Arc::clone(path), writable, medium: false }
     }
 }
