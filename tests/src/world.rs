@@ -165,6 +165,10 @@ impl Kv for RecordedKv {
         self.inner.scan(family, start, direction)
     }
 
+    fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
+        self.inner.scan_together(families)
+    }
+
     fn flush(&self) -> Result<(), KvError> {
         self.inner.flush()
     }
@@ -474,6 +478,45 @@ impl World {
             all.push((upload, page.map(|page| page.parts).unwrap_or_default()));
         }
         Ok(all)
+    }
+}
+
+/// A store at rest: what its drives and its indexes held when it stopped, and what it must give back.
+pub struct Rest {
+    /// The drives.
+    pub trace: Trace,
+    /// How it was made.
+    pub shape: Shape,
+    /// The objects of its bucket, `b`: keys and bytes.
+    pub objects: Vec<(String, Bytes)>,
+    node_index: MemorySnapshot,
+    meta_index: MemorySnapshot,
+}
+
+impl Rest {
+    /// A store on `n` fault disks that `fill` put these objects into.
+    pub async fn new(
+        n: usize,
+        geometry: &str,
+        fill: impl AsyncFnOnce(&Trace, &World) -> Vec<(String, Bytes)>,
+    ) -> Result<Rest, StartError> {
+        let shape = Shape::small(geometry);
+        let trace = Trace::new(n);
+        let node = RecordedKv::new(node_families(), None);
+        let meta = RecordedKv::new(meta_families(), None);
+        let indexes = Indexes { node: Arc::clone(&node) as Arc<dyn Kv>, meta: Arc::clone(&meta) as Arc<dyn Kv> };
+        let world = World::start(disks(&trace), &indexes, &shape).await?;
+        let objects = fill(&trace, &world).await;
+        world.stop().await;
+        Ok(Rest { trace, shape, objects, node_index: node.snapshot(), meta_index: meta.snapshot() })
+    }
+
+    /// The indexes as they were.
+    pub fn indexes(&self) -> Indexes {
+        Indexes {
+            node: RecordedKv::from_snapshot(&self.node_index, None),
+            meta: RecordedKv::from_snapshot(&self.meta_index, None),
+        }
     }
 }
 

@@ -11,14 +11,13 @@ use metadata::client::{MetadataClient, Mode};
 use std::sync::Arc;
 use storage_node::client::Reserve;
 use storage_node::disk::Disk;
-use storage_node::disk::faulty::{CrashImage, Trace};
+use storage_node::disk::faulty::Trace;
 use storage_node::drive;
-use storage_node::kv::memory::MemorySnapshot;
 use storage_node::kv::{Kv, MemoryKv};
 use storage_node::node::{NodeConfig, StorageNode};
 use storage_node::stripe_io::{ReadOptions, StripeLayout, TargetsWanted, read_range, write_stripe};
 use tests::crash::mix;
-use tests::world::{Indexes, RecordedKv, Shape, World, disks, meta_families, node_families, noise, text};
+use tests::world::{Indexes, Rest, World, disks, node_families, noise, text};
 
 /// How a drive is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,22 +60,8 @@ fn flip_some(trace: &Trace, drive: usize, seed: u64) {
 }
 
 /// A store at rest, with objects in the journal, in stripes and in sealed stripes.
-struct Rest {
-    trace: Trace,
-    shape: Shape,
-    objects: Vec<(String, Bytes)>,
-    node_index: MemorySnapshot,
-    meta_index: MemorySnapshot,
-}
-
-impl Rest {
-    async fn new(n: usize, geometry: &str) -> Rest {
-        let shape = Shape::small(geometry);
-        let trace = Trace::new(n);
-        let node = RecordedKv::new(node_families(), None);
-        let meta = RecordedKv::new(meta_families(), None);
-        let indexes = Indexes { node: Arc::clone(&node) as Arc<dyn Kv>, meta: Arc::clone(&meta) as Arc<dyn Kv> };
-        let world = World::start(disks(&trace), &indexes, &shape).await.unwrap();
+async fn rest(n: usize, geometry: &str) -> Rest {
+    let rest = Rest::new(n, geometry, async |_, world| {
         world.create_bucket("b").await.unwrap();
         let mut objects = Vec::new();
         for i in 0..4u64 {
@@ -92,40 +77,30 @@ impl Rest {
             world.put("b", key, bytes).await.unwrap();
             objects.push(((*key).to_owned(), bytes.clone()));
         }
-        world.stop().await;
-        let cluster = drive::probe(disks(&trace).remove(0), None).identity.map(|identity| identity.cluster);
-        let shape = Shape { cluster, ..shape };
-        Rest { trace, shape, objects, node_index: node.snapshot(), meta_index: meta.snapshot() }
-    }
+        objects
+    });
+    let mut rest = rest.await.unwrap();
+    let identity = drive::probe(disks(&rest.trace).remove(0), None).identity;
+    rest.shape.cluster = identity.map(|identity| identity.cluster);
+    rest
+}
 
-    fn image(&self) -> CrashImage {
-        self.trace.restart()
+async fn reads(rest: &Rest, world: &World, how: &str) {
+    for (key, bytes) in &rest.objects {
+        let got = world.get("b", key).await;
+        let got = got.unwrap_or_else(|error| panic!("{how}: {key}: {error}"));
+        assert_eq!(got.as_ref(), Some(bytes), "{how}: {key}");
     }
+    let (key, bytes) = &rest.objects[4];
+    let part = world.get_range("b", key, Some(7_001..33_333)).await.unwrap().unwrap();
+    assert_eq!(part, bytes.slice(7_001..33_333), "{how}: a range of {key}");
+}
 
-    fn indexes(&self) -> Indexes {
-        Indexes {
-            node: RecordedKv::from_snapshot(&self.node_index, None),
-            meta: RecordedKv::from_snapshot(&self.meta_index, None),
-        }
-    }
-
-    async fn reads(&self, world: &World, how: &str) {
-        for (key, bytes) in &self.objects {
-            let got = world.get("b", key).await;
-            let got = got.unwrap_or_else(|error| panic!("{how}: {key}: {error}"));
-            assert_eq!(got.as_ref(), Some(bytes), "{how}: {key}");
-        }
-        let (key, bytes) = &self.objects[4];
-        let part = world.get_range("b", key, Some(7_001..33_333)).await.unwrap().unwrap();
-        assert_eq!(part, bytes.slice(7_001..33_333), "{how}: a range of {key}");
-    }
-
-    /// Writes go on, and what is written is there.
-    async fn writes(&self, world: &World, how: &str) {
-        for (key, bytes) in [("new-small", noise(80, 500)), ("new-large", noise(81, 40_000))] {
-            world.put("b", key, &bytes).await.unwrap_or_else(|error| panic!("{how}: put {key}: {error}"));
-            assert_eq!(world.get("b", key).await.unwrap(), Some(bytes), "{how}");
-        }
+/// Writes go on, and what is written is there.
+async fn writes(world: &World, how: &str) {
+    for (key, bytes) in [("new-small", noise(80, 500)), ("new-large", noise(81, 40_000))] {
+        world.put("b", key, &bytes).await.unwrap_or_else(|error| panic!("{how}: put {key}: {error}"));
+        assert_eq!(world.get("b", key).await.unwrap(), Some(bytes), "{how}");
     }
 }
 
@@ -146,7 +121,7 @@ fn ways(lost: &[usize]) -> Vec<Vec<Way>> {
 
 async fn stopped(rest: &Rest, n: usize, m: usize, lost: &[usize], ways: &[Way]) {
     let how = format!("{n} drives, stopped, lost {lost:?} {ways:?}");
-    let image = rest.image();
+    let image = rest.trace.restart();
     lost.iter().zip(ways).for_each(|(drive, way)| lose(image.trace(), *drive, *way, *drive as u64 + 3));
     let goes_on = n > 2 * m;
     // Where writes can't go on, a start does not bring the index up to date: the one that there was is needed.
@@ -155,22 +130,22 @@ async fn stopped(rest: &Rest, n: usize, m: usize, lost: &[usize], ways: &[Way]) 
     let world = world.unwrap_or_else(|error| panic!("{how}: {error}"));
     let status = world.metadata.status();
     assert!(!goes_on || status.mode == Mode::Serving, "{how}: {}", status.reason);
-    rest.reads(&world, &how).await;
+    reads(rest, &world, &how).await;
     if goes_on {
-        rest.writes(&world, &how).await;
+        writes(&world, &how).await;
     }
     world.stop().await;
 }
 
 async fn running(rest: &Rest, n: usize, m: usize, lost: &[usize], ways: &[Way]) {
     let how = format!("{n} drives, running, lost {lost:?} {ways:?}");
-    let image = rest.image();
+    let image = rest.trace.restart();
     let world = World::start(disks(image.trace()), &rest.indexes(), &rest.shape).await.unwrap();
     lost.iter().zip(ways).for_each(|(drive, way)| lose(image.trace(), *drive, *way, *drive as u64 + 3));
-    rest.reads(&world, &how).await;
+    reads(rest, &world, &how).await;
     if n > 2 * m {
-        rest.writes(&world, &how).await;
-        rest.reads(&world, &how).await;
+        writes(&world, &how).await;
+        reads(rest, &world, &how).await;
     }
     world.stop().await;
 }
@@ -182,7 +157,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn every_pattern(n: usize, geometry: &str) {
     let m = usize::from(geometry.parse::<Geometry>().unwrap().m());
     runtime().block_on(async {
-        let rest = Rest::new(n, geometry).await;
+        let rest = rest(n, geometry).await;
         let mut patterns = 0;
         for lost in subsets(n, m) {
             for ways in ways(&lost) {
@@ -222,8 +197,8 @@ fn three_and_four_data_shards() {
 
 /// More than m: what has enough shards or copies left is read, anything else is an error, and nothing is wrong bytes.
 async fn too_many(n: usize, geometry: &str, lost: &[usize], way: Way) -> (usize, usize) {
-    let rest = Rest::new(n, geometry).await;
-    let image = rest.image();
+    let rest = rest(n, geometry).await;
+    let image = rest.trace.restart();
     let world = World::start(disks(image.trace()), &rest.indexes(), &rest.shape).await.unwrap();
     let ids: Vec<_> =
         disks(image.trace()).iter().map(|disk| drive::probe(Arc::clone(disk), None).identity.unwrap().drive).collect();
@@ -356,14 +331,14 @@ async fn write_one(
 #[test]
 fn readers_do_not_notice_a_loss_in_the_middle() {
     runtime().block_on(async {
-        let rest = Rest::new(5, "2+2").await;
+        let rest = rest(5, "2+2").await;
         let world = World::start(disks(&rest.trace), &rest.indexes(), &rest.shape).await.unwrap();
         for drive in [3, 1] {
-            let reads = (0..4).map(|_| rest.reads(&world, "in the middle"));
+            let reads = (0..4).map(|_| reads(&rest, &world, "in the middle"));
             let lost = async { rest.trace.remove_drive(drive) };
             futures::future::join(join_all(reads), lost).await;
         }
-        rest.writes(&world, "after two").await;
+        writes(&world, "after two").await;
         world.stop().await;
     });
 }

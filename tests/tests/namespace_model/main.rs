@@ -9,6 +9,7 @@ mod reference;
 
 use bytes::Bytes;
 use codec::effect::UploadName;
+use futures::future::FutureExt;
 use gateway::error::{GetError, PutError};
 use metadata::client::{CommitError, MetadataClient, Mode};
 use metadata::command::{Condition, Outcome};
@@ -16,6 +17,7 @@ use metadata::listing::{ListRequest, VersionsRequest};
 use ops::{Op, When, ops};
 use proptest::test_runner::{Config, TestRunner};
 use reference::{Reference, Refused};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use storage_node::disk::Disk;
@@ -97,19 +99,23 @@ struct Harness {
 }
 
 impl Harness {
-    async fn new(mut ground: Ground, geometry: &str) -> Harness {
+    async fn new(ground: Ground, geometry: &str) -> Harness {
         let shape = Shape::small(geometry);
         let world = World::start(ground.disks(), &ground.indexes(), &shape).await.unwrap();
         world.create_bucket(BUCKET).await.unwrap();
-        if let Ground::Memory { indexes, .. } = &mut ground {
-            // The first indexes are in use; keep the handles.
-            let _ = indexes;
-        }
         Harness { ground, shape, world: Some(world), reference: Reference::default(), uploads: Vec::new() }
     }
 
     fn world(&self) -> &World {
         self.world.as_ref().unwrap()
+    }
+
+    async fn play(&mut self, ops: &[Op]) {
+        for op in ops {
+            self.run(op).await;
+        }
+        self.check().await;
+        self.restart(true, Some(7)).await;
     }
 
     async fn run(&mut self, op: &Op) {
@@ -310,12 +316,12 @@ fn play(ground: Ground, geometry: &str, ops: &[Op]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut harness = Harness::new(ground, geometry).await;
-        for op in ops {
-            harness.run(op).await;
+        let played = AssertUnwindSafe(harness.play(ops)).catch_unwind().await;
+        // After a failure as well: a process that ends while another thread closes RocksDB aborts, and hides what failed.
+        if let Some(world) = harness.world.take() {
+            world.stop().await;
         }
-        harness.check().await;
-        harness.restart(true, Some(7)).await;
-        harness.world.take().unwrap().stop().await;
+        played.unwrap_or_else(|panic| resume_unwind(panic));
     });
 }
 
