@@ -26,7 +26,10 @@ pub struct Effects {
 #[derive(Clone, PartialEq, Message)]
 pub struct Effect {
     /// What changed. `None` is an effect that this code does not know: an error.
-    #[prost(oneof = "EffectKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(
+        oneof = "EffectKind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+    )]
     pub kind: Option<EffectKind>,
 }
 
@@ -93,6 +96,12 @@ pub enum EffectKind {
     /// An accepted loss (`stele journal accept-loss`): a restore in the sense of R10.
     #[prost(message, tag = "20")]
     AcceptedLoss(AcceptedLossRow),
+    /// A checkpoint of the index lies in these stripes.
+    #[prost(message, tag = "21")]
+    PutCheckpoint(CheckpointRow),
+    /// The checkpoint at this row's LSN is superseded: no rebuild needs it.
+    #[prost(message, tag = "22")]
+    DeleteCheckpoint(CheckpointRow),
 }
 
 /// A bucket.
@@ -571,6 +580,20 @@ pub struct AcceptedLossRow {
     /// The last LSN that is known to have existed.
     #[prost(uint64, tag = "2")]
     pub known: u64,
+}
+
+/// A checkpoint of the index.
+#[derive(Clone, PartialEq, Message)]
+pub struct CheckpointRow {
+    /// The last entry that it reflects.
+    #[prost(uint64, tag = "1")]
+    pub lsn: u64,
+    /// How many rows it has.
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// The stripes that hold it, in order.
+    #[prost(message, repeated, tag = "3")]
+    pub stripes: Vec<StripeName>,
 }
 
 /// An effect body that can't be used.

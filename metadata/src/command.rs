@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use codec::effect::{
-    AcceptedLossRow, AccountRow, BucketRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta, PartRow, Place,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta, PartRow, Place,
     SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, Epoch, StripeId};
@@ -97,6 +97,13 @@ pub enum Command {
     ClockTick(ClockTick),
     /// Sealing: entries now lie in ledger stripes, their frames in data stripes.
     Seal(Seal),
+    /// A checkpoint of the index: it is known from now on, and those before the last one are dropped with their stripes.
+    PutCheckpoint {
+        /// Its LSN, size and stripes.
+        row: CheckpointRow,
+        /// The stripes, written, read back and verified.
+        stripes: Vec<StripeRow>,
+    },
     /// A loss that an operator accepted.
     AcceptLoss {
         /// Up to where entries were kept, and up to where they had existed.
@@ -374,6 +381,9 @@ pub enum Refusal {
     /// The sealed range overlaps an earlier one, is empty, or reaches beyond the journal's end.
     #[error("the sealed range does not fit the ledger")]
     BadSeal,
+    /// A checkpoint that is no newer than the last one, or whose stripes are not what it names.
+    #[error("the checkpoint does not fit")]
+    BadCheckpoint,
     /// More than one entry may carry: too many keys, chunks or inline bytes.
     #[error("the command is larger than one journal entry may be")]
     TooLarge,

@@ -11,8 +11,8 @@
 
 use bytes::{BufMut, Bytes};
 use codec::effect::{
-    AccountRow, BucketRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow, SealedRow, SettingRow, StripeRow,
-    UploadName, UploadRow, VersionRow,
+    AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow, SealedRow, SettingRow,
+    StripeRow, UploadName, UploadRow, VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 use prost::Message;
@@ -38,7 +38,8 @@ pub const ACCOUNTS: Family = "accounts";
 pub const RECLAIM: Family = "reclaim";
 /// Sealed ranges by first LSN.
 pub const LEDGER: Family = "ledger";
-/// `applied`, `epoch`, `clock`, `ended` (the last sealed range), `loss` and LSN, `s` and a setting's name.
+/// `applied`, `epoch`, `clock`, `ended` (the last sealed range), `loss` and LSN, `point` and the LSN of a checkpoint, `s` and a
+/// setting's name.
 pub const META: Family = "meta";
 /// All families, for opening the store.
 pub const FAMILIES: [Family; 10] =
@@ -49,6 +50,7 @@ const APPLIED: &[u8] = b"applied";
 const EPOCH: &[u8] = b"epoch";
 const CLOCK: &[u8] = b"clock";
 const SEALED: &[u8] = b"ended";
+const CHECKPOINT: &[u8] = b"point";
 
 /// Why the index could not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -582,6 +584,23 @@ pub fn domain_of(view: &dyn View, account: &str, encrypted: bool) -> Result<Opti
 /// All sealed ranges, in LSN order.
 pub fn sealed_ranges(view: &dyn View) -> Result<Vec<SealedRow>, IndexError> {
     read_all(view, LEDGER, b"")
+}
+
+/// The checkpoints that a rebuild may use, by LSN.
+pub fn checkpoints(view: &dyn View) -> Result<Vec<CheckpointRow>, IndexError> {
+    read_all(view, META, CHECKPOINT)
+}
+
+fn checkpoint_key(row: &CheckpointRow) -> Vec<u8> {
+    [CHECKPOINT, &row.lsn.to_be_bytes()].concat()
+}
+
+pub(crate) fn put_checkpoint(overlay: &mut Overlay<'_>, row: &CheckpointRow) {
+    overlay.put(META, checkpoint_key(row), row);
+}
+
+pub(crate) fn delete_checkpoint(overlay: &mut Overlay<'_>, row: &CheckpointRow) {
+    overlay.delete(META, checkpoint_key(row));
 }
 
 /// The last sealed range.

@@ -98,6 +98,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
+        Command::PutCheckpoint { row, stripes } => cluster::put_checkpoint(&mut draft, row, stripes),
         Command::AcceptLoss { loss, sealed } => {
             draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));
             draft.rows.extend(sealed.clone().map(EffectKind::Sealed));

@@ -123,6 +123,8 @@ fn apply_one(overlay: &mut Overlay<'_>, kind: &EffectKind) -> Result<(), Fault> 
         EffectKind::StartEpoch(row) => index::put_epoch(overlay, Epoch(row.epoch)),
         EffectKind::ClockTick(tick) => index::put_clock(overlay, tick),
         EffectKind::Sealed(row) => index::put_sealed(overlay, row),
+        EffectKind::PutCheckpoint(row) => index::put_checkpoint(overlay, row),
+        EffectKind::DeleteCheckpoint(row) => index::delete_checkpoint(overlay, row),
         EffectKind::AcceptedLoss(row) => {
             overlay.put(META, [b"loss".as_slice(), &row.kept.to_be_bytes()].concat(), row);
         }

@@ -5,9 +5,9 @@ use super::{DecideError, Draft};
 use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, Refusal, Seal};
 use crate::index::{self, access_key_key, account_name_key};
 use codec::effect::{
-    AccountRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, SettingRow, StripeRow,
+    AccountRow, CheckpointRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, SettingRow, StripeRow,
 };
-use codec::id::{DriveId, Epoch, StripeId};
+use codec::id::{DriveId, Epoch, Lsn, StripeId};
 use codec::stripe::{StripeClass, StripeDescriptor};
 use std::collections::{BTreeMap, BTreeSet};
 use storage_node::sabotage::Sabotage;
@@ -101,6 +101,34 @@ pub(super) fn seal(draft: &mut Draft<'_>, seal: &Seal) -> Result<Outcome, Decide
     }
     draft.rows.push(EffectKind::Sealed(seal.sealed.clone()));
     Ok(Outcome::Sealed { moved, skipped })
+}
+
+/// The checkpoint before the new one stays, for a rebuild that can't read this one; those before it go.
+pub(super) fn put_checkpoint(
+    draft: &mut Draft<'_>,
+    row: &CheckpointRow,
+    stripes: &[StripeRow],
+) -> Result<Outcome, DecideError> {
+    let known = index::checkpoints(draft.view)?;
+    let newest = known.last().map_or(0, |known| known.lsn);
+    if row.lsn <= newest || row.lsn >= draft.at.lsn.0 || stripes.is_empty() || stripes.len() != row.stripes.len() {
+        return Err(Refusal::BadCheckpoint.into());
+    }
+    for (name, stripe) in row.stripes.iter().zip(stripes) {
+        let descriptor = check_stripe(draft, stripe)?;
+        let named = descriptor.id == StripeId { epoch: Epoch(name.epoch), counter: name.counter };
+        let range = Some((Lsn(row.lsn), Lsn(row.lsn)));
+        if !named || descriptor.class != StripeClass::Checkpoint || descriptor.lsn_range != range {
+            return Err(Refusal::BadCheckpoint.into());
+        }
+        put_stripe(draft, descriptor.id, stripe)?;
+    }
+    draft.rows.push(EffectKind::PutCheckpoint(row.clone()));
+    for old in known.into_iter().rev().skip(1) {
+        draft.rows.extend(old.stripes.iter().map(|name| EffectKind::DeleteStripe(name.clone())));
+        draft.rows.push(EffectKind::DeleteCheckpoint(old));
+    }
+    Ok(Outcome::Done)
 }
 
 pub(super) fn put_account(draft: &mut Draft<'_>, row: &AccountRow) -> Result<Outcome, DecideError> {
