@@ -146,6 +146,13 @@ pub trait Kv: Send + Sync + Debug {
     /// Scans a family as it is at this moment; later writes are not seen.
     fn scan(&self, family: Family, start: &[u8], direction: Direction) -> Result<Box<dyn KvIterator + '_>, KvError>;
 
+    /// Scans of several families, each forward from its first row, all as they are at one and the same moment: what a copy of
+    /// the whole store is made of. A store that can't, says so.
+    fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
+        let _unused = families;
+        Err(KvError::Io { path: String::new(), detail: "the store can't be scanned as a whole".to_owned() })
+    }
+
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<(), KvError>;
 

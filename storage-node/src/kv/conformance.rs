@@ -16,6 +16,7 @@ pub(super) fn run(open: &dyn Fn() -> Box<dyn Kv>) {
     batches_are_ordered_and_atomic(open().as_ref());
     scans_go_both_ways(open().as_ref());
     scans_see_one_moment(open().as_ref());
+    scans_together_see_the_same_moment(open().as_ref());
     unknown_families_are_refused(open().as_ref());
     agrees_with_a_map(open);
 }
@@ -112,6 +113,20 @@ fn scans_see_one_moment(kv: &dyn Kv) {
     batch.delete("one", "c");
     kv.write(batch).unwrap();
     assert_eq!(collect(scan.as_mut()), ["a", "c"]);
+}
+
+fn scans_together_see_the_same_moment(kv: &dyn Kv) {
+    put_all(kv, "one", &["a", "b"]);
+    put_all(kv, "two", &["c"]);
+    let mut scans = kv.scan_together(&["two", "one", "two"]).unwrap();
+    put_all(kv, "one", &["b2"]);
+    put_all(kv, "two", &["d"]);
+    let mut batch = KvBatch::new();
+    batch.delete("one", "a");
+    kv.write(batch).unwrap();
+    let seen: Vec<Vec<String>> = scans.iter_mut().map(|scan| collect(scan.as_mut())).collect();
+    assert_eq!(seen, [vec!["c"], vec!["a", "b"], vec!["c"]]);
+    assert!(matches!(kv.scan_together(&["one", "three"]), Err(KvError::UnknownFamily("three"))));
 }
 
 fn unknown_families_are_refused(kv: &dyn Kv) {

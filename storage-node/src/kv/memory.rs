@@ -85,6 +85,16 @@ impl Kv for MemoryKv {
         Ok(Box::new(MemoryScan { rows, direction, bound: first_bound(start, direction) }))
     }
 
+    fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
+        let state = self.read();
+        let scan = |family: &Family| {
+            let rows = Arc::clone(family_rows(&state, family)?);
+            let scan = MemoryScan { rows, direction: Direction::Forward, bound: Bound::Unbounded };
+            Ok(Box::new(scan) as Box<dyn KvIterator>)
+        };
+        families.iter().map(scan).collect()
+    }
+
     fn flush(&self) -> Result<(), KvError> {
         Ok(())
     }

@@ -317,6 +317,22 @@ impl Kv for RocksKv {
         Ok(Box::new(scan))
     }
 
+    fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
+        // The iterators keep what they need of the snapshot's moment; the snapshot itself may go.
+        let snapshot = self.db.snapshot();
+        let scan = |family: &Family| {
+            let mut options = ReadOptions::default();
+            options.set_verify_checksums(true);
+            options.set_snapshot(&snapshot);
+            // Every row is read once: they are not to push out the rows that are in use.
+            options.fill_cache(false);
+            let mut rows = self.db.raw_iterator_cf_opt(&self.family(family)?, options);
+            rows.seek_to_first();
+            Ok(Box::new(RocksScan { store: self, rows, direction: Direction::Forward }) as Box<dyn KvIterator>)
+        };
+        families.iter().map(scan).collect()
+    }
+
     fn flush(&self) -> Result<(), KvError> {
         self.db.flush_wal(true).map_err(|e| self.error(e))
     }
@@ -402,6 +418,9 @@ mod tests {
         }
         fn scan(&self, f: Family, start: &[u8], d: Direction) -> Result<Box<dyn KvIterator + '_>, KvError> {
             self.0.scan(f, start, d)
+        }
+        fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
+            self.0.scan_together(families)
         }
         fn flush(&self) -> Result<(), KvError> {
             self.0.flush()

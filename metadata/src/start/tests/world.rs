@@ -4,9 +4,9 @@ use crate::client::{CommitError, MetadataClient, Mode};
 use crate::clock::{Clock, Entropy};
 use crate::command::{Command, CommitObject, Condition, CreateBucket, NewChunk, NewFrame, Outcome};
 use crate::index::{self, FAMILIES, Overlay};
-use crate::keys::Keys;
+use crate::keys::{KeyError, Keys};
 use crate::service::Metadata;
-use crate::start::{Config, IndexHome, Parts, StartError, accept_loss, start};
+use crate::start::{Config, IndexHome, KeySource, Parts, StartError, accept_loss, start};
 use bytes::Bytes;
 use codec::effect::{Content, ObjectMeta};
 use codec::encrypt::KeyEncryptionKey;
@@ -52,8 +52,14 @@ impl Kv for Failing {
     fn scan(&self, family: Family, start: &[u8], way: Direction) -> Result<Box<dyn KvIterator + '_>, KvError> {
         self.0.scan(family, start, way)
     }
+    fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
+        self.0.scan_together(families)
+    }
     fn flush(&self) -> Result<(), KvError> {
         self.0.flush()
+    }
+    fn clear(&self) -> Result<(), KvError> {
+        self.0.clear()
     }
     fn stats(&self) -> KvStats {
         self.0.stats()
@@ -110,6 +116,8 @@ pub struct World {
     pub trace: Trace,
     pub home: Arc<Home>,
     pub config: Config,
+    /// The key-encryption key; `None` when it can't be had.
+    pub kek: Option<[u8; 32]>,
     /// Which drives are given to the service.
     pub given: Vec<usize>,
     entropy: Arc<Counting>,
@@ -135,7 +143,7 @@ impl World {
             ..Config::default()
         };
         let given = (0..trace.disks().len()).collect();
-        World { trace, home, config, given, entropy: Arc::default() }
+        World { trace, home, config, kek: Some([7; 32]), given, entropy: Arc::default() }
     }
 
     /// Takes other random numbers from here on.
@@ -143,12 +151,18 @@ impl World {
         self.entropy = Arc::new(Counting(AtomicU64::new(n)));
     }
 
+    fn keys(&self) -> KeySource {
+        let kek = self.kek;
+        let missing = || KeyError::Secret("the key, as the test wants it".to_owned());
+        Box::new(move |_| Ok(Keys::new(KeyEncryptionKey::new(kek.ok_or_else(missing)?))))
+    }
+
     fn parts(&self) -> Parts {
         Parts {
             disks: self.given.iter().map(|drive| self.trace.disk(*drive) as Arc<dyn Disk>).collect(),
             node_index: Arc::new(MemoryKv::new(&storage_node::index::FAMILIES)),
             index: self.home.clone(),
-            keys: Box::new(|_| Ok(Keys::new(KeyEncryptionKey::new([7; 32])))),
+            keys: self.keys(),
             clock: Arc::new(Still),
             entropy: self.entropy.clone(),
         }
@@ -200,6 +214,7 @@ impl World {
             trace: image.trace().clone(),
             home,
             config,
+            kek: self.kek,
             given: self.given.clone(),
             entropy: Arc::new(Counting(AtomicU64::new(self.entropy.0.load(Ordering::Relaxed)))),
         }
