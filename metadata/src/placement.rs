@@ -1,17 +1,20 @@
 //! Which drives a new stripe's shards go to. Pure: the randomness is a seed.
 //!
-//! Every shard on a drive of its own; nodes filled evenly, so that no node has more shards of a stripe than the evenest
-//! placement needs (at most m wherever the topology allows it); within that, drives in proportion to their free space.
+//! Every shard on a drive of its own; racks filled evenly, and nodes within a rack, so that neither has more shards of a
+//! stripe than the evenest placement needs (at most m wherever the topology allows it); within that, drives in proportion
+//! to their free space.
 
 use crate::topology::{Drive, Topology};
 use codec::id::DriveId;
 use std::collections::BTreeMap;
 
-/// Chooses up to `count` usable drives for shards of one stripe: none of `failed`, none of `used`, whose nodes count as
-/// filled by the shards that they hold. Fewer come back when there are no more. Equal arguments give an equal answer.
+/// Chooses up to `count` usable drives for shards of one stripe: none of `failed`, none of `used`, whose racks and nodes
+/// count as filled by the shards that they hold. Fewer come back when there are no more. Equal arguments give an equal answer.
 pub fn place(topology: &Topology, count: usize, used: &[DriveId], failed: &[DriveId], seed: u64) -> Vec<DriveId> {
+    let mut on_rack: BTreeMap<u32, usize> = BTreeMap::new();
     let mut on_node: BTreeMap<u32, usize> = BTreeMap::new();
     for drive in topology.drives.iter().filter(|drive| used.contains(&drive.id)) {
+        *on_rack.entry(drive.rack).or_default() += 1;
         *on_node.entry(drive.node).or_default() += 1;
     }
     let mut random = SplitMix(seed);
@@ -22,16 +25,22 @@ pub fn place(topology: &Topology, count: usize, used: &[DriveId], failed: &[Driv
         .collect();
     // Ordered by arrival: the first of a node is a draw from its drives weighted by free space.
     candidates.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(x.id.cmp(&y.id)));
+    // The candidates of each node, the last to arrive first, so that the next one is popped.
+    let mut waiting: BTreeMap<u32, Vec<(usize, &Drive)>> = BTreeMap::new();
+    for (order, (_, drive)) in candidates.into_iter().enumerate().rev() {
+        waiting.entry(drive.node).or_default().push((order, drive));
+    }
+    let held = |map: &BTreeMap<u32, usize>, key| map.get(&key).copied().unwrap_or(0);
     let mut chosen = Vec::with_capacity(count);
     while chosen.len() < count {
-        let emptiest = candidates
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, (_, drive))| on_node.get(&drive.node).copied().unwrap_or(0))
-            .map(|(at, _)| at);
-        let Some(at) = emptiest else { break };
-        let (_, drive) = candidates.remove(at);
-        *on_node.entry(drive.node).or_default() += 1;
+        let first = |(&node, drives): (&u32, &Vec<(usize, &Drive)>)| {
+            let &(order, drive) = drives.last()?;
+            Some((held(&on_rack, drive.rack), held(&on_node, node), order, node))
+        };
+        let Some((.., node)) = waiting.iter().filter_map(first).min() else { break };
+        let Some((_, drive)) = waiting.get_mut(&node).and_then(Vec::pop) else { break };
+        *on_rack.entry(drive.rack).or_default() += 1;
+        *on_node.entry(node).or_default() += 1;
         chosen.push(drive.id);
     }
     chosen
@@ -63,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn drive(n: u8, node: u32, free: u64) -> Drive {
-        Drive { id: DriveId([n; 16]), node, free, usable: true, full: false }
+        Drive { id: DriveId([n; 16]), node, rack: 0, free, usable: true, full: false }
     }
 
     proptest! {
@@ -118,5 +127,24 @@ mod tests {
         let topology = Topology { drives: vec![drive(0, 0, 100), drive(1, 0, 300)] };
         let roomy = (0..4000).filter(|&seed| place(&topology, 1, &[], &[], seed) == [DriveId([1; 16])]).count();
         assert!((2800..3200).contains(&roomy), "{roomy} of 4000, expected about 3000");
+    }
+
+    #[test]
+    fn racks_are_filled_evenly_and_nodes_within_them() {
+        let topology = Topology {
+            drives: (0..48).map(|n| Drive { rack: u32::from(n) / 12, ..drive(n, u32::from(n) / 4, 100) }).collect(),
+        };
+        for seed in 0..50 {
+            let chosen = place(&topology, 8, &[], &[], seed);
+            let of = |id: &DriveId| topology.drives.iter().find(|drive| drive.id == *id).unwrap();
+            let mut racks = [0; 4];
+            let mut nodes = [0; 12];
+            chosen.iter().map(of).for_each(|drive| {
+                racks[drive.rack as usize] += 1;
+                nodes[drive.node as usize] += 1;
+            });
+            assert_eq!(racks, [2; 4]);
+            assert!(nodes.iter().all(|&shards| shards <= 1), "{nodes:?}");
+        }
     }
 }

@@ -16,6 +16,8 @@ pub struct Drive {
     pub id: DriveId,
     /// The node that serves it.
     pub node: u32,
+    /// The rack of its node. All nodes of one machine are in rack 0.
+    pub rack: u32,
     /// Bytes that client frames may still take there.
     pub free: u64,
     /// Takes new shards: registered as active, healthy, not full.
@@ -84,7 +86,7 @@ impl Topology {
                 let free = status.map_or(0, |status| status.free);
                 let active = row.state == DriveState::Active as i32;
                 let (takes, room) = (active && healthy, free >= MIN_FREE);
-                Some(Drive { id, node: row.node, free, usable: takes && room, full: takes && !room })
+                Some(Drive { id, node: row.node, rack: 0, free, usable: takes && room, full: takes && !room })
             })
             .collect();
         drives.sort_by_key(|drive| drive.id);
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn warnings_say_what_is_not_survived() {
-        let drive = |n: u8, node| Drive { id: DriveId([n; 16]), node, free: 1 << 40, usable: true, full: false };
+        let drive = |n: u8, node| Drive { id: DriveId([n; 16]), node, rack: 0, free: 1 << 40, usable: true, full: false };
         let geometry = Geometry::new(4, 2).unwrap();
         let one_node = Topology { drives: (0..6).map(|n| drive(n, 0)).collect() };
         assert_eq!(one_node.warnings(geometry), []);
