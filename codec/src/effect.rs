@@ -28,7 +28,7 @@ pub struct Effect {
     /// What changed. `None` is an effect that this code does not know: an error.
     #[prost(
         oneof = "EffectKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
     )]
     pub kind: Option<EffectKind>,
 }
@@ -102,6 +102,9 @@ pub enum EffectKind {
     /// The checkpoint at this row's LSN is superseded: no rebuild needs it.
     #[prost(message, tag = "22")]
     DeleteCheckpoint(CheckpointRow),
+    /// The shards of a stripe that is gone were freed on their drives.
+    #[prost(message, tag = "23")]
+    StripeFreed(StripeName),
 }
 
 /// A bucket.
@@ -453,6 +456,18 @@ pub struct StripeRow {
     pub drives: Vec<Bytes>,
 }
 
+/// A stripe that is gone from the index, and whose shards are still to be freed. No effect: a row that follows from
+/// [`EffectKind::DeleteStripe`].
+#[derive(Clone, PartialEq, Message)]
+pub struct DroppedRow {
+    /// The LSN of the entry that dropped it.
+    #[prost(uint64, tag = "1")]
+    pub lsn: u64,
+    /// Its row, as it was.
+    #[prost(message, optional, tag = "2")]
+    pub stripe: Option<StripeRow>,
+}
+
 /// A drive's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
@@ -552,6 +567,10 @@ pub struct ClockTick {
     /// Milliseconds of catch-up after time off that were used in this year of the retention clock.
     #[prost(uint64, tag = "2")]
     pub caught_up_ms: u64,
+    /// Milliseconds that the cluster has served since its first start: no time off, no catch-up. Graces before a delete are
+    /// counted on it (R11). 0 in ticks from before there was this count.
+    #[prost(uint64, tag = "3")]
+    pub steady_ms: u64,
 }
 
 /// Entries that were sealed.

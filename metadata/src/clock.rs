@@ -3,6 +3,10 @@
 //! Invariants of [`RetentionClock`]: it never runs backwards; while the process lives it advances with monotonic time and
 //! with nothing else; after time off it catches up with the wall clock by at most [`CATCH_UP_PER_YEAR_MS`] in each year of
 //! its own count. So a wall clock that was set forward, once or a thousand times, releases nothing early by more than that.
+//!
+//! Beside it goes the *steady* count, by which graces before a delete are judged (R11): monotonic time while the process
+//! lives, and nothing else. With catch-up a cluster that was off for a week would delete on its first day what nobody had a
+//! day to miss.
 
 use codec::effect::ClockTick;
 use std::fmt::Debug;
@@ -65,6 +69,7 @@ pub struct RetentionClock {
     base_ms: u64,
     base_monotonic_ms: u64,
     caught_up_ms: u64,
+    base_steady_ms: u64,
 }
 
 impl RetentionClock {
@@ -72,14 +77,15 @@ impl RetentionClock {
     pub fn resume(last: Option<ClockTick>, clock: &dyn Clock) -> RetentionClock {
         let (wall, base_monotonic_ms) = (clock.wall_ms(), clock.monotonic_ms());
         let Some(last) = last else {
-            return RetentionClock { base_ms: wall, base_monotonic_ms, caught_up_ms: 0 };
+            return RetentionClock { base_ms: wall, base_monotonic_ms, caught_up_ms: 0, base_steady_ms: 0 };
         };
         let budget = CATCH_UP_PER_YEAR_MS.saturating_sub(last.caught_up_ms);
         let step = wall.saturating_sub(last.retention_ms).min(budget);
         let base_ms = last.retention_ms.saturating_add(step);
         let used = last.caught_up_ms.saturating_add(step);
         let same_year = base_ms / YEAR_MS == last.retention_ms / YEAR_MS;
-        RetentionClock { base_ms, base_monotonic_ms, caught_up_ms: if same_year { used } else { step } }
+        let caught_up_ms = if same_year { used } else { step };
+        RetentionClock { base_ms, base_monotonic_ms, caught_up_ms, base_steady_ms: last.steady_ms }
     }
 
     /// Now, as a tick to be journaled.
@@ -87,7 +93,11 @@ impl RetentionClock {
         let passed = clock.monotonic_ms().saturating_sub(self.base_monotonic_ms);
         let retention_ms = self.base_ms.saturating_add(passed);
         let same_year = retention_ms / YEAR_MS == self.base_ms / YEAR_MS;
-        ClockTick { retention_ms, caught_up_ms: if same_year { self.caught_up_ms } else { 0 } }
+        ClockTick {
+            retention_ms,
+            caught_up_ms: if same_year { self.caught_up_ms } else { 0 },
+            steady_ms: self.base_steady_ms.saturating_add(passed),
+        }
     }
 }
 
@@ -146,11 +156,30 @@ mod tests {
     #[test]
     fn r15_the_budget_is_new_in_a_new_year_of_its_own_count() {
         let hands = Hands::default();
-        let last = ClockTick { retention_ms: 51 * YEAR_MS - 1, caught_up_ms: CATCH_UP_PER_YEAR_MS };
+        let last = ClockTick { retention_ms: 51 * YEAR_MS - 1, caught_up_ms: CATCH_UP_PER_YEAR_MS, steady_ms: 7 };
         hands.wall.store(60 * YEAR_MS, Ordering::Relaxed);
         let clock = RetentionClock::resume(Some(last.clone()), &hands);
         assert_eq!(clock.tick(&hands).retention_ms, last.retention_ms);
         hands.monotonic.store(1, Ordering::Relaxed);
-        assert_eq!(clock.tick(&hands), ClockTick { retention_ms: 51 * YEAR_MS, caught_up_ms: 0 });
+        assert_eq!(clock.tick(&hands), ClockTick { retention_ms: 51 * YEAR_MS, caught_up_ms: 0, steady_ms: 8 });
+    }
+
+    #[test]
+    fn r15_the_steady_count_has_no_catch_up_and_no_time_off() {
+        let hands = Hands::default();
+        hands.wall.store(50 * YEAR_MS, Ordering::Relaxed);
+        let first = RetentionClock::resume(None, &hands);
+        assert_eq!(first.tick(&hands).steady_ms, 0);
+        hands.monotonic.store(DAY, Ordering::Relaxed);
+        let last = first.tick(&hands);
+        assert_eq!(last.steady_ms, DAY);
+        // Off for three days: the retention clock catches up, the steady count does not.
+        hands.wall.store(50 * YEAR_MS + 4 * DAY, Ordering::Relaxed);
+        hands.monotonic.store(0, Ordering::Relaxed);
+        let again = RetentionClock::resume(Some(last.clone()), &hands);
+        assert_eq!(again.tick(&hands).retention_ms, last.retention_ms + 3 * DAY);
+        assert_eq!(again.tick(&hands).steady_ms, DAY);
+        hands.monotonic.store(5, Ordering::Relaxed);
+        assert_eq!(again.tick(&hands).steady_ms, DAY + 5);
     }
 }

@@ -9,6 +9,8 @@
 //! Keys are built so that byte order is the order that listings want: numbers big endian, object keys escaped
 //! (0x00 becomes 00 FF) and ended with 00 01, versions of one key newest first (the complement of their LSN).
 
+pub mod reclaim;
+
 use bytes::{BufMut, Bytes};
 use codec::effect::{
     AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow, SealedRow, SettingRow,
@@ -18,7 +20,7 @@ use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use storage_node::kv::{Direction, Family, Kv, KvBatch, KvError};
+use storage_node::kv::{Direction, Family, Kv, KvBatch, KvError, KvIterator};
 
 /// Buckets by name (`n`) and names by bucket id (`i`).
 pub const BUCKETS: Family = "buckets";
@@ -34,7 +36,7 @@ pub const STRIPES: Family = "stripes";
 pub const DRIVES: Family = "drives";
 /// Accounts (`a`), their access keys (`k`) and names (`n`), dedup domains (`d`) and whose they are (`o`).
 pub const ACCOUNTS: Family = "accounts";
-/// Kept for reclaim.
+/// What reclaim goes by ([`reclaim`]): noted ticks, dropped stripes.
 pub const RECLAIM: Family = "reclaim";
 /// Sealed ranges by first LSN.
 pub const LEDGER: Family = "ledger";
@@ -404,7 +406,17 @@ fn read_text(view: &dyn View, family: Family, key: &[u8]) -> Result<Option<Strin
 
 /// The last applied entry: its LSN and hash. LSN 0 and zeros on an empty index.
 pub fn applied(view: &dyn View) -> Result<(Lsn, [u8; 32]), IndexError> {
-    let Some(value) = view.row(META, APPLIED)? else { return Ok((Lsn(0), [0; 32])) };
+    parse_applied(view.row(META, APPLIED)?)
+}
+
+/// The same, of the moment that a scan of META sees.
+pub fn applied_in(meta: &mut dyn KvIterator) -> Result<(Lsn, [u8; 32]), IndexError> {
+    meta.seek(APPLIED);
+    parse_applied(meta.next()?.filter(|(key, _)| key == APPLIED).map(|(_, value)| value))
+}
+
+fn parse_applied(value: Option<Bytes>) -> Result<(Lsn, [u8; 32]), IndexError> {
+    let Some(value) = value else { return Ok((Lsn(0), [0; 32])) };
     let parsed = value.split_first_chunk::<8>().and_then(|(lsn, hash)| Some((*lsn, hash.try_into().ok()?)));
     let (lsn, hash) = parsed.ok_or_else(|| damaged(META, APPLIED, RowFault::Malformed))?;
     Ok((Lsn(u64::from_be_bytes(lsn)), hash))

@@ -125,7 +125,7 @@ fn kinds() -> Vec<EffectKind> {
         }),
         EffectKind::PutSetting(SettingRow { name: "geometry".into(), value: Bytes::from_static(b"4+2") }),
         EffectKind::StartEpoch(EpochRow { epoch: 1 << 32 }),
-        EffectKind::ClockTick(ClockTick { retention_ms: 4, caught_up_ms: 5 }),
+        EffectKind::ClockTick(ClockTick { retention_ms: 4, caught_up_ms: 5, steady_ms: 0 }),
         EffectKind::Sealed(SealedRow {
             first: 1,
             last: 41,

@@ -41,7 +41,7 @@ pub fn apply(overlay: &mut Overlay<'_>, lsn: Lsn, hash: &[u8; 32], effects: &Eff
     }
     for effect in &effects.effects {
         let kind = effect.kind.as_ref().ok_or(Fault::Field("kind"));
-        kind.and_then(|kind| apply_one(overlay, kind)).map_err(|fault| match fault {
+        kind.and_then(|kind| apply_one(overlay, lsn, kind)).map_err(|fault| match fault {
             Fault::Index(error) => ApplyError::Index(error),
             Fault::Field(what) => ApplyError::Damaged { lsn, what },
         })?;
@@ -71,7 +71,7 @@ impl From<IndexError> for Fault {
     }
 }
 
-fn apply_one(overlay: &mut Overlay<'_>, kind: &EffectKind) -> Result<(), Fault> {
+fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(), Fault> {
     match kind {
         EffectKind::PutBucket(row) => {
             overlay.put(BUCKETS, bucket_key(&row.name), row);
@@ -107,7 +107,7 @@ fn apply_one(overlay: &mut Overlay<'_>, kind: &EffectKind) -> Result<(), Fault> 
         }
         EffectKind::DeleteStripe(name) => {
             let id = StripeId { epoch: Epoch(name.epoch), counter: name.counter };
-            overlay.delete(STRIPES, id.to_bytes().to_vec());
+            index::reclaim::drop_stripe(overlay, lsn, id)?;
         }
         EffectKind::PutDrive(row) => {
             let id = DriveId::from_slice(&row.id).ok_or(Fault::Field("drive.id"))?;
@@ -120,8 +120,18 @@ fn apply_one(overlay: &mut Overlay<'_>, kind: &EffectKind) -> Result<(), Fault> 
             overlay.put_raw(ACCOUNTS, domain_owner_key(&row.account, row.encrypted), row.id.to_be_bytes().to_vec());
         }
         EffectKind::PutSetting(row) => overlay.put(META, setting_key(&row.name), row),
-        EffectKind::StartEpoch(row) => index::put_epoch(overlay, Epoch(row.epoch)),
-        EffectKind::ClockTick(tick) => index::put_clock(overlay, tick),
+        EffectKind::StripeFreed(name) => {
+            let id = StripeId { epoch: Epoch(name.epoch), counter: name.counter };
+            index::reclaim::stripe_freed(overlay, id)?;
+        }
+        EffectKind::StartEpoch(row) => {
+            index::put_epoch(overlay, Epoch(row.epoch));
+            index::reclaim::fence(overlay, Epoch(row.epoch))?;
+        }
+        EffectKind::ClockTick(tick) => {
+            index::reclaim::note_tick(overlay, lsn, tick)?;
+            index::put_clock(overlay, tick);
+        }
         EffectKind::Sealed(row) => index::put_sealed(overlay, row),
         EffectKind::PutCheckpoint(row) => index::put_checkpoint(overlay, row),
         EffectKind::DeleteCheckpoint(row) => index::delete_checkpoint(overlay, row),

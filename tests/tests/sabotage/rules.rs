@@ -151,7 +151,7 @@ pub async fn clock_set_back(switch: Switch) -> Result<(), Wrong> {
     let world = small(&switch).await?;
     switch.on();
     let epoch = world.metadata.epoch();
-    let tick = |retention_ms| Command::ClockTick(ClockTick { retention_ms, caught_up_ms: 0 });
+    let tick = |retention_ms| Command::ClockTick(ClockTick { retention_ms, ..ClockTick::default() });
     world.metadata.commit(epoch, tick(2_000)).await.map_err(failed)?;
     let result = match world.metadata.commit(epoch, tick(1_000)).await {
         Err(CommitError::Refused(_)) => Ok(()),

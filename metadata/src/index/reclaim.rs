@@ -1,0 +1,155 @@
+//! Rows of the family `reclaim`. All of them follow from effects; none is an effect of its own.
+//!
+//! Invariants:
+//! * `t` and an LSN: the tick that was journaled there, with its steady count. What happened at an LSN happened before the
+//!   first tick behind it; so a grace that is counted from that tick is never too short. A tick that is left out (there is
+//!   one in [`TICK_STEP_MS`]) or pruned makes it longer. `n`: the last tick that was noted.
+//! * `d` and a stripe's id: the stripe is gone from the index, its shards are not freed yet.
+//! * `x` and a stripe's id: its shards are freed, and its epoch is not fenced yet. A stripe may be committed in several
+//!   entries; one that came late would bring back a stripe whose shards are gone (R1).
+
+use super::{
+    IndexError, META, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, read_all, setting, tagged,
+};
+use codec::effect::{AcceptedLossRow, ClockTick, DroppedRow, StripeRow};
+use codec::id::{Epoch, Lsn, StripeId};
+
+/// The steady count is noted once in this many milliseconds.
+pub const TICK_STEP_MS: u64 = 10 * 60 * 1000;
+/// The longest grace that can be asked for: what is older is not told apart.
+pub const MAX_GRACE_MS: u64 = 90 * 24 * 3600 * 1000;
+
+/// Name of the setting that switches all deletion: `on` (also when it was never set) or anything else for off.
+pub const RECLAIM_SETTING: &str = "reclaim";
+/// Name of the setting that says why nothing is deleted until an operator releases it (R10); empty when nothing holds it.
+pub const HOLD_SETTING: &str = "reclaim-hold";
+/// Name of the setting that holds the LSN of the last release, in ASCII.
+pub const RELEASED_SETTING: &str = "reclaim-released";
+
+/// Why nothing is deleted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Hold {
+    /// An operator switched it off.
+    #[error("an operator switched it off")]
+    Off,
+    /// Something that only an operator can judge happened.
+    #[error("{0}")]
+    Held(String),
+    /// A loss was accepted and not released since: what looks unreferenced may be what the lost entries referenced (R10).
+    #[error("entries up to {0} were lost and that loss was accepted")]
+    AcceptedLoss(Lsn),
+}
+
+fn tick_key(lsn: Lsn) -> Vec<u8> {
+    tagged(b't', &lsn.0.to_be_bytes())
+}
+
+fn stripe_key(tag: u8, id: StripeId) -> Vec<u8> {
+    tagged(tag, &id.to_bytes())
+}
+
+/// Notes a tick's steady count, and forgets what lies behind the longest grace.
+pub(crate) fn note_tick(overlay: &mut Overlay<'_>, lsn: Lsn, tick: &ClockTick) -> Result<(), IndexError> {
+    let last = clock(overlay)?.map(|last| last.steady_ms);
+    let noted = overlay.row(RECLAIM, b"n")?;
+    let noted = noted.map(|value| decode::<ClockTick>(RECLAIM, b"n", value)).transpose()?.map(|tick| tick.steady_ms);
+    // A count that ran backwards (an older Stele wrote ticks without it) begins anew.
+    let backwards = last.is_some_and(|last| tick.steady_ms < last);
+    if !backwards && noted.is_some_and(|noted| tick.steady_ms < noted.saturating_add(TICK_STEP_MS)) {
+        return Ok(());
+    }
+    overlay.put(RECLAIM, tick_key(lsn), tick);
+    overlay.put(RECLAIM, b"n".to_vec(), tick);
+    // The newest of those that are old enough stays: it stands for all before it.
+    loop {
+        let mut oldest = ticks_from(overlay, Lsn(0), 2)?.into_iter();
+        let (Some((first, _)), Some((_, second))) = (oldest.next(), oldest.next()) else { return Ok(()) };
+        if second.steady_ms.saturating_add(MAX_GRACE_MS) > tick.steady_ms {
+            return Ok(());
+        }
+        overlay.delete(RECLAIM, tick_key(first));
+    }
+}
+
+fn ticks_from(view: &dyn View, from: Lsn, limit: usize) -> Result<Vec<(Lsn, ClockTick)>, IndexError> {
+    let rows = view.rows(RECLAIM, &tick_key(from), &[b't' + 1], limit)?;
+    let tick = |(key, value): (bytes::Bytes, bytes::Bytes)| {
+        let lsn = key.get(1..).and_then(|lsn| lsn.try_into().ok());
+        let lsn = lsn.ok_or_else(|| damaged(RECLAIM, &key, RowFault::Key))?;
+        Ok((Lsn(u64::from_be_bytes(lsn)), decode(RECLAIM, &key, value)?))
+    };
+    rows.into_iter().map(tick).collect()
+}
+
+/// Whether `grace_ms` of the steady count have passed since the entry at `lsn`, for certain.
+pub fn is_over(view: &dyn View, lsn: Lsn, grace_ms: u64) -> Result<bool, IndexError> {
+    let Some((_, then)) = ticks_from(view, lsn, 1)?.pop() else { return Ok(false) };
+    let now = clock(view)?.map_or(0, |tick| tick.steady_ms);
+    Ok(now.checked_sub(then.steady_ms).is_some_and(|passed| passed >= grace_ms))
+}
+
+/// Takes a stripe out of the index; its row is kept until its shards are freed.
+pub(crate) fn drop_stripe(overlay: &mut Overlay<'_>, lsn: Lsn, id: StripeId) -> Result<(), IndexError> {
+    if let Some(row) = super::stripe(overlay, id)? {
+        let dropped = DroppedRow { lsn: lsn.0, stripe: Some(row) };
+        overlay.put(RECLAIM, stripe_key(b'd', id), &dropped);
+        overlay.delete(super::STRIPES, id.to_bytes().to_vec());
+    }
+    Ok(())
+}
+
+/// The shards of a dropped stripe are freed.
+pub(crate) fn stripe_freed(overlay: &mut Overlay<'_>, id: StripeId) -> Result<(), IndexError> {
+    overlay.delete(RECLAIM, stripe_key(b'd', id));
+    if id.epoch >= epoch(overlay)? {
+        overlay.put_raw(RECLAIM, stripe_key(b'x', id), Vec::new());
+    }
+    Ok(())
+}
+
+/// Forgets the freed stripes of fenced epochs: nobody can commit those any more (R9).
+pub(crate) fn fence(overlay: &mut Overlay<'_>, current: Epoch) -> Result<(), IndexError> {
+    let end = stripe_key(b'x', StripeId { epoch: current, counter: 0 });
+    for (key, _) in overlay.rows(RECLAIM, b"x", &end, usize::MAX)? {
+        overlay.delete(RECLAIM, key);
+    }
+    Ok(())
+}
+
+/// Whether a stripe of this id was dropped, and could still be committed by mistake.
+pub fn was_dropped(view: &dyn View, id: StripeId) -> Result<bool, IndexError> {
+    let gone = |tag| Ok::<bool, IndexError>(view.row(RECLAIM, &stripe_key(tag, id))?.is_some());
+    Ok(gone(b'd')? || gone(b'x')?)
+}
+
+/// A dropped stripe whose shards are not freed yet.
+pub fn dropped_stripe(view: &dyn View, id: StripeId) -> Result<Option<DroppedRow>, IndexError> {
+    let key = stripe_key(b'd', id);
+    view.row(RECLAIM, &key)?.map(|value| decode(RECLAIM, &key, value)).transpose()
+}
+
+/// Up to `limit` dropped stripes with ids from `from` on, whose shards are not freed yet.
+pub fn dropped(view: &dyn View, from: StripeId, limit: usize) -> Result<Vec<(Lsn, StripeRow)>, IndexError> {
+    let rows = view.rows(RECLAIM, &stripe_key(b'd', from), &[b'd' + 1], limit)?;
+    let row = |(key, value): (bytes::Bytes, bytes::Bytes)| {
+        let row: DroppedRow = decode(RECLAIM, &key, value)?;
+        Ok((Lsn(row.lsn), row.stripe.ok_or_else(|| damaged(RECLAIM, &key, RowFault::Field))?))
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// What keeps everything from being deleted, if something does.
+pub fn hold(view: &dyn View) -> Result<Option<Hold>, IndexError> {
+    let value = |name| Ok::<_, IndexError>(setting(view, name)?.map(|row| row.value));
+    if value(RECLAIM_SETTING)?.is_some_and(|value| value != "on") {
+        return Ok(Some(Hold::Off));
+    }
+    if let Some(reason) = value(HOLD_SETTING)?.filter(|reason| !reason.is_empty()) {
+        return Ok(Some(Hold::Held(String::from_utf8_lossy(&reason).into_owned())));
+    }
+    let losses: Vec<AcceptedLossRow> = read_all(view, META, b"loss")?;
+    let lost = losses.iter().map(|loss| loss.known).max();
+    // One that does not read is one that was never given.
+    let released = value(RELEASED_SETTING)?.and_then(|value| String::from_utf8_lossy(&value).parse().ok()).unwrap_or(0);
+    Ok(lost.filter(|known| *known >= released).map(|known| Hold::AcceptedLoss(Lsn(known))))
+}
