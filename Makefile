@@ -27,7 +27,10 @@ CLIENT_PACKAGES := s3cmd rclone python3-venv
 CLIENT_VENV := $(HOME)/.cache/stele-clients
 TEST_PATH   := $(CLIENT_VENV)/bin:$(PATH)
 
-.PHONY: help deps clients build run test soak bench check fmt
+# The server that the tests start.
+UNDER_TEST  := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug/stele-under-test
+
+.PHONY: help deps clients build run under-test test soak bench check fmt
 
 help:
 	@echo 'make run      build and start a server (DATA=$(DATA) DRIVES=$(DRIVES) S3=$(S3) ADMIN=$(ADMIN))'
@@ -76,16 +79,15 @@ run: build
 	exec "$$target/debug/stele" serve --data '$(DATA)' --drives '$(DRIVES)' --s3 '$(S3)' --admin '$(ADMIN)'
 
 # The server under test is built first and set aside: the tests' own build of the workspace has switches compiled in that take
-# safety steps away, and replaces it.
-test: deps clients build
-	@target=$$(realpath "$${CARGO_TARGET_DIR:-target}"); \
-	cp "$$target/debug/stele" "$$target/debug/stele-under-test"; \
-	set -x; PATH='$(TEST_PATH)' STELE_BIN="$$target/debug/stele-under-test" $(CARGO) test $(IGNORE_RUST) --workspace
+# safety steps away, and replaces it. install(1) unlinks an older one, which may still be running.
+under-test: build
+	@install -m 755 '$(dir $(UNDER_TEST))stele' '$(UNDER_TEST)'
 
-soak: deps build
-	@target=$$(realpath "$${CARGO_TARGET_DIR:-target}"); \
-	cp "$$target/debug/stele" "$$target/debug/stele-under-test"; \
-	set -x; STELE_SOAK_MINUTES='$(SOAK_MINUTES)' STELE_BIN="$$target/debug/stele-under-test" $(CARGO) test $(IGNORE_RUST) --workspace -- --ignored --nocapture --test-threads 1
+test: deps clients under-test
+	PATH='$(TEST_PATH)' STELE_BIN='$(UNDER_TEST)' $(CARGO) test $(IGNORE_RUST) --workspace
+
+soak: deps under-test
+	STELE_SOAK_MINUTES='$(SOAK_MINUTES)' STELE_BIN='$(UNDER_TEST)' $(CARGO) test $(IGNORE_RUST) --workspace -- --ignored --nocapture --test-threads 1
 
 bench: deps
 	$(CARGO) bench $(IGNORE_RUST) -p benches

@@ -5,17 +5,21 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// How long a start may take on a busy machine before a test gives up on it.
-const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How long an ended server may take to go away.
-const GONE_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(180);
+/// How long an ended server may take to go away: longer than it gives itself (90 s).
+const GONE_WITHIN: Duration = Duration::from_secs(120);
+/// How long the rest of what an ended server printed may take to be read.
+const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// The access key of servers under test, unless a test lets them make up their own.
 pub const ACCESS_KEY: &str = "STELETESTACCESSKEY01";
@@ -64,12 +68,14 @@ pub struct ServerConfig {
     pub environment: Vec<(String, String)>,
     s3: SocketAddr,
     admin: SocketAddr,
+    _reserved: Arc<[TcpSocket; 2]>,
 }
 
 impl ServerConfig {
-    /// A server on `data` with this many drive directories inside, on two free ports.
+    /// A server on `data` with this many drive directories inside, on two ports that are its own as long as this lives.
     pub fn new(data: impl Into<PathBuf>, drives: usize) -> ServerConfig {
-        let [s3, admin] = free_ports();
+        let reserved = [reserve_port(), reserve_port()];
+        let [s3, admin] = reserved.each_ref().map(|port| port.local_addr().expect("a bound socket has an address"));
         ServerConfig {
             data: data.into(),
             arguments: vec!["--drives".to_owned(), drives.to_string()],
@@ -79,6 +85,7 @@ impl ServerConfig {
             ],
             s3,
             admin,
+            _reserved: Arc::new(reserved),
         }
     }
 
@@ -137,7 +144,7 @@ impl ServerConfig {
         ServerProcess { child, output, admin: self.admin, gone: None }
     }
 
-    /// Starts the process and waits until it is ready. `Err`: it ended instead, or took longer than a minute.
+    /// Starts the process and waits until it is ready. `Err`: it ended instead, or took longer than [`READY_WITHIN`].
     pub async fn try_start(&self) -> Result<ServerProcess, NotReady> {
         let mut server = self.spawn();
         server.ready().await?;
@@ -184,11 +191,14 @@ fn clean_environment(command: &mut Command) {
     }
 }
 
-/// Two ports that were free a moment ago. They are asked for together, so they differ.
-fn free_ports() -> [SocketAddr; 2] {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let (a, b) = (bind(), bind());
-    [a, b].map(|listener| listener.local_addr().expect("a bound socket has an address"))
+/// A socket that keeps a port for a server. It never listens and, like the server, asks for SO_REUSEADDR, so both may be
+/// bound to the port. Without it the port would be anybody's while the server is not running: another test's, or that of some
+/// client's outgoing connection, and the next start would find it in use.
+fn reserve_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("SO_REUSEADDR can be set on a new socket");
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+    socket
 }
 
 /// Why a server is not ready.
@@ -211,11 +221,16 @@ impl std::fmt::Display for NotReady {
 
 /// What a process printed so far, both streams, line by line.
 #[derive(Clone, Debug, Default)]
-struct Captured(Arc<Mutex<Vec<String>>>);
+struct Captured {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Streams that have not ended.
+    open: Arc<AtomicUsize>,
+}
 
 impl Captured {
     fn follow(&self, stream: impl std::io::Read + Send + 'static) {
-        let lines = Arc::clone(&self.0);
+        let Captured { lines, open } = self.clone();
+        open.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             let mut stream = BufReader::new(stream);
             let mut line = Vec::new();
@@ -224,11 +239,20 @@ impl Captured {
                 lines.lock().unwrap_or_else(PoisonError::into_inner).push(text);
                 line.clear();
             }
+            open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 
+    /// Waits until all is read that a process, which has ended, has printed.
+    async fn whole(&self) {
+        let start = Instant::now();
+        while self.open.load(Ordering::SeqCst) > 0 && start.elapsed() < READ_WITHIN {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 }
 
@@ -274,8 +298,7 @@ impl ServerProcess {
         let start = Instant::now();
         loop {
             if let Some(status) = self.status() {
-                // The readers may be a line behind.
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.output.whole().await;
                 return Err(NotReady { status: Some(status), output: self.output() });
             }
             if matches!(get(self.admin, path).await, Ok((200, _))) {
@@ -313,7 +336,7 @@ impl ServerProcess {
         let start = Instant::now();
         loop {
             if let Some(status) = self.status() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                self.output.whole().await;
                 return status;
             }
             assert!(start.elapsed() < GONE_WITHIN, "the server does not end:\n{}", self.output());
@@ -343,7 +366,7 @@ impl Drop for ServerProcess {
 /// GET without a signature; status and body.
 pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let exchange = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        let mut stream = TcpStream::connect(address).await?;
         stream
             .write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
             .await?;
@@ -355,5 +378,5 @@ pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, Strin
         let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
     };
-    tokio::time::timeout(Duration::from_secs(10), exchange).await.map_err(|_| std::io::Error::other("no answer"))?
+    tokio::time::timeout(Duration::from_secs(30), exchange).await.map_err(|_| std::io::Error::other("no answer"))?
 }

@@ -166,6 +166,19 @@ impl RawRequest {
         Ok(RawRequest { stream })
     }
 
+    /// Waits until the server asks for the body, which the head has announced with `expect: 100-continue`: from then on the
+    /// request is being worked on.
+    pub async fn continued(&mut self) -> std::io::Result<()> {
+        let mut said = Vec::new();
+        while !said.ends_with(b"\r\n\r\n") {
+            said.push(self.stream.read_u8().await?);
+        }
+        match said.starts_with(b"HTTP/1.1 100 ") {
+            true => Ok(()),
+            false => Err(std::io::Error::other(String::from_utf8_lossy(&said).into_owned())),
+        }
+    }
+
     /// Sends bytes of the body.
     pub async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes).await

@@ -17,10 +17,11 @@ const BUCKET: &str = "sdk-bucket";
 const MIB: usize = 1 << 20;
 
 struct Store {
-    _dir: tempfile::TempDir,
     config: ServerConfig,
     server: ServerProcess,
     s3: Client,
+    // Goes last: a server that is still running would fill it again.
+    _dir: tempfile::TempDir,
 }
 
 async fn store(arguments: impl FnOnce(&Path) -> Vec<String>) -> Store {

@@ -27,7 +27,11 @@ pub fn harm(config: &ServerConfig, n: usize, harm: Harm, other: Option<&ServerCo
         Harm::Emptied => {
             for entry in fs::read_dir(&drive).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() { remove(&path) } else { fs::remove_file(&path).unwrap() }
+                if path.is_dir() {
+                    remove(&path)
+                } else {
+                    unless_gone(fs::remove_file(&path));
+                }
             }
         }
         Harm::Foreign => {
@@ -38,9 +42,17 @@ pub fn harm(config: &ServerConfig, n: usize, harm: Harm, other: Option<&ServerCo
     }
 }
 
+/// What a running server has removed or renamed meanwhile is harmed enough.
+fn unless_gone<T>(result: std::io::Result<T>) -> Option<T> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        result => Some(result.unwrap()),
+    }
+}
+
 /// A directory in which a server may still create files.
 fn remove(path: &Path) {
-    for _ in 0..100 {
+    for _ in 0..1000 {
         match fs::remove_dir_all(path) {
             Ok(()) => return,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
@@ -66,9 +78,8 @@ fn noise(directory: &Path, random: &mut Random) {
         if path.file_name().is_some_and(|name| name == "reserve") {
             continue;
         }
-        let len = fs::metadata(&path).unwrap().len();
-        let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-        let mut left = usize::try_from(len).unwrap();
+        let Some(mut file) = unless_gone(fs::OpenOptions::new().write(true).open(&path)) else { continue };
+        let mut left = usize::try_from(file.metadata().unwrap().len()).unwrap();
         let mut buffer = vec![0; 1 << 20];
         while left > 0 {
             for word in buffer.chunks_exact_mut(8) {

@@ -272,7 +272,12 @@ fn newest_file(directory: &Path) -> SystemTime {
     for entry in std::fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
         let path = entry.path();
-        let time = if path.is_dir() { newest_file(&path) } else { entry.metadata().unwrap().modified().unwrap() };
+        let time = match entry.metadata() {
+            // A running server has removed or renamed it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Ok(metadata) if metadata.is_dir() => newest_file(&path),
+            metadata => metadata.unwrap().modified().unwrap(),
+        };
         newest = newest.max(time);
     }
     newest

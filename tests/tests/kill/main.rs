@@ -17,6 +17,10 @@ use tests::s3::{Random, client};
 const WORKERS: usize = 8;
 /// Bytes that one round may write before only small objects follow.
 const ROUND_BYTES: i64 = 48 << 20;
+/// Changes that are acknowledged before a kill, so that it means something, unless the machine takes longer than
+/// [`FEW_WITHIN`] over them.
+const FEW: u64 = 25;
+const FEW_WITHIN: Duration = Duration::from_secs(20);
 /// Objects that are never overwritten are read again in each round, this many of them by chance, and all at the end.
 const KEPT_SAMPLE: usize = 40;
 
@@ -91,7 +95,11 @@ impl Test {
                 tokio::spawn(Worker { number, client, random, shared }.run())
             })
             .collect();
+        let (began, before) = (Instant::now(), self.shared.history().answered);
         tokio::time::sleep(self.pause(300, 1500)).await;
+        while self.shared.history().answered < before + FEW && began.elapsed() < FEW_WITHIN {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let mut sealing = None;
         if matches!(moment, Moment::Sealing | Moment::SealingIndexGone) {
             sealing = Some(self.config.command(&["journal", "seal", "--wait"]).spawn().unwrap());

@@ -112,7 +112,8 @@ async fn huge_declared_chunks_take_no_memory() {
             } else {
                 format!("{declared};chunk-signature={signature}\r\n")
             };
-            request.send(line.as_bytes()).await.unwrap();
+            // A head that is refused may have closed the connection already.
+            let _may_have_been_closed = request.send(line.as_bytes()).await;
             let piece = block(7);
             // Refused at once, or read on and on: 200 MiB are enough to see that they are not kept.
             for _ in 0..200 {

@@ -117,14 +117,30 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// How often a story is told for a step that is missing. Some stories must meet a moment, which a busy machine may miss; with
+/// the step taken there is nothing to miss, and once is enough.
+const TELLINGS: usize = 5;
+
 /// Runs a scenario; gives the number of images and what went wrong.
 fn play(step: Sabotage, armed: bool) -> (usize, Result<(), String>) {
+    let tellings = if armed { TELLINGS } else { 1 };
+    let mut played = play_once(step, armed);
+    for _ in 1..tellings {
+        if played.1.is_err() || matches!(scenario(step), Scenario::Crashes(_)) {
+            break;
+        }
+        played = play_once(step, armed);
+    }
+    played
+}
+
+fn play_once(step: Sabotage, armed: bool) -> (usize, Result<(), String>) {
     let set = SabotageSet::default();
     match scenario(step) {
         Scenario::Story(story) => {
             let told = runtime().block_on(async {
                 let story = story(Switch { set, step, armed });
-                tokio::time::timeout(std::time::Duration::from_secs(60), story).await
+                tokio::time::timeout(std::time::Duration::from_secs(180), story).await
             });
             let told = told.unwrap_or_else(|_| Err(Wrong::new("hangs", "")));
             (0, told.map_err(|wrong| wrong.to_string()))
