@@ -102,7 +102,7 @@ pub struct StripeDescriptor {
     pub lengths: Vec<u32>,
     /// BLAKE3 of each of the k+m shards' payloads; zeros where absent.
     pub hashes: Vec<[u8; 32]>,
-    /// The first and the last LSN: of ledger stripes, and only of those.
+    /// The first and the last LSN of a ledger stripe; of a checkpoint, twice the LSN that it reflects; data stripes have none.
     pub lsn_range: Option<(Lsn, Lsn)>,
     /// The cluster.
     pub cluster: ClusterId,
@@ -246,7 +246,7 @@ impl StripeDescriptor {
         let longest = self.data_present().into_iter().map(|i| self.shard_len(i)).max().unwrap_or(0);
         field(longest <= MAX_SHARD, "lengths")?;
         field(self.parity_present().into_iter().all(|i| self.shard_len(i) == longest), "lengths")?;
-        field(self.lsn_range.is_some() == (self.class == StripeClass::Ledger), "lsn_range")?;
+        field(self.lsn_range.is_some() == (self.class != StripeClass::Data), "lsn_range")?;
         field(self.lsn_range.is_none_or(|(first, last)| first.0 > 0 && first <= last), "lsn_range")
     }
 }
