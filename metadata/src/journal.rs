@@ -8,181 +8,28 @@
 //! * The next LSN, the epoch, the ensemble's sequence and the sealed LSN only grow.
 //! * [`JournalMap`] names a drive as holder of an entry only when the entry was durable there, hash for hash.
 
+mod map;
+
+pub(crate) use map::read_in_time;
+pub use map::{Held, Holders, JournalMap, JournalReadError, Patience};
+
+use self::map::weight;
 use crate::ensemble::{Candidate, choose_members};
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
-use codec::journal::{BatchHeader, Entry, JournalError, encode_batch, parse_entry};
+use codec::journal::{BatchHeader, Entry, JournalError, encode_batch};
 use codec::register::Register;
 use codec::segment::JournalHead;
 use futures::future::join_all;
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
-use storage_node::client::{
-    DriveHealth, DriveStatus, NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time,
-};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use storage_node::client::{DriveHealth, DriveStatus, NodeClient, Reserve, WRITE_DEADLINE, WriteError, in_time};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
 /// Bytes of the tail that are copied to a new member in one record.
 const COPY_BATCH: usize = 4 << 20;
-/// The least that an entry counts for towards sealing, in bytes.
-const LEAST_WEIGHT: usize = 1 << 10;
 /// Free bytes that 1+m drives must have, beside a batch in doubt, before a journal that stopped tries again.
 const RESUME_ROOM: u64 = 4 << 20;
-
-/// The drives that hold an entry; shared by runs of entries.
-pub type Holders = Arc<[DriveId]>;
-
-/// What an entry counts for towards sealing: its length, or more for a small one. A million deletes are few bytes on the drives,
-/// but each takes its place in this map and is read at every start until it is sealed.
-fn weight(len: usize) -> u64 {
-    len.max(LEAST_WEIGHT) as u64
-}
-
-/// An unsealed entry and the drives that hold it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The entry's hash.
-    pub hash: [u8; 32],
-    /// The hash of the entry before it.
-    pub prev_hash: [u8; 32],
-    /// The epoch of its birth.
-    pub epoch: Epoch,
-    /// Length of its bytes.
-    pub len: u32,
-    /// Drives on which it was durable.
-    pub holders: Holders,
-}
-
-/// Where the unsealed entries lie. Shared by the committer, readers and sealing.
-#[derive(Debug, Default)]
-pub struct JournalMap {
-    held: RwLock<BTreeMap<Lsn, Held>>,
-}
-
-/// An entry, or a part of one, that no drive gives.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JournalReadError {
-    /// Not in the journal: sealed and freed, or never written. Look the place up again.
-    #[error("LSN {0} is not in the journal")]
-    NotFound(Lsn),
-    /// No drive gave a good copy.
-    #[error("no good copy of LSN {lsn}: {last:?}")]
-    NoCopy {
-        /// The entry.
-        lsn: Lsn,
-        /// The last drive's answer.
-        last: Option<ReadError>,
-    },
-}
-
-impl JournalMap {
-    /// A map of these entries.
-    pub fn new(held: BTreeMap<Lsn, Held>) -> JournalMap {
-        JournalMap { held: RwLock::new(held) }
-    }
-
-    /// Where one entry lies.
-    pub fn get(&self, lsn: Lsn) -> Option<Held> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).get(&lsn).cloned()
-    }
-
-    /// How many drives hold the entry.
-    pub fn copies(&self, lsn: Lsn) -> usize {
-        self.get(lsn).map_or(0, |held| held.holders.len())
-    }
-
-    /// The LSNs of a range that are there, with their lengths.
-    pub fn lengths(&self, range: std::ops::RangeInclusive<Lsn>) -> Vec<(Lsn, u32)> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.range(range).map(|(lsn, held)| (*lsn, held.len)).collect()
-    }
-
-    /// The first entry that is there.
-    pub fn first(&self) -> Option<Lsn> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
-    }
-
-    /// What all entries up to `upto` count for towards sealing, in bytes.
-    pub fn weight_upto(&self, upto: Lsn) -> u64 {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.range(..=upto).map(|(_, held)| weight(held.len as usize)).sum()
-    }
-
-    /// The first entry that `drive` does not hold.
-    fn first_lacking(&self, drive: DriveId) -> Option<Lsn> {
-        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.iter().find(|(_, held)| !held.holders.contains(&drive)).map(|(lsn, _)| *lsn)
-    }
-
-    /// `drive` now holds every entry from `from` on.
-    fn add_holder(&self, from: Lsn, drive: DriveId) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        // Runs of entries share one list; keep it so.
-        let mut last: Option<(Holders, Holders)> = None;
-        for held in held.range_mut(from..).map(|(_, held)| held).filter(|h| !h.holders.contains(&drive)) {
-            let new = match &last {
-                Some((old, new)) if Arc::ptr_eq(old, &held.holders) => new.clone(),
-                _ => held.holders.iter().copied().chain([drive]).collect(),
-            };
-            last = Some((std::mem::replace(&mut held.holders, new.clone()), new));
-        }
-    }
-
-    fn insert(&self, batch: &Batch, holders: &Arc<[DriveId]>) {
-        let mut map = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        for entry in &batch.entries {
-            let held = Held {
-                hash: entry.hash,
-                prev_hash: entry.prev_hash,
-                epoch: entry.epoch,
-                len: u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX),
-                holders: holders.clone(),
-            };
-            map.insert(entry.lsn, held);
-        }
-    }
-
-    /// Forgets entries that are sealed: they are about to be freed.
-    pub fn forget_upto(&self, upto: Lsn) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let keep = held.split_off(&upto.next());
-        *held = keep;
-    }
-
-    /// Reads `range` of an entry's bytes from any drive that holds it, until what came satisfies `good`. Blocks are verified
-    /// by the node; `good` is needed all the same, since a drive may also hold an entry of that LSN that lost a recovery.
-    pub async fn read_checked<T>(
-        &self,
-        node: &dyn NodeClient,
-        lsn: Lsn,
-        range: Range<u32>,
-        good: impl Fn(Bytes) -> Option<T> + Send + Sync,
-    ) -> Result<T, JournalReadError> {
-        let held = self.get(lsn).ok_or(JournalReadError::NotFound(lsn))?;
-        let mut last = None;
-        for drive in held.holders.iter() {
-            match node.journal_read(*drive, lsn, range.clone()).await {
-                Ok(bytes) => match good(bytes) {
-                    Some(value) => return Ok(value),
-                    None => last = Some(ReadError::Damaged { segment: 0, block: 0 }),
-                },
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(JournalReadError::NoCopy { lsn, last })
-    }
-
-    /// Reads a whole entry, verified down to its hash.
-    pub async fn entry(&self, node: &dyn NodeClient, lsn: Lsn) -> Result<Entry, JournalReadError> {
-        let held = self.get(lsn).ok_or(JournalReadError::NotFound(lsn))?;
-        let good = |bytes| parse_entry(bytes).ok().filter(|e| e.lsn == lsn && e.hash == held.hash);
-        self.read_checked(node, lsn, 0..held.len, good).await
-    }
-}
 
 /// One entry of a batch.
 #[derive(Clone, Debug)]

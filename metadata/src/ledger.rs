@@ -4,6 +4,7 @@
 //! ledger stripes that no entry names; their entries are the journal's own, so reading them twice does no harm: what
 //! does not follow the chain is skipped or is an error, never applied.
 
+use crate::journal::{Patience, read_in_time};
 use bytes::Bytes;
 use codec::id::{DriveId, Lsn, ShardId, StripeId};
 use codec::journal::{Entry, JournalError, parse_batch};
@@ -44,7 +45,7 @@ pub async fn find(node: &dyn NodeClient) -> Vec<StripeLayout> {
                     add_shard(&mut found, drive, descriptor, index);
                 }
             }
-            Err(error) => tracing::warn!(%drive, %error, "a drive's ledger shards can't be listed"),
+            Err(error) => tracing::warn!(%drive, %error, "a drive's shards can't be listed"),
         }
     }
     let mut stripes: Vec<StripeLayout> = found.into_values().collect();
@@ -69,7 +70,8 @@ fn add_shard(
 async fn list(node: &dyn NodeClient, drive: DriveId) -> Result<Vec<(StripeDescriptor, u8)>, ReadError> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
-        let page = node.list_shards(drive, Some(StripeClass::Ledger), after, PAGE).await?;
+        let page = node.list_shards(drive, Some(StripeClass::Ledger), after, PAGE);
+        let page = read_in_time(drive, Patience::default().deadline, page).await?;
         let full = page.len() >= PAGE;
         after = page.last().map(|h| ShardId { stripe: h.descriptor.id, index: h.index });
         all.extend(page.into_iter().map(|h| (h.descriptor, h.index)));

@@ -5,9 +5,11 @@
 
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalMap, JournalReadError};
+use crate::keys::KEY_CHECK_SETTING;
 use crate::ledger::{self, LedgerError};
 use crate::state;
 use crate::survey::{Chain, IndexMark, Mark, ReadOnlyReason, kept_by};
+use codec::effect::{EffectKind, SettingRow};
 use codec::id::Lsn;
 use codec::journal::{Entry, NO_ENTRY};
 use storage_node::client::NodeClient;
@@ -41,17 +43,19 @@ impl From<KvError> for ReplayError {
 }
 
 /// How far the ledger leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Reach {
     /// The last entry that can be read in order, and its hash.
     pub last: (Lsn, [u8; 32]),
     /// What its entries say is sealed: more may be in it, from a seal whose own entry is lost.
     pub sealed: Lsn,
+    /// What says which key is the right one.
+    pub key_check: Option<SettingRow>,
 }
 
 /// Reads the ledger on the drives from LSN 1 on, as far as one hash chain leads. Applies nothing.
 pub async fn reach(node: &dyn NodeClient) -> Reach {
-    let mut reach = Reach { last: (Lsn(0), NO_ENTRY), sealed: Lsn(0) };
+    let mut reach = Reach { last: (Lsn(0), NO_ENTRY), sealed: Lsn(0), key_check: None };
     let stripes = ledger::find(node).await;
     loop {
         let before = reach.last.0;
@@ -81,6 +85,7 @@ impl Reach {
                 return;
             }
             self.last = (entry.lsn, entry.hash);
+            self.key_check = self.key_check.take().or_else(|| key_check_in(entry));
             self.sealed = Mark::of(entry).sealed.map_or(self.sealed, |sealed| self.sealed.max(sealed));
         }
     }
@@ -187,6 +192,13 @@ impl<'a> Replay<'a> {
         }
         Ok(())
     }
+}
+
+/// What says which key is the right one, if this entry journals it.
+pub fn key_check_in(entry: &Entry) -> Option<SettingRow> {
+    let kinds = entry.effects.effects.iter().filter_map(|effect| effect.kind.as_ref());
+    let mut settings = kinds.filter_map(|kind| if let EffectKind::PutSetting(row) = kind { Some(row) } else { None });
+    settings.find(|row| row.name == KEY_CHECK_SETTING).cloned()
 }
 
 /// Where an index has come to.

@@ -14,7 +14,7 @@ use crate::client::CommitError;
 use crate::command::{Command, Move, Outcome, Seal};
 use crate::commit::Request;
 use crate::index::{self, IndexError, Overlay};
-use crate::journal::{JournalReadError, JournalStopped};
+use crate::journal::{JournalReadError, JournalStopped, read_in_time};
 use crate::service::Shared;
 use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
 use crate::topology::{Topology, usable_width};
@@ -25,7 +25,7 @@ use codec::journal::{Entry, JournalError, length_prefixed};
 use codec::stripe::StripeClass;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
-use storage_node::client::{ReadError, Reserve, WriteError};
+use storage_node::client::{ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time};
 use storage_node::sabotage::Sabotage;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -286,7 +286,8 @@ impl Sealer {
             let Some(drive) = drive else { continue };
             let shard = ShardId { stripe: descriptor.id, index };
             let whole = 0..descriptor.shard_len(index);
-            let read = self.shared.node.read_shard(*drive, shard, descriptor.root(), whole).await;
+            let read = self.shared.node.read_shard(*drive, shard, descriptor.root(), whole);
+            let read = read_in_time(*drive, self.shared.map.patience().deadline, read).await;
             let error = match read {
                 Ok(bytes) if descriptor.check_shard(index, &bytes).is_ok() => continue,
                 Ok(_) => None,
@@ -348,14 +349,17 @@ impl Sealer {
         let node = &self.shared.node;
         let mut freed = 0;
         for drive in node.drives().await {
-            let Ok(segments) = node.journal_segments(drive.id).await else { continue };
+            let listed = node.journal_segments(drive.id);
+            let limit = self.shared.map.patience().deadline;
+            let Ok(segments) = read_in_time(drive.id, limit, listed).await else { continue };
             for segment in segments {
                 // An empty one counts by where it would have begun; one whose entries are hidden by damage stays.
                 let last = segment.last.or((segment.damaged == 0).then_some(segment.head.first_lsn));
                 if !segment.closed || last.is_none_or(|last| last > sealed) {
                     continue;
                 }
-                match node.journal_free(drive.id, segment.number).await {
+                // One that answers too late has freed what is sealed: no harm.
+                match in_time(drive.id, WRITE_DEADLINE, node.journal_free(drive.id, segment.number)).await {
                     Ok(()) => freed += 1,
                     Err(WriteError::ReadOnly { .. } | WriteError::DriveFailed { .. }) => break,
                     Err(error) => tracing::warn!(drive = %drive.id, segment = segment.number, %error, "not freed"),

@@ -10,9 +10,11 @@
 //! 6. commit the start-of-epoch entry on 1+m drives; only then serve.
 
 use self::first::{first_register, first_start, format_all};
+use self::key::Key;
 use self::serve::{read_only, serve};
 use crate::clock::{Clock, Entropy};
 use crate::index::{IndexError, META};
+use crate::journal::Patience;
 use crate::keys::{KeyError, Keys};
 use crate::replay::index_mark;
 use crate::service::Metadata;
@@ -20,6 +22,7 @@ use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, jud
 use codec::erasure::{Geometry, self_test_of};
 use codec::id::{ClusterId, DriveId};
 use codec::register::Register;
+use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
@@ -32,6 +35,7 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 mod accept;
 mod error;
 mod first;
+mod key;
 mod serve;
 
 pub use accept::accept_loss;
@@ -76,6 +80,8 @@ pub struct Config {
     pub check_every: Option<Duration>,
     /// How often the retention clock is journaled while there is activity; `None` never.
     pub tick_every: Option<Duration>,
+    /// How long a drive is waited for that does not answer a read of the journal.
+    pub patience: Patience,
     /// Written into segment headers.
     pub software: String,
     /// Safety steps that a test takes away.
@@ -97,13 +103,14 @@ impl Default for Config {
             seal_after: Some(256 << 20),
             check_every: Some(Duration::from_secs(3)),
             tick_every: Some(Duration::from_secs(60)),
+            patience: Patience::default(),
             software: concat!("stele ", env!("CARGO_PKG_VERSION")).to_owned(),
             sabotage: SabotageSet::default(),
         }
     }
 }
 
-/// Gives the keys; told whether this is a first start, when a key may be made.
+/// Gives the keys; told whether this is a first start, when a key may be made. Asked before anything is written.
 pub type KeySource = Box<dyn FnOnce(bool) -> Result<Keys, KeyError> + Send>;
 
 /// What a service is made of.
@@ -122,15 +129,32 @@ pub struct Parts {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// Parts without their keys.
+struct Means {
+    disks: Vec<Arc<dyn Disk>>,
+    node_index: Arc<dyn Kv>,
+    index: Arc<dyn IndexHome>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Parts {
+    fn split(self) -> (Means, KeySource) {
+        let Parts { disks, node_index, index, keys, clock, entropy } = self;
+        (Means { disks, node_index, index, clock, entropy }, keys)
+    }
+}
+
 /// Starts the service. With a reason against writing it serves reads only, and says why in its status.
 pub async fn start(parts: Parts, config: Config) -> Result<Metadata, StartError> {
-    let opened = open(&parts, &config).await?;
+    let (means, source) = parts.split();
+    let (opened, key) = open(&means, &config, source).await?;
     let node = opened.node.clone();
     let started = async {
         let scene = opened.look(&config).await?;
         match scene.judge(&config) {
-            Ok(()) => serve(parts, config, scene, None).await,
-            Err(reason) => read_only(parts, config, scene, reason),
+            Ok(()) => serve(means, config, scene, key, None).await,
+            Err(reason) => read_only(means, config, scene, key, reason).await,
         }
     };
     or_stop(&node, started.await).await
@@ -180,31 +204,40 @@ struct Opened {
     fresh: Option<Vec<DriveId>>,
 }
 
-async fn open(parts: &Parts, config: &Config) -> Result<Opened, StartError> {
+async fn open(parts: &Means, config: &Config, source: KeySource) -> Result<(Opened, Key), StartError> {
     if parts.disks.is_empty() {
         return Err(StartError::NoDrives);
     }
     let (kv, index_cluster) = open_index(&*parts.index)?;
-    let probed: Vec<ProbedDrive> = parts.disks.iter().map(|disk| probe(disk.clone(), None)).collect();
+    let looks = parts.disks.iter().map(|disk| look_at(disk.clone(), config.patience.deadline));
+    let probed: Vec<ProbedDrive> = join_all(looks).await;
     let known = config.cluster.or(index_cluster);
     let first = first_start(&probed, known)?;
-    let (cluster, probed) = match first {
-        Some(interrupted) => format_all(parts, config, interrupted)?,
-        None => (config.cluster.or_else(|| common_cluster(&probed)).ok_or(StartError::NoRegister)?, probed),
+    let (cluster, probed, key) = match first {
+        Some(interrupted) => {
+            // A first start that has no key ends here, and not with drives that it has formatted.
+            let key = Key::Checked(source(true)?);
+            let (cluster, probed) = format_all(parts, config, interrupted)?;
+            (cluster, probed, key)
+        }
+        None => {
+            let cluster = config.cluster.or_else(|| common_cluster(&probed)).ok_or(StartError::NoRegister)?;
+            (cluster, probed, Key::Source(source))
+        }
     };
     let ours = our_drives(probed, cluster, config.cluster.is_some())?;
     let ids = ours.iter().filter_map(|d| d.identity.map(|i| i.drive)).collect();
     let kv = own_index(parts, kv, index_cluster, cluster)?;
     let mark = index_mark(&*kv)?;
     let node = StorageNode::open(node_config(config, cluster), ours, parts.node_index.clone()).await?;
-    Ok(Opened { cluster, node, kv, mark, fresh: first.map(|_| ids) })
+    Ok((Opened { cluster, node, kv, mark, fresh: first.map(|_| ids) }, key))
 }
 
 impl Opened {
     /// Step 1: asks the drives.
     async fn look(self, config: &Config) -> Result<Scene, StartError> {
         let Opened { cluster, node, kv, mark, fresh } = self;
-        let copies = survey(&*node, mark.sealed, &config.sabotage).await?;
+        let copies = survey(&*node, mark.sealed, config.patience.deadline, &config.sabotage).await?;
         let (register, first) = match (newest_register(&copies), fresh) {
             (Some(register), _) => (register.clone(), false),
             (None, Some(ids)) => (first_register(config, cluster, &ids)?, true),
@@ -221,6 +254,19 @@ impl Opened {
         let chain = best_chain(&copies, mark, &config.sabotage);
         Ok(Scene { cluster, node, kv: Some(kv), mark, copies, register, first, chain, geometry })
     }
+}
+
+/// Looks at a directory. One that does not answer is no drive for this start.
+async fn look_at(disk: Arc<dyn Disk>, limit: Duration) -> ProbedDrive {
+    let asked = disk.clone();
+    let looking = tokio::task::spawn_blocking(move || probe(asked, None));
+    let reason = match tokio::time::timeout(limit, looking).await {
+        Ok(Ok(probed)) => return probed,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} ms", limit.as_millis()),
+    };
+    let state = ProbedState::Damaged { reason };
+    ProbedDrive { disk, state, identity: None, register: bytes::Bytes::new(), register_damaged: true }
 }
 
 /// Why no register could be read: mostly that the drives can't be opened, for instance because another process serves them.
@@ -241,6 +287,7 @@ fn node_config(config: &Config, cluster: ClusterId) -> NodeConfig {
         reserve: config.reserve,
         reads_per_drive: config.reads_per_drive,
         software: config.software.clone(),
+        ..NodeConfig::new(cluster)
     }
 }
 
@@ -264,7 +311,7 @@ fn open_index(home: &dyn IndexHome) -> Result<(Arc<dyn Kv>, Option<ClusterId>), 
 
 /// The index, if it is this cluster's; another cluster's is put aside.
 fn own_index(
-    parts: &Parts,
+    parts: &Means,
     kv: Arc<dyn Kv>,
     found: Option<ClusterId>,
     cluster: ClusterId,

@@ -8,7 +8,7 @@
 //! A member counts as present only if it provably holds everything that was acknowledged before the ensemble was last begun
 //! on it; then, since an acknowledged entry is on all 1+m members, one such member is enough to know the tail.
 
-use crate::journal::Held;
+use crate::journal::{Held, read_in_time};
 use codec::effect::EffectKind;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{Entry, NO_ENTRY};
@@ -16,6 +16,7 @@ use codec::register::{Register, RegisterError};
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient, ReadError, ScanEnd};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
@@ -195,16 +196,28 @@ pub struct Chain {
     pub kept: BTreeMap<Lsn, Lsn>,
 }
 
-/// Reads all that the drives say. A drive that can't be read is left out: unknown is not missing (R13).
-pub async fn survey(node: &dyn NodeClient, sealed: Lsn, sabotage: &SabotageSet) -> Result<Vec<DriveCopy>, ReadError> {
+/// Reads all that the drives say. A drive that can't be read is left out: unknown is not missing (R13). So is one that takes
+/// longer than `limit` over one answer: a drive that hangs must not keep the others from serving.
+pub async fn survey(
+    node: &dyn NodeClient,
+    sealed: Lsn,
+    limit: Duration,
+    sabotage: &SabotageSet,
+) -> Result<Vec<DriveCopy>, ReadError> {
     let drives = node.drives().await;
     let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
-    let copies = join_all(readable.map(|d| survey_drive(node, d.id, sealed, sabotage))).await;
+    let copies = join_all(readable.map(|d| survey_drive(node, d.id, sealed, limit, sabotage))).await;
     Ok(copies.into_iter().flatten().collect())
 }
 
-async fn survey_drive(node: &dyn NodeClient, drive: DriveId, sealed: Lsn, sabotage: &SabotageSet) -> Option<DriveCopy> {
-    match try_survey_drive(node, drive, sealed, sabotage).await {
+async fn survey_drive(
+    node: &dyn NodeClient,
+    drive: DriveId,
+    sealed: Lsn,
+    limit: Duration,
+    sabotage: &SabotageSet,
+) -> Option<DriveCopy> {
+    match try_survey_drive(node, drive, sealed, limit, sabotage).await {
         Ok(copy) => Some(copy),
         Err(error) => {
             tracing::warn!(%drive, %error, "a drive's journal can't be read; the drive counts as absent");
@@ -217,9 +230,10 @@ async fn try_survey_drive(
     node: &dyn NodeClient,
     drive: DriveId,
     sealed: Lsn,
+    limit: Duration,
     sabotage: &SabotageSet,
 ) -> Result<DriveCopy, ReadError> {
-    let (register, register_damaged) = match node.read_register(drive).await {
+    let (register, register_damaged) = match read_in_time(drive, limit, node.read_register(drive)).await {
         Ok(bytes) if bytes.is_empty() => (None, false),
         Ok(bytes) => match Register::parse(&bytes) {
             Ok(register) => (Some(register), false),
@@ -235,10 +249,10 @@ async fn try_survey_drive(
         tracing::warn!(%drive, "a drive's ensemble register can't be read");
     }
     let mut segments = Vec::new();
-    for info in node.journal_segments(drive).await? {
+    for info in read_in_time(drive, limit, node.journal_segments(drive)).await? {
         let old = info.closed && info.damaged == 0 && info.last.is_some_and(|last| last <= sealed);
         if !old {
-            segments.push(scan_segment(node, drive, &info).await?);
+            segments.push(scan_segment(node, drive, &info, limit).await?);
         }
     }
     Ok(DriveCopy { drive, register, register_damaged, segments })
@@ -248,12 +262,13 @@ async fn scan_segment(
     node: &dyn NodeClient,
     drive: DriveId,
     info: &storage_node::client::JournalSegmentInfo,
+    limit: Duration,
 ) -> Result<SegmentCopy, ReadError> {
     let first_lsn = info.head.first_lsn;
     let mut copy = SegmentCopy { first_lsn, epoch: info.epoch, marks: Vec::new(), damaged: info.damaged > 0 };
     let mut from = first_lsn;
     loop {
-        let scan = node.journal_scan(drive, info.number, from).await?;
+        let scan = read_in_time(drive, limit, node.journal_scan(drive, info.number, from)).await?;
         copy.marks.extend(scan.entries.iter().map(Mark::of));
         match scan.end {
             ScanEnd::More(next) if next > from => from = next,

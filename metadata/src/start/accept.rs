@@ -1,7 +1,8 @@
 //! Accepting a loss: the journal is cut where what is left of it ends, and the service starts from there.
 
-use super::serve::{next_epoch, serve};
-use super::{Config, Parts, Scene, StartError, empty_index, open, or_stop};
+use super::key::Key;
+use super::serve::{begin_drives, next_epoch, serve};
+use super::{Config, Means, Parts, Scene, StartError, empty_index, open, or_stop};
 use crate::journal::{Journal, JournalStart};
 use crate::loss::{self, LossReport};
 use crate::replay::{self, ReplayError};
@@ -18,16 +19,22 @@ const LEAP: u64 = 1 << 16;
 /// Accepts the loss that keeps the service from writing, and starts it. The old index is kept aside; the new one is built from
 /// what the drives have; the report lists what the old one knew and the new one does not.
 pub async fn accept_loss(parts: Parts, config: Config) -> Result<(Metadata, LossReport), StartError> {
-    let opened = open(&parts, &config).await?;
+    let (means, source) = parts.split();
+    let (opened, key) = open(&means, &config, source).await?;
     let node = opened.node.clone();
     let accepted = async {
         let scene = opened.look(&config).await?;
-        accept(parts, config, scene).await
+        accept(means, config, scene, key).await
     };
     or_stop(&node, accepted.await).await
 }
 
-async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metadata, LossReport), StartError> {
+async fn accept(
+    parts: Means,
+    config: Config,
+    mut scene: Scene,
+    key: Key,
+) -> Result<(Metadata, LossReport), StartError> {
     let Err(reason) = scene.judge(&config) else { return Err(StartError::NoLoss) };
     if matches!(reason, ReadOnlyReason::TooFewDrives { .. }) {
         return Err(StartError::NoLoss);
@@ -35,7 +42,7 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
     tracing::warn!(%reason, "accepting a loss");
     // What the index says to be sealed may be among what is lost, so the drives alone are asked what is left. All of this is
     // known before anything changes: what comes to nothing must leave the old index in its place, to be read from.
-    scene.copies = survey(&*scene.node, Lsn(0), &config.sabotage).await?;
+    scene.copies = survey(&*scene.node, Lsn(0), config.patience.deadline, &config.sabotage).await?;
     let reach = replay::reach(&*scene.node).await;
     scene.chain = best_chain(&scene.copies, IndexMark { sealed: reach.sealed, ..IndexMark::NONE }, &config.sabotage);
     let (mut loss, sealed) =
@@ -45,6 +52,9 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
     let register = loss::surviving_register(&scene.register, &scene.copies);
     let removed = scene.register.registered.iter().filter(|d| !register.registered.contains(d)).copied().collect();
     scene.register = register;
+    let old = scene.kv.clone().ok_or(StartError::NoRegister)?;
+    let keys = key.check(&scene, &*old, reach.key_check, false, config.patience).await?;
+    drop(old);
     let epoch = announce(&parts, &config, &mut scene, Lsn(loss.known)).await?;
     // From here on the old index is only read for the report.
     let lost = scene.kv.take().map(|old| loss::newer_than(&*old, Lsn(loss.kept))).unwrap_or_default();
@@ -52,7 +62,7 @@ async fn accept(parts: Parts, config: Config, mut scene: Scene) -> Result<(Metad
     scene.kv = Some(empty_index(&*parts.index, scene.cluster)?);
     scene.mark = IndexMark::NONE;
     let accepted = Accepted { row: loss.clone(), sealed, removed, epoch };
-    let metadata = serve(parts, config, scene, Some(accepted)).await?;
+    let metadata = serve(parts, config, scene, Key::Checked(keys), Some(accepted)).await?;
     Ok((metadata, LossReport { kept: Lsn(loss.kept), known: Lsn(loss.known), index_kept_at: aside, lost }))
 }
 
@@ -68,11 +78,11 @@ pub(super) struct Accepted {
 /// complete under it. So a crash after the old index is put aside leaves a service that reads only, and not one that sees
 /// nothing wrong and gives the lost entries' LSNs to others. Epoch and sequence leap, since drives that are not here may have
 /// seen more starts and ensembles than those that are: should they come back, theirs must not be the newer history.
-async fn announce(parts: &Parts, config: &Config, scene: &mut Scene, known: Lsn) -> Result<Epoch, StartError> {
+async fn announce(parts: &Means, config: &Config, scene: &mut Scene, known: Lsn) -> Result<Epoch, StartError> {
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
     let next = next_epoch(scene, &kv, &*parts.entropy)?;
     let epoch = Epoch(next.0.saturating_add(LEAP << 32));
-    scene.node.begin(epoch).await?;
+    begin_drives(scene, epoch).await?;
     let mut journal = Journal::new(JournalStart {
         node: scene.node.clone(),
         map: Arc::default(),

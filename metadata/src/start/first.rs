@@ -1,6 +1,6 @@
 //! The first start: empty directories become the drives of a new cluster.
 
-use super::{Config, Parts, Scene, StartError, random};
+use super::{Config, Means, Scene, StartError, random};
 use crate::ensemble::{Candidate, choose_members};
 use crate::topology::default_geometry;
 use codec::erasure::Geometry;
@@ -19,7 +19,7 @@ pub(super) fn first_start(
     let mut registers = Vec::new();
     for drive in ours() {
         // A register that is there and does not verify is an error here: only "never written" means a fresh drive.
-        registers.push(drive::read_register(&*drive.disk).map_or(true, |bytes| !bytes.is_empty()));
+        registers.push(drive.register_damaged || !drive.register.is_empty());
     }
     if registers.contains(&true) {
         return Ok(None);
@@ -39,7 +39,7 @@ pub(super) fn first_start(
 
 /// Formats the empty directories of a first start.
 pub(super) fn format_all(
-    parts: &Parts,
+    parts: &Means,
     config: &Config,
     interrupted: Option<ClusterId>,
 ) -> Result<(ClusterId, Vec<ProbedDrive>), StartError> {

@@ -2,7 +2,8 @@
 
 use super::accept::Accepted;
 use super::first::first_members;
-use super::{Config, KeySource, Parts, Scene, StartError, random};
+use super::key::Key;
+use super::{Config, Means, Scene, StartError, random};
 use crate::clock::{Clock, Entropy, RetentionClock};
 use crate::command::{Command, GEOMETRY_SETTING};
 use crate::commit::{Asked, Committer, Request};
@@ -19,33 +20,40 @@ use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::id::{DriveId, Epoch, Lsn};
 use std::sync::Arc;
-use storage_node::client::NodeClient;
+use std::time::Duration;
+use storage_node::client::{DriveHealth, NodeClient};
 use storage_node::kv::Kv;
 use storage_node::node::StorageNode;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Commands that wait for the committer.
 const QUEUE: usize = 4096;
+/// The drives are looked at this often while one of them takes long to allow writes,
+const BEGIN_STEP: Duration = Duration::from_secs(30);
+/// and this many times.
+const BEGIN_PATIENCE: u32 = 10;
 /// What a record costs beside its entries: header block, block tails, length prefixes.
 const RECORD_OVERHEAD: u64 = 64 * 1024;
 
 /// A service that reads: nothing is written to media, and no epoch is taken.
-pub(super) fn read_only(
-    parts: Parts,
+pub(super) async fn read_only(
+    parts: Means,
     config: Config,
     scene: Scene,
+    key: Key,
     reason: ReadOnlyReason,
 ) -> Result<Metadata, StartError> {
     tracing::error!(%reason, "writes are not served");
-    let Scene { node, kv, mark, copies, register, mut chain, geometry, .. } = scene;
-    let kv = kv.ok_or(StartError::NoRegister)?;
-    let keys = open_keys(parts.keys, &*kv)?;
+    let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
+    let keys = key.check(&scene, &*kv, None, false, config.patience).await?;
+    let Scene { node, mark, copies, register, mut chain, geometry, .. } = scene;
     let epoch = index::epoch(&Overlay::new(&*kv))?;
     // The chain ends at an entry that is lost; what lies before it can still be read by those whose index names it.
     if let Some(gap) = chain.gap {
         chain.held.extend(before_gap(&copies, gap, mark.sealed));
     }
-    let map = Arc::new(JournalMap::new(chain.held));
+    let map = Arc::new(JournalMap::new(chain.held, config.patience));
     let shared = shared_of(&node, &kv, map, &parts.clock, &config);
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
     shared.set_register(register);
@@ -72,36 +80,30 @@ fn shared_of(
     }
 }
 
-/// The keys, checked against what is journaled: a key that does not unwrap this cluster's secrets is refused.
-fn open_keys(source: KeySource, kv: &dyn Kv) -> Result<Keys, StartError> {
-    let check = index::setting(&Overlay::new(kv), crate::keys::KEY_CHECK_SETTING)?;
-    let keys = source(check.is_none())?;
-    if let Some(check) = check {
-        keys.check(&check)?;
-    }
-    Ok(keys)
-}
-
 /// Steps 3 to 6.
 pub(super) async fn serve(
-    parts: Parts,
+    parts: Means,
     config: Config,
     mut scene: Scene,
+    key: Key,
     accepted: Option<Accepted>,
 ) -> Result<Metadata, StartError> {
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
     let mut replay = Replay::new(&*kv, scene.mark, config.sabotage.clone());
     match replay.ledger(&*scene.node, &scene.chain).await {
         Ok(()) => {}
-        Err(ReplayError::ReadOnly(reason)) if accepted.is_none() => return read_only(parts, config, scene, reason),
+        Err(ReplayError::ReadOnly(reason)) if accepted.is_none() => {
+            return read_only(parts, config, scene, key, reason).await;
+        }
         Err(error) => return Err(error.into()),
     }
+    let keys = key.check(&scene, &*kv, None, accepted.is_none(), config.patience).await?;
     let epoch = match &accepted {
         Some(accepted) => accepted.epoch,
         None => next_epoch(&scene, &kv, &*parts.entropy)?,
     };
-    scene.node.begin(epoch).await?;
-    let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held)));
+    begin_drives(&scene, epoch).await?;
+    let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held), config.patience));
     let mut journal = Journal::new(JournalStart {
         node: scene.node.clone(),
         map: map.clone(),
@@ -117,13 +119,32 @@ pub(super) async fn serve(
     if let Err(stopped) = begun {
         scene.chain.held = std::collections::BTreeMap::new();
         let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
-        return stopped_service(parts, config, scene, shared, stopped);
+        return stopped_service(config, scene, shared, keys, stopped);
     }
     match replay.journal(&*scene.node, &map, scene.chain.last.0).await {
         Ok(()) => drop(replay),
         Err(error) => return Err(error.into()),
     }
-    finish_start(parts, config, scene, journal, map, kv, epoch, accepted).await
+    finish_start(parts, config, scene, keys, journal, map, kv, epoch, accepted).await
+}
+
+/// Allows writes on the drives. A drive that hangs over it is read-only until it is done, and nobody waits for it longer than
+/// it takes to know that the journal can do without it.
+pub(super) async fn begin_drives(scene: &Scene, epoch: Epoch) -> Result<(), StartError> {
+    let node = scene.node.clone();
+    let mut beginning = tokio::spawn(async move { node.begin(epoch).await });
+    for _ in 0..BEGIN_PATIENCE {
+        if let Ok(begun) = timeout(BEGIN_STEP, &mut beginning).await {
+            return Ok(begun.map_err(|error| StartError::Journal(error.to_string()))??);
+        }
+        let drives = scene.node.drives().await;
+        let ready = drives.iter().filter(|drive| drive.health == DriveHealth::Healthy).count();
+        tracing::warn!(ready, "drives take long to allow writes");
+        if ready >= scene.register.members.len() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the register where it is lacking, then new segments on every member, with what each lacks.
@@ -142,13 +163,12 @@ async fn begin_journal(journal: &mut Journal, scene: &Scene) -> Result<(), Journ
 
 /// A service whose journal could not be brought to 1+m drives: it reads.
 fn stopped_service(
-    parts: Parts,
     config: Config,
     scene: Scene,
     shared: SharedParts,
+    keys: Keys,
     stopped: JournalStopped,
 ) -> Result<Metadata, StartError> {
-    let keys = open_keys(parts.keys, &*shared.kv)?;
     let epoch = index::epoch(&Overlay::new(&*shared.kv))?;
     let mark = index_mark(&*shared.kv)?;
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
@@ -172,16 +192,16 @@ pub(super) fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn Entropy)
 /// Step 6, and everything that runs afterwards.
 #[allow(clippy::too_many_arguments)] // the end of one long sequence, called once
 async fn finish_start(
-    parts: Parts,
+    parts: Means,
     config: Config,
     scene: Scene,
+    keys: Keys,
     journal: Journal,
     map: Arc<JournalMap>,
     kv: Arc<dyn Kv>,
     epoch: Epoch,
     accepted: Option<Accepted>,
 ) -> Result<Metadata, StartError> {
-    let keys = open_keys(parts.keys, &*kv)?;
     let retention = RetentionClock::resume(index::clock(&Overlay::new(&*kv))?, &*parts.clock);
     let mark = index_mark(&*kv)?;
     let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);

@@ -2,6 +2,8 @@
 
 mod crash;
 mod failures;
+mod hung;
+mod key;
 mod loss;
 mod transient;
 mod world;

@@ -8,7 +8,7 @@ use storage_node::client::NodeClient;
 use storage_node::disk::faulty::Fault;
 
 /// The number of each drive in the trace.
-async fn numbers(world: &World, metadata: &crate::service::Metadata) -> Vec<(DriveId, usize)> {
+pub(super) async fn numbers(world: &World, metadata: &crate::service::Metadata) -> Vec<(DriveId, usize)> {
     let drives = metadata.node().drives().await;
     let hint = |n: usize| storage_node::disk::Disk::path_hint(&*world.trace.disk(n));
     let number = |path: &str| world.given.iter().copied().find(|n| hint(*n) == path).unwrap();
