@@ -3,7 +3,7 @@
 //! The in-process implementation is [`crate::node::StorageNode`]; a network client implements the same trait.
 //! A node plans nothing: it writes what it is given, reads what it is asked for, and verifies both.
 
-use crate::keep::{RebuildError, RebuildOrder, Rebuilt};
+use crate::keep::{Finding, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId};
@@ -335,6 +335,30 @@ pub trait NodeClient: Send + Sync {
 
     /// Replaces the drive's ensemble register; durable when `Ok`.
     async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError>;
+
+    /// Tells a drive's scrub what to do; in force, and remembered across restarts, when `Ok`.
+    async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError>;
+
+    /// How far scrub is, for every drive of the node.
+    async fn scrub_status(&self) -> Vec<ScrubStatus>;
+
+    /// What is known to be wrong on a drive: 100,000 findings at most, and then one of unknown blocks that says how many
+    /// more there are.
+    async fn findings(&self, drive: DriveId) -> Result<Vec<Finding>, ReadError>;
+
+    /// Verifies shards from the medium now: header, every block, and the content against the stripe's descriptor. The
+    /// answers are in the order of the question; each is kept as scrub would keep it.
+    async fn verify_shards(&self, drive: DriveId, shards: Vec<ShardRef>)
+    -> Result<Vec<Result<(), Finding>>, ReadError>;
+
+    /// When shards were last verified, in the order of the question; `None` for one that the node's index does not have.
+    async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError>;
+
+    /// Up to `limit` shards after `after`, in id order: those whose header verifies on the medium and whose payload was
+    /// not freed. Payloads are not read. What the index names and the medium does not have, and what was written here and
+    /// is in neither, becomes a finding. Fewer than `limit` means the end.
+    async fn inventory(&self, drive: DriveId, after: Option<ShardId>, limit: usize)
+    -> Result<Vec<ShardRef>, ReadError>;
 
     /// Rebuilds shards of a stripe from others and writes them to drives of this node; see [`crate::rebuild::rebuild`].
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError>;

@@ -14,8 +14,10 @@ use std::sync::Arc;
 pub const SHARDS: &str = "shards";
 /// Rows of segments: drive 16, number 8 (big endian); and one per drive, drive 16, when its rows are suspect.
 pub const SEGMENTS: &str = "segments";
+/// What scrub knows of a drive: how far it is, what it found, and when each shard was verified (`crate::scrub`).
+pub const SCRUB: &str = "scrub";
 /// The families that the node's index store is opened with.
-pub const FAMILIES: [&str; 2] = [SHARDS, SEGMENTS];
+pub const FAMILIES: [&str; 3] = [SHARDS, SEGMENTS, SCRUB];
 
 const ROW_VERSION: u8 = 1;
 const FORGET_STEP: usize = 4096;
@@ -169,10 +171,10 @@ impl ShardIndex {
         Ok(self.kv.get(SEGMENTS, self.drive.as_bytes())?.is_some())
     }
 
-    /// Deletes every row of the drive, so that it is indexed anew. The mark of [`Self::suspect`] goes last: as long as a
+    /// Deletes every row of the drive but scrub's, so that it is indexed anew. The mark of [`Self::suspect`] goes last: as long as a
     /// segment's row may be there that calls shards indexed whose rows are gone, the next start must begin again.
     pub fn forget(&self) -> Result<(), KvError> {
-        for family in FAMILIES {
+        for family in [SHARDS, SEGMENTS] {
             loop {
                 let mut batch = KvBatch::new();
                 {
@@ -212,7 +214,14 @@ fn parse_place(row: &[u8]) -> Option<ShardPlace> {
     (version == ROW_VERSION && (1..codec::segment::MAX_SEGMENT_BLOCKS).contains(&place.block)).then_some(place)
 }
 
-fn parse_shard(key: &[u8]) -> Option<ShardId> {
+/// The bytes of a shard's id in keys: in numeric order.
+pub(crate) fn shard_bytes(shard: ShardId) -> [u8; 17] {
+    let mut out = [shard.index; 17];
+    out[..16].copy_from_slice(&shard.stripe.to_bytes());
+    out
+}
+
+pub(crate) fn parse_shard(key: &[u8]) -> Option<ShardId> {
     let (&index, stripe) = key.split_last()?;
     Some(ShardId { stripe: StripeId::from_slice(stripe)?, index })
 }

@@ -269,6 +269,7 @@ impl Lane {
                 match body {
                     StagedBody::Shard(shard) => {
                         drive.index.put_place(&mut batch, shard, ShardPlace { segment: number, block });
+                        drive.scrub.written(&mut batch, shard);
                     }
                     StagedBody::Record(record) => {
                         journal.get_mut(number).into_iter().for_each(|s| s.records.push(record.clone()));

@@ -24,6 +24,7 @@ mod journal;
 mod lane;
 mod open;
 mod reserve;
+pub mod scrub;
 
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,14 @@
 use crate::client::{
     Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Lost, NodeClient, ReadError, Reserve, WriteError,
 };
+use crate::clock::{Clock, SystemClock};
 use crate::disk::Space;
 use crate::drive::{DriveError, ProbedDrive, read_register};
-use crate::keep::{RebuildError, RebuildOrder, Rebuilt};
+use crate::keep::{Finding, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified};
 use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
 use crate::reserve::Tally;
+use crate::scrub::{DriveScrub, ScrubConfig, ScrubShared};
 use crate::segment::{ScanFrom, scan};
 use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
 use async_trait::async_trait;
@@ -52,6 +54,10 @@ pub struct NodeConfig {
     pub reads_per_drive: usize,
     /// Written into segment headers, for people; at most 32 bytes.
     pub software: String,
+    /// When and how fast its drives are scrubbed.
+    pub scrub: ScrubConfig,
+    /// Says when that is.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// The most that is preallocated at a time, in bytes: what a crash can leave unused per open segment.
@@ -68,6 +74,8 @@ impl NodeConfig {
             reserve: 0,
             reads_per_drive: 16,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            scrub: ScrubConfig::default(),
+            clock: Arc::new(SystemClock),
         }
     }
 }
@@ -78,6 +86,14 @@ struct DriveHandle {
     reads: Arc<Semaphore>,
     space: Arc<LastSpace>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The thread that scrubs the drive, once the node has begun.
+    scrub: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for DriveHandle {
+    fn drop(&mut self) {
+        self.open.scrub.stop();
+    }
 }
 
 /// The last answer to how much space a drive has, and whether another one is being waited for.
@@ -118,6 +134,7 @@ pub struct StorageNode {
     config: NodeConfig,
     index: Arc<dyn Kv>,
     drives: Mutex<Drives>,
+    scrub: ScrubShared,
 }
 
 impl StorageNode {
@@ -146,7 +163,9 @@ impl StorageNode {
         drives: Vec<ProbedDrive>,
         index: Arc<dyn Kv>,
     ) -> Result<Arc<StorageNode>, DriveError> {
-        let node = Arc::new(StorageNode { config, index, drives: Mutex::default() });
+        let blocks = config.data_segment.max(config.journal_segment) / crate::segment::BLOCK_BYTES;
+        let scrub = ScrubShared::new(config.scrub.clone(), Arc::clone(&config.clock), blocks);
+        let node = Arc::new(StorageNode { config, index, drives: Mutex::default(), scrub });
         let shares = shares(&drives, node.config.reserve);
         let opening = drives.into_iter().zip(shares).map(|(probed, reserve)| node.open_one(probed, reserve));
         // All of them to their end: one that went on by itself would hold its drive's lock against the next attempt.
@@ -167,8 +186,8 @@ impl StorageNode {
             let state = crate::drive::ProbedState::Foreign { cluster: identity.cluster };
             return Err(DriveError::NotOurs { path, state });
         }
-        let tally = self.tally(&probed);
-        let opened = tokio::task::spawn_blocking(move || open_drive(&probed, kv, tally)).await;
+        let (tally, scrub) = (self.tally(&probed), self.scrub.clone());
+        let opened = tokio::task::spawn_blocking(move || open_drive(&probed, kv, tally, scrub)).await;
         let opened = match (opened, identity) {
             (Ok(opened), _) => opened,
             (Err(_), Some(identity)) => return Err(DriveError::Thread { drive: identity.drive }),
@@ -207,7 +226,14 @@ impl StorageNode {
             .spawn(move || writer.run(queue))
             .map_err(|_| DriveError::Thread { drive: id })?;
         let reads = Arc::new(Semaphore::new(self.config.reads_per_drive.max(1)));
-        let handle = DriveHandle { open, jobs, reads, space: Arc::default(), thread: Mutex::new(Some(thread)) };
+        let handle = DriveHandle {
+            open,
+            jobs,
+            reads,
+            space: Arc::default(),
+            thread: Mutex::new(Some(thread)),
+            scrub: Mutex::default(),
+        };
         drives.failed.remove(&id);
         drives.open.insert(id, Arc::new(handle));
         Ok(())
@@ -304,7 +330,11 @@ impl StorageNode {
 
     /// Answers what is queued, ends the drive threads and releases the locks.
     pub async fn stop(&self) {
-        for handle in self.handles() {
+        let handles = self.handles();
+        handles.iter().for_each(|handle| handle.open.scrub.stop());
+        for handle in handles {
+            // First: what it found last is flushed with the rest of the index.
+            handle.scrub_ended().await;
             let _ended = handle.jobs.send(Job::Stop).await;
             let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(thread) = thread {
@@ -407,7 +437,43 @@ impl DriveHandle {
         let gone = || DriveError::Thread { drive: self.open.identity.drive };
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Begin { epoch, reply }).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let begun = answer.await.map_err(|_| gone())?;
+        // Also a drive that takes no writes is scrubbed: what it holds may be all that is left.
+        self.begin_scrub();
+        begun
+    }
+
+    /// Not before what the start found has been synced: until then the medium need not have it.
+    fn begin_scrub(&self) {
+        let mut scrub = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
+        if scrub.is_none() {
+            match crate::scrub::spawn(Arc::clone(&self.open)) {
+                Ok(thread) => *scrub = Some(thread),
+                Err(error) => tracing::error!(drive = %self.open.identity.drive, %error, "the drive is not scrubbed"),
+            }
+        }
+    }
+
+    async fn scrub_ended(&self) {
+        let thread = self.scrub.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    /// Runs a blocking question about what is on the medium. Not among the reads of clients: it may take long.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(Arc<OpenDrive>) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let asks = Arc::clone(&self.open.scrub.asks);
+        let permit = asks.acquire_owned().await.map_err(|_| ReadError::Unreachable)?;
+        let open = Arc::clone(&self.open);
+        let asking = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            ask(open)
+        });
+        asking.await.map_err(|_| ReadError::Unreachable)?
     }
 
     /// Runs a blocking read, when one of the drive's places for readers is free.
@@ -561,5 +627,46 @@ impl NodeClient for StorageNode {
 
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
         crate::rebuild::rebuild(self, &order).await
+    }
+
+    async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {
+        let failed = move |error: KvError| ReadError::DriveFailed { drive, reason: error.to_string() };
+        self.handle(drive)?.ask(move |open| open.scrub.order(order).map_err(failed)).await
+    }
+
+    async fn scrub_status(&self) -> Vec<ScrubStatus> {
+        let mut all = Vec::new();
+        for handle in self.handles() {
+            let drive = handle.open.identity.drive;
+            let status = handle.ask(move |open| Ok(open.scrub_status())).await;
+            all.push(status.ok().and_then(Result::ok).unwrap_or_else(|| DriveScrub::stopped(drive)));
+        }
+        all.extend(self.lock().failed.keys().map(|drive| DriveScrub::stopped(*drive)));
+        all
+    }
+
+    async fn findings(&self, drive: DriveId) -> Result<Vec<Finding>, ReadError> {
+        Ok(self.handle(drive)?.open.scrub.findings.all())
+    }
+
+    async fn verify_shards(
+        &self,
+        drive: DriveId,
+        shards: Vec<ShardRef>,
+    ) -> Result<Vec<Result<(), Finding>>, ReadError> {
+        self.handle(drive)?.ask(move |open| open.verify_shards(&shards)).await
+    }
+
+    async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError> {
+        self.handle(drive)?.ask(move |open| open.verified(&shards)).await
+    }
+
+    async fn inventory(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardRef>, ReadError> {
+        self.handle(drive)?.ask(move |open| open.inventory(after, limit)).await
     }
 }

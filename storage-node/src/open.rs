@@ -12,6 +12,7 @@ use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
 use crate::read::Files;
 use crate::reserve::{ReserveShare, Tally};
+use crate::scrub::{DriveScrub, ScrubShared};
 use crate::segment::{
     Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header, scan,
     segment_path,
@@ -43,6 +44,8 @@ pub(crate) struct OpenDrive {
     pub files: Files,
     /// How much of the reserve is there, here and on the whole file system (R14).
     pub reserve: ReserveShare,
+    /// What is found when the drive is read again.
+    pub scrub: DriveScrub,
     journal: Mutex<JournalMap>,
     damage: Mutex<BTreeMap<u64, Vec<Damage>>>,
 }
@@ -117,6 +120,7 @@ pub(crate) fn open_drive(
     probed: &ProbedDrive,
     kv: Arc<dyn Kv>,
     tally: Arc<Tally>,
+    scrub: ScrubShared,
 ) -> Result<(Arc<OpenDrive>, Recovered), DriveError> {
     let path = probed.disk.path_hint();
     let not_ours = |state: ProbedState| DriveError::NotOurs { path: path.clone(), state };
@@ -127,7 +131,7 @@ pub(crate) fn open_drive(
     let lock = probed.disk.lock()?;
     // Again, under the lock: the directory may have changed since it was probed.
     check_identity(&*probed.disk, &identity).map_err(|reason| not_ours(ProbedState::Damaged { reason }))?;
-    let index = ShardIndex::new(kv, identity.drive);
+    let index = ShardIndex::new(Arc::clone(&kv), identity.drive);
     if index.is_suspect()? {
         tracing::info!(drive = %identity.drive, "the index of this drive led astray; rebuilding it from record headers");
         index.forget()?;
@@ -142,9 +146,11 @@ pub(crate) fn open_drive(
         segments: RwLock::default(),
         files: Files::default(),
         reserve: ReserveShare::new(tally),
+        scrub: DriveScrub::open(identity.drive, kv, scrub.clone())?,
         journal: Mutex::default(),
         damage: Mutex::default(),
     });
+    scrub.add(&drive);
     let mut recovered = Recovered { lock: Some(lock), next_number: 1, ..Recovered::default() };
     for class in CLASSES {
         open_class(&drive, class, &mut recovered)?;
@@ -319,6 +325,7 @@ pub(crate) fn add_scanned(
                 .is_some_and(|known| known.segment > place.segment && drive.segment(known.segment).is_some());
             if !newer {
                 drive.index.put_place(&mut batch, shard, place);
+                drive.scrub.indexed(&mut batch, shard)?;
             }
             if batch.len() >= INDEX_STEP {
                 drive.index.write(std::mem::take(&mut batch))?;

@@ -9,6 +9,7 @@ mod journal;
 mod piled;
 mod rebuild;
 mod sabotage;
+mod scrub;
 mod shards;
 mod stripes;
 
@@ -40,6 +41,7 @@ pub fn config() -> NodeConfig {
         data_segment: 256 << 10,
         journal_segment: 128 << 10,
         preallocate_step: 32 << 10,
+        scrub: crate::scrub::ScrubConfig::on_order(),
         ..NodeConfig::new(CLUSTER)
     }
 }

@@ -1,0 +1,2 @@
+//! What a node says about shards when it is asked.
+use super::*;

@@ -1,0 +1,2 @@
+//! When scrub reads what.
+use super::*;
