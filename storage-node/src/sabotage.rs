@@ -97,8 +97,28 @@ switches! {
     MissingChunks,
     /// A commit or delete goes through whatever its condition says.
     CommitCondition,
-    /// A seal moves a chunk's place although it changed since the mover read it (R12).
+    /// A seal or a restripe moves a chunk's place although it changed since the mover read it (R12).
     SealCondition,
+    /// Chunks and stripes are deleted although reclaim is held (R10).
+    ReclaimHold,
+    /// A chunk is deleted although its grace is not over (R11).
+    ReclaimGrace,
+    /// A chunk is deleted although no mark pass since its condemnation looked for it (R11).
+    ReclaimMark,
+    /// A chunk is deleted although it was revived since it was marked (R11).
+    ReclaimState,
+    /// A stripe is dropped although chunks are placed in it.
+    DropCheck,
+    /// What can't be read is taken for something that is not there: by marks and inventories (R13).
+    UnknownIsAbsent,
+    /// The shards of a dropped stripe are freed under readers that began before (R12).
+    FreeGrace,
+    /// Orphan shards are collected whatever their epoch (R9).
+    OrphanEpoch,
+    /// A restriped stripe is not read back (R12).
+    RestripeVerify,
+    /// A repair moves a shard's place although it changed since the repair was planned.
+    RepairCondition,
     /// The retention clock takes a tick that runs backwards (R15).
     ClockMonotonic,
     /// A start does not ask the erasure code for known answers (R3).
@@ -111,6 +131,12 @@ switches! {
     NewerRegister,
     /// A decoded chunk is delivered without being compared with its id (R17).
     ChunkIdCheck,
+    /// A shard is freed without its header being read again (R1, R10).
+    FreeHeaderCheck,
+    /// A shard is freed whoever orders it (R10).
+    FreeAuthority,
+    /// Shards are freed without the free log: who ordered it, and what is half done, is not known after a crash (R10).
+    FreeLog,
 }
 
 /// Something that is broken, for the steps that are there to notice it.
