@@ -3,7 +3,9 @@
 //! The in-process implementation is [`crate::node::StorageNode`]; a network client implements the same trait.
 //! A node plans nothing: it writes what it is given, reads what it is asked for, and verifies both.
 
-use crate::keep::{Finding, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified};
+use crate::keep::{
+    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId};
@@ -194,6 +196,14 @@ pub enum WriteError {
     /// The header and the payload do not belong together: a mistake of the caller.
     #[error("malformed record: {0}")]
     Malformed(&'static str),
+    /// A delete that comes from an older state of metadata than one that was carried out before (R10).
+    #[error("drive {drive} has freed for epoch {} and LSN {}, and this order is older", seen.epoch, seen.lsn)]
+    OldAuthority {
+        /// The drive.
+        drive: DriveId,
+        /// The highest epoch and the highest LSN that were seen.
+        seen: Authority,
+    },
     /// There is no such journal segment, or it is still open.
     #[error("journal segment {0} can't be freed")]
     NotFreeable(u64),
@@ -348,8 +358,11 @@ pub trait NodeClient: Send + Sync {
 
     /// Verifies shards from the medium now: header, every block, and the content against the stripe's descriptor. The
     /// answers are in the order of the question; each is kept as scrub would keep it.
-    async fn verify_shards(&self, drive: DriveId, shards: Vec<ShardRef>)
-    -> Result<Vec<Result<(), Finding>>, ReadError>;
+    async fn verify_shards(
+        &self,
+        drive: DriveId,
+        shards: Vec<ShardRef>,
+    ) -> Result<Vec<Result<(), Finding>>, ReadError>;
 
     /// When shards were last verified, in the order of the question; `None` for one that the node's index does not have.
     async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError>;
@@ -357,9 +370,27 @@ pub trait NodeClient: Send + Sync {
     /// Up to `limit` shards after `after`, in id order: those whose header verifies on the medium and whose payload was
     /// not freed. Payloads are not read. What the index names and the medium does not have, and what was written here and
     /// is in neither, becomes a finding. Fewer than `limit` means the end.
-    async fn inventory(&self, drive: DriveId, after: Option<ShardId>, limit: usize)
-    -> Result<Vec<ShardRef>, ReadError>;
+    async fn inventory(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardRef>, ReadError>;
 
     /// Rebuilds shards of a stripe from others and writes them to drives of this node; see [`crate::rebuild::rebuild`].
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError>;
+
+    /// Frees shards: they are not listed any more, and their space is given back, at once or with their segment. `Ok`
+    /// means durable. A shard that is not there counts as freed; one in whose place something else lies, or nothing that
+    /// verifies, is left alone and named. Refused with [`WriteError::OldAuthority`] when the node has freed for a higher
+    /// epoch, or a higher LSN, on any of its drives (R10). After an error, some of the shards may have been freed.
+    async fn free_shards(
+        &self,
+        drive: DriveId,
+        authority: Authority,
+        shards: Vec<ShardRef>,
+    ) -> Result<Freed, WriteError>;
+
+    /// The highest epoch and the highest LSN for which the drive has freed; durable on the drive.
+    async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError>;
 }

@@ -242,13 +242,18 @@ pub fn read_register(disk: &dyn Disk) -> Result<Bytes, DiskError> {
     body.strip_prefix(REGISTER_MAGIC).map(Bytes::copy_from_slice).ok_or_else(damaged)
 }
 
-/// Replaces the ensemble register; durable when `Ok`.
-pub fn write_register(disk: &dyn Disk, register: &[u8]) -> Result<(), DiskError> {
+/// The bytes of the file that holds an ensemble register.
+pub(crate) fn sealed_register(register: &[u8]) -> Vec<u8> {
     let mut bytes = REGISTER_MAGIC.to_vec();
     bytes.extend_from_slice(register);
     let check = blake3::hash(&bytes);
     bytes.extend_from_slice(check.as_bytes());
-    disk.write_durably(REGISTER_FILE, &bytes)
+    bytes
+}
+
+/// Replaces the ensemble register; durable when `Ok`.
+pub fn write_register(disk: &dyn Disk, register: &[u8]) -> Result<(), DiskError> {
+    disk.write_durably(REGISTER_FILE, &sealed_register(register))
 }
 
 /// Whether the directory is still the one that was opened and still says that it is this drive (R5, R18). An identity

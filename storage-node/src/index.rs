@@ -114,6 +114,11 @@ impl ShardIndex {
         batch.put(SHARDS, self.shard_key(shard), row);
     }
 
+    /// Adds the removal of a shard's row to a batch.
+    pub fn delete_place(&self, batch: &mut KvBatch, shard: ShardId) {
+        batch.delete(SHARDS, self.shard_key(shard));
+    }
+
     /// A segment's row. A row that can't be read is no row: the segment is scanned from its beginning.
     pub fn segment(&self, number: u64) -> Result<Option<SegmentRow>, KvError> {
         Ok(self.kv.get(SEGMENTS, &self.segment_key(number))?.and_then(|row| SegmentRow::parse(&row)))

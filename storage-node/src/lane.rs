@@ -268,6 +268,8 @@ impl Lane {
             for Staged { block, body, reply } in records {
                 match body {
                     StagedBody::Shard(shard) => {
+                        // Where this fails the batch fails too, and the writers are told.
+                        let before = drive.index.place(shard).ok().flatten();
                         drive.index.put_place(&mut batch, shard, ShardPlace { segment: number, block });
                         drive.scrub.written(&mut batch, shard);
                     }
@@ -304,7 +306,9 @@ impl Lane {
                 return self.publish(records, writer);
             }
         }
-        // Never written again (R6). Its bytes behind `acked` count for nothing: the next segment says so.
+        // Never written again (R6), not for a free either. Its bytes behind `acked` count for nothing: the next segment
+        // says so.
+        writer.free_work.struck.extend(self.open.as_ref().map(|open| open.meta.header.number));
         self.close(false);
         self.staged_lsn = self.acked_lsn;
         if let Some(closed) = self.previous.filter(|_| self.class == SegmentClass::Journal) {
@@ -327,6 +331,17 @@ impl Lane {
         };
         self.previous = Some(closed);
         self.retired = clean.then(|| (Arc::clone(&open.file), open.row(true)));
+    }
+
+    /// Sees to it that data segment `number` is followed by another one, whose header says durably how long it is.
+    pub fn follow(&mut self, number: u64, writer: &mut Writer) -> Result<(), WriteError> {
+        if self.open.as_ref().is_some_and(|open| open.meta.header.number == number) {
+            self.close(true);
+        }
+        if self.open.is_none() && self.previous.is_some_and(|closed| closed.number == number) {
+            self.begin_segment(None, 1, Reserve::Metadata, writer).map_err(|failure| writer.judge(failure))?;
+        }
+        Ok(())
     }
 
     /// Closes the open journal segment and begins another.

@@ -20,6 +20,8 @@ pub mod segment;
 pub mod stripe_io;
 pub mod write;
 
+mod free;
+mod free_log;
 mod journal;
 mod lane;
 mod open;

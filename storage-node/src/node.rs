@@ -9,12 +9,16 @@ use crate::client::{
 use crate::clock::{Clock, SystemClock};
 use crate::disk::Space;
 use crate::drive::{DriveError, ProbedDrive, read_register};
-use crate::keep::{Finding, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified};
+use crate::free::SHARDS_PER_JOB;
+use crate::keep::{
+    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified,
+};
 use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
 use crate::reserve::Tally;
+use crate::sabotage::Sabotage;
 use crate::scrub::{DriveScrub, ScrubConfig, ScrubShared};
-use crate::segment::{ScanFrom, scan};
+use crate::segment::{ScanFrom, is_freed, scan};
 use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -294,6 +298,19 @@ impl StorageNode {
         }
     }
 
+    /// Refuses an order that is older than what any drive of this node has seen (R10): a drive that has freed nothing
+    /// lately would not know by itself.
+    fn check_authority(&self, drive: DriveId, authority: Authority) -> Result<(), WriteError> {
+        for handle in self.handles() {
+            let frees = handle.open.frees();
+            let seen = frees.as_ref().filter(|log| log.is_too_old(authority)).map(|log| log.authority);
+            if let Some(seen) = seen.filter(|_| !handle.open.disk.sabotage().is(Sabotage::FreeAuthority)) {
+                return Err(WriteError::OldAuthority { drive, seen });
+            }
+        }
+        Ok(())
+    }
+
     /// The highest epoch that any open drive has seen (R1).
     pub fn highest_epoch(&self) -> Option<Epoch> {
         self.handles().iter().filter_map(|handle| handle.open.highest_epoch()).max()
@@ -377,7 +394,8 @@ fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
     for (i, meta) in metas.iter().enumerate() {
         let number = meta.header.number;
         let next = metas[i + 1..].iter().find(|next| next.class() == meta.class());
-        let closed = next.and_then(|next| next.header.previous).filter(|closed| closed.number == number);
+        let said = next.and_then(|next| next.header.previous).filter(|closed| closed.number == number);
+        let closed = said.or_else(|| open.closed_length(number));
         let row = open.index.segment(number).map_err(|error| failed(error.to_string()))?;
         let barrier = row.filter(|row| row.header == meta.header).map_or(0, |row| row.chain.block);
         let file = match open.files.get(&*open.disk, meta.class(), number) {
@@ -392,10 +410,16 @@ fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
             Err(error) => return Err(failed(error.to_string())),
         };
         let from = ScanFrom { chain: meta.start(), barrier, closed, deep: true };
-        let scanned = scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
+        let mut scanned = scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
         match (meta.class(), closed) {
             // What is behind the barrier of an open segment may be a group that is being written right now.
             (SegmentClass::Data, Some(_)) => {
+                let _placing = open.placing();
+                if open.segment(number).is_none() {
+                    continue;
+                }
+                // What was freed since the scan passed by must not come back.
+                scanned.records.retain(|found| !is_freed(&*file, found.block + 1).unwrap_or(false));
                 add_scanned(open, meta, true, scanned).map_err(|error| failed(error.to_string()))?;
             }
             (SegmentClass::Data, None) => open.set_damage(number, scanned.damage),
@@ -627,6 +651,34 @@ impl NodeClient for StorageNode {
 
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
         crate::rebuild::rebuild(self, &order).await
+    }
+
+    async fn free_shards(
+        &self,
+        drive: DriveId,
+        authority: Authority,
+        shards: Vec<ShardRef>,
+    ) -> Result<Freed, WriteError> {
+        self.check_authority(drive, authority)?;
+        let handle = self.handle(drive)?;
+        // By place, so that a job touches few files; where the places can't be had now, any order will do.
+        let unordered = shards.clone();
+        let ordered = handle.read(move |open| Ok(open.by_place(shards))).await.unwrap_or(unordered);
+        let mut freed = Freed::default();
+        let none: &[ShardRef] = &[];
+        let empty = ordered.is_empty().then_some(none);
+        for shards in ordered.chunks(SHARDS_PER_JOB).chain(empty) {
+            let shards = shards.to_vec();
+            let some = self.write(drive, |reply| Job::Free { authority, shards, reply }).await?;
+            freed.shards += some.shards;
+            freed.bytes += some.bytes;
+            freed.refused.extend(some.refused);
+        }
+        Ok(freed)
+    }
+
+    async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError> {
+        self.handle(drive)?.read(|open| open.authority()).await
     }
 
     async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {

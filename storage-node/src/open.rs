@@ -7,6 +7,7 @@
 use crate::client::{Damage, Lost};
 use crate::disk::{Access, DiskError, DiskFile, LockGuard};
 use crate::drive::{DriveError, Health, IDENTITY_FILE, Identity, ProbedDrive, ProbedState, check_identity};
+use crate::free_log::FreeLog;
 use crate::index::{SegmentRow, ShardIndex, ShardPlace};
 use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
@@ -20,7 +21,7 @@ use crate::segment::{
 use codec::id::Epoch;
 use codec::segment::{Closed, SegmentClass, SegmentHeader};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 const CLASSES: [SegmentClass; 2] = [SegmentClass::Data, SegmentClass::Journal];
@@ -44,6 +45,11 @@ pub(crate) struct OpenDrive {
     pub files: Files,
     /// How much of the reserve is there, here and on the whole file system (R14).
     pub reserve: ReserveShare,
+    /// What was freed, and by whose authority; `None`: the file that says so does not verify.
+    frees: Mutex<Option<FreeLog>>,
+    /// Held while places are taken out of the index and their payloads overwritten, and while a scan of what is in use
+    /// puts places in: else it could put back what was freed since it looked.
+    placing: Mutex<()>,
     /// What is found when the drive is read again.
     pub scrub: DriveScrub,
     journal: Mutex<JournalMap>,
@@ -53,6 +59,25 @@ pub(crate) struct OpenDrive {
 impl OpenDrive {
     pub fn journal(&self) -> MutexGuard<'_, JournalMap> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn frees(&self) -> MutexGuard<'_, Option<FreeLog>> {
+        self.frees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn placing(&self) -> MutexGuard<'_, ()> {
+        self.placing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a data segment ended, as the next one's header says, or said before it was removed (R7).
+    pub fn closed_length(&self, number: u64) -> Option<Closed> {
+        let next = {
+            let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+            let mut later = segments.range(number.checked_add(1)?..).map(|(_, meta)| meta);
+            later.find(|meta| meta.class() == SegmentClass::Data).and_then(|meta| meta.header.previous)
+        };
+        let said = next.filter(|closed| closed.number == number);
+        said.or_else(|| self.frees().as_ref().and_then(|log| log.before_removed(number)))
     }
 
     pub fn segment(&self, number: u64) -> Option<Arc<SegmentMeta>> {
@@ -73,8 +98,17 @@ impl OpenDrive {
         segments.values().filter(|meta| meta.class() == SegmentClass::Data).count() as u64
     }
 
+    /// The record headers of a segment whose shards are being freed: their payloads may be half overwritten.
+    pub fn being_freed(&self, number: u64) -> HashSet<u64> {
+        let frees = self.frees();
+        let pending = frees.iter().flat_map(|log| &log.pending);
+        pending.filter(|free| free.segment == number).map(|free| free.block).collect()
+    }
+
     /// Replaces what is known to be damaged in a data segment.
-    pub fn set_damage(&self, number: u64, found: Vec<Damage>) {
+    pub fn set_damage(&self, number: u64, mut found: Vec<Damage>) {
+        let freed = self.being_freed(number);
+        found.retain(|damage| !(matches!(damage.what, Lost::Shard(_)) && freed.contains(&damage.block)));
         let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         if found.is_empty() {
             damage.remove(&number);
@@ -146,6 +180,8 @@ pub(crate) fn open_drive(
         segments: RwLock::default(),
         files: Files::default(),
         reserve: ReserveShare::new(tally),
+        frees: Mutex::new(read_frees(probed, &identity)?),
+        placing: Mutex::default(),
         scrub: DriveScrub::open(identity.drive, kv, scrub.clone())?,
         journal: Mutex::default(),
         damage: Mutex::default(),
@@ -155,7 +191,35 @@ pub(crate) fn open_drive(
     for class in CLASSES {
         open_class(&drive, class, &mut recovered)?;
     }
+    forget_pending(&drive)?;
     Ok((drive, recovered))
+}
+
+/// The free log. One that does not verify costs the drive its frees, and nothing else.
+fn read_frees(probed: &ProbedDrive, identity: &Identity) -> Result<Option<FreeLog>, DiskError> {
+    match FreeLog::read(&*probed.disk) {
+        Ok(log) => Ok(Some(log)),
+        Err(error) if costs_one_file(&error) => {
+            tracing::error!(drive = %identity.drive, %error, "what was freed is not known; nothing will be freed");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the shards whose freeing had begun out of the index: their payloads may be half overwritten.
+fn forget_pending(drive: &OpenDrive) -> Result<(), DriveError> {
+    let pending = drive.frees().as_ref().map(|log| log.pending.clone()).unwrap_or_default();
+    let mut batch = KvBatch::new();
+    for free in pending {
+        let place = ShardPlace { segment: free.segment, block: free.block };
+        if drive.index.place(free.shard.id)? == Some(place) {
+            drive.index.delete_place(&mut batch, free.shard.id);
+            drive.scrub.freed(&mut batch, free.shard.id);
+        }
+    }
+    drive.index.write(batch)?;
+    Ok(())
 }
 
 fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered) -> Result<(), DriveError> {
@@ -186,7 +250,9 @@ fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered)
     metas.sort_by_key(|meta| meta.header.number);
     for (i, meta) in metas.iter().enumerate() {
         let said = metas.get(i + 1).and_then(|next| next.header.previous);
-        let closed = said.filter(|closed| closed.number == meta.header.number);
+        let number = meta.header.number;
+        let removed = || drive.frees().as_ref().and_then(|log| log.before_removed(number));
+        let closed = said.filter(|closed| closed.number == number).or_else(removed);
         let end = open_segment(drive, meta, closed, recovered)?;
         recovered.previous[usize::from(class == SegmentClass::Journal)] = Some(end);
     }
@@ -315,8 +381,12 @@ pub(crate) fn add_scanned(
             damage: scanned.damage,
         });
     } else {
+        let freed = drive.being_freed(meta.header.number);
         for found in &scanned.records {
             let What::Shard(shard) = found.what else { continue };
+            if found.freed || freed.contains(&found.block) {
+                continue;
+            }
             let place = ShardPlace { segment: meta.header.number, block: found.block };
             // A shard that was written again later lies in a newer segment; that copy is the one to read.
             let newer = drive

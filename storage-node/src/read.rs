@@ -5,6 +5,7 @@
 
 use crate::client::{Damage, JournalScan, Lost, ReadError, ScanEnd};
 use crate::disk::{Access, Disk, DiskError, DiskFile};
+use crate::index::ShardPlace;
 use crate::journal::{JournalRecord, entry_offsets};
 use crate::open::OpenDrive;
 use crate::sabotage::Sabotage;
@@ -135,8 +136,16 @@ impl OpenDrive {
         }
         let range = u64::from(range.start)..u64::from(range.end);
         let file = self.file(&meta)?;
-        read_payload(&*file, &meta, record.payload_block(), range, self.disk.sabotage())
-            .map_err(|fault| self.fault(&meta, fault))
+        read_payload(&*file, &meta, record.payload_block(), range, self.disk.sabotage()).map_err(|fault| {
+            if self.moved(shard, &meta, &record) { ReadError::NotFound } else { self.fault(&meta, fault) }
+        })
+    }
+
+    /// Whether the index has another place for a shard, or none, since it was located: it was freed meanwhile, which is
+    /// no damage.
+    fn moved(&self, shard: ShardId, meta: &SegmentMeta, record: &RecordHeader) -> bool {
+        let place = ShardPlace { segment: meta.header.number, block: record.block };
+        matches!(self.index.place(shard), Ok(now) if now != Some(place))
     }
 
     /// See [`crate::client::NodeClient::list_shards`].

@@ -151,6 +151,15 @@ pub fn seal_record(
     Ok(())
 }
 
+/// Whether the payload at a block was freed: its first block is zeros. Nothing that was ever sealed reads as that.
+pub fn is_freed(file: &dyn DiskFile, payload_block: u64) -> Result<bool, DiskError> {
+    match read_blocks(file, payload_block, 1) {
+        Ok(bytes) => Ok(bytes.iter().all(|b| *b == 0)),
+        Err(Fault::Block(_)) => Ok(false),
+        Err(Fault::Disk(error)) => Err(error),
+    }
+}
+
 fn open_record_header(seed: BlockSeed, number: u64, bytes: &[u8]) -> Option<RecordHeader> {
     let payload = block::open_blocks(seed, number | HEADER_SPACE, bytes).ok()?;
     RecordHeader::parse(&payload).ok().filter(|header| header.block == number)
@@ -233,6 +242,8 @@ pub struct Found {
     pub payload_len: u64,
     /// What it is.
     pub what: What,
+    /// A shard whose payload was given back ([`is_freed`]): nobody asks for it any more.
+    pub freed: bool,
 }
 
 impl Found {
@@ -360,7 +371,7 @@ impl Walk<'_> {
                 Err(Fault::Disk(error)) => return Err(error),
             };
             match header.filter(|h| self.belongs(h)) {
-                Some(header) => self.accept(&header),
+                Some(header) => self.accept(&header)?,
                 None => {
                     if !self.resume_behind(number)? {
                         break;
@@ -380,8 +391,8 @@ impl Walk<'_> {
         self.chain.check(header).is_ok() && (header.next_block() <= self.limit || header.next_block() <= self.barrier)
     }
 
-    fn accept(&mut self, header: &RecordHeader) {
-        let Ok(after) = self.chain.after(header) else { return };
+    fn accept(&mut self, header: &RecordHeader) -> Result<(), DiskError> {
+        let Ok(after) = self.chain.after(header) else { return Ok(()) };
         if !self.sabotage.is(Sabotage::Barriers) {
             self.barrier = self.barrier.max(header.barrier_block);
         }
@@ -393,12 +404,14 @@ impl Walk<'_> {
                 if header.next_block() > barrier {
                     self.unsynced.push((self.records.len(), self.chain));
                 }
-                self.records.push(Found { block: header.block, payload_len: header.payload_len, what });
+                let freed = matches!(what, What::Shard(_)) && is_freed(self.file, header.payload_block())?;
+                self.records.push(Found { block: header.block, payload_len: header.payload_len, what, freed });
             }
             // The block verifies and the chain holds, so this is no rot: another version wrote it. It stays, unread.
             None => self.lose(header.block, header.next_block(), Lost::Unknown),
         }
         self.chain = after;
+        Ok(())
     }
 
     /// At a break: goes on behind it if it is rot. `false`: the segment ends here.
@@ -475,13 +488,14 @@ impl Walk<'_> {
     }
 
     /// The payload of a record behind the barrier may be torn although its header is whole: the segment ends before the
-    /// first such record.
+    /// first such record. A freed payload is no torn one: cutting there would drop what was acknowledged after it. Where it
+    /// is one all the same (a header that reached the medium before its payload), the record counts for nothing either way.
     fn check_tail(&mut self) -> Result<(), DiskError> {
         let barrier = self.barrier;
         let unsynced = std::mem::take(&mut self.unsynced);
         for (i, chain) in unsynced {
             let Some(found) = self.records.get(i) else { continue };
-            if found.next_block() > barrier && self.bad_block(found)?.is_some() {
+            if found.next_block() > barrier && !found.freed && self.bad_block(found)?.is_some() {
                 self.tail = Tail::Torn(found.block);
                 self.chain = chain;
                 self.records.truncate(i);
@@ -495,7 +509,7 @@ impl Walk<'_> {
     fn check_payloads(&mut self) -> Result<(), DiskError> {
         let records = std::mem::take(&mut self.records);
         for found in &records {
-            if self.bad_block(found)?.is_some() {
+            if !found.freed && self.bad_block(found)?.is_some() {
                 self.lose(found.block, found.next_block(), found.what.lost());
             }
         }

@@ -17,7 +17,9 @@
 
 use crate::client::{DriveHealth, Reserve, WriteError};
 use crate::disk::{Access, DiskError};
-use crate::drive::{DriveError, check_held_identity, write_register};
+use crate::drive::{DriveError, REGISTER_FILE, check_held_identity, sealed_register};
+use crate::free::FreeWork;
+use crate::keep::{Authority, Freed, ShardRef};
 use crate::kv::KvBatch;
 use crate::lane::{Failure, Lane};
 use crate::open::{OpenDrive, Recovered, release_tail};
@@ -83,6 +85,11 @@ pub(crate) enum Job {
         number: u64,
         reply: Reply<()>,
     },
+    Free {
+        authority: Authority,
+        shards: Vec<ShardRef>,
+        reply: Reply<Freed>,
+    },
     Register {
         bytes: Bytes,
         reply: Reply<()>,
@@ -103,6 +110,7 @@ pub(crate) struct Writer {
     pub(crate) epoch: Epoch,
     pub(crate) next_number: u64,
     pub(crate) reserve: ReserveFile,
+    pub(crate) free_work: FreeWork,
     data: Option<Lane>,
     journal: Option<Lane>,
     recovered: Recovered,
@@ -118,6 +126,7 @@ impl Writer {
             data: Some(Lane::new(SegmentClass::Data, data)),
             journal: Some(Lane::new(SegmentClass::Journal, journal)),
             reserve: ReserveFile::new(config.reserve),
+            free_work: FreeWork::default(),
             drive,
             config,
             epoch: Epoch(0),
@@ -152,7 +161,8 @@ impl Writer {
         self.stop();
     }
 
-    fn stop(self) {
+    fn stop(mut self) {
+        self.settle_frees();
         if let Err(error) = self.drive.index.flush() {
             tracing::warn!(%error, "the node's index could not be flushed; it is caught up at the next start");
         }
@@ -167,6 +177,7 @@ impl Writer {
         match job {
             Job::BeginJournal { head, reply } => answer(reply, self.begin_journal(head)),
             Job::FreeJournal { number, reply } => answer(reply, self.free_journal(number)),
+            Job::Free { authority, shards, reply } => answer(reply, self.free(authority, &shards)),
             Job::Register { bytes, reply } => answer(reply, self.register(&bytes)),
             Job::Begin { epoch, reply } => answer(reply, self.begin(epoch)),
             #[cfg(test)]
@@ -272,14 +283,24 @@ impl Writer {
         Ok(())
     }
 
+    /// [`Lane::follow`] on the data lane.
+    pub fn follow(&mut self, number: u64) -> Result<(), WriteError> {
+        self.with_lane(SegmentClass::Data, |lane, writer| lane.follow(number, writer))
+    }
+
     fn register(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.check_writable()?;
         if bytes.len() > crate::drive::MAX_REGISTER {
             let (len, limit) = (bytes.len() as u64, crate::drive::MAX_REGISTER as u64);
             return Err(WriteError::TooLarge { len, limit });
         }
+        self.write_small(REGISTER_FILE, &sealed_register(bytes))
+    }
+
+    /// Replaces a small file of metadata's, from the reserve if need be, and looks whether the drive is still the drive.
+    pub fn write_small(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let written = loop {
-            match write_register(&*self.drive.disk, bytes) {
+            match self.drive.disk.write_durably(name, bytes) {
                 // A new file each time, so nothing that failed is tried again on the same file (R6).
                 Err(DiskError::Full { .. }) if self.reserve.give_up(&self.drive).unwrap_or(false) => {}
                 other => break other.map_err(Failure::from),
@@ -344,6 +365,7 @@ impl Writer {
             }
         }
         self.reserve.open(&self.drive)?;
+        self.resume_frees();
         Ok(())
     }
 }

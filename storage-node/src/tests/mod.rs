@@ -4,6 +4,7 @@
 mod crash;
 mod damage;
 mod faults;
+mod free;
 mod hostile;
 mod journal;
 mod piled;
