@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 use codec::effect::{
-    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta, PartRow, Place,
-    SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta,
+    PartRow, Place, SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
 };
-use codec::id::{BucketId, ChunkId, DomainId, Epoch, StripeId};
+use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, StripeId};
 
 /// A change that somebody asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +97,14 @@ pub enum Command {
     ClockTick(ClockTick),
     /// Sealing: entries now lie in ledger stripes, their frames in data stripes.
     Seal(Seal),
+    /// Repair: shards of a stripe were written to other drives. All of the moves take place, or none: only if the stripe is
+    /// known and each shard is still where the repair was planned from.
+    MoveShards {
+        /// The stripe.
+        stripe: StripeId,
+        /// Its shards that moved.
+        moves: Vec<ShardMove>,
+    },
     /// A checkpoint of the index: it is known from now on, and those before the last one are dropped with their stripes.
     PutCheckpoint {
         /// Its LSN, size and stripes.
@@ -201,6 +209,17 @@ pub struct Seal {
     pub stripes: Vec<StripeRow>,
     /// The frames that moved. A move whose chunk is no longer at `from` is left out, silently: another won.
     pub moves: Vec<Move>,
+}
+
+/// A shard's new drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardMove {
+    /// The shard's index.
+    pub index: u8,
+    /// Where it was when the repair was planned.
+    pub from: Option<DriveId>,
+    /// Where it is durable and was read back.
+    pub to: DriveId,
 }
 
 /// A frame's new place.
@@ -360,6 +379,9 @@ pub enum Refusal {
     /// The stripe's id is taken (R1), or its row is damaged.
     #[error("stripe {0} is already known or does not decode")]
     BadStripe(StripeId),
+    /// The stripe is gone, or its shards are no longer where the repair was planned from, or would share a drive.
+    #[error("stripe {0} is gone, or its shards lie elsewhere by now")]
+    StripeChanged(StripeId),
     /// A geometry other than the journaled one.
     #[error("the geometry was fixed as {journaled} at first start")]
     GeometryDiffers {

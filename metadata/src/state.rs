@@ -13,6 +13,7 @@ mod bucket;
 mod chunks;
 mod cluster;
 mod object;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -98,6 +99,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
+        Command::MoveShards { stripe, moves } => repair::move_shards(&mut draft, *stripe, moves),
         Command::PutCheckpoint { row, stripes } => cluster::put_checkpoint(&mut draft, row, stripes),
         Command::AcceptLoss { loss, sealed } => {
             draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));

@@ -4,12 +4,14 @@ use super::world::*;
 use crate::command::*;
 use crate::index;
 use crate::listing::{self, ListRequest};
-use codec::effect::UploadName;
+use codec::effect::{DriveRow, DriveState, UploadName};
 use codec::id::*;
 use codec::manifest::Entry;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+/// Active drives; the one after the last is draining.
+const DRIVES: u8 = 5;
 const NAMES: [&str; 2] = ["one", "two"];
 const KEYS: [&str; 8] = ["a", "a/", "a/b", "a/b/c", "a\0", "\u{ffff}", "\u{10000}", "z"];
 
@@ -27,6 +29,7 @@ enum Op {
     Complete { upload: usize, take: Vec<bool> },
     Abort { upload: usize },
     Stripe { chunks: Vec<u8>, lose: bool },
+    MoveShards { stripe: usize, moves: Vec<(u8, u8, u8)> },
     List { bucket: usize, delimiter: bool, max: usize },
 }
 
@@ -61,6 +64,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (upload.clone(), prop::collection::vec(any::<bool>(), 3)).prop_map(|(upload, take)| Op::Complete { upload, take }),
         1 => upload.prop_map(|upload| Op::Abort { upload }),
         2 => (chunks(), any::<bool>()).prop_map(|(chunks, lose)| Op::Stripe { chunks, lose }),
+        3 => (0usize..6, prop::collection::vec((0u8..4, 0u8..6, 0u8..6), 0..3))
+            .prop_map(|(stripe, moves)| Op::MoveShards { stripe, moves }),
         2 => (bucket, any::<bool>(), 0usize..5)
             .prop_map(|(bucket, delimiter, max)| Op::List { bucket, delimiter, max }),
     ]
@@ -73,6 +78,8 @@ struct Model {
     buckets: BTreeMap<usize, Bucket>,
     /// Every upload ever opened; those that are over have no parts map.
     uploads: Vec<(UploadName, Option<Parts>)>,
+    /// The drives of each stripe's shards; its counter is one more than the position.
+    stripes: Vec<[u8; 3]>,
 }
 
 struct Bucket {
@@ -208,7 +215,9 @@ impl Run {
                 chunks.sort_unstable();
                 self.world.losses.drives = lose.then_some(DriveId([1; 16])).into_iter().collect();
                 self.world.commit_stripe(&ids(&chunks)).unwrap();
+                self.model.stripes.push([0, 1, 2]);
             }
+            Op::MoveShards { stripe, moves } => self.move_shards(stripe, &moves),
             Op::List { bucket, delimiter, max } => self.list(bucket, delimiter, max),
         }
     }
@@ -277,6 +286,28 @@ impl Run {
         }
     }
 
+    /// All moves or none: each from where the shard is, to an active drive, and no two shards on one.
+    fn move_shards(&mut self, stripe: usize, moves: &[(u8, u8, u8)]) {
+        let id = StripeId { epoch: self.world.writer, counter: stripe as u64 + 1 };
+        let drive = |n: u8| DriveId([n; 16]);
+        let asked = moves.iter().map(|&(index, from, to)| ShardMove { index, from: Some(drive(from)), to: drive(to) });
+        let result = self.world.run(Command::MoveShards { stripe: id, moves: asked.collect() });
+        let after = self.model.stripes.get(stripe).and_then(|before| {
+            let mut after = *before;
+            for (n, &(index, from, to)) in moves.iter().enumerate() {
+                let again = moves[..n].iter().any(|(other, ..)| *other == index);
+                let place = after.get_mut(usize::from(index)).filter(|place| **place == from && to < DRIVES && !again)?;
+                *place = to;
+            }
+            let distinct: std::collections::BTreeSet<u8> = after.into_iter().collect();
+            (distinct.len() == after.len()).then_some(after)
+        });
+        assert_eq!(result, after.map(|_| Outcome::Done).ok_or(Refusal::StripeChanged(id)));
+        if let (Some(after), Some(place)) = (after, self.model.stripes.get_mut(stripe)) {
+            *place = after;
+        }
+    }
+
     fn list(&self, bucket: usize, delimiter: bool, max: usize) {
         let Some(there) = self.model.buckets.get(&bucket) else { return };
         let delimiter = if delimiter { "/" } else { "" };
@@ -315,6 +346,11 @@ impl Run {
         for (name, parts) in &self.model.uploads {
             assert_eq!(index::upload(&self.world.view(), name).unwrap().is_some(), parts.is_some());
         }
+        for (counter, drives) in (1..).zip(&self.model.stripes) {
+            let row = index::stripe(&self.world.view(), StripeId { epoch: self.world.writer, counter }).unwrap().unwrap();
+            let stored: Vec<u8> = row.drives.iter().map(|drive| drive[0]).collect();
+            assert_eq!(stored, drives);
+        }
         self.world.check_refs();
     }
 }
@@ -326,6 +362,11 @@ proptest! {
     fn random_commands_keep_the_namespace_the_counts_and_the_replay(ops in prop::collection::vec(op(), 1..60)) {
         let mut run = Run { world: World::new(), model: Model::default() };
         run.step(Op::CreateBucket(0, true));
+        for (n, state) in [(3, DriveState::Active), (4, DriveState::Active), (5, DriveState::Draining)] {
+            let id = bytes::Bytes::from(vec![n; 16]);
+            let row = DriveRow { id, state: state as i32, node: 0, path: String::new() };
+            run.world.run(Command::RegisterDrive(row)).unwrap();
+        }
         for op in ops {
             run.step(op);
             run.check();

@@ -8,7 +8,7 @@ use crate::state::{ApplyError, apply};
 use bytes::Bytes;
 use codec::effect::*;
 use codec::id::*;
-use codec::stripe::StripeClass;
+use codec::stripe::{StripeClass, StripeDescriptor};
 use proptest::prelude::*;
 use storage_node::kv::{Kv, MemoryKv};
 use storage_node::sabotage::Sabotage;
@@ -251,9 +251,15 @@ fn r1_a_stripe_id_means_one_stripe() {
     };
     world.run(commit(&stripe, &chunks[..1])).unwrap();
     world.run(commit(&stripe, &chunks[1..])).unwrap();
+    let mut other = stripe_row(id, StripeClass::Data, None);
+    let mut descriptor = StripeDescriptor::parse(&other.descriptor).unwrap();
+    descriptor.lengths = vec![9_000; 3];
+    other.descriptor = descriptor.encode();
+    assert_eq!(world.run(commit(&other, &[])), Err(Refusal::BadStripe(id)));
     let mut elsewhere = stripe.clone();
     elsewhere.drives.swap(0, 1);
-    assert_eq!(world.run(commit(&elsewhere, &[])), Err(Refusal::BadStripe(id)));
+    world.run(commit(&elsewhere, &chunks)).unwrap();
+    assert_eq!(index::stripe(&world.view(), id).unwrap(), Some(stripe), "a commit moves nothing");
     world.stripes += 1;
     let mut doubled = stripe_row(StripeId { counter: world.stripes, ..id }, StripeClass::Data, None);
     doubled.drives[1] = doubled.drives[0].clone();
@@ -415,4 +421,26 @@ proptest! {
             let _ = apply(&mut overlay, world.lsn.next(), &[0; 32], &effects);
         }
     }
+}
+
+/// A stripe of very many chunks is committed in pieces. A repair in between used to make the second piece a stripe of a
+/// known id with another row, and refused it.
+#[test]
+fn a_repair_between_two_pieces_of_a_stripe_stays() {
+    let mut world = World::new();
+    let row = DriveRow { id: Bytes::from(vec![3; 16]), state: DriveState::Active as i32, node: 0, path: String::new() };
+    world.run(Command::RegisterDrive(row)).unwrap();
+    let (stripe, chunks) = world.stripe(&ids(&[1, 2]));
+    let piece = |n: usize| Command::CommitStripe { stripe: stripe.clone(), chunks: vec![chunks[n].clone()] };
+    world.run(piece(0)).unwrap();
+    let id = StripeId { epoch: world.writer, counter: world.stripes };
+    let moves = vec![ShardMove { index: 2, from: Some(DriveId([2; 16])), to: DriveId([3; 16]) }];
+    let command = Command::MoveShards { stripe: id, moves };
+    world.run(command.clone()).unwrap();
+    world.run(piece(1)).unwrap();
+    let row = index::stripe(&world.view(), id).unwrap().unwrap();
+    assert_eq!(row.drive(2), Some(DriveId([3; 16])));
+    assert!(world.chunk(super::world::id(2)).is_some());
+    assert_eq!(world.run(command), Err(Refusal::StripeChanged(id)), "planned from where it no longer is");
+    world.check_replay();
 }
