@@ -1,5 +1,27 @@
 //! Keeping: what was stored is still there, whole, and what nobody needs any more makes room.
+//!
+//! Planning is pure ([`plan`], [`lanes`], and [`simulate`] to try both on paper); [`watch`] and [`wounds`] say what is known
+//! of drives and shards, [`repair`] does what was planned, [`inventory`] and [`rows`] compare what should be with what is.
+//! The [`keeper`] drives them.
 
+pub mod config;
+pub mod dependents;
+pub mod inventory;
+pub mod keeper;
 pub mod lanes;
 pub mod plan;
+pub mod repair;
+pub mod rows;
 pub mod simulate;
+pub mod status;
+pub mod watch;
+pub mod wounds;
+
+pub use config::KeepConfig;
+pub use keeper::{KeepError, Keeper};
+pub use status::{Alarm, KeepStatus};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -170,6 +170,8 @@ pub struct Target {
     pub to: DriveId,
     /// Bytes.
     pub len: u32,
+    /// It is said to be missing or damaged there: looked at once more before it is rebuilt.
+    pub suspect: bool,
 }
 
 /// One stripe's repair: an order for a node.
@@ -490,5 +492,6 @@ impl Planner<'_> {
 }
 
 fn target(shard: &Shard, to: DriveId) -> Target {
-    Target { index: shard.index, from: shard.drive, to, len: shard.len }
+    let suspect = matches!(shard.condition, Condition::Missing { .. } | Condition::Damaged { .. });
+    Target { index: shard.index, from: shard.drive, to, len: shard.len, suspect }
 }

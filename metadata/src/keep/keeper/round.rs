@@ -1,0 +1,391 @@
+//! One round of the keeper, step by step.
+
+use super::{Journal, KeepError, Keeper, Round, Walk, Work};
+use crate::command::Command;
+use crate::index::{self, IndexError, Overlay, STRIPES, View};
+use crate::keep::plan::{Plan, Policy, RepairItem, Scene, Stripe, Wait, plan_repairs};
+use crate::keep::repair::{Done, Executor, Failure, commit};
+use crate::keep::watch::Sight;
+use crate::keep::wounds::{Wrong, judge};
+use crate::lookup;
+use crate::topology::Topology;
+use codec::effect::{DriveRow, StripeRow};
+use codec::id::{DriveId, ShardId, StripeId};
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::PoisonError;
+use storage_node::client::DriveStatus;
+use storage_node::keep::{RebuildError, ShardRef, Subject};
+
+/// Rows that are walked over without letting others run.
+const WALK_STEP: usize = 2048;
+/// The second walk after a change: a stripe that was being written when a drive fell silent may be committed after the first.
+const WALK_AGAIN_MS: u64 = 120_000;
+/// Those who wait are looked at again after this time at the latest.
+const WAKE_MS: u64 = 60_000;
+/// A drive that did not take a shard is left alone for this time.
+const AVOID_MS: u64 = 60_000;
+/// Sealing for the sake of a damaged journal copy is tried again after this time.
+const JOURNAL_AGAIN_MS: u64 = 3_600_000;
+/// Percent of its time that a drive which is back gives to being verified.
+const VERIFY_SHARE: u8 = 40;
+/// Plans that one round makes at most, when all that is looked at turns out to wait.
+const PLANS: usize = 16;
+
+/// The key after every stripe's.
+const STRIPES_END: [u8; 17] = [0xff; 17];
+
+/// What is known of the drives for this round.
+struct Now {
+    rows: Vec<DriveRow>,
+    status: Vec<DriveStatus>,
+    ms: u64,
+}
+
+impl Keeper {
+    pub(super) async fn round(&self, work: &mut Work) -> Result<Round, KeepError> {
+        let now = self.look(work).await?;
+        self.poll(work, &now).await?;
+        self.walk(work, &now).await?;
+        self.verify_back(work, &now).await?;
+        let mut round = self.mend(work, &now).await?;
+        self.mend_journal(work, now.ms).await;
+        round.left = work.queue.first(usize::MAX).len();
+        round.looking = work.walk.is_some() || !work.drives.back().is_empty();
+        Ok(round)
+    }
+
+    /// How the drives are.
+    async fn look(&self, work: &mut Work) -> Result<Now, KeepError> {
+        let shared = &self.parts.shared;
+        let status = shared.node.drives().await;
+        let view = Overlay::new(&*shared.kv);
+        let rows = index::drives(&view)?;
+        let ms = self.now_ms();
+        let look = work.drives.look(&view, &rows, &status, ms, self.parts.config.repair.grace_ms)?;
+        for note in look.notes {
+            if let Err(error) = commit(&self.parts.requests, self.parts.epoch, Command::PutSetting(note)).await {
+                tracing::warn!(%error, "since when a drive is silent was not journaled");
+            }
+        }
+        let mut usable: Vec<DriveId> = Topology::new(&rows, &status).usable().map(|drive| drive.id).collect();
+        usable.sort_unstable();
+        if look.changed || usable != work.usable || ms >= work.wake_at_ms {
+            work.queue.wake();
+            work.wake_at_ms = ms.saturating_add(WAKE_MS);
+        }
+        work.usable = usable;
+        if look.changed || (work.walk.is_none() && ms >= work.walk_at_ms) {
+            work.walk = Some(Walk::default());
+            work.walk_at_ms = if look.changed { ms.saturating_add(WALK_AGAIN_MS) } else { u64::MAX };
+        }
+        work.avoid.retain(|_, until_ms| *until_ms > ms);
+        work.lanes.forget_idle(ms);
+        Ok(Now { rows, status, ms })
+    }
+
+    fn judge(&self, work: &mut Work, id: StripeId, now_ms: u64) -> Result<Option<Stripe>, IndexError> {
+        let view = Overlay::new(&*self.parts.shared.kv);
+        let judged = match judge(&view, &mut work.queue, id, &work.drives, &work.findings, now_ms) {
+            Err(error @ IndexError::Damaged { .. }) => {
+                // A row that does not decode is for the check of the rows to report; the others are still mended.
+                tracing::warn!(stripe = %id, %error, "a stripe's row can't be used");
+                work.queue.remove(id);
+                None
+            }
+            judged => judged?,
+        };
+        if judged.is_none() {
+            work.waits.remove(&id);
+            work.narrower.remove(&id);
+        }
+        Ok(judged)
+    }
+
+    /// What nodes list, and what the inventory found.
+    async fn poll(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
+        let mut stripes = BTreeSet::new();
+        for met in std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner)) {
+            work.findings.met(met.drive, met.shard, met.wrong);
+            stripes.insert(met.shard.stripe);
+        }
+        let there: Vec<DriveId> = work
+            .drives
+            .iter()
+            .filter(|(_, seen)| matches!(seen.sight, Sight::There | Sight::Back { .. }))
+            .map(|(drive, _)| drive)
+            .collect();
+        for drive in there {
+            // A drive that can't be asked is silent with the next look; until then its old list stands.
+            let Ok(list) = self.parts.shared.node.findings(drive).await else { continue };
+            stripes.extend(work.findings.listed(drive, &list, now.ms));
+            if list.iter().any(|finding| matches!(finding.subject, Subject::Entries(..))) {
+                work.journal.entry(drive).or_default();
+            } else {
+                work.journal.remove(&drive);
+            }
+        }
+        for stripe in stripes {
+            self.judge(work, stripe, now.ms)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on over all stripes, looking for those with a shard on a drive that is lost, back, removed or being emptied.
+    async fn walk(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
+        let mut left = self.parts.config.walk_rows.max(1);
+        while left > 0
+            && let Some(mut walk) = work.walk.take()
+        {
+            let count = left.min(WALK_STEP);
+            let rows = Overlay::new(&*self.parts.shared.kv).rows(STRIPES, &walk.next, &STRIPES_END, count)?;
+            let ended = rows.len() < count;
+            left -= count;
+            for (key, value) in rows {
+                walk.next = [&key[..], &[0]].concat();
+                walk.stripes += 1;
+                let row = index::decode::<StripeRow>(STRIPES, &key, value).ok();
+                let Some((id, row)) = StripeId::from_slice(&key).zip(row) else { continue };
+                let mut drives = row.drives.iter().filter_map(|drive| DriveId::from_slice(drive));
+                if drives.any(|drive| work.drives.concerns(drive)) && !work.queue.contains(id) {
+                    self.judge(work, id, now.ms)?;
+                }
+            }
+            if ended {
+                work.walked = walk.stripes;
+                let again = now.ms.saturating_add(self.parts.config.walk_every_ms);
+                work.walk_at_ms = work.walk_at_ms.min(again);
+                if std::mem::take(&mut work.queue.overflowed) {
+                    work.walk_at_ms = work.walk_at_ms.min(now.ms.saturating_add(WALK_AGAIN_MS));
+                }
+                break;
+            }
+            work.walk = Some(walk);
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Verifies the next shards of each drive that is back: what it holds counts again only then.
+    async fn verify_back(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
+        for (drive, verified) in work.drives.back() {
+            let (shards, bytes, upto, ended) = self.next_on(drive, verified)?;
+            let task = [(drive, bytes)];
+            if !work.lanes.start(&task, VERIFY_SHARE, now.ms) {
+                continue;
+            }
+            let answers = match shards.is_empty() {
+                true => Ok(Vec::new()),
+                false => self.parts.shared.node.verify_shards(drive, shards.clone()).await,
+            };
+            work.lanes.finish(&task);
+            let Ok(answers) = answers else { continue };
+            for (shard, answer) in shards.iter().zip(answers) {
+                match answer {
+                    Ok(()) => work.findings.mended(drive, shard.id),
+                    Err(finding) => {
+                        let wrong = Wrong { kind: finding.kind, since_ms: finding.found_ms.min(now.ms) };
+                        work.findings.met(drive, shard.id, wrong);
+                    }
+                }
+            }
+            if let Some(upto) = upto {
+                work.drives.verified(drive, Some(upto));
+            }
+            if ended {
+                tracing::info!(%drive, "a drive that was silent is back, and verified");
+                work.drives.verified(drive, None);
+                work.queue.wake();
+            }
+            for shard in shards {
+                self.judge(work, shard.id.stripe, now.ms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next shards that rows name on a drive: with their bytes, the last stripe looked at, and whether that was all.
+    #[allow(clippy::type_complexity)] // four values of one look, used at once
+    fn next_on(
+        &self,
+        drive: DriveId,
+        after: Option<StripeId>,
+    ) -> Result<(Vec<ShardRef>, u64, Option<StripeId>, bool), KeepError> {
+        let start = after.map_or_else(Vec::new, |id| [&id.to_bytes()[..], &[0]].concat());
+        let count = self.parts.config.walk_rows.clamp(1, 16 * WALK_STEP);
+        let rows = Overlay::new(&*self.parts.shared.kv).rows(STRIPES, &start, &STRIPES_END, count)?;
+        let ended = rows.len() < count;
+        let (mut shards, mut bytes, mut upto) = (Vec::new(), 0, after);
+        for (key, value) in rows {
+            if shards.len() >= self.parts.config.verify_shards.max(1) {
+                return Ok((shards, bytes, upto, false));
+            }
+            let Some(id) = StripeId::from_slice(&key) else { continue };
+            upto = Some(id);
+            let Ok(row) = index::decode::<StripeRow>(STRIPES, &key, value) else { continue };
+            let Ok(descriptor) = lookup::descriptor(id, &row) else { continue };
+            for index in (0..descriptor.width()).filter(|&index| row.drive(index) == Some(drive)) {
+                shards.push(ShardRef { id: ShardId { stripe: id, index }, root: descriptor.root() });
+                bytes += u64::from(descriptor.shard_len(index));
+            }
+        }
+        Ok((shards, bytes, upto, ended))
+    }
+
+    /// Plans, and carries out what the drives have time for.
+    async fn mend(&self, work: &mut Work, now: &Now) -> Result<Round, KeepError> {
+        let mut round = Round::default();
+        for _ in 0..PLANS {
+            let window = work.queue.first(self.parts.config.window.max(1));
+            let mut stripes = Vec::with_capacity(window.len());
+            for id in &window {
+                stripes.extend(self.judge(work, *id, now.ms)?);
+            }
+            work.plan = self.plan_for(work, now, &stripes);
+            let plan = work.plan.clone();
+            self.settle_waits(work, &plan, &stripes);
+            if self.is_paused() || window.is_empty() {
+                return Ok(round);
+            }
+            if !plan.items.is_empty() {
+                self.carry_out(work, plan.items, &mut round).await?;
+                return Ok(round);
+            }
+        }
+        Ok(round)
+    }
+
+    fn plan_for(&self, work: &Work, now: &Now, stripes: &[Stripe]) -> Plan {
+        let room = Topology::new(&now.rows, &now.status).usable().map(|drive| drive.free).sum();
+        let mut status = now.status.clone();
+        for drive in &mut status {
+            // Repair may use the reserve that is kept for it (R14).
+            drive.free = drive.free.saturating_add(drive.reserve);
+        }
+        let mut topology = Topology::new(&now.rows, &status);
+        for drive in topology.drives.iter_mut().filter(|drive| work.avoid.contains_key(&drive.id)) {
+            drive.usable = false;
+        }
+        let policy: &Policy = &self.parts.config.repair;
+        let is_lost = |sight| match sight {
+            Sight::Silent { since_ms } => since_ms.saturating_add(policy.grace_ms) <= now.ms,
+            _ => false,
+        };
+        let lost_drives = work.drives.iter().filter(|(_, seen)| is_lost(seen.sight)).count();
+        let scene = Scene { topology: &topology, lost_drives, room, geometry: self.parts.geometry, now_ms: now.ms };
+        plan_repairs(&scene, stripes, policy)
+    }
+
+    /// Stripes that wait are put behind those that don't.
+    fn settle_waits(&self, work: &mut Work, plan: &Plan, stripes: &[Stripe]) {
+        let narrower: BTreeSet<StripeId> = plan.narrower.iter().copied().collect();
+        let waiting: std::collections::HashMap<StripeId, Wait> =
+            plan.waiting.iter().map(|waiting| (waiting.stripe, waiting.why)).collect();
+        for stripe in stripes {
+            let (id, why) = (stripe.id, waiting.get(&stripe.id).copied());
+            match why {
+                Some(why) => drop(work.waits.insert(id, why)),
+                None => drop(work.waits.remove(&id)),
+            }
+            match narrower.contains(&id) {
+                true => work.narrower.insert(id),
+                false => work.narrower.remove(&id),
+            };
+            if why.is_some() || narrower.contains(&id) {
+                work.queue.put(stripe, true);
+            }
+            if let Some(Wait::Grace { until_ms } | Wait::Replacement { until_ms }) = why {
+                work.wake_at_ms = work.wake_at_ms.min(until_ms);
+            }
+        }
+    }
+
+    async fn carry_out(&self, work: &mut Work, items: Vec<RepairItem>, round: &mut Round) -> Result<(), KeepError> {
+        let parts = &self.parts;
+        let executor = Executor { shared: &parts.shared, requests: &parts.requests, epoch: parts.epoch };
+        let end_ms = self.now_ms().saturating_add(parts.config.round_ms);
+        let mut items: VecDeque<RepairItem> = items.into();
+        let mut running = FuturesUnordered::new();
+        loop {
+            let (mut at, now_ms) = (0, self.now_ms());
+            while running.len() < parts.config.orders.max(1) && at < items.len() && now_ms <= end_ms {
+                let task: Vec<(DriveId, u64)> = items[at].work().collect();
+                if !work.lanes.start(&task, items[at].share, now_ms) {
+                    at += 1;
+                    continue;
+                }
+                let Some(item) = items.remove(at) else { break };
+                let executor = &executor;
+                running.push(async move {
+                    let done = executor.carry_out(&item).await;
+                    (task, item, done)
+                });
+            }
+            let Some((task, item, done)) = running.next().await else { return Ok(()) };
+            work.lanes.finish(&task);
+            self.settle(work, &item, done, round)?;
+        }
+    }
+
+    /// Takes in what came of an item.
+    fn settle(&self, work: &mut Work, item: &RepairItem, done: Done, round: &mut Round) -> Result<(), KeepError> {
+        let now_ms = self.now_ms();
+        for (drive, shard) in &done.good {
+            work.findings.mended(*drive, *shard);
+        }
+        for (drive, shard, kind) in &done.bad {
+            work.findings.met(*drive, *shard, Wrong { kind: *kind, since_ms: now_ms });
+        }
+        if let Some(drive) = done.avoid {
+            work.avoid.insert(drive, now_ms.saturating_add(AVOID_MS));
+        }
+        let totals = &mut work.totals;
+        totals.read += done.rebuilt.read;
+        totals.written += done.rebuilt.written;
+        totals.shards += done.shards;
+        totals.found_good += (done.good.len() as u64).saturating_sub(done.shards);
+        match &done.failed {
+            None => {
+                totals.stripes += 1;
+                round.mended += 1;
+                work.inconsistent.remove(&item.stripe);
+            }
+            Some(failure) => {
+                tracing::warn!(stripe = %item.stripe, %failure, "a stripe was not mended; it is planned again");
+                totals.failed += 1;
+                round.failed += 1;
+                if matches!(failure, Failure::Rebuild(RebuildError::Inconsistent(_))) {
+                    work.inconsistent.insert(item.stripe);
+                }
+            }
+        }
+        let retry = done.failed.is_some() && done.bad.is_empty() && done.avoid.is_none();
+        if let Some(stripe) = self.judge(work, item.stripe, now_ms)?
+            && retry
+        {
+            // The same again would come to the same at once; others first.
+            work.queue.put(&stripe, true);
+        }
+        Ok(())
+    }
+
+    /// A damaged copy of unsealed journal entries is mended by sealing them from the good copies: the segment that is damaged
+    /// is freed by that. Until then the entries are on fewer drives than they should be.
+    async fn mend_journal(&self, work: &mut Work, now_ms: u64) {
+        let due =
+            |journal: &Journal| journal.tried_ms.is_none_or(|tried| tried.saturating_add(JOURNAL_AGAIN_MS) <= now_ms);
+        if self.is_paused() || !work.journal.values().any(due) {
+            return;
+        }
+        let sealed = self.parts.sealer.seal_now().await;
+        let failed = sealed.as_ref().err().map(ToString::to_string);
+        match sealed {
+            Ok(report) => tracing::info!(upto = %report.upto, "sealed, because a copy of the journal is damaged"),
+            Err(error) => tracing::warn!(%error, "a damaged copy of the journal was not mended"),
+        }
+        for journal in work.journal.values_mut() {
+            journal.tried_ms = Some(now_ms);
+            journal.failed.clone_from(&failed);
+        }
+    }
+}

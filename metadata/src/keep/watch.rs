@@ -1,0 +1,258 @@
+//! What is known of each drive: there, silent since when, back and not verified yet, to be emptied, gone for good.
+//!
+//! Invariants
+//! * A drive is silent from the moment at which it was first seen so by this process; a drive that was silent beyond the
+//!   grace has that moment journaled, so that a restart neither makes a loss younger nor begins the grace again.
+//! * A drive that was silent comes back *unverified*: its shards count again one by one, behind a cursor that only grows.
+//! * Unknown is not missing (R13): a drive that can't be asked is silent, whatever it may hold.
+
+use crate::index::{self, IndexError, View};
+use bytes::Bytes;
+use codec::effect::{DriveRow, DriveState, SettingRow};
+use codec::id::{DriveId, StripeId};
+use std::collections::BTreeMap;
+use storage_node::client::{DriveHealth, DriveStatus};
+
+/// A drive, as repair sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It can be read.
+    There,
+    /// It does not answer.
+    Silent {
+        /// Since when, in milliseconds on the keeper's clock.
+        since_ms: u64,
+    },
+    /// It was silent, and answers again.
+    Back {
+        /// Since when it was silent.
+        since_ms: u64,
+        /// Every shard of the stripes up to here was verified; `None`: none.
+        verified: Option<StripeId>,
+    },
+    /// It will not come back.
+    Removed {
+        /// Since when that is known.
+        since_ms: u64,
+    },
+}
+
+/// A drive and what is to become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How it is.
+    pub sight: Sight,
+    /// It is to be emptied.
+    pub draining: bool,
+    /// Since when it is silent is journaled.
+    noted: bool,
+}
+
+/// All registered drives.
+#[derive(Clone, Debug, Default)]
+pub struct Drives {
+    seen: BTreeMap<DriveId, Seen>,
+}
+
+fn setting_name(drive: DriveId) -> String {
+    format!("silent-since/{drive}")
+}
+
+/// What a look at the drives came to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Look {
+    /// Some drive's stripes have to be looked at (again).
+    pub changed: bool,
+    /// Settings that are to be journaled.
+    pub notes: Vec<SettingRow>,
+}
+
+impl Drives {
+    /// Takes in how the drives are now.
+    pub fn look(
+        &mut self,
+        view: &dyn View,
+        rows: &[DriveRow],
+        status: &[DriveStatus],
+        now_ms: u64,
+        grace_ms: u64,
+    ) -> Result<Look, IndexError> {
+        let mut look = Look::default();
+        for row in rows {
+            let Some(id) = DriveId::from_slice(&row.id) else { continue };
+            let answers =
+                status.iter().any(|status| status.id == id && !matches!(status.health, DriveHealth::Failed { .. }));
+            let before = self.seen.get(&id).copied();
+            let seen = match before {
+                Some(before) => step(before, row, answers, now_ms),
+                None => first(view, id, row, answers, now_ms)?,
+            };
+            let seen = note(&mut look, id, seen, now_ms, grace_ms);
+            look.changed |= before.map(class) != Some(class(seen)) && !(before.is_none() && class(seen) == THERE);
+            self.seen.insert(id, seen);
+        }
+        Ok(look)
+    }
+
+    /// How a drive is; `None` for one that is not registered.
+    pub fn get(&self, drive: DriveId) -> Option<Seen> {
+        self.seen.get(&drive).copied()
+    }
+
+    /// All drives, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (DriveId, Seen)> + '_ {
+        self.seen.iter().map(|(id, seen)| (*id, *seen))
+    }
+
+    /// Whether stripes with a shard on this drive need a look.
+    pub fn concerns(&self, drive: DriveId) -> bool {
+        self.seen.get(&drive).is_none_or(|seen| class(*seen) != THERE)
+    }
+
+    /// Whether any drive's stripes need a look.
+    pub fn any_concern(&self) -> bool {
+        self.seen.values().any(|seen| class(*seen) != THERE)
+    }
+
+    /// Drives that can't be read and are to be.
+    pub fn lost(&self) -> usize {
+        self.seen.values().filter(|seen| matches!(seen.sight, Sight::Silent { .. })).count()
+    }
+
+    /// Everything on the drive up to `upto` was verified; `None`: the drive is done.
+    pub fn verified(&mut self, drive: DriveId, upto: Option<StripeId>) {
+        if let Some(seen) = self.seen.get_mut(&drive)
+            && let Sight::Back { verified, .. } = &mut seen.sight
+        {
+            match upto {
+                Some(upto) => *verified = Some(upto),
+                None => seen.sight = Sight::There,
+            }
+        }
+    }
+
+    /// The drives that are back, with how far they are verified.
+    pub fn back(&self) -> Vec<(DriveId, Option<StripeId>)> {
+        let back = |(id, seen): (&DriveId, &Seen)| match seen.sight {
+            Sight::Back { verified, .. } => Some((*id, verified)),
+            _ => None,
+        };
+        self.seen.iter().filter_map(back).collect()
+    }
+}
+
+const THERE: (u8, bool) = (0, false);
+
+/// What decides whether a drive's stripes are looked at again; not how far a drive that is back is verified.
+fn class(seen: Seen) -> (u8, bool) {
+    let sight = match seen.sight {
+        Sight::There => 0,
+        Sight::Silent { .. } => 1,
+        Sight::Back { .. } => 2,
+        Sight::Removed { .. } => 3,
+    };
+    (sight, seen.draining)
+}
+
+/// A drive that this process sees for the first time. One that was silent before the start is verified before it counts.
+fn first(view: &dyn View, id: DriveId, row: &DriveRow, answers: bool, now_ms: u64) -> Result<Seen, IndexError> {
+    let noted = index::setting(view, &setting_name(id))?;
+    let noted = noted.and_then(|row| row.value[..].try_into().ok().map(u64::from_be_bytes));
+    let sight = match (answers, noted) {
+        _ if row.state == DriveState::Removed as i32 => Sight::Removed { since_ms: now_ms },
+        (true, None) => Sight::There,
+        (true, Some(since_ms)) => Sight::Back { since_ms: since_ms.min(now_ms), verified: None },
+        (false, noted) => Sight::Silent { since_ms: noted.unwrap_or(now_ms).min(now_ms) },
+    };
+    Ok(Seen { sight, draining: row.state == DriveState::Draining as i32, noted: noted.is_some() })
+}
+
+fn step(before: Seen, row: &DriveRow, answers: bool, now_ms: u64) -> Seen {
+    let sight = match (before.sight, answers) {
+        (removed @ Sight::Removed { .. }, _) => removed,
+        _ if row.state == DriveState::Removed as i32 => Sight::Removed { since_ms: now_ms },
+        (Sight::There, true) => Sight::There,
+        (Sight::There, false) => Sight::Silent { since_ms: now_ms },
+        (Sight::Silent { since_ms }, true) => Sight::Back { since_ms, verified: None },
+        (silent @ Sight::Silent { .. }, false) => silent,
+        (back @ Sight::Back { .. }, true) => back,
+        // Silent again: what was verified before may be lost now.
+        (Sight::Back { since_ms, .. }, false) => Sight::Silent { since_ms },
+    };
+    Seen { sight, draining: row.state == DriveState::Draining as i32, ..before }
+}
+
+/// Journals since when a drive is silent once the grace is over, and that it is no more.
+fn note(look: &mut Look, id: DriveId, mut seen: Seen, now_ms: u64, grace_ms: u64) -> Seen {
+    let setting = |value| SettingRow { name: setting_name(id), value };
+    match seen.sight {
+        Sight::Silent { since_ms } if !seen.noted && since_ms.saturating_add(grace_ms) <= now_ms => {
+            look.notes.push(setting(Bytes::copy_from_slice(&since_ms.to_be_bytes())));
+            seen.noted = true;
+        }
+        Sight::There | Sight::Removed { .. } if seen.noted => {
+            look.notes.push(setting(Bytes::new()));
+            seen.noted = false;
+        }
+        _ => {}
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{FAMILIES, Overlay};
+    use codec::id::Epoch;
+    use storage_node::kv::MemoryKv;
+
+    const DRIVE: DriveId = DriveId([1; 16]);
+
+    fn row(state: DriveState) -> DriveRow {
+        DriveRow { id: Bytes::copy_from_slice(DRIVE.as_bytes()), state: state as i32, node: 0, path: String::new() }
+    }
+
+    fn status(health: DriveHealth) -> DriveStatus {
+        DriveStatus { id: DRIVE, health, ..crate::keep::testing::drive_status() }
+    }
+
+    #[test]
+    fn a_drive_that_comes_back_is_verified_before_it_counts_and_a_restart_forgets_nothing() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let mut overlay = Overlay::new(&kv);
+        let healthy = [status(DriveHealth::Healthy)];
+        let gone = [status(DriveHealth::Failed { reason: String::new() })];
+        let mut drives = Drives::default();
+        let active = [row(DriveState::Active)];
+        assert_eq!(drives.look(&overlay, &active, &healthy, 10, 100).unwrap(), Look::default());
+        assert!(drives.look(&overlay, &active, &gone, 20, 100).unwrap().changed);
+        assert_eq!(drives.get(DRIVE).unwrap().sight, Sight::Silent { since_ms: 20 });
+        assert_eq!(drives.look(&overlay, &active, &[], 119, 100).unwrap(), Look::default());
+        let look = drives.look(&overlay, &active, &[], 120, 100).unwrap();
+        assert_eq!((look.changed, look.notes.len()), (false, 1));
+        assert_eq!(drives.look(&overlay, &active, &[], 130, 100).unwrap(), Look::default(), "noted once");
+
+        // A restart: silent since the same moment, and then back.
+        let note = &look.notes[0];
+        overlay.put(index::META, index::setting_key(&note.name), note);
+        let mut again = Drives::default();
+        assert!(again.look(&overlay, &active, &[], 500, 100).unwrap().changed);
+        assert_eq!(again.get(DRIVE).unwrap().sight, Sight::Silent { since_ms: 20 });
+        let mut later = Drives::default();
+        assert!(later.look(&overlay, &active, &healthy, 500, 100).unwrap().changed);
+        assert_eq!(later.back(), [(DRIVE, None)]);
+        let upto = StripeId { epoch: Epoch(1), counter: 7 };
+        later.verified(DRIVE, Some(upto));
+        assert_eq!(later.look(&overlay, &active, &healthy, 510, 100).unwrap(), Look::default());
+        assert_eq!(later.back(), [(DRIVE, Some(upto))]);
+        later.verified(DRIVE, None);
+        let look = later.look(&overlay, &active, &healthy, 520, 100).unwrap();
+        assert_eq!((look.notes.len(), look.notes[0].value.len()), (1, 0), "no longer silent");
+        assert!(!later.any_concern());
+
+        assert!(later.look(&overlay, &[row(DriveState::Draining)], &healthy, 530, 100).unwrap().changed);
+        assert!(later.concerns(DRIVE) && later.get(DRIVE).unwrap().draining);
+        assert!(later.look(&overlay, &[row(DriveState::Removed)], &healthy, 540, 100).unwrap().changed);
+        assert_eq!(later.get(DRIVE).unwrap().sight, Sight::Removed { since_ms: 540 });
+    }
+}
