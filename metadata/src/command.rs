@@ -2,12 +2,13 @@
 //!
 //! Commands never reach the journal: only the effects that [`crate::state::decide`] makes of them do.
 
+use crate::index::reclaim::Hold;
 use bytes::Bytes;
 use codec::effect::{
     AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta,
     PartRow, Place, SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
 };
-use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, StripeId};
+use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 
 /// A change that somebody asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +106,32 @@ pub enum Command {
         /// Its shards that moved.
         moves: Vec<ShardMove>,
     },
+    /// Restripe: frames were written again into new stripes, read back and verified. A move whose chunk is no longer at `from`
+    /// is left out, silently: another won (R12). Stripes that no frame moves to are not made known.
+    MoveFrames {
+        /// The new data stripes.
+        stripes: Vec<StripeRow>,
+        /// The frames that moved.
+        moves: Vec<Move>,
+    },
+    /// Chunks that a complete mark pass did not see (R11).
+    DeleteChunks(DeleteChunks),
+    /// Condemned chunks that a mark pass did see: their counts are mended, and they are Live again.
+    SpareChunks(Vec<SparedChunk>),
+    /// Live chunks without a reference, such as those of a PUT that was given up: their grace begins. A commit that still
+    /// comes revives them.
+    CondemnChunks(Vec<ChunkId>),
+    /// Data stripes in which no chunk is placed any more. Their shards are freed after the readers' grace.
+    DropStripes(Vec<DroppedStripe>),
+    /// The shards of dropped stripes were freed.
+    StripesFreed(Vec<StripeId>),
+    /// Nothing is deleted from now on, until [`Command::ReleaseReclaim`] (R10).
+    HoldReclaim {
+        /// Why, for the operator; not empty.
+        reason: String,
+    },
+    /// An operator has judged what held reclaim (R10): it may go on.
+    ReleaseReclaim,
     /// A checkpoint of the index: it is known from now on, and those before the last one are dropped with their stripes.
     PutCheckpoint {
         /// Its LSN, size and stripes.
@@ -222,6 +249,49 @@ pub struct ShardMove {
     pub to: DriveId,
 }
 
+/// Body of [`Command::DeleteChunks`]. Each chunk is decided for itself: one that changed since is left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeleteChunks {
+    /// The last LSN that was applied when the mark pass began. What was condemned later is left out.
+    pub marked_from: Lsn,
+    /// The grace, on the steady count; at least [`MIN_GRACE_MS`] counts.
+    pub grace_ms: u64,
+    /// The chunks.
+    pub chunks: Vec<UnmarkedChunk>,
+}
+
+/// A chunk that a complete mark pass did not see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmarkedChunk {
+    /// The chunk.
+    pub id: ChunkId,
+    /// The condemnation that the pass began after.
+    pub condemned_lsn: Lsn,
+    /// What a manifest chunk lists, one per entry (repeats included): those references go with it. Empty for others.
+    pub children: Vec<ChunkId>,
+}
+
+/// A condemned chunk that a complete mark pass saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SparedChunk {
+    /// The chunk.
+    pub id: ChunkId,
+    /// The condemnation that the pass began after.
+    pub condemned_lsn: Lsn,
+    /// How many manifest entries name it.
+    pub refs: u64,
+}
+
+/// A stripe in which nothing is needed any more, and the proof of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DroppedStripe {
+    /// The stripe.
+    pub id: StripeId,
+    /// Every frame in its data shards, as their verified headers say: chunk and length, header included. Together they are
+    /// as long as the data shards.
+    pub frames: Vec<(ChunkId, u32)>,
+}
+
 /// A frame's new place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Move {
@@ -307,6 +377,13 @@ pub enum Outcome {
     PartCommitted(Box<PartRow>),
     /// The domain's row: the stored one if there was one already.
     Domain(DomainRow),
+    /// What became of the items of a reclaim command.
+    Reclaimed {
+        /// Items that were carried out.
+        done: u64,
+        /// Items that were left out, because what they are about changed.
+        skipped: u64,
+    },
     /// How many frames' places were changed by a seal; the rest had moved or gone.
     Sealed {
         /// Moves that took place.
@@ -406,6 +483,12 @@ pub enum Refusal {
     /// A checkpoint that is no newer than the last one, or whose stripes are not what it names.
     #[error("the checkpoint does not fit")]
     BadCheckpoint,
+    /// Nothing may be deleted at present (R10).
+    #[error("reclaim is held: {0}")]
+    ReclaimHeld(Hold),
+    /// A frame's new place is not in a new data stripe of the command.
+    #[error("a frame can't be moved there")]
+    BadMove,
     /// More than one entry may carry: too many keys, chunks or inline bytes.
     #[error("the command is larger than one journal entry may be")]
     TooLarge,
@@ -428,6 +511,8 @@ pub enum ManifestFault {
     Frame,
 }
 
+/// The shortest grace between a condemnation and a delete, on the steady count (R11).
+pub const MIN_GRACE_MS: u64 = 24 * 3600 * 1000;
 /// Name of the setting that holds the geometry, as `K+M` in ASCII.
 pub const GEOMETRY_SETTING: &str = "geometry";
 /// Longest object key, in bytes of UTF-8.

@@ -13,6 +13,7 @@ mod bucket;
 mod chunks;
 mod cluster;
 mod object;
+mod reclaim;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,14 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
         Command::MoveShards { stripe, moves } => repair::move_shards(&mut draft, *stripe, moves),
+        Command::MoveFrames { stripes, moves } => reclaim::move_frames(&mut draft, stripes, moves),
+        Command::DeleteChunks(delete) => reclaim::delete_chunks(&mut draft, delete),
+        Command::SpareChunks(chunks) => reclaim::spare_chunks(&mut draft, chunks),
+        Command::CondemnChunks(chunks) => reclaim::condemn_chunks(&mut draft, chunks),
+        Command::DropStripes(stripes) => reclaim::drop_stripes(&mut draft, stripes),
+        Command::StripesFreed(stripes) => reclaim::stripes_freed(&mut draft, stripes),
+        Command::HoldReclaim { reason } => reclaim::hold(&mut draft, reason),
+        Command::ReleaseReclaim => reclaim::release(&mut draft),
         Command::PutCheckpoint { row, stripes } => cluster::put_checkpoint(&mut draft, row, stripes),
         Command::AcceptLoss { loss, sealed } => {
             draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));

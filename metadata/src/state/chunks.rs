@@ -10,7 +10,7 @@ use codec::id::{ChunkId, StripeId};
 use codec::journal::frame_offset;
 use codec::manifest::{INLINE_ENTRIES, Manifest};
 use codec::stripe::StripeDescriptor;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use storage_node::sabotage::Sabotage;
 
 /// Changes to chunk rows, collected so that each row is written once whatever happens to it.
@@ -23,6 +23,8 @@ pub(super) struct ChunkChanges<'a> {
     inline: Vec<ChunkId>,
     frames: Vec<Bytes>,
     missing: Vec<ChunkId>,
+    /// Chunks that this command deletes.
+    gone: BTreeSet<ChunkId>,
 }
 
 struct Changed {
@@ -32,7 +34,15 @@ struct Changed {
 
 impl<'a> ChunkChanges<'a> {
     pub(super) fn new(view: &'a dyn View, at: &'a At) -> Self {
-        ChunkChanges { view, at, rows: BTreeMap::new(), inline: Vec::new(), frames: Vec::new(), missing: Vec::new() }
+        ChunkChanges {
+            view,
+            at,
+            rows: BTreeMap::new(),
+            inline: Vec::new(),
+            frames: Vec::new(),
+            missing: Vec::new(),
+            gone: BTreeSet::new(),
+        }
     }
 
     /// How many rows were touched.
@@ -41,7 +51,10 @@ impl<'a> ChunkChanges<'a> {
     }
 
     /// A chunk's row as it is by now.
-    fn row(&mut self, id: ChunkId) -> Result<Option<&mut ChunkRow>, DecideError> {
+    pub(super) fn row(&mut self, id: ChunkId) -> Result<Option<&mut ChunkRow>, DecideError> {
+        if self.gone.contains(&id) {
+            return Ok(None);
+        }
         if !self.rows.contains_key(&id) {
             let Some(row) = index::chunk(self.view, id)? else { return Ok(None) };
             self.rows.insert(id, Changed { before: Some(row.clone()), now: row });
@@ -144,9 +157,15 @@ impl<'a> ChunkChanges<'a> {
         Ok(())
     }
 
+    /// Takes a chunk away. Its effect comes after those that put rows.
+    pub(super) fn delete(&mut self, id: ChunkId) {
+        self.rows.remove(&id);
+        self.gone.insert(id);
+    }
+
     /// Drops a reference. The last one condemns. Counts are a hint, so a chunk that is not there is no error here: the mark
     /// pass finds what is wrong, and a DELETE must not fail because of it.
-    fn release(&mut self, id: ChunkId) -> Result<(), DecideError> {
+    pub(super) fn release(&mut self, id: ChunkId) -> Result<(), DecideError> {
         let lsn = self.at.lsn;
         if let Some(row) = self.row(id)? {
             row.refs = row.refs.saturating_sub(1);
@@ -217,7 +236,7 @@ impl<'a> ChunkChanges<'a> {
 }
 
 /// R11: a commit that needs a condemned chunk makes it Live again.
-fn revive(row: &mut ChunkRow) {
+pub(super) fn revive(row: &mut ChunkRow) {
     row.state = ChunkState::Live as i32;
     row.condemned_lsn = 0;
 }

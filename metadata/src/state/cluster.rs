@@ -34,7 +34,7 @@ pub(super) fn commit_stripe(
 }
 
 /// The descriptor of a new stripe whose shards lie on distinct registered drives, exactly those that exist on one each.
-fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<StripeDescriptor, DecideError> {
+pub(super) fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<StripeDescriptor, DecideError> {
     let parsed = StripeDescriptor::parse(&stripe.descriptor);
     let descriptor = parsed.map_err(|_| Refusal::BadStripe(StripeId::default()))?;
     let bad = || DecideError::from(Refusal::BadStripe(descriptor.id));
@@ -57,9 +57,14 @@ fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<StripeDescripto
     Ok(descriptor)
 }
 
-/// R1: a stripe id means one stripe for ever.
-fn put_stripe(draft: &mut Draft<'_>, id: StripeId, stripe: &StripeRow) -> Result<(), DecideError> {
+/// R1: a stripe id means one stripe for ever, also when it was dropped: its shards are freed, or are about to be. R9: one that
+/// is not known yet is of the writer's own epoch, since unknown shards of fenced epochs are collected.
+pub(super) fn put_stripe(draft: &mut Draft<'_>, id: StripeId, stripe: &StripeRow) -> Result<(), DecideError> {
     match index::stripe(draft.view, id)? {
+        None if index::reclaim::was_dropped(draft.view, id)? => return Err(Refusal::BadStripe(id).into()),
+        None if id.epoch != draft.writer && !draft.at.sabotage.is(Sabotage::EpochFence) => {
+            return Err(Refusal::Fenced { writer: id.epoch, current: draft.writer }.into());
+        }
         None => draft.rows.push(EffectKind::PutStripe(stripe.clone())),
         // Repair may have moved a shard since the first piece of a commit: where it is now is what counts.
         Some(known) if known.descriptor == stripe.descriptor => {}
@@ -198,8 +203,8 @@ pub(super) fn register_drive(draft: &mut Draft<'_>, row: &DriveRow) -> Result<Ou
 
 /// R15: the retention clock never runs backwards.
 pub(super) fn clock_tick(draft: &mut Draft<'_>, tick: &ClockTick) -> Result<Outcome, DecideError> {
-    let last = index::clock(draft.view)?.map_or(0, |last| last.retention_ms);
-    if tick.retention_ms < last && !draft.at.sabotage.is(Sabotage::ClockMonotonic) {
+    let last = index::clock(draft.view)?.unwrap_or_default();
+    if (tick.retention_ms < last.retention_ms || tick.steady_ms < last.steady_ms) && !draft.at.sabotage.is(Sabotage::ClockMonotonic) {
         return Err(Refusal::ClockBackwards.into());
     }
     draft.rows.push(EffectKind::ClockTick(tick.clone()));

@@ -1,5 +1,6 @@
 //! Tests of the state machine: rule by rule, and at random against a reference model.
 
 mod model;
+mod reclaim;
 mod rules;
 mod world;

@@ -321,7 +321,7 @@ fn r12_a_seal_moves_only_what_is_still_there() {
 #[test]
 fn r15_the_retention_clock_does_not_run_backwards() {
     let mut world = World::new();
-    let tick = |retention_ms| Command::ClockTick(ClockTick { retention_ms, caught_up_ms: 0 });
+    let tick = |retention_ms| Command::ClockTick(ClockTick { retention_ms, ..ClockTick::default() });
     world.run(tick(100)).unwrap();
     assert_eq!(world.run(tick(99)), Err(Refusal::ClockBackwards));
     world.run(tick(100)).unwrap();
