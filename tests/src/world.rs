@@ -94,6 +94,7 @@ impl Shape {
             tick_every: None,
             software: "tests".to_owned(),
             sabotage: self.sabotage.clone(),
+            ..Config::default()
         }
     }
 

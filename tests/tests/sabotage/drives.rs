@@ -18,8 +18,11 @@ use storage_node::node::{NodeConfig, StorageNode};
 use tests::oracle::Wrong;
 use tests::world::{Indexes, Shape, World, disks, node_families, noise};
 
+/// What a story says that could not be told.
+pub const FAILED: &str = "the story failed";
+
 pub fn failed(error: impl std::fmt::Display) -> Wrong {
-    Wrong::new("the story failed", error.to_string())
+    Wrong::new(FAILED, error.to_string())
 }
 
 /// The numbers of the drives that keep the journal.
