@@ -11,6 +11,7 @@ use crate::command::{Command, NewChunk, NewFrame, Outcome};
 use crate::commit::Request;
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalMap, JournalReadError};
+use crate::keep::Keeper;
 use crate::keys::{Account, Domain, KeyError, Keys};
 use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
@@ -201,6 +202,8 @@ pub struct Writing {
     pub stripes: Arc<StripeWriter>,
     /// Sealing.
     pub sealer: Arc<Sealer>,
+    /// Keeping.
+    pub keeper: Arc<Keeper>,
 }
 
 /// The metadata service.
@@ -299,6 +302,11 @@ impl Metadata {
         if let Some(writing) = &self.writing {
             let _ = writing.requests.send(Request::Check(drives)).await;
         }
+    }
+
+    /// What keeps the store whole; `None` for a service that only reads.
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.writing.as_ref().map(|writing| &writing.keeper)
     }
 
     /// The node, for status and tests.

@@ -15,6 +15,7 @@ use self::serve::{read_only, serve};
 use crate::clock::{Clock, Entropy};
 use crate::index::{IndexError, META};
 use crate::journal::Patience;
+use crate::keep::KeepConfig;
 use crate::keys::{KeyError, Keys};
 use crate::replay::index_mark;
 use crate::service::Metadata;
@@ -78,6 +79,8 @@ pub struct Config {
     pub seal_after: Option<u64>,
     /// How often the drives are looked at; `None` never.
     pub check_every: Option<Duration>,
+    /// How what is stored is kept whole.
+    pub keep: KeepConfig,
     /// How often the retention clock is journaled while there is activity; `None` never.
     pub tick_every: Option<Duration>,
     /// How long a drive is waited for that does not answer a read of the journal.
@@ -102,6 +105,7 @@ impl Default for Config {
             max_batch: 8 << 20,
             seal_after: Some(256 << 20),
             check_every: Some(Duration::from_secs(3)),
+            keep: KeepConfig::default(),
             tick_every: Some(Duration::from_secs(60)),
             patience: Patience::default(),
             software: concat!("stele ", env!("CARGO_PKG_VERSION")).to_owned(),

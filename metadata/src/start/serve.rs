@@ -9,6 +9,7 @@ use crate::command::{Command, GEOMETRY_SETTING};
 use crate::commit::{Asked, Committer, Request};
 use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
+use crate::keep::keeper::{Keeper, KeeperParts};
 use crate::keys::Keys;
 use crate::replay::{Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
@@ -229,7 +230,16 @@ async fn finish_start(
     let mut running = vec![tokio::spawn(committer.run(queue))];
     running.extend(tasks::reading(&shared, &config));
     running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, epoch));
-    let writing = Writing { requests, stripes, sealer };
+    let keeper = Keeper::new(KeeperParts {
+        shared: shared.clone(),
+        sealer: sealer.clone(),
+        requests: requests.clone(),
+        epoch,
+        geometry: scene.geometry,
+        config: config.keep,
+    });
+    running.extend(keeper.tasks());
+    let writing = Writing { requests, stripes, sealer, keeper };
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
 }
 

@@ -138,6 +138,7 @@ impl World {
             max_batch: 64 << 10,
             seal_after: None,
             check_every: None,
+            keep: crate::keep::KeepConfig { every: None, drive_rate: 0, ..crate::keep::KeepConfig::default() },
             tick_every: None,
             sabotage,
             ..Config::default()
