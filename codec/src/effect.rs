@@ -243,6 +243,9 @@ pub struct Content {
     /// Stored under SSE-S3.
     #[prost(bool, tag = "7")]
     pub encrypted: bool,
+    /// The id of the upload that was completed to this; empty for a part, a copy, and an object that came in one piece.
+    #[prost(string, tag = "8")]
+    pub upload_id: String,
 }
 
 /// A checksum of an object or part.

@@ -1,7 +1,7 @@
 //! The bytes that requests may hold, and why waiting for them can't end in a deadlock.
 //!
 //! Half of [`crate::engine::Config::memory`] admits large bodies and a sixteenth small ones, a quarter is the stripe pool's
-//! room ([`crate::stripe_pool`]), the rest is for reading ahead.
+//! room ([`crate::stripe_pool`]), the rest is for reading ([`Reads`]).
 //!
 //! Invariants:
 //! * A PUT takes its admission whole, before it reads a byte of its body, and never more of it later. Admission covers
@@ -11,11 +11,16 @@
 //! * Small objects and large ones are admitted apart: a document does not queue behind somebody's backup.
 //! * An admitted body that keeps others waiting without coming in is ended ([`crate::put::client_body`]): a few stalled
 //!   clients would otherwise hold the whole share, and everybody up.
-//! * A GET takes room for read-ahead only if there is some, and fetches the chunk that its client waits for regardless.
-//!   So a client that stops reading keeps nobody from reading.
+//! * A GET waits for bytes only while it holds none, and one that holds a chunk which its client does not take drops it as
+//!   soon as others wait, and reads it again later ([`crate::get`]). So a client that stops reading keeps nobody from
+//!   reading. Bytes that were handed to a connection can't be dropped: they have a share that nobody ever waits for.
+//! * Reading and writing share nothing, and a copy opens its source before it is admitted: no circle.
+//! * Nobody waits for admission longer than [`crate::engine::Config::patience`]. Nothing has been done for the request by
+//!   then, and it is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// An object up to this length counts as small: its plaintext is kept until the commit.
@@ -23,7 +28,7 @@ pub const SMALL: u64 = 1 << 20;
 /// What a body that is not small may hold outside the pool: two batches of 1 MiB and the chunker's buffer, two largest
 /// chunks.
 const LARGE_HOLDS: usize = 10 << 20;
-/// The least that makes sense: one large body, and a stripe.
+/// The least that makes sense: one large body, a stripe, and the longest chunk with its frame.
 const LEAST: usize = 64 << 20;
 
 /// Bytes that were granted. They return when this is dropped.
@@ -96,6 +101,11 @@ impl Bytesful {
         Held { permit: Arc::clone(&self.free).acquire_many_owned(count).await.ok() }
     }
 
+    /// Like [`Bytesful::hold`], but no longer than `patience`: then `None`.
+    pub async fn hold_within(&self, bytes: usize, patience: Duration) -> Option<Held> {
+        tokio::time::timeout(patience, self.hold(bytes)).await.ok()
+    }
+
     /// Whether somebody waits for some.
     pub fn contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
@@ -108,35 +118,52 @@ impl Bytesful {
     }
 }
 
+/// What reading may hold. Whatever a GET has beyond this is small: the pieces of [`crate::get`] that are on their way to the
+/// connection, and the connection's own buffer.
+#[derive(Clone, Debug)]
+pub struct Reads {
+    /// Chunks being read, with their frames, and chunks that wait for their client. Bytes.
+    pub chunks: Bytesful,
+    /// Chunks that were handed to a connection whole and are not sent yet. Bytes; only ever tried for.
+    pub lent: Bytesful,
+    /// GETs that run: not bytes but places.
+    pub places: Bytesful,
+}
+
 /// The shares of the memory for requests.
 #[derive(Debug)]
 pub struct Budget {
     small: Bytesful,
     large: Bytesful,
     room: Bytesful,
-    reads: Bytesful,
+    reads: Reads,
 }
 
 impl Budget {
-    /// Divides `memory` bytes.
-    pub fn new(memory: usize) -> Budget {
+    /// Divides `memory` bytes; at most `gets` GETs run at once.
+    pub fn new(memory: usize, gets: usize) -> Budget {
         let part = memory.max(LEAST) / 16;
         Budget {
             small: Bytesful::new(part),
             large: Bytesful::new(8 * part),
             room: Bytesful::new(4 * part),
-            reads: Bytesful::new(3 * part),
+            reads: Reads {
+                chunks: Bytesful::new(2 * part),
+                lent: Bytesful::new(part),
+                places: Bytesful::new(gets.max(1)),
+            },
         }
     }
 
-    /// Admits a body of `length` bytes, if that is known.
-    pub async fn admit(&self, length: Option<u64>) -> Held {
-        match length.map(|length| (length <= SMALL, usize::try_from(length).unwrap_or(usize::MAX))) {
+    /// Admits a body of `length` bytes, if that is known; `None` if that took longer than `patience`.
+    pub async fn admit(&self, length: Option<u64>, patience: Duration) -> Option<Held> {
+        let bytes = match length.map(|length| (length <= SMALL, usize::try_from(length).unwrap_or(usize::MAX))) {
             // Plaintext, frames, and the copy that goes into the journal entry.
-            Some((true, length)) => self.small.hold(3 * length + (16 << 10)).await,
-            Some((false, length)) => self.large.hold(LARGE_HOLDS.min(length.saturating_mul(3))).await,
-            None => self.large.hold(LARGE_HOLDS).await,
-        }
+            Some((true, length)) => 3 * length + (16 << 10),
+            Some((false, length)) => LARGE_HOLDS.min(length.saturating_mul(3)),
+            None => LARGE_HOLDS,
+        };
+        self.admissions(length).hold_within(bytes, patience).await
     }
 
     /// The share that admits a body of `length` bytes.
@@ -149,8 +176,8 @@ impl Budget {
         &self.room
     }
 
-    /// The share of chunks read ahead.
-    pub fn reads(&self) -> &Bytesful {
+    /// The share of reading.
+    pub fn reads(&self) -> &Reads {
         &self.reads
     }
 
@@ -181,8 +208,15 @@ mod tests {
 
     #[tokio::test]
     async fn small_bodies_are_admitted_while_large_ones_fill_their_share() {
-        let budget = Budget::new(64 << 20);
-        let _large = budget.admit(None).await;
-        assert_eq!(budget.admit(Some(4096)).await.bytes(), 3 * 4096 + (16 << 10));
+        let budget = Budget::new(64 << 20, 1);
+        let patience = Duration::from_millis(20);
+        let mut large = Vec::new();
+        while let Some(held) = budget.admit(None, patience).await {
+            large.push(held);
+        }
+        assert_eq!(large.len(), 3, "nobody waits longer than its patience");
+        let small = budget.admit(Some(4096), patience).await;
+        assert_eq!(small.map(|held| held.bytes()), Some(3 * 4096 + (16 << 10)));
+        assert!(!budget.admissions(None).contended());
     }
 }

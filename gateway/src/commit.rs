@@ -72,20 +72,22 @@ pub(crate) async fn prepare(
         manifest: root.encode(),
         part_sizes: Vec::new(),
         encrypted: storing.domain.data_key.is_some(),
+        upload_id: String::new(),
     };
     Ok(Prepared { content, inline, kept })
 }
 
 impl Prepared {
-    /// The parts' lengths of a multipart object.
-    pub(crate) fn with_parts(mut self, part_sizes: Vec<u64>) -> Prepared {
-        self.content.part_sizes = part_sizes;
+    /// The parts' lengths of a multipart object, and its upload's id.
+    pub(crate) fn with_parts(mut self, part_sizes: Vec<u64>, upload_id: String) -> Prepared {
+        (self.content.part_sizes, self.content.upload_id) = (part_sizes, upload_id);
         self
     }
 }
 
-/// A commit of content that exists already, all of whose chunks are stored.
+/// A commit of content that exists already, all of whose chunks are stored. A copy: no upload was completed to it.
 pub(crate) fn existing(content: Content) -> Prepared {
+    let content = Content { upload_id: String::new(), ..content };
     Prepared { content, inline: Vec::new(), kept: HashMap::new() }
 }
 
@@ -271,6 +273,11 @@ fn done(outcome: Outcome, content: Content) -> Result<PutDone, PutError> {
         Outcome::PartCommitted(part) => (part.modified_ms, String::new()),
         other => return Err(PutError::Internal(format!("a commit's outcome is {other:?}"))),
     };
+    Ok(done_with(content, modified_ms, version_id))
+}
+
+/// The answer to a commit that was done.
+pub(crate) fn done_with(content: Content, modified_ms: u64, version_id: String) -> PutDone {
     let Content { etag, checksums, size, encrypted, part_sizes, .. } = content;
-    Ok(PutDone { etag, checksums, size, encrypted, modified_ms, version_id, parts: part_sizes.len() as u32 })
+    PutDone { etag, checksums, size, encrypted, modified_ms, version_id, parts: part_sizes.len() as u32 }
 }

@@ -11,6 +11,7 @@
 use crate::budget::Budget;
 use crate::cpu::Cpu;
 use crate::error::{BodyError, GetError, PutError};
+use crate::noted::{Noted, ReadAlarm};
 use crate::stripe_pool::StripePool;
 use bytes::Bytes;
 use codec::effect::{BucketRow, Checksum, ChecksumAlgorithm, Content, ObjectMeta, UploadName, UploadRow, VersionRow};
@@ -46,6 +47,12 @@ pub struct Config {
     pub stripe_bytes: usize,
     /// A body that sends nothing for so long is ended.
     pub body_idle: Duration,
+    /// For how long a request waits to be admitted when the memory is in use; then it is refused (503), undone. A client
+    /// that reads nothing of its GET for three times as long is ended if others wait for its place.
+    pub patience: Duration,
+    /// GETs that run at once, copies included. Each has up to about 200 KiB of its own on its way to the client, on top of
+    /// `memory`.
+    pub gets: usize,
     /// A request that stores something is ended after so long (R9: what it wrote and never committed can be collected
     /// once its epoch is fenced, and epochs are renewed by the hour).
     pub request_limit: Duration,
@@ -70,6 +77,8 @@ impl Default for Config {
             inline_limit: (64 << 10) + (4 << 10),
             stripe_bytes: 24 << 20,
             body_idle: Duration::from_secs(60),
+            patience: Duration::from_secs(20),
+            gets: 512,
             request_limit: Duration::from_secs(12 * 3600),
             cpu_threads: std::thread::available_parallelism().map_or(2, usize::from),
             zstd_level: 3,
@@ -88,6 +97,7 @@ pub struct Gateway {
     pub(crate) budget: Arc<Budget>,
     pub(crate) cpu: Cpu,
     pub(crate) pool: Arc<StripePool>,
+    noted: Arc<Noted>,
 }
 
 impl fmt::Debug for Gateway {
@@ -99,16 +109,21 @@ impl fmt::Debug for Gateway {
 impl Gateway {
     /// An engine over `meta`. Call inside a tokio runtime.
     pub fn new(meta: Arc<dyn MetadataClient>, config: Config) -> Arc<Gateway> {
-        let budget = Arc::new(Budget::new(config.memory));
+        let budget = Arc::new(Budget::new(config.memory, config.gets));
         let target = config.stripe_bytes.min(budget.largest_stripe());
         let pool = StripePool::new(Arc::clone(&meta), budget.room().clone(), target);
         let cpu = Cpu::new(config.cpu_threads, config.verify_every);
-        Arc::new(Gateway { meta, config, budget, cpu, pool })
+        Arc::new(Gateway { meta, config, budget, cpu, pool, noted: Arc::default() })
     }
 
     /// The namespace: buckets, versions, uploads, listings.
     pub fn metadata(&self) -> &Arc<dyn MetadataClient> {
         &self.meta
+    }
+
+    /// To be raised when a read of this object fails.
+    pub fn read_alarm(&self, bucket: &str, key: &str) -> ReadAlarm {
+        ReadAlarm::new(&self.noted, bucket, key)
     }
 
     /// The limits.
@@ -329,6 +344,12 @@ impl Gateway {
     /// Makes an object of the listed parts.
     pub async fn complete_upload(&self, request: CompleteRequest) -> Result<PutDone, PutError> {
         self.limited(crate::multipart::complete_upload(self, request)).await
+    }
+
+    /// What completing the upload came to, if the current version of its key is what it came to by these parts:
+    /// [`PutError::NoSuchUpload`] otherwise. For a client that asks again because the answer was lost.
+    pub async fn completed_upload(&self, name: &UploadName, parts: &[ListedPart]) -> Result<PutDone, PutError> {
+        crate::multipart::completed_upload(self, name, parts).await
     }
 
     /// Forgets an upload and its parts.

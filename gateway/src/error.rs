@@ -55,7 +55,14 @@ pub enum GetError {
     /// The row's manifest is not one: 500, and an alarm.
     #[error("manifest: {0}")]
     Manifest(String),
-    /// Not now: too few drives answer, or the store is closing. 503; the client may try again.
+    /// Too few shards or journal copies of a chunk can be reached: 503, until drives come back. Trying again at once is of
+    /// no use.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Too many read at once, and the wait was too long. 503; the client may try again later.
+    #[error("too many reads at once")]
+    Busy,
+    /// Not now: the index does not answer, or the store is closing. 503; the client may try again.
     #[error("not available now: {0}")]
     Unavailable(String),
 }
@@ -137,6 +144,9 @@ pub enum PutError {
     /// 503 until an operator acts.
     #[error("read only: {0}")]
     ReadOnly(String),
+    /// Too many write at once, and the wait was too long: nothing was read of the body. 503; the client may try again later.
+    #[error("too many writes at once")]
+    Busy,
     /// 503; the client may try again at once.
     #[error("not available now: {0}")]
     Unavailable(String),
@@ -157,7 +167,7 @@ impl From<LookupError> for GetError {
 impl From<FrameReadError> for GetError {
     fn from(error: FrameReadError) -> GetError {
         match error {
-            FrameReadError::Unreachable { .. } => GetError::Unavailable(error.to_string()),
+            FrameReadError::Unreachable { .. } => GetError::Unreachable(error.to_string()),
             FrameReadError::Unknown(chunk) => GetError::Damaged { chunk, reason: "not known".to_owned() },
             FrameReadError::Lookup(error) => error.into(),
         }

@@ -2,34 +2,40 @@
 //!
 //! Invariants:
 //! * Every byte that comes out was decoded from a frame whose plaintext has the chunk id that the manifest names; reading
-//!   around lost and damaged shards is behind [`MetadataClient::read_frame`].
+//!   around lost and damaged shards is behind [`metadata::client::MetadataClient::read_frame`].
 //! * A stream gives exactly the bytes of its range, or ends with an error: never a short success.
-//! * The chunk that the client waits for is fetched in any case; others only while there is room to read ahead.
+//! * A GET waits for bytes of [`crate::budget::Reads`] only while it holds none. Whatever else it fetches, it fetches ahead
+//!   while there is room.
+//! * A chunk that its client does not take is dropped as soon as others wait, and read again when the client goes on. So
+//!   five hundred slow clients cost some reading twice, but no memory, and nobody his turn.
+//! * What was handed out can't be dropped. It is either lent, and counted until the connection has sent it, or a copy of
+//!   [`PIECE`] bytes.
 
-use crate::budget::{Bytesful, Held};
-use crate::cpu::Cpu;
-use crate::encode;
+use crate::budget::{Bytesful, Held, Reads};
 use crate::engine::{Gateway, ObjectStream};
 use crate::error::GetError;
+use crate::leaves::{Leaf, Leaves, Reader};
 use bytes::Bytes;
 use codec::effect::Content;
-use codec::id::ChunkId;
-use codec::manifest::{Entry, MAX_DEPTH, Manifest};
+use codec::manifest::Manifest;
 use futures::Stream;
-use metadata::client::{FrameReadError, MetadataClient};
-use metadata::keys::Domain;
-use metadata::lookup::Located;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use storage_node::sabotage::SabotageSet;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Leaves that are looked up at once.
-const LOOKUP: usize = 16;
+/// Bytes that are handed out at once when there is no room to lend a chunk.
+const PIECE: usize = 64 << 10;
+/// For how long a chunk is kept for its client while others wait for room. Short: with it, the turn of somebody who waits
+/// behind hundreds of slow clients comes within seconds. Not shorter: a client on a fast line takes its next piece in less.
+const KEPT: Duration = Duration::from_millis(100);
+/// A client that has taken nothing for so many times [`crate::engine::Config::patience`] is ended if others wait for its
+/// place. A slow one on a long line takes megabytes at once, and then nothing for half a minute.
+const STALLED: u32 = 3;
 
 /// A task that ends with its owner.
 struct Owned<T>(JoinHandle<T>);
@@ -40,6 +46,8 @@ impl<T> Drop for Owned<T> {
     }
 }
 
+type Sender = mpsc::Sender<Result<Bytes, GetError>>;
+
 /// What a task fetches, and the task.
 type Pumped = (mpsc::Receiver<Result<Bytes, GetError>>, Owned<()>);
 
@@ -48,6 +56,8 @@ pub struct ByteStream {
     first: Option<Bytes>,
     rest: Option<Pumped>,
     remaining: u64,
+    /// Its place among the GETs that run, unless the task has it: a client that stops reading must not keep it.
+    place: Held,
 }
 
 impl Stream for ByteStream {
@@ -71,7 +81,7 @@ impl Stream for ByteStream {
             other => other,
         };
         if !matches!(next, Some(Ok(_))) {
-            (self.rest, self.remaining) = (None, 0);
+            (self.rest, self.remaining, self.place) = (None, 0, Held::nothing());
         }
         Poll::Ready(next)
     }
@@ -98,213 +108,201 @@ pub(crate) async fn open(
         return Err(GetError::Manifest(format!("covers {} bytes of {size}", root.total_len())));
     }
     if range.is_empty() {
-        return Ok(ObjectStream { range, size, bytes: ByteStream { first: None, rest: None, remaining: 0 } });
+        let bytes = ByteStream { first: None, rest: None, remaining: 0, place: Held::nothing() };
+        return Ok(ObjectStream { range, size, bytes });
     }
+    let (reads, patience) = (gateway.budget.reads(), gateway.config.patience);
+    let place = reads.places.hold_within(1, patience).await.ok_or(GetError::Busy)?;
     let reader = Reader {
         meta: Arc::clone(&gateway.meta),
         cpu: gateway.cpu.clone(),
-        room: gateway.budget.reads().clone(),
         domain: gateway.meta.domain_by_id(content.domain_id()).await?,
-        ahead: gateway.config.read_ahead.max(1),
         sabotage: gateway.config.sabotage.clone(),
     };
-    let bytes = start(Arc::new(reader), root, range.clone()).await?;
+    let pump = Pump {
+        reader: Arc::new(reader),
+        reads: reads.clone(),
+        most_ahead: gateway.config.read_ahead,
+        patience,
+        leaves: Leaves::new(root, range.clone()),
+        ahead: VecDeque::new(),
+        failed: None,
+    };
+    let bytes = start(pump, place, range.end - range.start).await?;
     Ok(ObjectStream { range, size, bytes })
 }
 
-async fn start(reader: Arc<Reader>, root: Manifest, range: Range<u64>) -> Result<ByteStream, GetError> {
-    let remaining = range.end - range.start;
-    let mut leaves = Leaves::new(root, range);
-    let leaf = leaves.next(&reader).await?.ok_or_else(|| GetError::Manifest("ends before its range".to_owned()))?;
-    let first = reader.leaf(leaf).await?;
-    if first.len() as u64 >= remaining {
-        return Ok(ByteStream { first: Some(first), rest: None, remaining });
+async fn start(mut pump: Pump, place: Held, remaining: u64) -> Result<ByteStream, GetError> {
+    let missing = || GetError::Manifest("ends before its range".to_owned());
+    let leaf = pump.leaves.next(&pump.reader).await?.ok_or_else(missing)?;
+    let held = pump.reads.chunks.hold_within(leaf.cost(), pump.patience).await.ok_or(GetError::Busy)?;
+    let chunk = fetch(&pump.reader, &leaf, held).await?;
+    if chunk.bytes.len() as u64 >= remaining {
+        match handed(&chunk.bytes, chunk.bytes.len(), &pump.reads.lent) {
+            Some(first) => return Ok(ByteStream { first: Some(first), rest: None, remaining, place }),
+            None => pump.leaves = Leaves::none(),
+        }
     }
     let (sender, receiver) = mpsc::channel(1);
-    let task = tokio::spawn(pump(reader, leaves, sender));
-    Ok(ByteStream { first: Some(first), rest: Some((receiver, Owned(task))), remaining })
+    let task = tokio::spawn(async move {
+        let _place = place;
+        pump.run(leaf, chunk, sender).await;
+    });
+    Ok(ByteStream { first: None, rest: Some((receiver, Owned(task))), remaining, place: Held::nothing() })
 }
 
-type Fetched = (Result<Bytes, GetError>, Option<Held>);
+/// Bytes of the range, in memory.
+struct Chunk {
+    bytes: Bytes,
+    held: Held,
+}
+
+/// Fetches a leaf under what is held for it ([`Leaf::cost`]).
+async fn fetch(reader: &Reader, leaf: &Leaf, mut held: Held) -> Result<Chunk, GetError> {
+    let bytes = reader.leaf(leaf).await?;
+    held.shrink(bytes.len());
+    Ok(Chunk { bytes, held })
+}
+
+/// A chunk that is counted until its last slice is gone, wherever that is.
+struct Lent {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// All of `bytes` to hand out, which are what is left of a chunk of `whole` bytes: if that can be lent, or is little anyway.
+/// Any slice keeps all of its chunk in memory.
+fn handed(bytes: &Bytes, whole: usize, lent: &Bytesful) -> Option<Bytes> {
+    if whole <= PIECE {
+        return Some(bytes.clone());
+    }
+    let held = lent.try_hold(whole)?;
+    Some(Bytes::from_owner(Lent { bytes: bytes.clone(), _held: held }))
+}
+
+/// Nobody reads any more, or who does has to make room.
+struct Gone;
 
 /// Sends the leaves' bytes in order, and fetches ahead.
-async fn pump(reader: Arc<Reader>, mut leaves: Leaves, sender: mpsc::Sender<Result<Bytes, GetError>>) {
-    let mut ahead: VecDeque<Owned<Fetched>> = VecDeque::new();
-    loop {
-        if let Err(error) = fill(&reader, &mut leaves, &mut ahead).await {
-            // What was fetched before it is good, and is sent first.
-            drain(&mut ahead, &sender).await;
-            let _gone = sender.send(Err(error)).await;
-            return;
-        }
-        let Some(mut next) = ahead.pop_front() else { return };
-        let (bytes, _room) = match (&mut next.0).await {
-            Ok(fetched) => fetched,
-            Err(error) => (Err(GetError::Unavailable(error.to_string())), None),
-        };
-        let failed = bytes.is_err();
-        if sender.send(bytes).await.is_err() || failed {
-            return;
-        }
-    }
+struct Pump {
+    reader: Arc<Reader>,
+    reads: Reads,
+    most_ahead: usize,
+    patience: Duration,
+    leaves: Leaves,
+    ahead: VecDeque<(Leaf, Owned<Result<Chunk, GetError>>)>,
+    /// Why there are no more leaves. What was fetched before it is good, and is sent first.
+    failed: Option<GetError>,
 }
 
-async fn fill(reader: &Arc<Reader>, leaves: &mut Leaves, ahead: &mut VecDeque<Owned<Fetched>>) -> Result<(), GetError> {
-    while ahead.len() < reader.ahead {
-        let Some(leaf) = leaves.next(reader).await? else { break };
-        // Twice: the frame, and what it decodes to.
-        let room = reader.room.try_hold(2 * leaf.located.plain_len as usize);
-        if room.is_none() && !ahead.is_empty() {
-            leaves.put_back(leaf);
-            break;
-        }
-        let reader = Arc::clone(reader);
-        ahead.push_back(Owned(tokio::spawn(async move { (reader.leaf(leaf).await, room) })));
-    }
-    Ok(())
-}
-
-async fn drain(ahead: &mut VecDeque<Owned<Fetched>>, sender: &mpsc::Sender<Result<Bytes, GetError>>) {
-    while let Some(mut next) = ahead.pop_front() {
-        let Ok((Ok(bytes), _room)) = (&mut next.0).await else { return };
-        if sender.send(Ok(bytes)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A leaf of the range, and where it lies.
-struct Leaf {
-    located: Located,
-    /// Which of its bytes belong to the range.
-    part: Range<usize>,
-}
-
-/// What it takes to read the chunks of one object.
-struct Reader {
-    meta: Arc<dyn MetadataClient>,
-    cpu: Cpu,
-    room: Bytesful,
-    domain: Arc<Domain>,
-    ahead: usize,
-    sabotage: SabotageSet,
-}
-
-impl Reader {
-    async fn leaf(&self, leaf: Leaf) -> Result<Bytes, GetError> {
-        let bytes = self.chunk(&leaf.located).await?;
-        match leaf.part.end <= bytes.len() {
-            true => Ok(bytes.slice(leaf.part)),
-            false => Err(GetError::Manifest(format!("chunk {} is shorter than its entry", leaf.located.id))),
-        }
-    }
-
-    /// A chunk's plaintext.
-    async fn chunk(&self, located: &Located) -> Result<Bytes, GetError> {
-        let frame = match self.meta.read_frame(located).await {
-            Ok(frame) => frame,
-            Err(error @ FrameReadError::Unknown(_)) => {
-                tracing::error!(chunk = %located.id, "a manifest names a chunk that is not known");
-                return Err(error.into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let (domain, id, plain_len) = (Arc::clone(&self.domain), located.id, located.plain_len);
-        let bytes = plain_len as usize;
-        let sabotage = self.sabotage.clone();
-        let decode = move || sabotage.decode(&frame, &encode::expect(&domain, id, plain_len));
-        let decoded = self.cpu.run(bytes, decode).await?;
-        decoded.map(Bytes::from).map_err(|error| {
-            tracing::error!(chunk = %id, %error, "a stored frame does not decode");
-            GetError::Damaged { chunk: id, reason: error.to_string() }
-        })
-    }
-
-    async fn locate(&self, entries: &[Entry]) -> Result<Vec<Located>, GetError> {
-        let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
-        let located = self.meta.locate(&ids).await?;
-        let check = |(entry, located): (&Entry, Option<Located>)| {
-            let damaged = |reason: &str| GetError::Damaged { chunk: entry.id, reason: reason.to_owned() };
-            let located = located.ok_or_else(|| damaged("not known"))?;
-            if located.is_manifest == entry.leaf || (entry.leaf && u64::from(located.plain_len) != entry.len) {
-                return Err(damaged("its row does not fit the manifest"));
-            }
-            Ok(located)
-        };
-        entries.iter().zip(located).map(check).collect()
-    }
-
-    async fn node(&self, entry: Entry) -> Result<Manifest, GetError> {
-        let located = self.locate(&[entry]).await?;
-        let located = located.first().ok_or_else(|| GetError::Manifest("a node has no place".to_owned()))?;
-        let node =
-            Manifest::parse(&self.chunk(located).await?).map_err(|error| GetError::Manifest(error.to_string()))?;
-        match node.total_len() == entry.len {
-            true => Ok(node),
-            false => {
-                Err(GetError::Manifest(format!("node {} covers {} bytes of {}", entry.id, node.total_len(), entry.len)))
-            }
-        }
-    }
-}
-
-/// Walks the tree of manifests over a range, from left to right, and reads only the nodes that it needs.
-struct Leaves {
-    range: Range<u64>,
-    /// By depth, what is left to visit: offset in the object, and entry.
-    stack: Vec<VecDeque<(u64, Entry)>>,
-    located: VecDeque<Leaf>,
-}
-
-impl Leaves {
-    fn new(root: Manifest, range: Range<u64>) -> Leaves {
-        let stack = vec![root.covering(range.clone()).collect()];
-        Leaves { range, stack, located: VecDeque::new() }
-    }
-
-    fn put_back(&mut self, leaf: Leaf) {
-        self.located.push_front(leaf);
-    }
-
-    async fn next(&mut self, reader: &Reader) -> Result<Option<Leaf>, GetError> {
-        if self.located.is_empty() {
-            let (offsets, entries): (Vec<u64>, Vec<Entry>) = self.some_leaves(reader).await?.into_iter().unzip();
-            if entries.is_empty() {
-                return Ok(None);
-            }
-            for (offset, located) in offsets.into_iter().zip(reader.locate(&entries).await?) {
-                let within = |at: u64| at.saturating_sub(offset).min(u64::from(located.plain_len)) as usize;
-                let part = within(self.range.start)..within(self.range.end);
-                self.located.push_back(Leaf { part, located });
-            }
-        }
-        Ok(self.located.pop_front())
-    }
-
-    /// The next few leaves, with their offsets. Stops before a node that would have to be read once it has some.
-    async fn some_leaves(&mut self, reader: &Reader) -> Result<Vec<(u64, Entry)>, GetError> {
-        let mut leaves = Vec::new();
-        while leaves.len() < LOOKUP {
-            let Some(level) = self.stack.last_mut() else { break };
-            match level.pop_front() {
-                None => drop(self.stack.pop()),
-                Some((offset, entry)) if entry.leaf => leaves.push((offset, entry)),
-                Some(node) if !leaves.is_empty() => {
-                    level.push_front(node);
-                    break;
+impl Pump {
+    async fn run(mut self, first: Leaf, chunk: Chunk, sender: Sender) {
+        let mut next = Some((first, chunk));
+        while let Some((leaf, chunk)) = next {
+            self.fill().await;
+            let Ok(()) = self.give(&leaf, chunk, &sender).await else { return };
+            next = match self.next().await {
+                Ok(next) => next,
+                Err(error) => {
+                    let _gone = sender.send(Err(error)).await;
+                    return;
                 }
-                Some((offset, node)) => self.descend(offset, reader.node(node).await?)?,
-            }
+            };
         }
-        Ok(leaves)
     }
 
-    fn descend(&mut self, offset: u64, node: Manifest) -> Result<(), GetError> {
-        if self.stack.len() > MAX_DEPTH {
-            return Err(GetError::Manifest(format!("deeper than {MAX_DEPTH} levels")));
+    /// Begins to fetch what comes next, while there is room.
+    async fn fill(&mut self) {
+        while self.failed.is_none() && self.ahead.len() < self.most_ahead && !self.reads.chunks.contended() {
+            let leaf = match self.leaves.next(&self.reader).await {
+                Ok(Some(leaf)) => leaf,
+                Ok(None) => return,
+                Err(error) => {
+                    self.failed = Some(error);
+                    return;
+                }
+            };
+            let Some(held) = self.reads.chunks.try_hold(leaf.cost()) else { return self.leaves.put_back(leaf) };
+            let (reader, fetched) = (Arc::clone(&self.reader), leaf.clone());
+            let task = tokio::spawn(async move { fetch(&reader, &fetched, held).await });
+            self.ahead.push_back((leaf, Owned(task)));
         }
-        let local = self.range.start.saturating_sub(offset)..self.range.end.saturating_sub(offset);
-        self.stack.push(node.covering(local).map(|(at, entry)| (offset + at, entry)).collect());
+    }
+
+    /// The next chunk.
+    async fn next(&mut self) -> Result<Option<(Leaf, Chunk)>, GetError> {
+        if let Some((leaf, mut task)) = self.ahead.pop_front() {
+            let fetched = (&mut task.0).await;
+            let ended = |error: tokio::task::JoinError| Err(GetError::Unavailable(error.to_string()));
+            return Ok(Some((leaf, fetched.unwrap_or_else(ended)?)));
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let Some(leaf) = self.leaves.next(&self.reader).await? else { return Ok(None) };
+        let chunk = self.fetch(&leaf).await?;
+        Ok(Some((leaf, chunk)))
+    }
+
+    /// Waits for room, holding none, and fetches.
+    async fn fetch(&self, leaf: &Leaf) -> Result<Chunk, GetError> {
+        let held = self.reads.chunks.hold(leaf.cost()).await;
+        fetch(&self.reader, leaf, held).await
+    }
+
+    /// Hands a chunk out as the client takes it.
+    async fn give(&mut self, leaf: &Leaf, chunk: Chunk, sender: &Sender) -> Result<(), Gone> {
+        let len = chunk.bytes.len();
+        let (mut given, mut kept) = (0, Some(chunk));
+        while given < len {
+            let permit = self.taken(&mut kept, sender).await?;
+            let chunk = match kept.take() {
+                Some(chunk) => chunk,
+                None => match self.fetch(leaf).await {
+                    Ok(Chunk { bytes, held }) => Chunk { bytes: bytes.slice(given.min(bytes.len())..), held },
+                    Err(error) => {
+                        permit.send(Err(error));
+                        return Err(Gone);
+                    }
+                },
+            };
+            let Chunk { mut bytes, held } = chunk;
+            let piece = handed(&bytes, len, &self.reads.lent)
+                .unwrap_or_else(|| Bytes::copy_from_slice(&bytes.split_to(PIECE.min(bytes.len()))));
+            given += piece.len();
+            permit.send(Ok(piece));
+            kept = Some(Chunk { bytes, held });
+        }
         Ok(())
+    }
+
+    /// Waits until the client has taken what it was given before. Drops what is kept for it if others wait for room.
+    async fn taken<'a>(
+        &mut self,
+        kept: &mut Option<Chunk>,
+        sender: &'a Sender,
+    ) -> Result<mpsc::Permit<'a, Result<Bytes, GetError>>, Gone> {
+        let since = Instant::now();
+        loop {
+            match tokio::time::timeout(KEPT, sender.reserve()).await {
+                Ok(permit) => return permit.map_err(|_| Gone),
+                Err(_) if self.reads.places.contended() && since.elapsed() >= STALLED * self.patience => {
+                    return Err(Gone);
+                }
+                Err(_) if self.reads.chunks.contended() => {
+                    *kept = None;
+                    while let Some((leaf, _task)) = self.ahead.pop_back() {
+                        self.leaves.put_back(leaf);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::engine::{
 use crate::error::PutError;
 use crate::put::{self, Spec, Stored};
 use codec::effect::{Checksum, ChecksumAlgorithm, Content, PartRow, UploadName, UploadRow};
-use codec::id::DomainId;
+use codec::id::{BucketId, DomainId};
 use codec::manifest::{Entry, Manifest};
 use metadata::command::{Command, CompleteUpload, CreateUpload, NewChunk, Outcome};
 use std::sync::Arc;
@@ -100,11 +100,12 @@ pub(crate) async fn complete_upload(gateway: &Gateway, request: CompleteRequest)
         .ok_or_else(|| PutError::Internal("a part's entity tag is no MD5".to_owned()))?;
     let domain = gateway.meta.domain_by_id(DomainId(request.upload.domain)).await?;
     let spec = Spec { domain, writer, level: 0, length: None };
-    let admission = gateway.budget.admit(None).await;
+    let admission = gateway.budget.admit(None, gateway.config.patience).await.ok_or(PutError::Busy)?;
     let storing = Arc::new(put::storing(gateway, spec, admission));
     let Whole { entries, size, part_sizes } = whole;
     let stored = Stored::of_entries(entries, size);
-    let prepared = commit::prepare(&storing, stored, etag, checksums).await?.with_parts(part_sizes);
+    let prepared =
+        commit::prepare(&storing, stored, etag, checksums).await?.with_parts(part_sizes, name.upload_id.clone());
     let listed: Vec<(u32, String)> = request.parts.iter().map(|part| (part.number, part.etag.clone())).collect();
     let now_ms = commit::now_ms();
     commit::commit(&storing, prepared, |content, chunks| {
@@ -118,6 +119,28 @@ pub(crate) async fn complete_upload(gateway: &Gateway, request: CompleteRequest)
         })
     })
     .await
+}
+
+/// See [`Gateway::completed_upload`]. The id is recorded with what the upload was completed to, and the entity tag is a
+/// digest of those of the parts in their order: both must be as asked for, and the client is not told of an object that it
+/// did not ask for. Conditions of the request held when it was done, and are not looked at again.
+pub(crate) async fn completed_upload(
+    gateway: &Gateway,
+    name: &UploadName,
+    listed: &[ListedPart],
+) -> Result<PutDone, PutError> {
+    let row = gateway.meta.current_version(BucketId(name.bucket), &name.key).await?.ok_or(PutError::NoSuchUpload)?;
+    let content = row.content.ok_or(PutError::NoSuchUpload)?;
+    let etag = multipart_etag(listed.iter().map(|part| part.etag.as_str()));
+    let same = !name.upload_id.is_empty()
+        && content.upload_id == name.upload_id
+        && content.part_sizes.len() == listed.len()
+        && listed.is_sorted_by(|a, b| a.number < b.number)
+        && etag.as_ref() == Some(&content.etag);
+    match same {
+        true => Ok(commit::done_with(content, row.modified_ms, row.version_id)),
+        false => Err(PutError::NoSuchUpload),
+    }
 }
 
 /// The stored parts that were listed, each with the entity tag and checksums that were listed.

@@ -173,7 +173,7 @@ pub(crate) async fn store(
         return Err(PutError::TooLarge { limit: MAX_SINGLE });
     }
     let algorithms = digest::wanted(&claims);
-    let admission = gateway.budget.admit(spec.length).await;
+    let admission = gateway.budget.admit(spec.length, gateway.config.patience).await.ok_or(PutError::Busy)?;
     let sizes = gateway.config.chunk_sizes.unwrap_or(ChunkSizes::for_object(spec.length.unwrap_or(u64::MAX)));
     let feed = Feed { source: source.fuse(), rest: Bytes::new(), got: 0, announced: spec.length };
     let storing = Arc::new(storing(gateway, spec, admission));

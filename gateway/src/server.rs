@@ -2,13 +2,16 @@
 //!
 //! Invariants:
 //! * At most [`Limits::connections`] are open; the next one waits in the kernel's queue.
-//! * Nothing waits for ever: not for a request's head ([`Limits::header_read`]), not on a silent connection
+//! * Nothing waits for ever: not for a request's head ([`Limits::header_read`]), not on a connection that gets nowhere
 //!   ([`Limits::idle`], or [`Limits::stall`] while a request runs), not on one request ([`Limits::request`], R9).
+//! * A connection buffers little ([`BUFFER`]): what a slow client holds is counted where it is read ([`crate::budget`]).
 //! * Every answer carries `x-amz-request-id`, and every error body names it.
 //! * After the shutdown signal no new request starts, and those that run may finish for [`Limits::drain`].
 
 mod digest;
 mod io;
+mod lenient;
+mod region;
 mod rest;
 
 use crate::auth::{Authenticator, Gatekeeper};
@@ -22,12 +25,14 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use io::{Activity, Busy, TimedIo};
+use io::{Activity, Busy, Counted, TimedIo};
 use rest::Shared;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{DomainError, S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpResponse, S3Error, S3Result, s3_error};
+use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +45,9 @@ const MAX_AWS_CHUNK: usize = 8 << 20;
 /// Most bytes of an XML body: 1000 keys to delete or 10,000 parts to complete, generously.
 const MAX_XML: usize = 8 << 20;
 
+/// What a connection buffers of what it sends and receives, in bytes; a request's head is no longer than this.
+const BUFFER: usize = 64 << 10;
+
 /// What connections and requests may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -47,9 +55,9 @@ pub struct Limits {
     pub connections: usize,
     /// For the head of a request, from the first wait for it.
     pub header_read: Duration,
-    /// Without a request and without a byte.
+    /// Without a request.
     pub idle: Duration,
-    /// With a request, but without a byte in either direction.
+    /// With a request whose body, or whose answer's, moves less than 16 KiB in it.
     pub stall: Duration,
     /// For one request (R9: a request lives 12 hours at most).
     pub request: Duration,
@@ -77,8 +85,29 @@ pub struct Drained {
     pub cut: usize,
 }
 
+/// The S3 service: what `s3s` makes of a request, with what it leaves to others before and after it.
+#[derive(Clone)]
+pub struct Front {
+    s3: S3Service,
+    domains: Domains,
+}
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front").field("domains", &self.domains).finish_non_exhaustive()
+    }
+}
+
 /// Builds the S3 service.
-pub fn service(gateway: &Arc<Gateway>, domains: Domains) -> S3Service {
+pub fn service(gateway: &Arc<Gateway>, domains: Domains) -> Front {
+    // Requests whose headers have to be mended come through it a second time, see `lenient`.
+    let mended = builder(gateway, &domains).build();
+    let mut builder = builder(gateway, &domains);
+    builder.set_route(lenient::Lenient::new(mended));
+    Front { s3: builder.build(), domains }
+}
+
+fn builder(gateway: &Arc<Gateway>, domains: &Domains) -> S3ServiceBuilder {
     let mut config = S3Config::default();
     config.xml_max_body_size = MAX_XML;
     config.aws_chunked_stream_max_chunk_size = MAX_AWS_CHUNK;
@@ -94,9 +123,9 @@ pub fn service(gateway: &Arc<Gateway>, domains: Domains) -> S3Service {
     builder.set_auth(Authenticator::new(Arc::clone(gateway.metadata())));
     builder.set_access(Gatekeeper::new(Arc::clone(gateway.metadata())));
     if !domains.0.is_empty() {
-        builder.set_host(domains);
+        builder.set_host(domains.clone());
     }
-    builder.build()
+    builder
 }
 
 /// The names under which buckets are host names (`bucket.domain`); every other host is addressed by path.
@@ -111,6 +140,19 @@ impl Domains {
             s3s::host::MultiDomain::new(domains)?;
         }
         Ok(Domains(domains.iter().map(|domain| domain.to_ascii_lowercase()).collect()))
+    }
+}
+
+impl Domains {
+    /// Whether a request names a bucket and nothing in it.
+    fn names_bucket<B>(&self, req: &Request<B>) -> bool {
+        let host = req.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| req.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
+        let path = req.uri().path().trim_matches('/');
+        match self.parse_host_header(host) {
+            Ok(host) if host.bucket().is_some() => path.is_empty(),
+            _ => !path.is_empty() && !path.contains('/'),
+        }
     }
 }
 
@@ -135,7 +177,7 @@ impl S3Host for Domains {
 /// Serves until `shutdown` is true (or its sender is gone), then drains.
 pub async fn serve(
     listener: TcpListener,
-    service: S3Service,
+    service: Front,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) -> Drained {
@@ -181,7 +223,7 @@ pub async fn serve(
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    service: S3Service,
+    service: Front,
     limits: Limits,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -191,11 +233,19 @@ async fn connection(
     let activity = Arc::new(Activity::new());
     let io = TokioIo::new(TimedIo::new(stream, Arc::clone(&activity)));
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_read);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(BUFFER);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128).max_send_buf_size(BUFFER);
     let handler = {
         let activity = Arc::clone(&activity);
-        service_fn(move |req| answer(service.clone(), Busy::new(&activity), limits, req))
+        service_fn(move |req| {
+            let (service, activity) = (service.clone(), Arc::clone(&activity));
+            async move {
+                let _busy = Busy::new(&activity);
+                let req = req.map(|body| Counted::request(body, &activity));
+                let response = answer(service, limits, req).await;
+                Ok::<_, Infallible>(response.map(|body| Counted::answer(body, &activity)))
+            }
+        })
     };
     let connection = builder.serve_connection(io, handler);
     tokio::pin!(connection);
@@ -220,12 +270,7 @@ async fn connection(
     }
 }
 
-async fn answer(
-    service: S3Service,
-    busy: Busy,
-    limits: Limits,
-    req: Request<Incoming>,
-) -> Result<HttpResponse, std::convert::Infallible> {
+async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>) -> HttpResponse {
     let id = request_id();
     let started = Instant::now();
     let (method, path, version) = (req.method().clone(), req.uri().path().to_owned(), req.version());
@@ -258,19 +303,22 @@ async fn answer(
         }
     }
     tracing::debug!(%id, %method, path, status = response.status().as_u16(), took = ?started.elapsed(), "answered");
-    drop(busy);
-    Ok(response)
+    response
 }
 
-async fn dispatch(service: S3Service, req: Request<Shared<Incoming>>) -> HttpResponse {
+async fn dispatch(service: Front, req: Request<Shared<Counted<Incoming>>>) -> HttpResponse {
     if is_form(&req) {
         return error_response(error::not_implemented("PostObject"));
     }
-    if has_xml(&req) && req.body().size_hint().lower() > MAX_XML as u64 {
+    if let Some(refused) = region::refused(req.headers(), req.uri()) {
+        return refused;
+    }
+    let has_xml = has_xml(&req) || (req.method() == Method::PUT && service.domains.names_bucket(&req));
+    if has_xml && req.body().size_hint().lower() > MAX_XML as u64 {
         return error_response(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
     }
     let fault = Arc::new(Fault::default());
-    let req = if !has_xml(&req) {
+    let req = if !has_xml {
         req.map(Body::http_body_unsync)
     } else {
         match watch(req.headers(), has_query(&req, "uploadId"), &fault) {
@@ -278,7 +326,7 @@ async fn dispatch(service: S3Service, req: Request<Shared<Incoming>>) -> HttpRes
             Err(refused) => return error_response(refused),
         }
     };
-    let answered = service.call(req).await;
+    let answered = service.s3.call(req).await;
     if let Some(refused) = fault.take() {
         // s3s calls a body that can't be read an internal error; it was the client's.
         return error_response(refused);
@@ -329,16 +377,18 @@ fn identify(response: &mut HttpResponse, id: &str) {
     if !(status.is_client_error() || status.is_server_error()) {
         return;
     }
+    if response.body().bytes().is_some_and(|body| find(&body, b"<RequestId>").is_none()) {
+        add_to_error(response, &format!("<RequestId>{id}</RequestId>"));
+    }
+}
+
+/// Puts an element into an answer's body, if that is an error.
+fn add_to_error(response: &mut HttpResponse, element: &str) {
     let Some(body) = response.body().bytes() else { return };
     let Some(end) = find(&body, b"</Error>") else { return };
-    let mut named = Vec::with_capacity(body.len() + 64);
-    named.extend_from_slice(&body[..end]);
-    if find(&body, b"<RequestId>").is_none() {
-        named.extend_from_slice(format!("<RequestId>{id}</RequestId>").as_bytes());
-    }
-    named.extend_from_slice(&body[end..]);
+    let longer = [&body[..end], element.as_bytes(), &body[end..]].concat();
     response.headers_mut().remove(header::CONTENT_LENGTH);
-    *response.body_mut() = Body::from(Bytes::from(named));
+    *response.body_mut() = Body::from(Bytes::from(longer));
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -360,6 +410,19 @@ mod tests {
             assert_eq!(bucket(path_style), None, "{path_style}");
         }
         assert!(Domains::new(&["not a domain".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn requests_that_name_a_bucket() {
+        let domains = Domains::new(&["s3.example.org".to_owned()]).expect("a domain");
+        let names = |host: &str, path: &str| {
+            let req = Request::builder().uri(path).header(header::HOST, host).body(()).expect("a request");
+            domains.names_bucket(&req)
+        };
+        assert!(
+            names("localhost", "/docs") && names("localhost", "/docs/?location") && names("docs.s3.example.org", "/")
+        );
+        assert!(!names("localhost", "/docs/a") && !names("localhost", "/") && !names("docs.s3.example.org", "/a"));
     }
 
     #[test]

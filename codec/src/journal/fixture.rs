@@ -30,6 +30,7 @@ fn content() -> Content {
         manifest: Bytes::from_static(b"manifest"),
         part_sizes: vec![1 << 32, 1 << 32],
         encrypted: true,
+        upload_id: String::new(),
     }
 }
 

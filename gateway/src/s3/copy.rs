@@ -1,19 +1,22 @@
 //! CopyObject and UploadPartCopy. The source is authorised here as strictly as a read of it would be.
 
 use super::answer::{self, set_checksums};
+use super::conditions::{ReadConditions, Verdict};
 use super::error;
 use super::multipart;
 use super::object::current;
-use super::request::{self, ReadConditions, Verdict, object_meta};
+use super::request::{self, object_meta};
 use crate::auth;
 use crate::engine::{CopyPartRequest, CopyRequest, Gateway, MAX_SINGLE};
+use crate::error::PutError;
+use crate::noted::ReadAlarm;
 use codec::effect::{BucketRow, Content, ObjectMeta, VersionRow};
 use metadata::keys::Account;
 use s3s::dto::{
     CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, MetadataDirective,
     UploadPartCopyInput, UploadPartCopyOutput,
 };
-use s3s::{S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 /// What a copy reads.
 struct Source {
@@ -37,6 +40,14 @@ async fn source(
     Ok(Source { bucket: bucket.name, row, content })
 }
 
+/// The answer to a copy that failed; whoever operates this hears of a source that can't be read.
+fn copy_failed(alarm: &ReadAlarm, failed: PutError) -> S3Error {
+    if let PutError::Source(error) = &failed {
+        alarm.raise(error);
+    }
+    error::put(failed)
+}
+
 /// Conditions on the source: whatever does not hold is 412, also where a read would be 304.
 fn judge(conditions: &ReadConditions, version: &VersionRow) -> S3Result<()> {
     match conditions.judge(version) {
@@ -53,8 +64,8 @@ pub async fn object(gateway: &Gateway, req: S3Request<CopyObjectInput>) -> S3Res
     let replace = replaces_metadata(input.metadata_directive.as_ref())?;
     let source = source(gateway, &caller, &input.copy_source, input.expected_source_bucket_owner.as_deref()).await?;
     let conditions = ReadConditions {
-        if_match: input.copy_source_if_match.take(),
-        if_none_match: input.copy_source_if_none_match.take(),
+        if_match: input.copy_source_if_match.take().into_iter().collect(),
+        if_none_match: input.copy_source_if_none_match.take().into_iter().collect(),
         if_modified_since: input.copy_source_if_modified_since.take(),
         if_unmodified_since: input.copy_source_if_unmodified_since.take(),
     };
@@ -87,7 +98,8 @@ pub async fn object(gateway: &Gateway, req: S3Request<CopyObjectInput>) -> S3Res
         condition: request::write_condition(input.if_match, input.if_none_match)?,
         checksum: input.checksum_algorithm.as_ref().map(|name| request::algorithm(name.as_str())).transpose()?,
     };
-    let done = gateway.copy_object(copy).await.map_err(error::put)?;
+    let alarm = gateway.read_alarm(&source.bucket, &copy.source.key);
+    let done = gateway.copy_object(copy).await.map_err(|failed| copy_failed(&alarm, failed))?;
     let mut result = CopyObjectResult {
         checksum_type: answer::checksum_type(&done.checksums),
         e_tag: Some(answer::etag(&done.etag)),
@@ -126,8 +138,8 @@ pub async fn part(
     let number = multipart::part_number(input.part_number)?;
     let source = source(gateway, &caller, &input.copy_source, input.expected_source_bucket_owner.as_deref()).await?;
     let conditions = ReadConditions {
-        if_match: input.copy_source_if_match,
-        if_none_match: input.copy_source_if_none_match,
+        if_match: input.copy_source_if_match.into_iter().collect(),
+        if_none_match: input.copy_source_if_none_match.into_iter().collect(),
         if_modified_since: input.copy_source_if_modified_since,
         if_unmodified_since: input.copy_source_if_unmodified_since,
     };
@@ -140,7 +152,8 @@ pub async fn part(
     let upload = multipart::upload(gateway, &bucket, &input.key, &input.upload_id).await?;
     let encrypted = upload.encrypted;
     let copy = CopyPartRequest { source: source.row, range, upload, number, zstd_level: bucket.zstd_level };
-    let done = gateway.copy_part(copy).await.map_err(error::put)?;
+    let alarm = gateway.read_alarm(&source.bucket, &copy.source.key);
+    let done = gateway.copy_part(copy).await.map_err(|failed| copy_failed(&alarm, failed))?;
     let mut result = CopyPartResult {
         e_tag: Some(answer::etag(&done.etag)),
         last_modified: Some(answer::timestamp(done.modified_ms)),

@@ -38,9 +38,28 @@ fn unavailable(reason: &str) -> S3Error {
     s3_error!(SlowDown, "Please try again.")
 }
 
+/// 503 for a request that waited too long for its turn. SDKs wait longer with each try after this code.
+fn slow_down() -> S3Error {
+    tracing::warn!("a request was refused: too many at once");
+    s3_error!(SlowDown, "Please reduce your request rate.")
+}
+
+/// 503 that stays until drives come back. The operator's line comes from where it is known what was asked for
+/// ([`crate::noted::ReadAlarm`]): an SDK repeats the request for a while, and each time would be a line.
+fn unreachable() -> S3Error {
+    s3_error!(
+        ServiceUnavailable,
+        "This object can't be read at present: too many of the drives that hold it can't be reached."
+    )
+}
+
 /// 500, with the reason in the log only.
 pub fn internal(reason: &dyn std::fmt::Display) -> S3Error {
     tracing::error!(%reason, "internal error");
+    internal_error()
+}
+
+fn internal_error() -> S3Error {
     s3_error!(InternalError, "We encountered an internal error. Please try again.")
 }
 
@@ -168,6 +187,7 @@ pub fn put(error: PutError) -> S3Error {
         PutError::Source(error) => get(error),
         PutError::Full => full(),
         PutError::ReadOnly(reason) => read_only(&reason),
+        PutError::Busy => slow_down(),
         PutError::Unavailable(reason) => unavailable(&reason),
         PutError::Internal(reason) => internal(&reason),
     }
@@ -178,12 +198,14 @@ pub fn bad_digest(which: &str) -> S3Error {
     s3_error!(BadDigest, "The {which} you specified did not match the calculated checksum.")
 }
 
-/// A read that did not happen.
+/// A read that did not happen. What is wrong with the object is logged by [`crate::noted::ReadAlarm`].
 pub fn get(error: GetError) -> S3Error {
     match error {
         GetError::Range { .. } => invalid_range(),
+        GetError::Unreachable(_) => unreachable(),
+        GetError::Busy => slow_down(),
         GetError::Unavailable(reason) => unavailable(&reason),
-        error @ (GetError::Damaged { .. } | GetError::Manifest(_)) => internal(&error),
+        GetError::Damaged { .. } | GetError::Manifest(_) => internal_error(),
     }
 }
 
@@ -248,6 +270,21 @@ mod tests {
         let error = put(PutError::ReadOnly("drive /secret/path".into()));
         assert_eq!(error.status_code(), Some(StatusCode::SERVICE_UNAVAILABLE));
         assert!(!error.message().unwrap_or_default().contains("secret"), "nothing of the inside reaches a client");
+    }
+
+    #[test]
+    fn what_drives_have_to_come_back_for_is_no_reason_to_hurry() {
+        let of = |error| (get(error), StatusCode::SERVICE_UNAVAILABLE);
+        for (error, code) in [
+            (GetError::Unreachable("drive /secret".into()), "ServiceUnavailable"),
+            (GetError::Busy, "SlowDown"),
+            (GetError::Unavailable(String::new()), "SlowDown"),
+        ] {
+            let (answer, status) = of(error);
+            assert_eq!((answer.code().as_str(), answer.status_code()), (code, Some(status)));
+            assert!(!answer.message().unwrap_or_default().contains("secret"));
+        }
+        assert_eq!(put(PutError::Busy).code().as_str(), "SlowDown");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 pub mod answer;
 pub mod bucket;
+pub mod conditions;
 pub mod copy;
 pub mod error;
 pub mod list;

@@ -7,6 +7,7 @@ use super::request::{self, object_meta, sent_checksums};
 use crate::auth;
 use crate::digest::full_object_by_default;
 use crate::engine::{CompleteRequest, CreateUploadRequest, Gateway, ListedPart, MAX_PARTS, PartRequest};
+use crate::error::PutError;
 use codec::effect::{BucketRow, Checksum, UploadName, UploadRow};
 use s3s::dto::{
     self, AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
@@ -111,32 +112,26 @@ pub async fn complete(
     let bucket = auth::bucket(&req)?;
     let host = request::header(&req.headers, "host").unwrap_or("localhost").to_owned();
     let input = req.input;
-    let upload = upload(gateway, &bucket, &input.key, &input.upload_id).await?;
+    let name = UploadName { bucket: bucket.id, key: input.key.clone(), upload_id: input.upload_id.clone() };
     let full = full_object(input.checksum_type.as_ref())?;
-    let announced = codec::effect::ChecksumAlgorithm::try_from(upload.checksum).unwrap_or_default();
-    if full.is_some_and(|full| announced as i32 != 0 && full != upload.full_object_checksum) {
-        return Err(s3_error!(
-            InvalidRequest,
-            "The checksum type differs from the one that the upload was created with."
-        ));
-    }
     let listed = input.multipart_upload.as_ref().and_then(|list| list.parts.as_deref()).unwrap_or_default();
     if listed.is_empty() {
         return Err(s3_error!(MalformedXML));
     }
-    let complete = CompleteRequest {
-        upload,
-        parts: listed.iter().map(listed_part).collect::<S3Result<_>>()?,
-        condition: request::write_condition(input.if_match.clone(), input.if_none_match.clone())?,
-        checksums: expected_checksums(sent_checksums!(input), full)?,
-        size: input
-            .mpu_object_size
-            .map(u64::try_from)
-            .transpose()
-            .map_err(|_| s3_error!(InvalidRequest, "Value for x-amz-mp-object-size header is invalid."))?,
+    let listed: Vec<ListedPart> = listed.iter().map(listed_part).collect::<S3Result<_>>()?;
+    let parts = listed.len();
+    let done = match gateway.metadata().upload(&name).await.map_err(error::lookup)? {
+        Some(upload) => {
+            let request = complete_request(&input, upload, listed.clone(), full)?;
+            match gateway.complete_upload(request).await {
+                // Another request has completed it meanwhile.
+                Err(PutError::NoSuchUpload) => gateway.completed_upload(&name, &listed).await,
+                done => done,
+            }
+        }
+        None => gateway.completed_upload(&name, &listed).await,
     };
-    let parts = complete.parts.len();
-    let done = gateway.complete_upload(complete).await.map_err(error::put)?;
+    let done = done.map_err(error::put)?;
     let mut output = CompleteMultipartUploadOutput {
         bucket: Some(bucket.name.clone()),
         checksum_type: answer::checksum_type(&done.checksums),
@@ -149,6 +144,32 @@ pub async fn complete(
     };
     set_checksums!(output, &done.checksums, parts);
     Ok(S3Response::new(output))
+}
+
+fn complete_request(
+    input: &CompleteMultipartUploadInput,
+    upload: UploadRow,
+    parts: Vec<ListedPart>,
+    full: Option<bool>,
+) -> S3Result<CompleteRequest> {
+    let announced = codec::effect::ChecksumAlgorithm::try_from(upload.checksum).unwrap_or_default();
+    if full.is_some_and(|full| announced as i32 != 0 && full != upload.full_object_checksum) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "The checksum type differs from the one that the upload was created with."
+        ));
+    }
+    Ok(CompleteRequest {
+        upload,
+        parts,
+        condition: request::write_condition(input.if_match.clone(), input.if_none_match.clone())?,
+        checksums: expected_checksums(sent_checksums!(input), full)?,
+        size: input
+            .mpu_object_size
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_| s3_error!(InvalidRequest, "Value for x-amz-mp-object-size header is invalid."))?,
+    })
 }
 
 fn listed_part(part: &CompletedPart) -> S3Result<ListedPart> {

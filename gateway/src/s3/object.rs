@@ -1,8 +1,9 @@
 //! Objects: put, get, head, delete.
 
 use super::answer::{self, set_checksums};
+use super::conditions::{self, EntityTags, ReadConditions, Verdict};
 use super::error;
-use super::request::{self, ReadConditions, Verdict, object_meta, sent_checksums};
+use super::request::{self, object_meta, sent_checksums};
 use crate::auth;
 use crate::engine::{Body, Gateway, MAX_PARTS, MAX_SINGLE, PutRequest, part_range};
 use codec::effect::{BucketRow, Content, VersionRow};
@@ -173,7 +174,7 @@ fn no_such_part() -> S3Error {
 fn judge(conditions: &ReadConditions, version: &VersionRow) -> S3Result<()> {
     match conditions.judge(version) {
         Verdict::Proceed => Ok(()),
-        Verdict::NotModified => Err(request::not_modified(version)),
+        Verdict::NotModified => Err(conditions::not_modified(version)),
         Verdict::Failed => Err(error::precondition_failed()),
     }
 }
@@ -218,28 +219,27 @@ macro_rules! describe {
 /// GetObject.
 pub async fn get(gateway: &Gateway, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
     let bucket = auth::bucket(&req)?;
+    let listed = req.extensions.get::<EntityTags>().cloned().unwrap_or_default();
     let (mut input, headers) = (req.input, req.headers);
     let (row, content) = current(gateway, &bucket, &input.key, input.version_id.as_deref()).await?;
     let conditions = ReadConditions {
-        if_match: input.if_match,
-        if_none_match: input.if_none_match,
+        if_match: input.if_match.into_iter().chain(listed.if_match).collect(),
+        if_none_match: input.if_none_match.into_iter().chain(listed.if_none_match).collect(),
         if_modified_since: input.if_modified_since,
         if_unmodified_since: input.if_unmodified_since,
     };
     judge(&conditions, &row)?;
-    input.range = input.range.filter(|_| request::range_applies(&headers, &row));
+    input.range = input.range.filter(|_| conditions::range_applies(&headers, &row));
     let selection = Selection::new(&content, input.range, input.part_number)?;
     let mut output =
         describe!(GetObjectOutput, &row, &content, &selection, wants_checksums(input.checksum_mode.as_ref()));
     output.body = Some(if selection.range.is_empty() {
         StreamingBlob::from(bytes::Bytes::new())
     } else {
-        let stream = gateway.get(&content, Some(selection.range.clone())).await.map_err(error::get)?;
-        // After the first byte an error can only end the connection; whoever operates this has to hear of it.
-        let (bucket, key) = (bucket.name.clone(), row.key.clone());
-        StreamingBlob::wrap(stream.bytes.inspect_err(move |error| {
-            tracing::error!(%error, bucket, key, "a read broke off");
-        }))
+        let alarm = gateway.read_alarm(&bucket.name, &row.key);
+        let opened = gateway.get(&content, Some(selection.range.clone())).await.inspect_err(|error| alarm.raise(error));
+        // After the first byte an error can only end the connection.
+        StreamingBlob::wrap(opened.map_err(error::get)?.bytes.inspect_err(move |error| alarm.raise(error)))
     });
     Ok(S3Response::new(output))
 }
@@ -247,11 +247,12 @@ pub async fn get(gateway: &Gateway, req: S3Request<GetObjectInput>) -> S3Result<
 /// HeadObject.
 pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
     let bucket = auth::bucket(&req)?;
+    let listed = req.extensions.get::<EntityTags>().cloned().unwrap_or_default();
     let input = req.input;
     let (row, content) = current(gateway, &bucket, &input.key, input.version_id.as_deref()).await?;
     let conditions = ReadConditions {
-        if_match: input.if_match,
-        if_none_match: input.if_none_match,
+        if_match: input.if_match.into_iter().chain(listed.if_match).collect(),
+        if_none_match: input.if_none_match.into_iter().chain(listed.if_none_match).collect(),
         if_modified_since: input.if_modified_since,
         if_unmodified_since: input.if_unmodified_since,
     };

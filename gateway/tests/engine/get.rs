@@ -6,10 +6,12 @@ use codec::effect::Content;
 use codec::id::ChunkId;
 use codec::manifest::Manifest;
 use futures::StreamExt;
-use gateway::engine::{Config, part_range};
+use gateway::engine::{Config, CopyRequest, part_range};
 use gateway::error::GetError;
+use metadata::command::Condition;
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Damages the stored frame of one chunk.
 fn damage(world: &World, id: ChunkId) {
@@ -96,18 +98,86 @@ async fn a_client_that_does_not_read_makes_nothing_run_ahead_for_long() {
     drop(stream);
 }
 
-#[tokio::test]
+/// Each held several chunks outside every limit, and those that found no room kept others from having any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_readers_keep_nobody_from_reading() {
     let world = crate::world_with(Config { memory: 64 << 20, ..Config::default() });
     let bytes = noise(1, 20 << 20);
     world.put("key", &bytes).await.unwrap();
     let content = world.version("key").content.unwrap();
     let mut stalled = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..100 {
         stalled.push(world.gateway.get(&content, None).await.unwrap());
     }
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    assert_eq!(world.get("key", None).await.unwrap(), bytes);
+    let read = tokio::time::timeout(Duration::from_secs(30), world.get("key", None)).await;
+    assert_eq!(read.expect("a turn").unwrap(), bytes);
+    // What was dropped for others is read again, from where it was.
+    let all = stalled.into_iter().map(|stream| async {
+        let mut stream = stream.bytes;
+        let mut hash = blake3::Hasher::new();
+        while let Some(piece) = stream.next().await {
+            hash.update(&piece.unwrap());
+        }
+        hash.finalize()
+    });
+    let all = tokio::time::timeout(Duration::from_secs(120), futures::future::join_all(all)).await;
+    let whole = blake3::hash(&bytes);
+    assert!(all.expect("everybody has a turn").iter().all(|hash| *hash == whole));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_ends_while_readers_and_writers_fill_the_memory() {
+    let world = crate::world_with(Config { memory: 64 << 20, ..Config::default() });
+    let bytes = noise(1, 20 << 20);
+    world.put("key", &bytes).await.unwrap();
+    let content = world.version("key").content.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..50 {
+        stalled.push(world.gateway.get(&content, None).await.unwrap());
+    }
+    let copies = (0..6).map(|to| {
+        let request = CopyRequest {
+            source: world.version("key"),
+            bucket: crate::bucket(),
+            key: format!("copy {to}"),
+            meta: None,
+            encrypt: true,
+            condition: Condition::None,
+            checksum: None,
+        };
+        world.gateway.copy_object(request)
+    });
+    let copies = tokio::time::timeout(Duration::from_secs(120), futures::future::join_all(copies)).await;
+    assert!(copies.expect("no deadlock").iter().all(Result::is_ok));
+    assert_eq!(world.get("copy 5", None).await.unwrap(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_reads_wait_and_then_are_told_to_slow_down() {
+    let patience = Duration::from_millis(300);
+    let world = crate::world_with(Config { gets: 4, patience, ..Config::default() });
+    let bytes = noise(1, 20 << 20);
+    world.put("key", &bytes).await.unwrap();
+    let content = world.version("key").content.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        stalled.push(world.gateway.get(&content, None).await.unwrap());
+    }
+    let started = Instant::now();
+    assert!(matches!(world.gateway.get(&content, None).await, Err(GetError::Busy)));
+    assert!((patience..10 * patience).contains(&started.elapsed()));
+    // Those that take nothing lose their places to those who wait, and hear of it: no short success.
+    let mut waited = 0;
+    while matches!(world.gateway.get(&content, None).await, Err(GetError::Busy)) {
+        waited += 1;
+        assert!(waited < 10, "stalled readers keep their places for ever");
+    }
+    let mut ended = 0;
+    for stream in stalled {
+        let read: Vec<_> = stream.bytes.collect().await;
+        ended += usize::from(read.last().is_some_and(Result::is_err));
+    }
+    assert!(ended > 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::{noise, request, world_with};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use gateway::engine::{Body, Config};
+use gateway::error::PutError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -44,6 +45,31 @@ async fn a_store_that_does_not_answer_takes_no_more_than_its_budget() {
     assert!(stuck.is_err());
     let taken = taken.load(Ordering::SeqCst);
     assert!(taken <= 64 << 20, "{taken} bytes were taken from clients");
+}
+
+/// Who found no place waited for as long as its client did, or for twelve hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_too_long_to_be_admitted_is_refused_undone() {
+    let patience = Duration::from_millis(300);
+    let world = world_with(Config { memory: 64 << 20, patience, ..Config::default() });
+    *world.fake.stripe_delay.lock().unwrap() = Duration::from_secs(3600);
+    let (taken, refused) = (Arc::default(), Arc::default());
+    let first =
+        (0..3).map(|seed| world.gateway.put_object(request(&format!("{seed}"), None), counted(seed, 400, &taken)));
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let started = std::time::Instant::now();
+        let refused = world.gateway.put_object(request("late", None), counted(9, 400, &refused)).await;
+        (refused, started.elapsed())
+    };
+    let (outcome, took) = tokio::select! {
+        late = late => late,
+        _ = futures::future::join_all(first) => panic!("the store does not answer"),
+    };
+    assert!(matches!(outcome, Err(PutError::Busy)), "{outcome:?}");
+    assert!((patience..10 * patience).contains(&took), "{took:?}");
+    assert_eq!(refused.load(Ordering::SeqCst), 0, "nothing was read of its body");
+    assert!(world.fake.version(1, "late").is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use aws_lc_rs::{digest, hmac};
 use codec::effect::AccountRow;
 use codec::encrypt::KeyEncryptionKey;
 use gateway::engine::{Config, Gateway};
-use gateway::server::{Limits, serve, service};
+use gateway::server::{Domains, Limits, serve, service};
 use metadata::client::MetadataClient;
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::command::Command;
@@ -38,7 +38,9 @@ impl IndexHome for Home {
 }
 
 pub struct Server {
-    address: SocketAddr,
+    pub address: SocketAddr,
+    /// The drives, to take some away.
+    pub trace: Trace,
     _stop: watch::Sender<bool>,
 }
 
@@ -80,14 +82,18 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
 }
 
-/// "Signature Version 4 signing process", AWS General Reference.
 fn signature(account: &str, stamp: &str, service: &str, canonical: &str) -> String {
+    signature_for("us-east-1", account, stamp, service, canonical)
+}
+
+/// "Signature Version 4 signing process", AWS General Reference.
+fn signature_for(region: &str, account: &str, stamp: &str, service: &str, canonical: &str) -> String {
     let day = &stamp[..8];
-    let key = [day, "us-east-1", service, "aws4_request"]
+    let key = [day, region, service, "aws4_request"]
         .iter()
         .fold(format!("AWS4secret-of-{account}").into_bytes(), |key, part| mac(&key, part));
     let hash = sha256(canonical.as_bytes());
-    hex::encode(mac(&key, &format!("AWS4-HMAC-SHA256\n{stamp}\n{day}/us-east-1/{service}/aws4_request\n{hash}")))
+    hex::encode(mac(&key, &format!("AWS4-HMAC-SHA256\n{stamp}\n{day}/{region}/{service}/aws4_request\n{hash}")))
 }
 
 /// Now, as `YYYYMMDDTHHMMSSZ`.
@@ -105,9 +111,14 @@ fn canonical_query(query: &str) -> String {
 impl Server {
     /// With the accounts alice and bob.
     pub async fn start() -> Server {
+        Server::start_with(Limits::default()).await
+    }
+
+    pub async fn start_with(limits: Limits) -> Server {
+        let trace = Trace::new(3);
         let kek = || Keys::new(KeyEncryptionKey::new([7; 32]));
         let parts = Parts {
-            disks: Trace::new(3).disks().into_iter().map(|disk| disk as Arc<dyn Disk>).collect(),
+            disks: trace.disks().into_iter().map(|disk| disk as Arc<dyn Disk>).collect(),
             node_index: Arc::new(MemoryKv::new(&storage_node::index::FAMILIES)),
             index: Arc::new(Home(Arc::new(MemoryKv::new(&FAMILIES)))),
             keys: Box::new(move |_| Ok(kek())),
@@ -139,13 +150,28 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (stop, stopped) = watch::channel(false);
         let address = listener.local_addr().unwrap();
-        let service = service(&Gateway::new(metadata, Config::default()), &[]).unwrap();
-        tokio::spawn(serve(listener, service, Limits::default(), stopped));
-        Server { address, _stop: stop }
+        let service = service(&Gateway::new(metadata, Config::default()), Domains::default());
+        tokio::spawn(serve(listener, service, limits, stopped));
+        Server { address, trace, _stop: stop }
     }
 
     pub fn host(&self) -> String {
         self.address.to_string()
+    }
+
+    /// The head of a request signed for another region, without its end. For requests without a query and a body.
+    pub fn signed_for(&self, region: &str, account: &str, method: &str, path: &str) -> String {
+        let (stamp, host) = (stamp(), self.host());
+        let names = "host;x-amz-content-sha256;x-amz-date";
+        let lines = format!("host:{host}\nx-amz-content-sha256:{EMPTY}\nx-amz-date:{stamp}\n");
+        let canonical = format!("{method}\n{path}\n\n{lines}\n{names}\n{EMPTY}");
+        let signature = signature_for(region, account, &stamp, "s3", &canonical);
+        let scope = format!("{}/{region}/s3/aws4_request", &stamp[..8]);
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nx-amz-content-sha256: {EMPTY}\r\nx-amz-date: {stamp}\r\n\
+             authorization: AWS4-HMAC-SHA256 Credential=AK{account}/{scope}, SignedHeaders={names}, \
+             Signature={signature}\r\n"
+        )
     }
 
     /// The head of a signed request, without its end.

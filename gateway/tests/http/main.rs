@@ -3,20 +3,24 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod client;
+mod reads;
+mod s3cmd;
+mod slow;
+mod uploads;
 
 use client::{Answer, Server, chunks};
 
 /// MD5 of `hello`, quoted.
 const HELLO: &str = "\"5d41402abc4b2a76b9719d911017c592\"";
 
-async fn server() -> Server {
+pub async fn server() -> Server {
     let server = Server::start().await;
     assert_eq!(server.request("alice", "PUT", "/docs", &[], b"").await.status, 200);
     assert_eq!(server.request("alice", "PUT", "/docs/a", &[], b"hello").await.status, 200);
     server
 }
 
-fn refused(answer: &Answer, status: u16, code: &str) {
+pub fn refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{}", answer.text());
 }
 
@@ -110,8 +114,27 @@ async fn digests_and_lengths() {
     let keys = b"<Delete><Object><Key>a</Key></Object></Delete>";
     let answer = server.send(&server.signed("alice", "POST", "/docs", "delete=", &other, &[]), keys).await;
     refused(&answer, 400, "XAmzContentSHA256Mismatch");
+    // A damaged CreateBucket was an internal error, and one that came damaged but well-formed would be another bucket's.
+    let location =
+        b"<CreateBucketConfiguration><LocationConstraint>eu-west-1</LocationConstraint></CreateBucketConfiguration>";
+    let answer = server.send(&server.signed("alice", "PUT", "/new", "", &other, &[]), location).await;
+    refused(&answer, 400, "XAmzContentSHA256Mismatch");
+    assert_eq!(server.request("alice", "HEAD", "/new", &[], b"").await.status, 404);
     assert_eq!(server.request("alice", "HEAD", "/docs/d", &[], b"").await.status, 404);
     assert_eq!(server.request("alice", "HEAD", "/docs/a", &[], b"").await.status, 200);
+}
+
+/// s3cmd signs for `US`, the old name of us-east-1, unless it is told otherwise. It was told that its request was invalid;
+/// from the name of the region that is meant it knows what to sign for.
+#[tokio::test]
+async fn a_region_that_is_none_is_told_the_right_one() {
+    let server = server().await;
+    let answer = server.send(&server.signed_for("US", "alice", "GET", "/docs/a"), b"").await;
+    refused(&answer, 400, "AuthorizationHeaderMalformed");
+    assert!(answer.text().contains("<Region>us-east-1</Region>"), "{}", answer.text());
+    assert_eq!(answer.header("x-amz-bucket-region"), Some("us-east-1"));
+    let answer = server.send(&server.signed_for("eu-central-1", "alice", "GET", "/docs/a"), b"").await;
+    assert_eq!(answer.body, b"hello", "any name will do");
 }
 
 #[tokio::test]

@@ -1,0 +1,147 @@
+//! Conditions of reads, and Range behind If-Range.
+
+use codec::effect::VersionRow;
+use http::{HeaderMap, StatusCode};
+use s3s::dto::{ETagCondition, Timestamp};
+use s3s::{S3Error, s3_error};
+
+/// An extension of a request: conditions that list several entity tags, which `s3s` can't express.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EntityTags {
+    /// Of If-Match.
+    pub(crate) if_match: Vec<ETagCondition>,
+    /// Of If-None-Match.
+    pub(crate) if_none_match: Vec<ETagCondition>,
+}
+
+/// The conditions of a read, or of the source of a copy.
+#[derive(Debug, Default)]
+pub struct ReadConditions {
+    /// If-Match: one of these.
+    pub if_match: Vec<ETagCondition>,
+    /// If-None-Match: none of these.
+    pub if_none_match: Vec<ETagCondition>,
+    /// If-Modified-Since.
+    pub if_modified_since: Option<Timestamp>,
+    /// If-Unmodified-Since.
+    pub if_unmodified_since: Option<Timestamp>,
+}
+
+/// Which answer the conditions ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Proceed,
+    /// 304 on a read.
+    NotModified,
+    /// 412.
+    Failed,
+}
+
+impl ReadConditions {
+    /// RFC 9110, section 13.2.2: an entity tag condition makes the date condition of the same sense void. HTTP dates have
+    /// whole seconds, so Last-Modified is compared without its fraction.
+    pub fn judge(&self, version: &VersionRow) -> Verdict {
+        let etag = version.content.as_ref().map_or("", |content| content.etag.as_str());
+        let modified = super::answer::timestamp(version.modified_ms / 1000 * 1000);
+        let matches = |condition: &ETagCondition| match condition {
+            ETagCondition::Any => true,
+            ETagCondition::ETag(wanted) => wanted.value() == etag,
+        };
+        let holds = match (self.if_match.as_slice(), &self.if_unmodified_since) {
+            ([], Some(since)) => modified <= *since,
+            ([], None) => true,
+            (conditions, _) => conditions.iter().any(matches),
+        };
+        if !holds {
+            return Verdict::Failed;
+        }
+        let changed = match (self.if_none_match.as_slice(), &self.if_modified_since) {
+            ([], Some(since)) => modified > *since,
+            ([], None) => true,
+            (conditions, _) => !conditions.iter().any(matches),
+        };
+        if changed { Verdict::Proceed } else { Verdict::NotModified }
+    }
+}
+
+/// Whether a Range counts, by If-Range (RFC 9110, section 13.1.5). A client that resumes a download of what has changed
+/// meanwhile must get the whole: with a range it would join bytes of two objects.
+pub fn range_applies(headers: &HeaderMap, version: &VersionRow) -> bool {
+    let Some(validator) = headers.get(http::header::IF_RANGE) else { return true };
+    let etag = version.content.as_ref().map_or("", |content| content.etag.as_str());
+    let is_tag = |value: &str| value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) == Some(etag);
+    validator.to_str().is_ok_and(is_tag) || super::answer::http_date(version.modified_ms).as_ref() == Some(validator)
+}
+
+/// 304 with the headers that RFC 9110 wants on it.
+pub fn not_modified(version: &VersionRow) -> S3Error {
+    let mut error = s3_error!(NotModified);
+    error.set_status_code(StatusCode::NOT_MODIFIED);
+    let mut headers = HeaderMap::new();
+    if let Some(content) = &version.content
+        && let Ok(value) = format!("\"{}\"", content.etag).parse()
+    {
+        headers.insert(http::header::ETAG, value);
+    }
+    if let Some(value) = super::answer::http_date(version.modified_ms) {
+        headers.insert(http::header::LAST_MODIFIED, value);
+    }
+    error.set_headers(headers);
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::effect::Content;
+    use s3s::dto::ETag;
+
+    #[test]
+    fn entity_tag_conditions_win_over_dates() {
+        let version = VersionRow {
+            modified_ms: 1_700_000_000_500,
+            content: Some(Content { etag: "abc".into(), ..Content::default() }),
+            ..VersionRow::default()
+        };
+        let tag = |value: &str| vec![ETagCondition::ETag(ETag::Strong(value.into()))];
+        let at = |ms| Some(super::super::answer::timestamp(ms));
+        let judge = |conditions: ReadConditions| conditions.judge(&version);
+        let none = ReadConditions::default;
+        assert_eq!(judge(none()), Verdict::Proceed);
+        assert_eq!(judge(ReadConditions { if_match: tag("x"), ..none() }), Verdict::Failed);
+        assert_eq!(
+            judge(ReadConditions { if_match: tag("abc"), if_unmodified_since: at(0), ..none() }),
+            Verdict::Proceed
+        );
+        assert_eq!(judge(ReadConditions { if_none_match: tag("abc"), ..none() }), Verdict::NotModified);
+        let either = || [tag("x"), tag("abc")].concat();
+        assert_eq!(judge(ReadConditions { if_none_match: either(), ..none() }), Verdict::NotModified);
+        assert_eq!(judge(ReadConditions { if_match: either(), ..none() }), Verdict::Proceed);
+        assert_eq!(
+            judge(ReadConditions { if_none_match: tag("x"), if_modified_since: at(1_800_000_000_000), ..none() }),
+            Verdict::Proceed
+        );
+        assert_eq!(judge(ReadConditions { if_modified_since: at(1_700_000_000_000), ..none() }), Verdict::NotModified);
+        assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_700_000_000_000), ..none() }), Verdict::Proceed);
+        assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_699_999_999_000), ..none() }), Verdict::Failed);
+    }
+
+    #[test]
+    fn a_range_counts_only_of_what_if_range_names() {
+        let version = VersionRow {
+            modified_ms: 1_445_412_480_500,
+            content: Some(Content { etag: "abc".into(), ..Content::default() }),
+            ..VersionRow::default()
+        };
+        let applies = |value| {
+            let value = http::HeaderValue::from_static(value);
+            range_applies(&HeaderMap::from_iter([(http::header::IF_RANGE, value)]), &version)
+        };
+        assert!(range_applies(&HeaderMap::new(), &version));
+        assert!(applies("\"abc\"") && applies("Wed, 21 Oct 2015 07:28:00 GMT"));
+        for other in ["\"old\"", "W/\"abc\"", "Wed, 21 Oct 2015 07:27:59 GMT", "garbage", "\""] {
+            assert!(!applies(other), "{other}");
+        }
+    }
+}

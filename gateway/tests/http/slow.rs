@@ -1,0 +1,77 @@
+//! Connections that get nowhere.
+
+use crate::client::Server;
+use gateway::server::Limits;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn limits() -> Limits {
+    let second = Duration::from_secs(1);
+    Limits { idle: second, stall: 2 * second, ..Limits::default() }
+}
+
+/// Each byte counted as a sign of life: with one a minute a client held its connection, and its part of the memory, for the
+/// twelve hours of a request.
+#[tokio::test]
+async fn a_body_that_dribbles_in_does_not_keep_its_connection() {
+    let server = Server::start_with(limits()).await;
+    server.request("alice", "PUT", "/docs", &[], b"").await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = server.signed("alice", "PUT", "/docs/a", "", "UNSIGNED-PAYLOAD", &[]);
+    stream.write_all(format!("{head}content-length: 1000000\r\n\r\n").as_bytes()).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let dribbling = tokio::spawn(async move {
+        while writing.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(15), reading.read_to_end(&mut answer)).await;
+    dribbling.abort();
+    assert!(ended.is_ok(), "still open");
+}
+
+/// The preface of HTTP/2 and its settings; then pings for ever.
+#[tokio::test]
+async fn pings_do_not_keep_a_connection() {
+    let server = Server::start_with(limits()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let pinging = tokio::spawn(async move {
+        while writing.write_all(b"\0\0\x08\x06\0\0\0\0\0pingping").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), reading.read_to_end(&mut answer)).await;
+    pinging.abort();
+    assert!(ended.is_ok(), "still open");
+    assert!(answer.len() > 17, "it was HTTP/2, and answered");
+}
+
+/// A slow client is no silent one: its answer is longer than any limit on silence.
+#[tokio::test]
+async fn a_slow_reader_has_all_of_its_object() {
+    let server = Server::start_with(limits()).await;
+    server.request("alice", "PUT", "/docs", &[], b"").await;
+    let bytes = vec![7; 8 << 20];
+    assert_eq!(server.request("alice", "PUT", "/docs/a", &[], &bytes).await.status, 200);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Little of it is on its way at once.
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    let head = server.signed("alice", "GET", "/docs/a", "", crate::client::EMPTY, &[]);
+    stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let (mut read, mut piece, started) = (0, vec![0; 256 << 10], Instant::now());
+    loop {
+        let len = stream.read(&mut piece).await.unwrap();
+        read += len;
+        if len == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(if started.elapsed().as_secs() < 6 { 100 } else { 0 })).await;
+    }
+    assert!(read > bytes.len(), "{read} bytes after {:?}", started.elapsed());
+}
