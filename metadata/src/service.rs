@@ -17,7 +17,7 @@ use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
 use crate::lookup::{self, Hit, Located, Losses};
-use crate::seal::{SealError, SealReport, Sealer};
+use crate::seal::{CheckpointReport, SealError, SealReport, Sealer};
 use crate::stripe_writer::{StoreError, Stored, StripeWriter};
 use crate::topology::{self, Topology};
 use async_trait::async_trait;
@@ -39,6 +39,10 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 use storage_node::stripe_io::{ReadOptions, StripeWriteError, read_frame};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+/// So many rows are looked up where they are asked for: at some 5 microseconds each that is shorter than the way to another
+/// thread and back is worth.
+const FEW_ROWS: usize = 32;
 
 /// What the service's parts share.
 pub struct Shared {
@@ -287,6 +291,14 @@ impl Metadata {
         self.node.stop().await;
     }
 
+    /// Writes a checkpoint of the index now; `None` when nothing has changed since the last one.
+    pub async fn checkpoint_now(&self) -> Result<Option<CheckpointReport>, SealError> {
+        match &self.writing {
+            Some(writing) => writing.sealer.checkpoint().await,
+            None => Err(SealError::ReadOnly(self.shared.read_only().unwrap_or_default())),
+        }
+    }
+
     /// Closes the open journal segments and seals everything committed so far.
     pub async fn seal_now(&self) -> Result<SealReport, SealError> {
         match &self.writing {
@@ -331,6 +343,20 @@ impl Metadata {
 
     fn view(&self) -> Overlay<'_> {
         Overlay::new(&*self.shared.kv)
+    }
+
+    /// Reads what may take many rows, and so many waits for the drive below the index, on a thread that may wait: on one of the
+    /// runtime's it would hold up every request that is served there.
+    async fn apart<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Kv) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, LookupError> {
+        let kv = self.shared.kv.clone();
+        let reading = tokio::task::spawn_blocking(move || read(&*kv));
+        match reading.await {
+            Ok(result) => result.map_err(lookup_error),
+            Err(error) => Err(LookupError::Unavailable { reason: error.to_string() }),
+        }
     }
 
     fn writing(&self) -> Result<&Writing, CommitError> {
@@ -437,7 +463,8 @@ impl MetadataClient for Metadata {
     }
 
     async fn buckets(&self, owner: &str) -> Result<Vec<BucketRow>, LookupError> {
-        index::buckets_of(&self.view(), owner).map_err(lookup_error)
+        let owner = owner.to_owned();
+        self.apart(move |kv| index::buckets_of(&Overlay::new(kv), &owner)).await
     }
 
     async fn current_version(&self, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, LookupError> {
@@ -445,19 +472,19 @@ impl MetadataClient for Metadata {
     }
 
     async fn list(&self, request: ListRequest) -> Result<ListPage, LookupError> {
-        listing::list(&*self.shared.kv, &request).map_err(lookup_error)
+        self.apart(move |kv| listing::list(kv, &request)).await
     }
 
     async fn list_versions(&self, request: VersionsRequest) -> Result<VersionsPage, LookupError> {
-        listing::list_versions(&*self.shared.kv, &request).map_err(lookup_error)
+        self.apart(move |kv| listing::list_versions(kv, &request)).await
     }
 
     async fn list_uploads(&self, request: UploadsRequest) -> Result<UploadsPage, LookupError> {
-        listing::list_uploads(&*self.shared.kv, &request).map_err(lookup_error)
+        self.apart(move |kv| listing::list_uploads(kv, &request)).await
     }
 
     async fn list_parts(&self, request: PartsRequest) -> Result<Option<PartsPage>, LookupError> {
-        listing::list_parts(&*self.shared.kv, &request).map_err(lookup_error)
+        self.apart(move |kv| listing::list_parts(kv, &request)).await
     }
 
     async fn upload(&self, name: &UploadName) -> Result<Option<UploadRow>, LookupError> {
@@ -465,8 +492,12 @@ impl MetadataClient for Metadata {
     }
 
     async fn parts(&self, upload: &UploadName, numbers: &[u32]) -> Result<Vec<Option<PartRow>>, LookupError> {
-        let view = self.view();
-        numbers.iter().map(|number| index::part(&view, upload, *number).map_err(lookup_error)).collect()
+        let (upload, numbers) = (upload.clone(), numbers.to_vec());
+        let read = move |kv: &dyn Kv| {
+            let view = Overlay::new(kv);
+            numbers.iter().map(|number| index::part(&view, &upload, *number)).collect()
+        };
+        self.apart(read).await
     }
 
     async fn account_by_access_key(&self, access_key: &str) -> Result<Option<Arc<Account>>, LookupError> {
@@ -504,11 +535,19 @@ impl MetadataClient for Metadata {
 
     async fn find_chunks(&self, domain: DomainId, ids: &[ChunkId]) -> Result<Vec<Option<Hit>>, LookupError> {
         let losses = self.shared.volatile().losses.clone();
-        lookup::find_chunks(&self.view(), domain, ids, &losses).map_err(lookup_error)
+        if ids.len() <= FEW_ROWS {
+            return lookup::find_chunks(&self.view(), domain, ids, &losses).map_err(lookup_error);
+        }
+        let ids = ids.to_vec();
+        self.apart(move |kv| lookup::find_chunks(&Overlay::new(kv), domain, &ids, &losses)).await
     }
 
     async fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, LookupError> {
-        lookup::locate(&self.view(), ids).map_err(lookup_error)
+        if ids.len() <= FEW_ROWS {
+            return lookup::locate(&self.view(), ids).map_err(lookup_error);
+        }
+        let ids = ids.to_vec();
+        self.apart(move |kv| lookup::locate(&Overlay::new(kv), &ids)).await
     }
 
     async fn read_frame(&self, chunk: &Located) -> Result<Bytes, FrameReadError> {
