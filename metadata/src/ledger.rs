@@ -32,11 +32,21 @@ pub enum LedgerError {
     },
 }
 
-/// Every ledger stripe that has a shard on a drive that can be read, by first LSN.
-pub async fn find(node: &dyn NodeClient) -> Vec<StripeLayout> {
+/// Every stripe of a class whose stripes name their LSNs, ledger or checkpoint, that has a shard on a drive that can be read;
+/// by LSN range and id.
+pub async fn find(node: &dyn NodeClient, class: StripeClass) -> Vec<StripeLayout> {
+    find_where(node, class, &|_| true).await
+}
+
+/// [`find`], of those stripes that are `wanted`: the data stripes of a large cluster do not fit in memory together.
+pub async fn find_where(
+    node: &dyn NodeClient,
+    class: StripeClass,
+    wanted: &(dyn Fn(StripeId) -> bool + Sync),
+) -> Vec<StripeLayout> {
     let drives = node.drives().await;
     let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
-    let lists = join_all(readable.map(|d| async move { (d.id, list(node, d.id).await) })).await;
+    let lists = join_all(readable.map(|d| async move { (d.id, list(node, d.id, class, wanted).await) })).await;
     let mut found: BTreeMap<(StripeId, [u8; 32]), StripeLayout> = BTreeMap::new();
     for (drive, list) in lists {
         match list {
@@ -67,14 +77,19 @@ fn add_shard(
     }
 }
 
-async fn list(node: &dyn NodeClient, drive: DriveId) -> Result<Vec<(StripeDescriptor, u8)>, ReadError> {
+async fn list(
+    node: &dyn NodeClient,
+    drive: DriveId,
+    class: StripeClass,
+    wanted: &(dyn Fn(StripeId) -> bool + Sync),
+) -> Result<Vec<(StripeDescriptor, u8)>, ReadError> {
     let (mut all, mut after) = (Vec::new(), None);
     loop {
-        let page = node.list_shards(drive, Some(StripeClass::Ledger), after, PAGE);
+        let page = node.list_shards(drive, Some(class), after, PAGE);
         let page = read_in_time(drive, Patience::default().deadline, page).await?;
         let full = page.len() >= PAGE;
         after = page.last().map(|h| ShardId { stripe: h.descriptor.id, index: h.index });
-        all.extend(page.into_iter().map(|h| (h.descriptor, h.index)));
+        all.extend(page.into_iter().map(|h| (h.descriptor, h.index)).filter(|(d, _)| wanted(d.id)));
         if !full {
             return Ok(all);
         }

@@ -8,6 +8,7 @@
 //! acknowledged. Replaying the journal applies effects only, so newer code that decides otherwise rebuilds the same state.
 
 pub mod client;
+pub mod checkpoint;
 pub mod clock;
 pub mod command;
 mod commit;

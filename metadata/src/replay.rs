@@ -56,7 +56,7 @@ pub struct Reach {
 /// Reads the ledger on the drives from LSN 1 on, as far as one hash chain leads. Applies nothing.
 pub async fn reach(node: &dyn NodeClient) -> Reach {
     let mut reach = Reach { last: (Lsn(0), NO_ENTRY), sealed: Lsn(0), key_check: None };
-    let stripes = ledger::find(node).await;
+    let stripes = ledger::find(node, StripeClass::Ledger).await;
     loop {
         let before = reach.last.0;
         for layout in stripes.iter().filter(|layout| layout.descriptor.lsn_range.is_some()) {
@@ -129,7 +129,7 @@ impl<'a> Replay<'a> {
         if self.at.0 >= chain.sealed {
             return Ok(());
         }
-        let stripes = ledger::find(node).await;
+        let stripes = ledger::find(node, StripeClass::Ledger).await;
         tracing::info!(after = %self.at.0, upto = %chain.sealed, stripes = stripes.len(), "replaying the ledger");
         // Ranges repeat when sealing was interrupted, so what one stripe does not give another one may: go round until
         // nothing comes of it.

@@ -34,6 +34,10 @@ const PIECE_FRAMES: usize = 100_000;
 /// Entries of one `Seal` entry.
 const PIECE_ENTRIES: usize = 200_000;
 
+mod checkpoint;
+
+pub use checkpoint::CheckpointReport;
+
 /// Why sealing stopped. The journal keeps what was not sealed; nothing is lost, and the next attempt begins again.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -46,6 +50,9 @@ pub enum SealError {
     /// An entry does not encode.
     #[error(transparent)]
     Encode(#[from] JournalError),
+    /// A row does not fit a checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] codec::checkpoint::CheckpointError),
     /// An entry's effects name a frame that is not in it.
     #[error("entry {0} names a frame outside its bytes")]
     BadEntry(Lsn),

@@ -12,8 +12,9 @@
 use self::first::{first_register, first_start, format_all};
 use self::key::Key;
 use self::serve::{read_only, serve};
+use crate::checkpoint;
 use crate::clock::{Clock, Entropy};
-use crate::index::{IndexError, META};
+use crate::index::{IndexError, META, RowFault, damaged};
 use crate::journal::Patience;
 use crate::keep::KeepConfig;
 use crate::keys::{KeyError, Keys};
@@ -77,6 +78,8 @@ pub struct Config {
     pub max_batch: usize,
     /// Sealing begins by itself when this many bytes of the journal are unsealed; `None` never.
     pub seal_after: Option<u64>,
+    /// A checkpoint of the index is written, after a seal, when so many entries came since the last one; `None` never.
+    pub checkpoint_after: Option<u64>,
     /// How often the drives are looked at; `None` never.
     pub check_every: Option<Duration>,
     /// How what is stored is kept whole.
@@ -104,6 +107,7 @@ impl Default for Config {
             shard_target: 8 << 20,
             max_batch: 8 << 20,
             seal_after: Some(256 << 20),
+            checkpoint_after: Some(1_000_000),
             check_every: Some(Duration::from_secs(3)),
             keep: KeepConfig::default(),
             tick_every: Some(Duration::from_secs(60)),
@@ -300,6 +304,9 @@ fn open_index(home: &dyn IndexHome) -> Result<(Arc<dyn Kv>, Option<ClusterId>), 
     let opened = home.open().map_err(IndexError::from).and_then(|kv| {
         let cluster = kv.get(META, CLUSTER)?.and_then(|bytes| ClusterId::from_slice(&bytes));
         index_mark(&*kv)?;
+        if checkpoint::half_loaded(&*kv)? {
+            return Err(damaged(META, &[], RowFault::Dangling));
+        }
         Ok((kv, cluster))
     });
     match opened {

@@ -55,7 +55,7 @@ pub fn writing(
         tasks.push(tokio::spawn(watch_drives(shared.clone(), every, Some(requests.clone()))));
     }
     if let Some(bytes) = config.seal_after {
-        tasks.push(tokio::spawn(seal_when_full(shared.clone(), sealer.clone(), bytes)));
+        tasks.push(tokio::spawn(seal_when_full(shared.clone(), sealer.clone(), bytes, config.checkpoint_after)));
     }
     tasks.push(tokio::spawn(sweep_uploads(shared.clone(), requests.clone(), epoch)));
     if let Some(every) = config.tick_every {
@@ -82,7 +82,7 @@ async fn watch_drives(shared: Arc<Shared>, every: Duration, requests: Option<mps
 /// Waits until a segment's worth of the journal is unsealed: small left-overs of starts and changes of the ensemble stay in
 /// the journal, on 1+m drives, until they fill stripes together, or until a start finds so many that scanning them is what
 /// starts spend their time on.
-async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64) {
+async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64, checkpoint_after: Option<u64>) {
     // Asked once: were it asked again and again, a drive that can't free its segments would be sealed into for ever.
     let mut crowded = shared.node.drives().await.iter().any(|drive| drive.journal_segments > CROWDED_SEGMENTS);
     let mut pause = SEAL_PAUSE;
@@ -95,8 +95,13 @@ async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64) {
             tracing::warn!(%error, "sealing failed; the journal keeps what was not sealed");
             sleep(pause).await;
             pause = (2 * pause).min(SEAL_PAUSE_MOST);
-        } else {
-            pause = SEAL_PAUSE;
+            continue;
+        }
+        pause = SEAL_PAUSE;
+        if let Some(entries) = checkpoint_after
+            && let Err(error) = sealer.checkpoint_if_due(entries).await
+        {
+            tracing::warn!(%error, "no checkpoint of the index was written; a rebuild would take longer");
         }
     }
 }

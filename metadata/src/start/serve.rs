@@ -4,6 +4,7 @@ use super::accept::Accepted;
 use super::first::first_members;
 use super::key::Key;
 use super::{Config, Means, Scene, StartError, random};
+use crate::checkpoint;
 use crate::clock::{Clock, Entropy, RetentionClock};
 use crate::command::{Command, GEOMETRY_SETTING};
 use crate::commit::{Asked, Committer, Request};
@@ -63,6 +64,36 @@ pub(super) async fn read_only(
     Ok(Metadata::new(shared, node, keys, geometry, epoch, None, tasks))
 }
 
+/// Which drives would let writes be served again, where more drives would.
+fn help(reason: &ReadOnlyReason, kv: &dyn Kv, register: &Register, present: &[DriveId]) -> Option<String> {
+    let missing = reason.drives_missing()?;
+    let wanted: Vec<DriveId> = match reason {
+        ReadOnlyReason::MembersAbsent { absent, .. } => absent.clone(),
+        _ => register.registered.iter().copied().filter(|id| !present.contains(id)).collect(),
+    };
+    let rows = index::drives(&Overlay::new(kv)).unwrap_or_default();
+    let name = |id: &DriveId| match rows.iter().find(|row| row.id == id.as_bytes()[..]) {
+        Some(row) if !row.path.is_empty() => format!("{id} (last seen at {})", row.path),
+        _ => id.to_string(),
+    };
+    let names = wanted.iter().map(name).collect::<Vec<_>>().join(", ");
+    Some(format!("writes are served again after a restart with {missing} or more of these drives whole: {names}"))
+}
+
+/// Tells everybody that nothing is committed any more when the committer ends, however that comes. Without it a service whose
+/// committer panicked went on to call itself ready, and refused every write.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let reason = match std::thread::panicking() {
+            true => "the committer ended by a mistake in this program, which the log names; restart",
+            false => "the service is stopping",
+        };
+        self.0.set_read_only(reason.to_owned());
+    }
+}
+
 fn shared_of(
     node: &Arc<StorageNode>,
     kv: &Arc<dyn Kv>,
@@ -90,6 +121,11 @@ pub(super) async fn serve(
     accepted: Option<Accepted>,
 ) -> Result<Metadata, StartError> {
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
+    // An empty index: nothing was ever applied to it. A checkpoint saves replaying all that led to it.
+    if scene.mark.applied == Lsn(0) && !scene.first && accepted.is_none() {
+        checkpoint::restore(&*scene.node, &*kv, &scene.chain).await?;
+        scene.mark = index_mark(&*kv)?;
+    }
     let mut replay = Replay::new(&*kv, scene.mark, config.sabotage.clone());
     match replay.ledger(&*scene.node, &scene.chain).await {
         Ok(()) => {}

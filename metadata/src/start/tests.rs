@@ -1,5 +1,6 @@
 //! Starts, recoveries, failures and seals of a whole service over fault disks.
 
+mod checkpoint;
 mod crash;
 mod failures;
 mod hung;
