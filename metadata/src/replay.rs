@@ -12,6 +12,7 @@ use crate::survey::{Chain, IndexMark, Mark, ReadOnlyReason, kept_by};
 use codec::effect::{EffectKind, SettingRow};
 use codec::id::Lsn;
 use codec::journal::{Entry, NO_ENTRY};
+use codec::stripe::StripeClass;
 use storage_node::client::NodeClient;
 use storage_node::kv::{Kv, KvError};
 use storage_node::sabotage::{Sabotage, SabotageSet};

@@ -15,7 +15,7 @@ use crate::command::{Command, Move, Outcome, Seal};
 use crate::commit::Request;
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalReadError, JournalStopped, read_in_time};
-use crate::service::Shared;
+use crate::service::{Alarm, Shared};
 use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
 use crate::topology::{Topology, usable_width};
 use bytes::Bytes;
@@ -25,7 +25,8 @@ use codec::journal::{Entry, JournalError, length_prefixed};
 use codec::stripe::StripeClass;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
-use storage_node::client::{ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time};
+use std::time::Duration;
+use storage_node::client::{NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time};
 use storage_node::sabotage::Sabotage;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
@@ -60,13 +61,8 @@ pub enum SealError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A shard did not come back as it was written.
-    #[error("shard {shard} did not read back: {error:?}")]
-    Verify {
-        /// The shard.
-        shard: ShardId,
-        /// What came instead; `None` for other bytes.
-        error: Option<ReadError>,
-    },
+    #[error(transparent)]
+    Verify(#[from] NotReadBack),
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -79,6 +75,43 @@ pub enum SealError {
     /// The committer has ended.
     #[error("the service is stopping")]
     Stopping,
+}
+
+/// A shard did not come back as it was written.
+#[derive(Debug, thiserror::Error)]
+#[error("shard {shard} did not read back from drive {drive}: {error:?}")]
+pub struct NotReadBack {
+    /// The shard.
+    pub shard: ShardId,
+    /// The drive that took it.
+    pub drive: DriveId,
+    /// What came instead; `None` for other bytes.
+    pub error: Option<ReadError>,
+}
+
+/// Reads every shard of a new stripe back from its drive, and compares it with the hash in the descriptor.
+pub(crate) async fn read_back(node: &dyn NodeClient, stored: &Stored, limit: Duration) -> Result<(), NotReadBack> {
+    let descriptor = &stored.layout.descriptor;
+    for (index, drive) in (0u8..).zip(&stored.layout.drives) {
+        let Some(drive) = *drive else { continue };
+        let shard = ShardId { stripe: descriptor.id, index };
+        let read = node.read_shard(drive, shard, descriptor.root(), 0..descriptor.shard_len(index));
+        let error = match read_in_time(drive, limit, read).await {
+            Ok(bytes) if descriptor.check_shard(index, &bytes).is_ok() => continue,
+            Ok(_) => None,
+            Err(error) => Some(error),
+        };
+        tracing::warn!(%drive, %shard, ?error, "a shard did not read back");
+        return Err(NotReadBack { shard, drive, error });
+    }
+    Ok(())
+}
+
+impl SealError {
+    /// Whether it is one entry that can't be sealed, and not the drives, the index or the service that are in the way.
+    fn is_of_an_entry(&self) -> bool {
+        matches!(self, SealError::Read(JournalReadError::NoCopy { .. }) | SealError::Encode(_) | SealError::BadEntry(_))
+    }
 }
 
 /// What sealing did.
@@ -101,6 +134,8 @@ pub struct Sealer {
     requests: mpsc::Sender<Request>,
     epoch: Epoch,
     busy: Mutex<()>,
+    /// The entry at which sealing stopped since no drive gives it.
+    stuck: std::sync::Mutex<Option<Lsn>>,
     /// Drives that took a shard and did not give it back: left out as long as there are others, since every attempt that
     /// ends with one of them leaves stripes that nothing refers to.
     distrusted: std::sync::Mutex<BTreeSet<DriveId>>,
@@ -130,12 +165,52 @@ impl Sealer {
         requests: mpsc::Sender<Request>,
         epoch: Epoch,
     ) -> Sealer {
-        Sealer { shared, writer, requests, epoch, busy: Mutex::new(()), distrusted: std::sync::Mutex::default() }
+        Sealer {
+            shared,
+            writer,
+            requests,
+            epoch,
+            busy: Mutex::new(()),
+            stuck: std::sync::Mutex::default(),
+            distrusted: std::sync::Mutex::default(),
+        }
     }
 
-    /// Closes the open segments and seals everything that is in them now.
+    /// Closes the open segments and seals everything that is in them now, up to an entry that no drive gives: what follows that
+    /// one is on its 1+m drives, and stays there.
     pub async fn seal_now(&self) -> Result<SealReport, SealError> {
         let _one_at_a_time = self.busy.lock().await;
+        let sealed = self.seal_all().await;
+        match &sealed {
+            Ok(_) => self.note_stuck(None),
+            Err(error) if error.is_of_an_entry() => {
+                self.note_stuck(self.shared.map.first().map(|lsn| (lsn, error.to_string())));
+            }
+            Err(_) => {}
+        }
+        sealed
+    }
+
+    fn stuck(&self) -> Option<Lsn> {
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_stuck(&self, stuck: Option<(Lsn, String)>) {
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck.as_ref().map(|(lsn, _)| *lsn);
+        let words = stuck.map(|(lsn, error)| {
+            format!(
+                "journal entry {lsn} can't be sealed, nor what follows it ({error}); it is kept. Bring back a drive that has a \
+                 good copy: a restart without one serves reads only"
+            )
+        });
+        self.shared.set_alarm(Alarm::Seal, words);
+    }
+
+    async fn seal_all(&self) -> Result<SealReport, SealError> {
+        // While it lasts, closing segments would only leave more of them.
+        if let Some(stuck) = self.stuck().filter(|stuck| self.shared.map.get(*stuck).is_some()) {
+            self.shared.map.entry(&*self.shared.node, stuck).await?;
+        }
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::CloseSegments(reply)).await.map_err(|_| SealError::Stopping)?;
         let upto = answer.await.map_err(|_| SealError::Stopping)??;
@@ -177,13 +252,22 @@ impl Sealer {
             if full || gap {
                 break;
             }
-            let entry = self.shared.map.entry(&*self.shared.node, *lsn).await?;
-            self.add_frames(&mut piece, &entry, width, &topology).await?;
-            self.add_entry(&mut piece, &entry, width, &topology).await?;
+            match self.add(&mut piece, *lsn, width, &topology).await {
+                Ok(()) => {}
+                // What comes before it is sealed; the next piece begins with it, and says so.
+                Err(error) if error.is_of_an_entry() && piece.entries > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
         self.store_data(&mut piece, width, &topology).await?;
         self.store_ledger(&mut piece, width, &topology).await?;
         Ok(piece)
+    }
+
+    async fn add(&self, piece: &mut Piece, lsn: Lsn, width: u8, topology: &Topology) -> Result<(), SealError> {
+        let entry = self.shared.map.entry(&*self.shared.node, lsn).await?;
+        self.add_frames(piece, &entry, width, topology).await?;
+        self.add_entry(piece, &entry, width, topology).await
     }
 
     /// Takes drives that did not give back what they took for unusable, unless too few would be left: then they get another
@@ -288,22 +372,10 @@ impl Sealer {
         if self.shared.sabotage.is(Sabotage::SealVerify) {
             return Ok(());
         }
-        let descriptor = &stored.layout.descriptor;
-        for (index, drive) in (0u8..).zip(&stored.layout.drives) {
-            let Some(drive) = drive else { continue };
-            let shard = ShardId { stripe: descriptor.id, index };
-            let whole = 0..descriptor.shard_len(index);
-            let read = self.shared.node.read_shard(*drive, shard, descriptor.root(), whole);
-            let read = read_in_time(*drive, self.shared.map.patience().deadline, read).await;
-            let error = match read {
-                Ok(bytes) if descriptor.check_shard(index, &bytes).is_ok() => continue,
-                Ok(_) => None,
-                Err(error) => Some(error),
-            };
-            tracing::warn!(%drive, %shard, ?error, "a shard did not read back");
-            self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(*drive);
-            return Err(SealError::Verify { shard, error });
-        }
+        let limit = self.shared.map.patience().deadline;
+        read_back(&*self.shared.node, stored, limit).await.inspect_err(|failed| {
+            self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(failed.drive);
+        })?;
         Ok(())
     }
 
@@ -363,6 +435,10 @@ impl Sealer {
                 // An empty one counts by where it would have begun; one whose entries are hidden by damage stays.
                 let last = segment.last.or((segment.damaged == 0).then_some(segment.head.first_lsn));
                 if !segment.closed || last.is_none_or(|last| last > sealed) {
+                    continue;
+                }
+                // What damage hides may be a better copy of the entry that is missing than anybody else has.
+                if segment.damaged > 0 && self.stuck().is_some() {
                     continue;
                 }
                 // One that answers too late has freed what is sealed: no harm.

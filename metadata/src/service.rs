@@ -28,7 +28,7 @@ use codec::frame::verify_stored;
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn};
 use codec::register::Register;
 use codec::stripe::{FramePlace, StripeClass};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -71,10 +71,20 @@ pub struct Shared {
     volatile: RwLock<Volatile>,
 }
 
+/// Something that lasts until somebody does something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// What would let writes be served again.
+    ReadOnly,
+    /// An entry that can't be sealed, and with it all that follow.
+    Seal,
+}
+
 /// What changes while the service runs. Nothing of it is needed after a restart.
 #[derive(Debug, Default)]
 struct Volatile {
     read_only: Option<String>,
+    alarms: BTreeMap<Alarm, String>,
     register: Option<Register>,
     losses: Losses,
     drives: Vec<DriveStatus>,
@@ -140,6 +150,15 @@ impl Shared {
     /// Writes are served again.
     pub fn set_writable(&self) {
         self.volatile_mut().read_only = None;
+    }
+
+    /// Raises an alarm, in words, or ends it: the first thing among [`Status::warnings`].
+    pub fn set_alarm(&self, alarm: Alarm, words: Option<String>) {
+        let mut volatile = self.volatile_mut();
+        match words {
+            Some(words) => volatile.alarms.insert(alarm, words),
+            None => volatile.alarms.remove(&alarm),
+        };
     }
 
     /// Why writes are not served, if they are not.
@@ -411,7 +430,7 @@ impl Metadata {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> = self.shared.volatile().alarms.values().cloned().collect();
         if let Ok(topology) = self.shared.cached_topology(Reserve::Client) {
             warnings.extend(topology.warnings(self.geometry).iter().map(ToString::to_string));
         }

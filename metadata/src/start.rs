@@ -35,6 +35,7 @@ use storage_node::node::{NodeConfig, StorageNode};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
 mod accept;
+mod adopt;
 mod error;
 mod first;
 mod key;

@@ -177,6 +177,22 @@ pub enum ReadOnlyReason {
     Stopped(#[from] crate::journal::JournalStopped),
 }
 
+impl ReadOnlyReason {
+    /// How many more drives would do away with the reason; `None` when drives are not what is missing.
+    pub fn drives_missing(&self) -> Option<usize> {
+        match self {
+            ReadOnlyReason::NoMajority { present, registered } => Some((registered / 2 + 1).saturating_sub(*present)),
+            ReadOnlyReason::MembersAbsent { absent, m, .. } => Some(absent.len().saturating_sub(*m)),
+            ReadOnlyReason::TooFewDrives { usable, needed } => Some(needed.saturating_sub(*usable)),
+            ReadOnlyReason::IndexAhead { .. }
+            | ReadOnlyReason::IndexDiffers(_)
+            | ReadOnlyReason::Gap(_)
+            | ReadOnlyReason::LedgerGap { .. }
+            | ReadOnlyReason::Stopped(_) => None,
+        }
+    }
+}
+
 fn names(drives: &[DriveId]) -> String {
     drives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

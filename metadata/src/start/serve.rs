@@ -1,6 +1,7 @@
 //! A start once it has looked and judged: steps 3 to 6, or a service that only reads.
 
 use super::accept::Accepted;
+use super::adopt::Adopter;
 use super::first::first_members;
 use super::key::Key;
 use super::{Config, Means, Scene, StartError, random};
@@ -14,13 +15,14 @@ use crate::keep::keeper::{Keeper, KeeperParts};
 use crate::keys::Keys;
 use crate::replay::{Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
-use crate::service::{Metadata, Shared, SharedParts, Writing};
+use crate::service::{Alarm, Metadata, Shared, SharedParts, Writing};
 use crate::stripe_writer::StripeWriter;
 use crate::survey::{ReadOnlyReason, before_gap};
 use crate::tasks;
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::id::{DriveId, Epoch, Lsn};
+use codec::register::Register;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
@@ -55,11 +57,13 @@ pub(super) async fn read_only(
     if let Some(gap) = chain.gap {
         chain.held.extend(before_gap(&copies, gap, mark.sealed));
     }
+    let present: Vec<DriveId> = copies.iter().map(|copy| copy.drive).collect();
     let map = Arc::new(JournalMap::new(chain.held, config.patience));
     let shared = shared_of(&node, &kv, map, &parts.clock, &config);
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
-    shared.set_register(register);
+    shared.set_register(register.clone());
     shared.set_read_only(reason.to_string());
+    shared.set_alarm(Alarm::ReadOnly, help(&reason, &*kv, &register, &present));
     let tasks = tasks::reading(&shared, &config);
     Ok(Metadata::new(shared, node, keys, geometry, epoch, None, tasks))
 }
@@ -211,6 +215,8 @@ fn stopped_service(
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
     shared.set_register(scene.register);
     shared.set_read_only(stopped.to_string());
+    let help = "a start that can't begin its journal does not try again by itself: bring drives back or make room on them, and restart";
+    shared.set_alarm(Alarm::ReadOnly, Some(help.to_owned()));
     let tasks = tasks::reading(&shared, &config);
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, None, tasks))
 }
@@ -261,9 +267,18 @@ async fn finish_start(
         config.sabotage.erasure(scene.geometry),
         config.shard_target,
     ));
+    let adopter = Adopter { shared: &shared, writer: &stripes, committer: &mut committer, epoch };
+    if let Err(error) = adopter.adopt().await {
+        tracing::error!(%error, "not all frames of lost entries were looked for; the next start goes on");
+    }
     let (requests, queue) = mpsc::channel::<Request>(QUEUE);
     let sealer = Arc::new(Sealer::new(shared.clone(), stripes.clone(), requests.clone(), epoch));
-    let mut running = vec![tokio::spawn(committer.run(queue))];
+    let ended = Ended(shared.clone());
+    let committing = async move {
+        let _ended = ended;
+        committer.run(queue).await;
+    };
+    let mut running = vec![tokio::spawn(committing)];
     running.extend(tasks::reading(&shared, &config));
     running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, epoch));
     let keeper = Keeper::new(KeeperParts {

@@ -2,7 +2,8 @@
 
 use super::world::{Client, World, digest, noise, run};
 use crate::client::{CommitError, MetadataClient, Mode};
-use codec::id::DriveId;
+use crate::seal::SealError;
+use codec::id::{DriveId, Lsn};
 use rustix::io::Errno;
 use storage_node::client::NodeClient;
 use storage_node::disk::faulty::Fault;
@@ -113,6 +114,8 @@ fn without_a_majority_nothing_is_written() {
         let metadata = world.start().await;
         assert_eq!(metadata.status().mode, Mode::ReadOnly);
         assert!(metadata.status().reason.contains("more than half"), "{}", metadata.status().reason);
+        let help = metadata.status().warnings.remove(0);
+        assert!(help.contains("a restart with 1 or more of these drives") && help.contains("fault-disk/3"), "{help}");
         client.check(&metadata).await;
         metadata.shutdown().await;
         assert_eq!(world.trace.position(), position, "a read-only start wrote to the media");
@@ -183,6 +186,73 @@ fn a_first_write_error_with_no_spare_goes_on_in_a_new_segment() {
         world.lose_index();
         let metadata = world.start().await;
         assert_eq!(digest(&metadata), before);
+        metadata.shutdown().await;
+    });
+}
+
+/// One entry that rotted on all members kept everything from being sealed, without end and without a word in the status.
+#[test]
+fn an_entry_that_rotted_everywhere_is_sealed_up_to_and_kept() {
+    run(async {
+        let world = World::new(4, "2+1");
+        let (metadata, client) = world.filled(0..40, 3000).await;
+        let members = [member(&world, &metadata, 0).await, member(&world, &metadata, 1).await];
+        let flip = || {
+            for drive in members {
+                let name = storage_node::disk::Disk::list(&*world.trace.disk(drive), "journal").unwrap().remove(0);
+                world.trace.flip(drive, &format!("journal/{name}"), 40 * 4096 + 100, 0x40).unwrap();
+                world.trace.flip(drive, &format!("journal/{name}"), 41 * 4096 + 100, 0x40).unwrap();
+            }
+        };
+        flip();
+        for _ in 0..2 {
+            let stuck = metadata.seal_now().await;
+            assert!(matches!(stuck, Err(SealError::Read(_))), "{stuck:?}");
+        }
+        let status = metadata.status();
+        assert!(status.sealed > Lsn(10) && status.sealed < status.applied, "{status:?}");
+        assert!(status.warnings[0].contains("can't be sealed"), "{:?}", status.warnings);
+        let mut lost = 0;
+        for key in client.acked.keys() {
+            let version = metadata.current_version(client.bucket.unwrap(), key).await.unwrap().unwrap();
+            let manifest = codec::manifest::Manifest::parse(&version.content.unwrap().manifest).unwrap();
+            let located = metadata.locate(&[manifest.entries()[0].id]).await.unwrap().remove(0).unwrap();
+            lost += usize::from(metadata.read_frame(&located).await.is_err());
+        }
+        assert!(lost <= 2, "{lost} objects can't be read");
+        // A good copy comes back: nothing was dropped meanwhile.
+        flip();
+        metadata.seal_now().await.unwrap();
+        assert!(!metadata.status().warnings.iter().any(|warning| warning.contains("can't be sealed")));
+        client.check(&metadata).await;
+        let before = digest(&metadata);
+        let metadata = world.rebuilt(metadata).await;
+        assert_eq!(digest(&metadata), before);
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+/// A committer that panicked left a service that called itself ready and refused every write.
+#[test]
+fn a_committer_that_panics_leaves_a_service_that_reads_and_says_why() {
+    run(async {
+        let world = World::new(4, "2+1");
+        let (metadata, client) = world.filled(0..3, 100).await;
+        world.clock.broken.store(true, std::sync::atomic::Ordering::Relaxed);
+        let failed = client.clone().put(&metadata, "doubtful", noise(5, 100)).await;
+        assert!(matches!(failed, Err(CommitError::Unavailable { .. })), "{failed:?}");
+        while metadata.status().mode == Mode::Serving {
+            tokio::task::yield_now().await;
+        }
+        assert!(metadata.status().reason.contains("restart"), "{}", metadata.status().reason);
+        let refused = client.clone().put(&metadata, "refused", noise(6, 100)).await;
+        assert!(matches!(refused, Err(CommitError::ReadOnly { .. })), "{refused:?}");
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+        world.clock.broken.store(false, std::sync::atomic::Ordering::Relaxed);
+        let metadata = world.serving().await;
+        client.check(&metadata).await;
         metadata.shutdown().await;
     });
 }

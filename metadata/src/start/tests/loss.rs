@@ -1,9 +1,11 @@
 //! Accepting a loss: what is left goes on, and goes on to be recoverable.
 
-use super::world::{World, digest, run};
+use super::world::{World, digest, frames_in_journal, run};
 use crate::client::{MetadataClient, Mode};
 use codec::id::Lsn;
-use storage_node::disk::Disk;
+use rustix::io::Errno;
+use storage_node::disk::faulty::Fault;
+use storage_node::disk::{Disk, DiskOp};
 
 /// Removes every journal segment.
 fn lose_journal(world: &World) {
@@ -35,17 +37,21 @@ fn with_the_journal_gone_the_ledger_is_kept_and_joined() {
         assert_eq!((report.kept, report.lost.len()), (sealed, 10));
         assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
         kept.bucket = client.bucket;
+        // The only entry that said so is gone: that these frames were moved into stripes before their segments were freed.
+        kept.check(&metadata).await;
         metadata.shutdown().await;
         let metadata = world.serving().await;
         kept.puts(&metadata, 40..50, 3000).await;
         let before = digest(&metadata);
         let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
+        kept.check(&metadata).await;
         kept.puts(&metadata, 50..60, 3000).await;
         metadata.seal_now().await.unwrap();
         let before = digest(&metadata);
         let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
+        kept.check(&metadata).await;
         metadata.shutdown().await;
     });
 }
@@ -132,4 +138,39 @@ fn has_new_register(image: &storage_node::disk::faulty::CrashImage) -> bool {
         codec::register::Register::parse(&bytes).is_ok_and(|register| register.sequence > 1)
     });
     new.count() >= 3
+}
+
+/// The stripes that the last seal wrote are looked for wherever the start that accepted the loss ended, and also where a drive
+/// is missing, and what is found has all its shards again.
+#[test]
+fn frames_that_only_a_lost_seal_named_are_found_again() {
+    run(async {
+        let mut world = World::new(5, "2+1");
+        let (metadata, client) = world.filled(0..20, 3000).await;
+        metadata.seal_now().await.unwrap();
+        metadata.shutdown().await;
+        lose_journal(&world);
+        world.given.remove(0);
+        // No stripe can be written at first: the loss is accepted all the same, and the frames wait.
+        let full = world.trace.inject(Fault::error(Errno::NOSPC).on(DiskOp::Preallocate).path("segments"));
+        let (metadata, _) = world.accept_loss().await.unwrap();
+        assert_eq!(metadata.status().mode, Mode::Serving, "{}", metadata.status().reason);
+        assert!(world.trace.hits(full) > 0);
+        assert_eq!(frames_in_journal(&metadata), 20, "their places are still those of the lost entries");
+        metadata.shutdown().await;
+        world.trace.heal_all();
+        let metadata = world.serving().await;
+        client.check(&metadata).await;
+        assert_eq!(frames_in_journal(&metadata), 0);
+        let before = digest(&metadata);
+        let metadata = world.rebuilt(metadata).await;
+        assert_eq!(digest(&metadata), before);
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+        // Another drive goes, which the new stripes can do without.
+        world.given.remove(0);
+        let metadata = world.start().await;
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
 }

@@ -88,11 +88,16 @@ impl IndexHome for Home {
     }
 }
 
+/// A clock that stands still.
 #[derive(Debug, Default)]
-struct Still;
+pub struct Still {
+    /// Whoever looks at it panics.
+    pub broken: AtomicBool,
+}
 
 impl Clock for Still {
     fn wall_ms(&self) -> u64 {
+        assert!(!self.broken.load(Ordering::Relaxed), "as the test wants it");
         1_700_000_000_000
     }
     fn monotonic_ms(&self) -> u64 {
@@ -120,6 +125,7 @@ pub struct World {
     pub kek: Option<[u8; 32]>,
     /// Which drives are given to the service.
     pub given: Vec<usize>,
+    pub clock: Arc<Still>,
     entropy: Arc<Counting>,
 }
 
@@ -144,7 +150,7 @@ impl World {
             ..Config::default()
         };
         let given = (0..trace.disks().len()).collect();
-        World { trace, home, config, kek: Some([7; 32]), given, entropy: Arc::default() }
+        World { trace, home, config, kek: Some([7; 32]), given, clock: Arc::default(), entropy: Arc::default() }
     }
 
     /// Takes other random numbers from here on.
@@ -164,7 +170,7 @@ impl World {
             node_index: Arc::new(MemoryKv::new(&storage_node::index::FAMILIES)),
             index: self.home.clone(),
             keys: self.keys(),
-            clock: Arc::new(Still),
+            clock: self.clock.clone(),
             entropy: self.entropy.clone(),
         }
     }
@@ -217,6 +223,7 @@ impl World {
             config,
             kek: self.kek,
             given: self.given.clone(),
+            clock: Arc::default(),
             entropy: Arc::new(Counting(AtomicU64::new(self.entropy.0.load(Ordering::Relaxed)))),
         }
     }
