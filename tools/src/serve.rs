@@ -13,7 +13,7 @@ use codec::effect::AccountRow;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
 use gateway::server::{Domains, Limits};
-use metadata::client::{CommitError, LookupError, MetadataClient, Mode};
+use metadata::client::{CommitError, LookupError, MetadataClient, Mode, Status};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::command::Command;
 use metadata::keys::{KeyError, Keys, Secret};
@@ -77,7 +77,17 @@ pub enum ServeError {
     Start(#[from] StartError),
     /// The key file.
     #[error(transparent)]
-    Key(#[from] KeyError),
+    Key(KeyError),
+    /// The key file is another cluster's.
+    #[error(
+        "the key in {path} is not this cluster's ({source}): put this cluster's key file there (stele key export made a copy)"
+    )]
+    WrongKey {
+        /// The key file.
+        path: PathBuf,
+        /// What did not unwrap.
+        source: KeyError,
+    },
     /// An account was not stored.
     #[error("account {name}: {source}")]
     Account {
@@ -112,6 +122,37 @@ pub enum ServeError {
     /// Signals can't be waited for.
     #[error("signals: {0}")]
     Signal(std::io::Error),
+}
+
+impl ServeError {
+    /// A key that does not fit, with the name of its file.
+    fn key(data: &DataDir, error: KeyError) -> ServeError {
+        match error {
+            source @ KeyError::Unwrap { .. } => ServeError::WrongKey { path: data.key_path(), source },
+            other => ServeError::Key(other),
+        }
+    }
+
+    fn start(data: &DataDir, error: StartError) -> ServeError {
+        match error {
+            StartError::Key(error) => ServeError::key(data, error),
+            other => ServeError::Start(other),
+        }
+    }
+}
+
+/// An address to serve on: an IP address or a name of this machine, and a port. For the command line.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let form = "give an IP address or a name of this machine, and a port: 127.0.0.1:9000, localhost:9000, [::]:9000";
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_none() {
+        return Err(format!("there is no port in it; {form}"));
+    }
+    let found = std::net::ToSocketAddrs::to_socket_addrs(text).map_err(|error| format!("{error}; {form}"))?;
+    // A name may have addresses of both kinds; most clients try the older kind, or both.
+    let found: Vec<SocketAddr> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| format!("the name has no address; {form}"))
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -193,7 +234,15 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, gateway::engine::Config::default());
     let service = gateway::server::service(&engine, domains);
     state.ready(Arc::clone(&meta));
-    announce(&data, s3_address, admin_address, &first_account, origin, first_start, &meta);
+    let said = Announcement {
+        data: &data,
+        s3: s3_address,
+        admin: admin_address,
+        account: &first_account,
+        origin,
+        first_start,
+    };
+    print!("{}", said.text(&meta.status()));
 
     let drained = gateway::server::serve(s3_listener, service, Limits::default(), stop).await;
     state.stopping();
@@ -237,7 +286,7 @@ async fn metadata(
     };
     let accept = data.accept_loss_path();
     if !accept.exists() {
-        return Ok(metadata::start::start(parts(data, disks)?, how).await?);
+        return started(data, metadata::start::start(parts(data, disks)?, how).await);
     }
     let accepted = metadata::start::accept_loss(parts(data, disks.clone())?, how.clone()).await;
     let metadata = match accepted {
@@ -247,13 +296,17 @@ async fn metadata(
         }
         Err(StartError::NoLoss) => {
             tracing::warn!("a loss was accepted, but there is none: everything is there");
-            metadata::start::start(parts(data, disks)?, how).await?
+            started(data, metadata::start::start(parts(data, disks)?, how).await)?
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(ServeError::start(data, error)),
     };
     // Only now: a start that was cut off before must accept the loss again.
     std::fs::remove_file(&accept).map_err(|source| DataDirError::Io { path: accept, source })?;
     Ok(metadata)
+}
+
+fn started(data: &DataDir, started: Result<Metadata, StartError>) -> Result<Metadata, ServeError> {
+    started.map_err(|error| ServeError::start(data, error))
 }
 
 fn parts(data: &DataDir, disks: Vec<Arc<dyn Disk>>) -> Result<Parts, ServeError> {
@@ -294,17 +347,19 @@ async fn put_accounts(
         tracing::warn!("read-only: accounts stay as they are");
         return Ok(());
     }
-    let (keys, _created) = Keys::open(&data.key_path(), false)?;
+    let failed = |error| ServeError::key(data, error);
+    let (keys, _created) = Keys::open(&data.key_path(), false).map_err(failed)?;
     for account in accounts {
         if is_stored(meta, account).await? {
             continue;
         }
+        let secret = Secret::new(account.secret_key.to_string());
         let row = AccountRow {
             id: account.id.clone(),
             name: account.name.clone(),
             display_name: account.display_name.clone(),
             access_key: account.access_key.clone(),
-            wrapped_secret: keys.wrap_account(&account.id, &Secret::new(account.secret_key.to_string()))?,
+            wrapped_secret: keys.wrap_account(&account.id, &secret).map_err(failed)?,
         };
         let stored = meta.commit(meta.epoch(), Command::PutAccount(row)).await;
         stored.map_err(|source| ServeError::Account { name: account.name.clone(), source })?;
@@ -326,48 +381,129 @@ async fn is_stored(meta: &Arc<Metadata>, account: &NewAccount) -> Result<bool, S
     }))
 }
 
-/// What whoever started it needs to know, on standard output.
-fn announce(
-    data: &DataDir,
+/// What whoever started it needs to know.
+struct Announcement<'a> {
+    data: &'a DataDir,
     s3: SocketAddr,
     admin: SocketAddr,
-    account: &NewAccount,
+    account: &'a NewAccount,
     origin: Origin,
     first_start: bool,
-    meta: &Arc<Metadata>,
-) {
-    let status = meta.status();
-    println!(
-        "Stele serves S3 on http://{s3} (geometry {}, {} drives); admin on http://{admin}",
-        status.geometry,
-        status.drives.len()
-    );
-    if status.mode == Mode::ReadOnly {
-        println!("READ-ONLY: {}", status.reason);
-    }
-    for warning in &status.warnings {
-        println!("warning: {warning}");
-    }
-    let secret = match origin {
-        Origin::Generated => {
-            println!("The secret key below is shown once; it is kept in {}.", data.credentials_path().display());
-            account.secret_key.as_str()
+}
+
+impl Announcement<'_> {
+    fn text(&self, status: &Status) -> String {
+        let Announcement { data, s3, admin, .. } = self;
+        let mut lines = vec![format!(
+            "Stele serves S3 on http://{s3} (geometry {}, {} drives); admin on http://{admin}",
+            status.geometry,
+            status.drives.len()
+        )];
+        let read_only = status.mode == Mode::ReadOnly;
+        if read_only {
+            lines.push(format!("READ-ONLY: {}", status.reason));
         }
-        Origin::Given | Origin::Stored => {
-            println!("The secret key is in {}.", data.credentials_path().display());
-            "..."
+        lines.extend(status.warnings.iter().map(|warning| format!("warning: {warning}")));
+        let credentials = data.credentials_path();
+        // A read-only start stores no account: a secret made by it opens nothing.
+        let secret = match self.origin {
+            Origin::Generated if !read_only => {
+                lines.push(format!("The secret key below is shown once; it is kept in {}.", credentials.display()));
+                self.account.secret_key.as_str()
+            }
+            _ => {
+                lines.push(format!("The secret key is in {}.", credentials.display()));
+                "..."
+            }
+        };
+        if self.first_start {
+            lines.push(format!("Keep a copy of the key elsewhere: stele key export --data {}", data.root().display()));
         }
-    };
-    if first_start {
-        println!("Keep a copy of the key elsewhere: stele key export --data {}", data.root().display());
+        lines.push("Try:".to_owned());
+        let access_key = &self.account.access_key;
+        lines.push(format!(
+            "  export AWS_ACCESS_KEY_ID={access_key} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION=us-east-1"
+        ));
+        let aws = format!("aws --endpoint-url http://{s3} s3");
+        match read_only {
+            true => lines.push(format!("  {aws} ls")),
+            false => lines.extend([
+                format!("  {aws} mb s3://documents"),
+                // Not a directory: the one it is pasted in may hold the drives, which grow by what is copied.
+                format!("  echo 'cut in stone' | {aws} cp - s3://documents/first.txt"),
+                format!("  {aws} ls s3://documents/"),
+            ]),
+        }
+        lines.iter().map(|line| format!("{line}\n")).collect()
     }
-    println!("Try:");
-    println!(
-        "  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION=us-east-1",
-        account.access_key
-    );
-    println!("  aws --endpoint-url http://{s3} s3 mb s3://documents");
-    // Not a directory: the one it is pasted in may hold the drives, which grow by what is copied.
-    println!("  echo 'cut in stone' | aws --endpoint-url http://{s3} s3 cp - s3://documents/first.txt");
-    println!("  aws --endpoint-url http://{s3} s3 ls s3://documents/");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::id::{Epoch, Lsn};
+    use zeroize::Zeroizing;
+
+    fn status(mode: Mode) -> Status {
+        Status {
+            mode,
+            reason: "a loss".to_owned(),
+            geometry: Geometry::new(4, 2).unwrap(),
+            epoch: Epoch(1),
+            applied: Lsn(1),
+            sealed: Lsn(0),
+            ensemble: Vec::new(),
+            drives: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_read_only_start_proposes_no_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), true).unwrap();
+        let account = NewAccount {
+            id: "admin".to_owned(),
+            name: "admin".to_owned(),
+            display_name: "admin".to_owned(),
+            access_key: "AKADMIN".to_owned(),
+            secret_key: Zeroizing::new("very secret".to_owned()),
+        };
+        let at = SocketAddr::from(([127, 0, 0, 1], 9000));
+        let said = |origin, mode| {
+            let said = Announcement { data: &data, s3: at, admin: at, account: &account, origin, first_start: false };
+            said.text(&status(mode))
+        };
+        let writes = said(Origin::Generated, Mode::Serving);
+        assert!(
+            writes.contains("very secret") && writes.contains(" mb s3://") && writes.ends_with("s3://documents/\n")
+        );
+        let reads = said(Origin::Generated, Mode::ReadOnly);
+        assert!(reads.contains("READ-ONLY: a loss\n") && reads.ends_with("s3 ls\n"), "{reads}");
+        assert!(!reads.contains(" mb ") && !reads.contains(" cp ") && !reads.contains("very secret"), "{reads}");
+        assert!(!said(Origin::Stored, Mode::Serving).contains("very secret"));
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_is_named_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data"), true).unwrap();
+        let keys = |byte| Keys::new(codec::encrypt::KeyEncryptionKey::new([byte; 32]));
+        let wrapped = keys(1).wrap_account("a", &Secret::new("secret".to_owned())).unwrap();
+        let row = AccountRow { id: "a".to_owned(), wrapped_secret: wrapped, ..AccountRow::default() };
+        let error = keys(2).unwrap_account(row).unwrap_err();
+        let text = ServeError::start(&data, StartError::Key(error)).to_string();
+        assert!(text.contains(&data.key_path().display().to_string()) && text.contains("put this cluster's"), "{text}");
+    }
+
+    #[test]
+    fn addresses_may_be_names() {
+        assert_eq!(address("127.0.0.1:9000").unwrap().port(), 9000);
+        assert!(address("[::1]:0").unwrap().is_ipv6());
+        assert!(address("localhost:9000").unwrap().ip().is_loopback());
+        for wrong in ["localhost", "9000", ":", "localhost:http", "localhost:99999", "no such name:1"] {
+            let error = address(wrong).unwrap_err();
+            assert!(error.contains("localhost:9000"), "{wrong}: {error}");
+        }
+    }
 }
