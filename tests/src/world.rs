@@ -92,7 +92,6 @@ impl Shape {
             seal_after: None,
             check_every: None,
             keep: metadata::keep::KeepConfig { every: None, drive_rate: 0, ..metadata::keep::KeepConfig::default() },
-            keep: metadata::keep::KeepConfig { every: None, drive_rate: 0, ..metadata::keep::KeepConfig::default() },
             tick_every: None,
             software: "tests".to_owned(),
             sabotage: self.sabotage.clone(),
