@@ -65,6 +65,11 @@ pub struct DriveStatus {
     pub journal_segments: u64,
     /// Records or runs of blocks that are known to be damaged.
     pub damaged: u64,
+    /// What 99 of 100 recent reads of shards, or of 100 recent groups of writes, did not exceed, whichever is worse, in
+    /// milliseconds; `None` while there were too few.
+    pub p99_ms: Option<u32>,
+    /// Failed reads and writes, and reads of bytes that did not verify, since the drive was opened.
+    pub errors: u64,
 }
 
 /// A journal segment, as found on a drive.

@@ -186,6 +186,9 @@ pub trait Disk: Send + Sync + Debug {
     /// Where the drive is, for messages only: a drive is known by its identity (R18).
     fn path_hint(&self) -> String;
 
+    /// The drive at the same path, as a process that starts now would find it: another directory may be there.
+    fn again(&self) -> Arc<dyn Disk>;
+
     /// The safety steps taken away by a test; empty in a normal build.
     fn sabotage(&self) -> &SabotageSet;
 

@@ -5,7 +5,7 @@
 //!   is formatted, last of all: a directory with a good identity file is completely formatted.
 //! * Only an empty directory is ever formatted, and an empty directory where a known drive is expected is not: it is
 //!   most likely a mount that is missing, and what is written into it would hide the real drive.
-//! * Health only gets worse while a node runs: Healthy, then ReadOnly, then Failed. A start looks again.
+//! * Health only gets worse while a drive is open: Healthy, then ReadOnly, then Failed. Opening it again looks again.
 
 use crate::client::DriveHealth;
 use crate::disk::{Disk, DiskError, DiskFile, IGNORED_NAMES};
@@ -66,6 +66,12 @@ pub enum DriveError {
         /// The second directory.
         path: String,
         /// The identity.
+        drive: DriveId,
+    },
+    /// The node has no such drive.
+    #[error("no drive {drive} here")]
+    Unknown {
+        /// The drive.
         drive: DriveId,
     },
     /// A drive's thread ended or could not be started.

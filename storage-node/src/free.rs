@@ -32,7 +32,7 @@ use crate::kv::KvBatch;
 use crate::lane::Failure;
 use crate::open::OpenDrive;
 use crate::sabotage::Sabotage;
-use crate::segment::{BLOCK_BYTES, Fault, SegmentMeta, class_dir, is_freed, read_record_header};
+use crate::segment::{BLOCK_BYTES, Fault, SegmentMeta, class_dir, is_freed, read_record_header, segment_path};
 use crate::write::Writer;
 use codec::block::{BLOCK, blocks_for};
 use codec::segment::{Chain, RecordHeader, RecordKind, SegmentClass};
@@ -192,15 +192,12 @@ impl Writer {
     fn look_at(&mut self, shard: ShardRef, place: ShardPlace, files: &mut OpenFiles) -> Result<Looked, WriteError> {
         let drive = Arc::clone(&self.drive);
         let Some(meta) = drive.segment(place.segment).filter(|meta| meta.class() == SegmentClass::Data) else {
-            return Ok(Looked::Other);
+            return self.look_for_file(shard, place);
         };
         let (file, medium) = match open_both(&drive, &meta, files) {
             Ok(both) => both,
             Err(DiskError::NotFound { .. }) => {
-                let mut batch = KvBatch::new();
-                drive.index.delete_place(&mut batch, shard.id);
-                drive.scrub.freed(&mut batch, shard.id);
-                self.index_write(batch);
+                self.forget_place(shard, place);
                 return Ok(Looked::Gone);
             }
             Err(error) => return Err(self.judge(error.into())),
@@ -218,6 +215,25 @@ impl Writer {
         let free = PendingFree { shard, segment: place.segment, incarnation, block: place.block };
         let (payload_block, payload_blocks) = (record.payload_block(), blocks_for(record.payload_len));
         Ok(Looked::Target(Target { free, meta, file, payload_block, payload_blocks }))
+    }
+
+    /// A shard whose segment is not known: gone, if there is no such file.
+    fn look_for_file(&mut self, shard: ShardRef, place: ShardPlace) -> Result<Looked, WriteError> {
+        match self.drive.disk.open(&segment_path(SegmentClass::Data, place.segment), Access::Read) {
+            Err(DiskError::NotFound { .. }) => {
+                self.forget_place(shard, place);
+                Ok(Looked::Gone)
+            }
+            Ok(_) => Ok(Looked::Other),
+            Err(error) => Err(self.judge(error.into())),
+        }
+    }
+
+    fn forget_place(&self, shard: ShardRef, place: ShardPlace) {
+        let mut batch = KvBatch::new();
+        self.drive.index.delete_place(&mut batch, shard.id);
+        self.drive.scrub.freed(&mut batch, shard.id);
+        self.index_write(batch);
     }
 
     /// Steps 5 to 8. Returns the bytes that were given back.

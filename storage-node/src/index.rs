@@ -124,6 +124,18 @@ impl ShardIndex {
         Ok(self.kv.get(SEGMENTS, &self.segment_key(number))?.and_then(|row| SegmentRow::parse(&row)))
     }
 
+    /// The rows of all segments that the drive had when they were last written.
+    pub fn segments(&self) -> Result<Vec<SegmentRow>, KvError> {
+        let mut rows = self.kv.scan(SEGMENTS, self.drive.as_bytes(), Direction::Forward)?;
+        let mut out = Vec::new();
+        while let Some((key, value)) = rows.next()? {
+            let Some(number) = key.strip_prefix(self.drive.as_bytes()) else { break };
+            // The drive's own key is the mark of a suspect index.
+            out.extend(SegmentRow::parse(&value).filter(|row| row.header.number.to_be_bytes()[..] == *number));
+        }
+        Ok(out)
+    }
+
     /// Adds a segment's row to a batch.
     pub fn put_segment(&self, batch: &mut KvBatch, row: &SegmentRow) {
         batch.put(SEGMENTS, self.segment_key(row.header.number), row.encode());

@@ -21,6 +21,7 @@ use codec::segment::{
 };
 use rustix::io::Errno;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Sealed bytes are handed to the file in pieces of about this size.
 const WRITE_PIECE: usize = 4 << 20;
@@ -231,11 +232,13 @@ impl Lane {
         if self.records.is_empty() && self.failure.is_none() {
             return;
         }
+        let began = Instant::now();
         self.write_out();
         let result = match self.failure.take() {
             Some(failure) => Err(failure),
             None => self.make_durable(writer),
         };
+        writer.drive.latency.wrote(began.elapsed());
         let records = std::mem::take(&mut self.records);
         match result {
             Ok(()) => self.publish(records, writer),

@@ -24,6 +24,7 @@ mod free;
 mod free_log;
 mod journal;
 mod lane;
+mod latency;
 mod open;
 mod reserve;
 pub mod scrub;

@@ -1,25 +1,26 @@
 //! The in-process node: its drives, their threads, and [`NodeClient`] over them.
 //!
 //! A node is opened first (reads only: recovery reads the journal before anything may be written) and then begun in an
-//! epoch. Blocking reads run on tokio's blocking threads, bounded per drive; writes run on the drive's own thread.
+//! epoch; how it gets its drives is in `node/opening.rs`. Blocking reads run on tokio's blocking threads, bounded per
+//! drive; writes run on the drive's own thread.
 
 use crate::client::{
     Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Lost, NodeClient, ReadError, Reserve, WriteError,
 };
 use crate::clock::{Clock, SystemClock};
-use crate::disk::Space;
-use crate::drive::{DriveError, ProbedDrive, read_register};
+use crate::disk::{Disk, Space};
+use crate::drive::{DriveError, ProbedDrive, check_held_identity, read_register};
 use crate::free::SHARDS_PER_JOB;
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified,
 };
 use crate::kv::{Kv, KvError};
-use crate::open::{OpenDrive, Recovered, add_scanned, costs_one_file, open_drive};
+use crate::open::{OpenDrive, add_scanned, costs_one_file};
 use crate::reserve::Tally;
 use crate::sabotage::Sabotage;
 use crate::scrub::{DriveScrub, ScrubConfig, ScrubShared};
 use crate::segment::{ScanFrom, is_freed, scan};
-use crate::write::{Append, Body, Job, Reply, WriteConfig, Writer};
+use crate::write::{Append, Body, Job, Reply};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{ClusterId, DriveId, Epoch, Lsn, ShardId};
@@ -32,8 +33,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+
+mod opening;
+
+use opening::Opening;
 
 /// Jobs that wait for a drive's thread; whoever comes then waits to be let in.
 const QUEUE: usize = 1024;
@@ -58,6 +63,8 @@ pub struct NodeConfig {
     pub reads_per_drive: usize,
     /// Written into segment headers, for people; at most 32 bytes.
     pub software: String,
+    /// How long a drive that is being opened may show no progress before it counts as failed and the others go on.
+    pub open_deadline: Duration,
     /// When and how fast its drives are scrubbed.
     pub scrub: ScrubConfig,
     /// Says when that is.
@@ -78,6 +85,7 @@ impl NodeConfig {
             reserve: 0,
             reads_per_drive: 16,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            open_deadline: Duration::from_secs(60),
             scrub: ScrubConfig::default(),
             clock: Arc::new(SystemClock),
         }
@@ -87,6 +95,8 @@ impl NodeConfig {
 struct DriveHandle {
     open: Arc<OpenDrive>,
     jobs: mpsc::Sender<Job>,
+    /// Its part of the reserve, in bytes.
+    reserve: u64,
     reads: Arc<Semaphore>,
     space: Arc<LastSpace>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -122,6 +132,9 @@ impl LastSpace {
 struct FailedDrive {
     path: String,
     reason: String,
+    disk: Arc<dyn Disk>,
+    /// Its part of the reserve, in bytes.
+    reserve: u64,
 }
 
 #[derive(Default)]
@@ -139,6 +152,7 @@ pub struct StorageNode {
     index: Arc<dyn Kv>,
     drives: Mutex<Drives>,
     scrub: ScrubShared,
+    reopening: tokio::sync::Mutex<()>,
 }
 
 impl StorageNode {
@@ -169,9 +183,10 @@ impl StorageNode {
     ) -> Result<Arc<StorageNode>, DriveError> {
         let blocks = config.data_segment.max(config.journal_segment) / crate::segment::BLOCK_BYTES;
         let scrub = ScrubShared::new(config.scrub.clone(), Arc::clone(&config.clock), blocks);
-        let node = Arc::new(StorageNode { config, index, drives: Mutex::default(), scrub });
-        let shares = shares(&drives, node.config.reserve);
-        let opening = drives.into_iter().zip(shares).map(|(probed, reserve)| node.open_one(probed, reserve));
+        let node =
+            Arc::new(StorageNode { config, index, drives: Mutex::default(), scrub, reopening: Default::default() });
+        let drives = Opening::all(drives, node.config.reserve).await;
+        let opening = drives.into_iter().map(|opening| node.open_one(opening));
         // All of them to their end: one that went on by itself would hold its drive's lock against the next attempt.
         let opened: Result<(), DriveError> = futures::future::join_all(opening).await.into_iter().collect();
         match opened {
@@ -181,72 +196,6 @@ impl StorageNode {
                 Err(error)
             }
         }
-    }
-
-    async fn open_one(&self, probed: ProbedDrive, reserve: u64) -> Result<(), DriveError> {
-        let kv = Arc::clone(&self.index);
-        let (identity, path) = (probed.identity, probed.disk.path_hint());
-        if let Some(identity) = identity.filter(|identity| identity.cluster != self.config.cluster) {
-            let state = crate::drive::ProbedState::Foreign { cluster: identity.cluster };
-            return Err(DriveError::NotOurs { path, state });
-        }
-        let (tally, scrub) = (self.tally(&probed), self.scrub.clone());
-        let opened = tokio::task::spawn_blocking(move || open_drive(&probed, kv, tally, scrub)).await;
-        let opened = match (opened, identity) {
-            (Ok(opened), _) => opened,
-            (Err(_), Some(identity)) => return Err(DriveError::Thread { drive: identity.drive }),
-            (Err(_), None) => return Err(DriveError::NotEmpty { path }),
-        };
-        match (opened, identity) {
-            (Ok((open, recovered)), _) => self.add_open(open, recovered, reserve),
-            // Probed as ours, and not that any more: it died, or was swapped, meanwhile. The others start without it.
-            (Err(error @ (DriveError::Disk(_) | DriveError::NotOurs { .. })), Some(identity)) => {
-                tracing::error!(drive = %identity.drive, path, %error, "a drive can't be opened");
-                let failed = FailedDrive { path, reason: error.to_string() };
-                self.lock().failed.insert(identity.drive, failed);
-                Ok(())
-            }
-            (Err(error), _) => Err(error),
-        }
-    }
-
-    fn add_open(&self, open: Arc<OpenDrive>, recovered: Recovered, reserve: u64) -> Result<(), DriveError> {
-        let id = open.identity.drive;
-        let mut drives = self.lock();
-        if drives.open.contains_key(&id) {
-            return Err(DriveError::Twice { path: open.disk.path_hint(), drive: id });
-        }
-        let config = WriteConfig {
-            data_segment: self.config.data_segment,
-            journal_segment: self.config.journal_segment,
-            preallocate_step: self.config.preallocate_step.min(MAX_PREALLOCATE_STEP),
-            reserve,
-            software: self.config.software.clone(),
-        };
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(Arc::clone(&open), config, recovered);
-        let thread = std::thread::Builder::new()
-            .name(format!("drive-{}", &id.to_string()[..8]))
-            .spawn(move || writer.run(queue))
-            .map_err(|_| DriveError::Thread { drive: id })?;
-        let reads = Arc::new(Semaphore::new(self.config.reads_per_drive.max(1)));
-        let handle = DriveHandle {
-            open,
-            jobs,
-            reads,
-            space: Arc::default(),
-            thread: Mutex::new(Some(thread)),
-            scrub: Mutex::default(),
-        };
-        drives.failed.remove(&id);
-        drives.open.insert(id, Arc::new(handle));
-        Ok(())
-    }
-
-    /// The tally of the drive's file system; of its own where the file system can't be asked.
-    fn tally(&self, probed: &ProbedDrive) -> Arc<Tally> {
-        let Ok(space) = probed.disk.space() else { return Arc::default() };
-        Arc::clone(self.lock().tallies.entry(space.filesystem_id).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, Drives> {
@@ -278,24 +227,6 @@ impl StorageNode {
             }
         }
         Ok(())
-    }
-
-    /// Adds a drive while the node runs.
-    pub async fn add_drive(&self, probed: ProbedDrive) -> Result<(), DriveError> {
-        let identity = probed.identity;
-        // Its share of the reserve is what its file system does not hold yet; the other drives keep theirs.
-        let filesystem = probed.disk.space().ok().map(|space| space.filesystem_id);
-        let others = self.handles();
-        let shared = others.iter().any(|h| h.open.disk.space().ok().map(|s| s.filesystem_id) == filesystem);
-        self.open_one(probed, if shared { 0 } else { self.config.reserve }).await?;
-        let (handle, epoch) = {
-            let drives = self.lock();
-            (identity.and_then(|identity| drives.open.get(&identity.drive).cloned()), drives.epoch)
-        };
-        match (handle, epoch) {
-            (Some(handle), Some(epoch)) => handle.begin(epoch).await,
-            _ => Ok(()),
-        }
     }
 
     /// Refuses an order that is older than what any drive of this node has seen (R10): a drive that has freed nothing
@@ -350,13 +281,7 @@ impl StorageNode {
         let handles = self.handles();
         handles.iter().for_each(|handle| handle.open.scrub.stop());
         for handle in handles {
-            // First: what it found last is flushed with the rest of the index.
-            handle.scrub_ended().await;
-            let _ended = handle.jobs.send(Job::Stop).await;
-            let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(thread) = thread {
-                let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
-            }
+            handle.end().await;
         }
         self.lock().open.clear();
     }
@@ -376,16 +301,6 @@ impl StorageNode {
         handle.jobs.send(job(reply)).await.map_err(|_| WriteError::Unreachable)?;
         answer.await.map_err(|_| WriteError::Unreachable)?
     }
-}
-
-/// The reserve of each drive: that of its file system, shared by the drives that were given.
-fn shares(drives: &[ProbedDrive], reserve: u64) -> Vec<u64> {
-    let ids: Vec<Option<u64>> = drives.iter().map(|d| d.disk.space().ok().map(|s| s.filesystem_id)).collect();
-    let mut count: HashMap<u64, u64> = HashMap::new();
-    for id in ids.iter().flatten() {
-        *count.entry(*id).or_default() += 1;
-    }
-    ids.iter().map(|id| id.and_then(|id| count.get(&id)).map_or(0, |n| reserve / n)).collect()
 }
 
 fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
@@ -457,6 +372,10 @@ impl From<Unavailable> for ReadError {
 }
 
 impl DriveHandle {
+    fn is_healthy(&self) -> bool {
+        matches!(self.open.health.get(), DriveHealth::Healthy)
+    }
+
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
         let gone = || DriveError::Thread { drive: self.open.identity.drive };
         let (reply, answer) = oneshot::channel();
@@ -515,8 +434,9 @@ impl DriveHandle {
         reading.await.map_err(|_| ReadError::Unreachable)?
     }
 
-    /// Asks how much space there is, for as long as the others are given. A question that hangs stays the only one:
-    /// until it is answered the last answer stands, and no more threads wait.
+    /// Asks how much space there is, and whether the drive is still the drive (a directory that was removed or replaced
+    /// would look healthy until the next write), for as long as the others are given. A question that hangs stays the
+    /// only one: until it is answered the last answer stands, and no more threads wait.
     async fn ask_space(&self) {
         if self.space.asking.swap(true, Ordering::AcqRel) {
             return;
@@ -524,6 +444,12 @@ impl DriveHandle {
         let (open, space) = (Arc::clone(&self.open), Arc::clone(&self.space));
         let asking = tokio::task::spawn_blocking(move || {
             space.set(open.disk.space().ok());
+            if open.health.failed().is_none()
+                && let Err(reason) = check_held_identity(&*open.disk, &*open.identity_file, &open.identity)
+            {
+                tracing::error!(drive = %open.identity.drive, reason, "the drive is gone");
+                open.health.fail(reason);
+            }
             space.asking.store(false, Ordering::Release);
         });
         let _in_time = tokio::time::timeout(SPACE_DEADLINE, asking).await;
@@ -546,6 +472,8 @@ impl DriveHandle {
             data_segments: open.data_segments(),
             journal_segments,
             damaged,
+            p99_ms: open.latency.p99_ms(),
+            errors: open.latency.errors(),
         }
     }
 }
@@ -569,6 +497,8 @@ impl NodeClient for StorageNode {
                 data_segments: 0,
                 journal_segments: 0,
                 damaged: 0,
+                p99_ms: None,
+                errors: 0,
             });
         }
         statuses
@@ -592,7 +522,13 @@ impl NodeClient for StorageNode {
         root: [u8; 32],
         range: Range<u32>,
     ) -> Result<Bytes, ReadError> {
-        self.handle(drive)?.read(move |open| open.read_shard(shard, root, range)).await
+        let read = move |open: Arc<OpenDrive>| {
+            let began = Instant::now();
+            let bytes = open.read_shard(shard, root, range);
+            open.latency.read(began.elapsed());
+            bytes
+        };
+        self.handle(drive)?.read(read).await
     }
 
     async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError> {

@@ -11,6 +11,7 @@ use crate::free_log::FreeLog;
 use crate::index::{SegmentRow, ShardIndex, ShardPlace};
 use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
+use crate::latency::Latency;
 use crate::read::Files;
 use crate::reserve::{ReserveShare, Tally};
 use crate::scrub::{DriveScrub, ScrubShared};
@@ -21,7 +22,8 @@ use crate::segment::{
 use codec::id::Epoch;
 use codec::segment::{Closed, SegmentClass, SegmentHeader};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 const CLASSES: [SegmentClass; 2] = [SegmentClass::Data, SegmentClass::Journal];
@@ -39,6 +41,8 @@ pub(crate) struct OpenDrive {
     pub identity_file: Arc<dyn DiskFile>,
     pub disk: Arc<dyn crate::disk::Disk>,
     pub health: Health,
+    /// How long it takes, and how often it failed.
+    pub latency: Latency,
     pub index: ShardIndex,
     /// Every segment whose header is known.
     pub segments: RwLock<BTreeMap<u64, Arc<SegmentMeta>>>,
@@ -148,6 +152,21 @@ pub(crate) struct Recovered {
     pub never_begun: Vec<String>,
 }
 
+/// Counts what the opening of a drive has behind it, so that one that hangs can be told from one that has much to read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Steps so far.
+    pub fn steps(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Opens a drive: locks it, verifies its identity, scans its segments, catches the index up. Blocks for as long as the
 /// scan takes; writes nothing to the drive.
 pub(crate) fn open_drive(
@@ -155,6 +174,7 @@ pub(crate) fn open_drive(
     kv: Arc<dyn Kv>,
     tally: Arc<Tally>,
     scrub: ScrubShared,
+    progress: &Progress,
 ) -> Result<(Arc<OpenDrive>, Recovered), DriveError> {
     let path = probed.disk.path_hint();
     let not_ours = |state: ProbedState| DriveError::NotOurs { path: path.clone(), state };
@@ -176,6 +196,7 @@ pub(crate) fn open_drive(
         identity_file,
         disk: Arc::clone(&probed.disk),
         health: Health::not_begun(),
+        latency: Latency::default(),
         index,
         segments: RwLock::default(),
         files: Files::default(),
@@ -189,8 +210,9 @@ pub(crate) fn open_drive(
     scrub.add(&drive);
     let mut recovered = Recovered { lock: Some(lock), next_number: 1, ..Recovered::default() };
     for class in CLASSES {
-        open_class(&drive, class, &mut recovered)?;
+        open_class(&drive, class, &mut recovered, progress)?;
     }
+    miss_segments(&drive, &mut recovered)?;
     forget_pending(&drive)?;
     Ok((drive, recovered))
 }
@@ -222,9 +244,47 @@ fn forget_pending(drive: &OpenDrive) -> Result<(), DriveError> {
     Ok(())
 }
 
-fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered) -> Result<(), DriveError> {
+/// Segments that the drive once had and whose files are gone, though nobody freed them: they are reported, so that what was
+/// in them is not taken for never written, and their numbers are not used again. The index knows them; where it was lost,
+/// the header of the next segment still names one. (A journal segment that is freed leaves such a name behind as well, so
+/// only data segments are missed.)
+fn miss_segments(drive: &OpenDrive, recovered: &mut Recovered) -> Result<(), DriveError> {
+    let mut known = BTreeSet::new();
+    for row in drive.index.segments()? {
+        recovered.next_number = recovered.next_number.max(row.header.number.saturating_add(1));
+        known.extend((row.header.class == SegmentClass::Data).then_some(row.header.number));
+    }
+    let removed = drive.frees().as_ref().map(|log| (log.removed.clone(), log.pending.clone()));
+    for header in drive.segments.read().unwrap_or_else(PoisonError::into_inner).values().map(|meta| &meta.header) {
+        let named = header.previous.map(|previous| previous.number);
+        // What was removed by leave of a free log that can't be read is not known: then only the index is believed.
+        known.extend(named.filter(|_| header.class == SegmentClass::Data && removed.is_some()));
+    }
+    let (removed, pending) = removed.unwrap_or_default();
+    let numbers = removed.keys().copied().chain(pending.iter().map(|free| free.segment));
+    for number in numbers.chain(known.iter().copied()) {
+        recovered.next_number = recovered.next_number.max(number.saturating_add(1));
+    }
+    let damaged: HashSet<u64> = drive.damaged().iter().map(|damage| damage.segment).collect();
+    for number in known {
+        let begun = !recovered.never_begun.contains(&segment_path(SegmentClass::Data, number));
+        if begun && drive.segment(number).is_none() && !damaged.contains(&number) && !removed.contains_key(&number) {
+            tracing::error!(drive = %drive.identity.drive, segment = number, "a segment is not there any more");
+            drive.set_damage(number, vec![Damage { segment: number, block: 0, end_block: 1, what: Lost::Segment }]);
+        }
+    }
+    Ok(())
+}
+
+fn open_class(
+    drive: &OpenDrive,
+    class: SegmentClass,
+    recovered: &mut Recovered,
+    progress: &Progress,
+) -> Result<(), DriveError> {
     let mut metas = Vec::new();
     for name in drive.disk.list(class_dir(class))? {
+        progress.step();
         let number = parse_segment_name(&name).filter(|number| segment_path(class, *number).ends_with(&name));
         let Some(number) = number else {
             tracing::warn!(drive = %drive.identity.drive, name, "a file that is no segment; left alone");
@@ -249,6 +309,7 @@ fn open_class(drive: &OpenDrive, class: SegmentClass, recovered: &mut Recovered)
     }
     metas.sort_by_key(|meta| meta.header.number);
     for (i, meta) in metas.iter().enumerate() {
+        progress.step();
         let said = metas.get(i + 1).and_then(|next| next.header.previous);
         let number = meta.header.number;
         let removed = || drive.frees().as_ref().and_then(|log| log.before_removed(number));
@@ -330,7 +391,11 @@ fn open_segment(
         (SegmentClass::Data, Some(row)) if closed.is_none() || !row.done => row.chain,
         _ => meta.start(),
     };
-    let file = drive.files.get(&*drive.disk, meta.class(), meta.header.number)?;
+    let file = match closed {
+        Some(_) => drive.files.get(&*drive.disk, meta.class(), meta.header.number)?,
+        // What a sync lost may still be in the page cache, and would be believed from there until it is pushed out (R6).
+        None => drive.disk.open_medium(&meta.path())?.0,
+    };
     let from = ScanFrom { chain, barrier, closed, deep: false };
     let scanned = scan(&*file, meta, from, drive.disk.sabotage())?;
     report(drive, meta, &scanned);

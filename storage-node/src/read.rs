@@ -70,16 +70,21 @@ impl Files {
 
 impl OpenDrive {
     fn read_failed(&self, reason: impl ToString) -> ReadError {
+        self.latency.failed();
         ReadError::DriveFailed { drive: self.identity.drive, reason: reason.to_string() }
     }
 
     fn check_readable(&self) -> Result<(), ReadError> {
-        self.health.failed().map_or(Ok(()), |reason| Err(self.read_failed(reason)))
+        let drive = self.identity.drive;
+        self.health.failed().map_or(Ok(()), |reason| Err(ReadError::DriveFailed { drive, reason }))
     }
 
     fn fault(&self, meta: &SegmentMeta, fault: Fault) -> ReadError {
         match fault {
-            Fault::Block(block) => ReadError::Damaged { segment: meta.header.number, block },
+            Fault::Block(block) => {
+                self.latency.failed();
+                ReadError::Damaged { segment: meta.header.number, block }
+            }
             Fault::Disk(error) => self.read_failed(error),
         }
     }
@@ -105,7 +110,10 @@ impl OpenDrive {
         self.check_readable()?;
         let place = self.index.place(shard).map_err(|error| self.read_failed(error))?.ok_or(ReadError::NotFound)?;
         let Some(meta) = self.segment(place.segment).filter(|meta| meta.class() == SegmentClass::Data) else {
-            return Err(self.astray(shard));
+            // Its segment was lost, and not its row.
+            let lost = self.damaged().iter().any(|d| d.segment == place.segment && d.what == Lost::Segment);
+            let damaged = ReadError::Damaged { segment: place.segment, block: 0 };
+            return Err(if lost { damaged } else { self.astray(shard) });
         };
         let file = self.file(&meta)?;
         let record = match read_record_header(&*file, &meta, place.block) {

@@ -17,7 +17,7 @@
 
 use crate::client::{DriveHealth, Reserve, WriteError};
 use crate::disk::{Access, DiskError};
-use crate::drive::{DriveError, REGISTER_FILE, check_held_identity, sealed_register};
+use crate::drive::{DriveError, IDENTITY_FILE, REGISTER_FILE, check_held_identity, sealed_register};
 use crate::free::FreeWork;
 use crate::keep::{Authority, Freed, ShardRef};
 use crate::kv::KvBatch;
@@ -239,6 +239,9 @@ impl Writer {
     /// Counts a failure against the drive and says what to answer.
     pub fn judge(&mut self, failure: Failure) -> WriteError {
         let drive = self.drive.identity.drive;
+        if matches!(failure, Failure::Gone(_) | Failure::Strike(_)) {
+            self.drive.latency.failed();
+        }
         match failure {
             Failure::Full => WriteError::Full { drive },
             Failure::NotNow(reason) => {
@@ -338,6 +341,8 @@ impl Writer {
     }
 
     fn make_begun(&mut self, recovered: &Recovered) -> Result<(), DriveError> {
+        // A file system that the kernel has made read-only must be found out now, and not by the first write.
+        self.drive.disk.open(IDENTITY_FILE, Access::ReadWrite)?;
         let mut batch = KvBatch::new();
         for (row, whole) in &recovered.unsynced {
             let path = crate::segment::segment_path(row.header.class, row.header.number);

@@ -112,6 +112,10 @@ impl Disk for FaultDisk {
         format!("fault-disk/{}", self.drive)
     }
 
+    fn again(&self) -> Arc<dyn Disk> {
+        self.trace.disk(self.drive)
+    }
+
     fn sabotage(&self) -> &SabotageSet {
         self.trace.sabotage()
     }

@@ -147,6 +147,10 @@ impl Disk for RealDisk {
         self.shared.path.display().to_string()
     }
 
+    fn again(&self) -> Arc<dyn Disk> {
+        Arc::new(RealDisk::new(&self.shared.path, self.shared.sabotage.clone()))
+    }
+
     fn sabotage(&self) -> &SabotageSet {
         &self.shared.sabotage
     }
@@ -155,9 +159,13 @@ impl Disk for RealDisk {
         if self.shared.sabotage.is(Sabotage::DriveLock) {
             return Ok(Box::new(()));
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let open = |dir: &OwnedFd| retry(|| rustix::fs::openat(dir, LOCK_FILE, flags, Mode::from(0o640)));
-        let file = self.shared.at(DiskOp::Lock, LOCK_FILE, open)?;
+        let writing = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let open = |dir: &OwnedFd, flags| retry(|| rustix::fs::openat(dir, LOCK_FILE, flags, Mode::from(0o640)));
+        let file = self.shared.at(DiskOp::Lock, LOCK_FILE, |dir| match open(dir, writing) {
+            // A kernel that found errors makes the file system read-only; what is on it must stay readable.
+            Err(Errno::ROFS) => open(dir, OFlags::RDONLY | OFlags::CLOEXEC),
+            other => other,
+        })?;
         match retry(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             Ok(()) => Ok(Box::new(file)),
             Err(Errno::WOULDBLOCK) => Err(DiskError::Locked { path: self.path_hint() }),

@@ -9,6 +9,7 @@ mod hostile;
 mod journal;
 mod piled;
 mod rebuild;
+mod reopen;
 mod sabotage;
 mod scrub;
 mod shards;

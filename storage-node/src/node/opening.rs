@@ -1,0 +1,260 @@
+//! How a node gets its drives: when it starts, while it runs, and again after one has failed.
+//!
+//! Invariants:
+//! * No drive keeps the others from starting. One that does not answer, can't be read, or whose contents make the code
+//!   panic counts as failed, with the reason in its status.
+//! * A drive is in the hands of one opener, by its lock (R18). An opener that was given up keeps the lock until the drive
+//!   answers, and gives it back then; meanwhile the drive can't be opened again.
+//! * A drive that is opened again goes through all that a start does: its identity, the scan of its segments from the
+//!   medium, new segments. Nothing is believed of what the node knew of it before.
+
+use super::{DriveHandle, FailedDrive, MAX_PREALLOCATE_STEP, QUEUE, StorageNode};
+use crate::disk::Disk;
+use crate::drive::{DriveError, ProbedDrive, ProbedState, probe};
+use crate::open::{OpenDrive, Progress, Recovered, open_drive};
+use crate::reserve::Tally;
+use crate::write::{Job, WriteConfig, Writer};
+use codec::id::DriveId;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+
+/// How long a drive may take to say which file system it is on, before it is opened.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a drive's threads may take to end.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A drive to be opened.
+pub(super) struct Opening {
+    probed: ProbedDrive,
+    /// Its file system, if it said.
+    filesystem: Option<u64>,
+    /// Its part of the reserve, in bytes.
+    reserve: u64,
+}
+
+impl Opening {
+    /// All of these, asked at the same time; the reserve of a file system is shared by the drives on it.
+    pub async fn all(drives: Vec<ProbedDrive>, reserve: u64) -> Vec<Opening> {
+        let asked = drives.iter().map(|drive| filesystem(Arc::clone(&drive.disk)));
+        let filesystems = futures::future::join_all(asked).await;
+        let mut count: HashMap<u64, u64> = HashMap::new();
+        for id in filesystems.iter().flatten() {
+            *count.entry(*id).or_default() += 1;
+        }
+        let share = |id: &Option<u64>| id.and_then(|id| count.get(&id)).map_or(0, |n| reserve / n);
+        let with = |(probed, filesystem)| Opening { probed, filesystem, reserve: share(&filesystem) };
+        drives.into_iter().zip(filesystems).map(with).collect()
+    }
+}
+
+/// Which file system a drive is on; `None` if it does not say in time.
+async fn filesystem(disk: Arc<dyn Disk>) -> Option<u64> {
+    let asking = tokio::task::spawn_blocking(move || disk.space().ok());
+    tokio::time::timeout(ASK_DEADLINE, asking).await.ok()?.ok()?.map(|space| space.filesystem_id)
+}
+
+impl StorageNode {
+    pub(super) async fn open_one(&self, opening: Opening) -> Result<(), DriveError> {
+        let Opening { probed, filesystem, reserve } = opening;
+        let (disk, path) = (Arc::clone(&probed.disk), probed.disk.path_hint());
+        let identity = match probed.identity {
+            Some(identity) if identity.cluster == self.config.cluster => identity,
+            Some(identity) => {
+                return Err(DriveError::NotOurs { path, state: ProbedState::Foreign { cluster: identity.cluster } });
+            }
+            None => return Err(DriveError::NotOurs { path, state: probed.state }),
+        };
+        let failed = FailedDrive { path, reason: String::new(), disk, reserve };
+        let (kv, tally, scrub) = (Arc::clone(&self.index), self.tally(filesystem), self.scrub.clone());
+        let progress = Progress::default();
+        let seen = progress.clone();
+        let mut opening = tokio::task::spawn_blocking(move || open_drive(&probed, kv, tally, scrub, &progress));
+        let opened = loop {
+            let before = seen.steps();
+            match tokio::time::timeout(self.config.open_deadline, &mut opening).await {
+                Ok(opened) => break opened,
+                // A drive that is indexed anew takes its time, and shows that it is at work.
+                Err(_) if seen.steps() != before => {}
+                Err(_) => {
+                    let reason = format!("no answer within {} s", self.config.open_deadline.as_secs_f32());
+                    self.set_failed(identity.drive, failed, reason);
+                    return Ok(());
+                }
+            }
+        };
+        let added = match opened {
+            Ok(Ok((open, recovered))) => self.add_open(open, recovered, reserve),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(DriveError::Thread { drive: identity.drive }),
+        };
+        match added {
+            // Probed as ours, and not that any more: it died, or was swapped, meanwhile. The others start without it.
+            Err(error @ (DriveError::Disk(_) | DriveError::NotOurs { .. } | DriveError::Thread { .. })) => {
+                self.set_failed(identity.drive, failed, error.to_string());
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Notes that a drive can't be used, unless somebody has opened it meanwhile.
+    fn set_failed(&self, drive: DriveId, failed: FailedDrive, reason: String) {
+        tracing::error!(%drive, path = failed.path, reason, "a drive can't be opened");
+        let mut drives = self.lock();
+        if !drives.open.contains_key(&drive) {
+            drives.failed.insert(drive, FailedDrive { reason, ..failed });
+        }
+    }
+
+    fn add_open(&self, open: Arc<OpenDrive>, recovered: Recovered, reserve: u64) -> Result<(), DriveError> {
+        let id = open.identity.drive;
+        let mut drives = self.lock();
+        if drives.open.contains_key(&id) {
+            return Err(DriveError::Twice { path: open.disk.path_hint(), drive: id });
+        }
+        let config = WriteConfig {
+            data_segment: self.config.data_segment,
+            journal_segment: self.config.journal_segment,
+            preallocate_step: self.config.preallocate_step.min(MAX_PREALLOCATE_STEP),
+            reserve,
+            software: self.config.software.clone(),
+        };
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::new(Arc::clone(&open), config, recovered);
+        let thread = std::thread::Builder::new()
+            .name(format!("drive-{}", &id.to_string()[..8]))
+            .spawn(move || writer.run(queue))
+            .map_err(|_| DriveError::Thread { drive: id })?;
+        let handle = DriveHandle {
+            open,
+            jobs,
+            reserve,
+            reads: Arc::new(Semaphore::new(self.config.reads_per_drive.max(1))),
+            space: Arc::default(),
+            thread: Mutex::new(Some(thread)),
+            scrub: Mutex::default(),
+        };
+        drives.failed.remove(&id);
+        drives.open.insert(id, Arc::new(handle));
+        Ok(())
+    }
+
+    /// The tally of a file system; of a drive's own where the file system is not known.
+    fn tally(&self, filesystem: Option<u64>) -> Arc<Tally> {
+        let Some(id) = filesystem else { return Arc::default() };
+        Arc::clone(self.lock().tallies.entry(id).or_default())
+    }
+
+    /// Adds a drive while the node runs.
+    pub async fn add_drive(&self, probed: ProbedDrive) -> Result<(), DriveError> {
+        let identity = probed.identity;
+        let filesystem = filesystem(Arc::clone(&probed.disk)).await;
+        // Its share of the reserve is what its file system does not hold yet; the other drives keep theirs.
+        let known = |handle: &Arc<DriveHandle>| handle.space.get().map(|space| space.filesystem_id);
+        for handle in self.handles() {
+            handle.ask_space().await;
+        }
+        let shared = self.handles().iter().any(|handle| filesystem.is_some() && known(handle) == filesystem);
+        let reserve = if shared { 0 } else { self.config.reserve };
+        self.open_one(Opening { probed, filesystem, reserve }).await?;
+        match identity {
+            Some(identity) => self.begin_one(identity.drive).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Begins an open drive in the node's epoch, if the node has begun.
+    async fn begin_one(&self, drive: DriveId) -> Result<(), DriveError> {
+        let (handle, epoch) = {
+            let drives = self.lock();
+            (drives.open.get(&drive).cloned(), drives.epoch)
+        };
+        match (handle, epoch) {
+            (Some(handle), Some(epoch)) => {
+                let begun = handle.begin(epoch).await;
+                if let Err(error) = &begun {
+                    handle.open.health.read_only(error.to_string());
+                }
+                begun
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a drive again that has failed, or takes no writes any more, while the node runs: its directory is back, or
+    /// its cable is. What it holds is scanned as at a start; a drive that is not at its path, or another one that is
+    /// there, stays failed and is the error. A healthy drive is left as it is. What happened to its shards meanwhile
+    /// is for an inventory to find out.
+    pub async fn reopen(&self, drive: DriveId) -> Result<(), DriveError> {
+        // One at a time: two of them would each find the drive locked by the other.
+        let _turn = self.reopening.lock().await;
+        let (disk, reserve) = {
+            let drives = self.lock();
+            match (drives.open.get(&drive), drives.failed.get(&drive)) {
+                (Some(handle), _) if handle.is_healthy() => return Ok(()),
+                (Some(handle), _) => (handle.open.disk.again(), handle.reserve),
+                (None, Some(failed)) => (failed.disk.again(), failed.reserve),
+                (None, None) => return Err(DriveError::Unknown { drive }),
+            }
+        };
+        let path = disk.path_hint();
+        let (probed, filesystem) = tokio::join!(self.probe_again(Arc::clone(&disk)), filesystem(disk));
+        let probed = probed.filter(|probed| probed.identity.is_none_or(|identity| identity.drive == drive));
+        let not_ours = |reason: &str| DriveError::NotOurs {
+            path: path.clone(),
+            state: ProbedState::Damaged { reason: reason.to_owned() },
+        };
+        let probed = probed.ok_or_else(|| not_ours("it does not answer, or another drive is there"))?;
+        if probed.state != ProbedState::Ours {
+            return Err(DriveError::NotOurs { path, state: probed.state });
+        }
+        self.close_drive(drive).await;
+        self.open_one(Opening { probed, filesystem, reserve }).await?;
+        let failed = self.lock().failed.get(&drive).map(|failed| failed.reason.clone());
+        if let Some(reason) = failed {
+            return Err(not_ours(&reason));
+        }
+        tracing::info!(%drive, path, "a drive was opened again");
+        self.begin_one(drive).await
+    }
+
+    async fn probe_again(&self, disk: Arc<dyn Disk>) -> Option<ProbedDrive> {
+        let cluster = self.config.cluster;
+        let probing = tokio::task::spawn_blocking(move || probe(disk, Some(cluster)));
+        tokio::time::timeout(ASK_DEADLINE, probing).await.ok()?.ok()
+    }
+
+    /// Answers what is queued for a drive, ends its threads and gives its lock back; the drive then counts as failed until
+    /// [`Self::reopen`]. A drive that hangs keeps its thread, and with it its lock, until it answers.
+    pub async fn close_drive(&self, drive: DriveId) {
+        let handle = {
+            let mut drives = self.lock();
+            let Some(handle) = drives.open.remove(&drive) else { return };
+            let (path, disk) = (handle.open.disk.path_hint(), Arc::clone(&handle.open.disk));
+            let reason = "it was closed".to_owned();
+            drives.failed.insert(drive, FailedDrive { path, reason, disk, reserve: handle.reserve });
+            handle
+        };
+        if tokio::time::timeout(CLOSE_DEADLINE, handle.end()).await.is_err() {
+            tracing::warn!(%drive, "a drive does not let go of its thread");
+        }
+        // Who still reads from it is told to look elsewhere.
+        handle.open.health.fail("it was closed".to_owned());
+    }
+}
+
+impl DriveHandle {
+    /// Answers what is queued, ends the drive's threads and releases its lock.
+    pub(super) async fn end(&self) {
+        self.open.scrub.stop();
+        // First: what it found last is flushed with the rest of the index.
+        self.scrub_ended().await;
+        let _ended = self.jobs.send(Job::Stop).await;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
