@@ -1,16 +1,20 @@
 //! What a commit must refuse.
 
 use crate::Switch;
+use crate::data::{layout_of, number_of};
 use crate::drives::{failed, holds, store};
 use bytes::Bytes;
 use codec::effect::{ClockTick, Content, ObjectMeta, Place, SealedRow, StripeName, StripeRow};
 use codec::erasure::Erasure;
-use codec::id::{ChunkId, ClusterId, Lsn, StripeId};
+use codec::id::{ChunkId, ClusterId, Lsn, ShardId, StripeId};
 use codec::manifest::{Entry, Manifest};
+use codec::shard::ShardHeader;
 use codec::stripe::{StripeClass, StripePacker};
 use gateway::error::PutError;
 use metadata::client::{CommitError, MetadataClient};
-use metadata::command::{Command, CommitObject, Condition, CreateBucket, Move, Seal};
+use metadata::command::{Command, CommitObject, Condition, CreateBucket, Move, Seal, ShardMove};
+use storage_node::client::{NodeClient, Reserve};
+use storage_node::drive;
 use tests::oracle::Wrong;
 use tests::world::{Indexes, OWNER, Shape, World, disks, noise};
 
@@ -143,6 +147,38 @@ pub async fn seal_of_what_moved(switch: Switch) -> Result<(), Wrong> {
     let seal = Seal { sealed, stripes, moves: vec![Move { id, from, to }] };
     world.metadata.commit(epoch, Command::Seal(seal)).await.map_err(failed)?;
     let result = holds(&world, &[("a", 1)]).await;
+    end(world, result).await
+}
+
+/// Two repairs of one shard: the one that comes second was planned from where the shard is no longer, and what it wrote is an
+/// orphan by then, which may be collected.
+pub async fn repair_of_what_moved(switch: Switch) -> Result<(), Wrong> {
+    let shape = Shape::small("1+1").sabotaged(switch.set.clone());
+    let (trace, world) = store(4, &shape).await?;
+    world.put("b", "large", &noise(7, 9_000)).await.map_err(failed)?;
+    let layout = layout_of(&world, "large").await?;
+    let (Some(old), Some(other)) = (layout.drives[0], layout.drives[1]) else { return Err(failed("no drives")) };
+    let all = disks(&trace).into_iter().filter_map(|disk| drive::probe(disk, None).identity);
+    let mut free = all.map(|identity| identity.drive).filter(|drive| *drive != old && *drive != other);
+    let (Some(winner), Some(loser)) = (free.next(), free.next()) else { return Err(failed("no other drives")) };
+    let (descriptor, node) = (layout.descriptor.clone(), world.metadata.node());
+    let shard = ShardId { stripe: descriptor.id, index: 0 };
+    let bytes = node.read_shard(old, shard, descriptor.root(), 0..descriptor.shard_len(0)).await.map_err(failed)?;
+    let header = ShardHeader { descriptor, index: 0 };
+    node.write_shard(winner, header, bytes, Reserve::Client).await.map_err(failed)?;
+    let moved =
+        |to| Command::MoveShards { stripe: shard.stripe, moves: vec![ShardMove { index: 0, from: Some(old), to }] };
+    let epoch = world.metadata.epoch();
+    world.metadata.commit(epoch, moved(winner)).await.map_err(failed)?;
+    switch.on();
+    let late = world.metadata.commit(epoch, moved(loser)).await;
+    trace.remove_drive(number_of(&trace, Some(other)));
+    let read = world.get("b", "large").await;
+    let result = match (late, read) {
+        (Err(CommitError::Refused(_)), Ok(Some(got))) if got == noise(7, 9_000) => Ok(()),
+        (Ok(_), Err(error)) => Err(Wrong::new("an object can't be read", error.to_string())),
+        (late, read) => Err(failed(format!("{late:?}, {read:?}"))),
+    };
     end(world, result).await
 }
 
