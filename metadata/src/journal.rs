@@ -21,10 +21,12 @@ use codec::journal::{BatchHeader, Entry, JournalError, encode_batch};
 use codec::register::Register;
 use codec::segment::JournalHead;
 use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage_node::client::{DriveHealth, DriveStatus, NodeClient, Reserve, WRITE_DEADLINE, WriteError, in_time};
 use storage_node::sabotage::{Sabotage, SabotageSet};
+use tokio::time::timeout;
 
 /// Bytes of the tail that are copied to a new member in one record.
 const COPY_BATCH: usize = 4 << 20;
@@ -377,10 +379,20 @@ impl Journal {
         if !self.sabotage.is(Sabotage::RegisterBeforeAck) {
             // A drive that answers too late is not counted. Registers reach it in the order in which they were written, so what
             // it does later never takes back a newer one.
-            let write = |drive| in_time(drive, WRITE_DEADLINE, self.node.write_register(drive, bytes.clone()));
-            let writes = register.registered.iter().map(|drive| write(*drive));
-            let written = join_all(writes).await.iter().filter(|result| result.is_ok()).count();
-            let needed = register.majority();
+            let node = self.node.clone();
+            let write = |drive| in_time(drive, WRITE_DEADLINE, node.write_register(drive, bytes.clone()));
+            let mut writes: FuturesUnordered<_> = register.registered.iter().map(|drive| write(*drive)).collect();
+            let (mut written, needed) = (0, register.majority());
+            // With a majority it is known; one that hangs, perhaps the very member that is replaced, must not keep everybody
+            // waiting. Whoever is late has it in its queue, and a start gives it to those that lack it.
+            let grace = self.map.patience().hedge_after;
+            loop {
+                let limit = if written < needed { 2 * WRITE_DEADLINE } else { grace };
+                match timeout(limit, writes.next()).await {
+                    Ok(Some(result)) => written += usize::from(result.is_ok()),
+                    Ok(None) | Err(_) => break,
+                }
+            }
             if written < needed {
                 return Err(self.stop(JournalStopped::NoMajority { written, needed }));
             }

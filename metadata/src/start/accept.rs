@@ -82,7 +82,7 @@ async fn announce(parts: &Means, config: &Config, scene: &mut Scene, known: Lsn)
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
     let next = next_epoch(scene, &kv, &*parts.entropy)?;
     let epoch = Epoch(next.0.saturating_add(LEAP << 32));
-    begin_drives(scene, epoch).await?;
+    begin_drives(scene, epoch, config.patience.deadline).await?;
     let mut journal = Journal::new(JournalStart {
         node: scene.node.clone(),
         map: Arc::default(),

@@ -33,10 +33,8 @@ use tokio::time::timeout;
 
 /// Commands that wait for the committer.
 const QUEUE: usize = 4096;
-/// The drives are looked at this often while one of them takes long to allow writes,
-const BEGIN_STEP: Duration = Duration::from_secs(30);
-/// and this many times.
-const BEGIN_PATIENCE: u32 = 10;
+/// So often the drives are waited for as long as for a read, while too few of them allow writes: filling a reserve takes long.
+const BEGIN_STEPS: u32 = 15;
 /// What a record costs beside its entries: header block, block tails, length prefixes.
 const RECORD_OVERHEAD: u64 = 64 * 1024;
 
@@ -143,7 +141,7 @@ pub(super) async fn serve(
         Some(accepted) => accepted.epoch,
         None => next_epoch(&scene, &kv, &*parts.entropy)?,
     };
-    begin_drives(&scene, epoch).await?;
+    begin_drives(&scene, epoch, config.patience.deadline).await?;
     let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held), config.patience));
     let mut journal = Journal::new(JournalStart {
         node: scene.node.clone(),
@@ -171,11 +169,11 @@ pub(super) async fn serve(
 
 /// Allows writes on the drives. A drive that hangs over it is read-only until it is done, and nobody waits for it longer than
 /// it takes to know that the journal can do without it.
-pub(super) async fn begin_drives(scene: &Scene, epoch: Epoch) -> Result<(), StartError> {
+pub(super) async fn begin_drives(scene: &Scene, epoch: Epoch, step: Duration) -> Result<(), StartError> {
     let node = scene.node.clone();
     let mut beginning = tokio::spawn(async move { node.begin(epoch).await });
-    for _ in 0..BEGIN_PATIENCE {
-        if let Ok(begun) = timeout(BEGIN_STEP, &mut beginning).await {
+    for _ in 0..BEGIN_STEPS {
+        if let Ok(begun) = timeout(step, &mut beginning).await {
             return Ok(begun.map_err(|error| StartError::Journal(error.to_string()))??);
         }
         let drives = scene.node.drives().await;

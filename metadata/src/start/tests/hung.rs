@@ -96,3 +96,23 @@ fn a_directory_that_hangs_is_no_drive_for_this_start() {
         metadata.shutdown().await;
     });
 }
+
+/// A start waited until the last drive had synced what the start before had left.
+#[test]
+fn a_drive_that_hangs_over_its_first_sync_is_replaced() {
+    run(async {
+        let world = impatient(4, "2+1");
+        let (metadata, client) = world.filled(0..5, 2000).await;
+        let first = member(&world, &metadata, 0).await;
+        let members = metadata.status().ensemble;
+        metadata.shutdown().await;
+        let hung = world.trace.inject(Fault::slow(HANG).on(DiskOp::SyncData).drive(first).times(1));
+        let begun = Instant::now();
+        let metadata = world.serving().await;
+        assert!(begun.elapsed() < HANG / 2, "{:?}", begun.elapsed());
+        assert_eq!(world.trace.hits(hung), 1);
+        assert!(!metadata.status().ensemble.contains(&members[0]));
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
