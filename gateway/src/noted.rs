@@ -49,12 +49,19 @@ impl ReadAlarm {
         ReadAlarm { noted: Arc::clone(noted), bucket: bucket.to_owned(), key: key.to_owned() }
     }
 
+    /// Logs a read that ended after its first byte: its client can't be told why.
+    pub fn broke_off(&self, error: &GetError) {
+        if let GetError::Unavailable(reason) = error {
+            tracing::warn!(reason, bucket = self.bucket, key = self.key, "a read broke off");
+        }
+        self.raise(error);
+    }
+
     /// Logs the failed read, if it says something about the object and is news.
     pub fn raise(&self, error: &GetError) {
         let (bucket, key) = (&self.bucket, &self.key);
         match error {
-            GetError::Range { .. } | GetError::Busy => {}
-            GetError::Unavailable(reason) => tracing::warn!(reason, bucket, key, "a read broke off"),
+            GetError::Range { .. } | GetError::Busy | GetError::Unavailable(_) => {}
             GetError::Unreachable(_) | GetError::Damaged { .. } | GetError::Manifest(_) => {
                 if self.noted.is_news(&format!("{bucket}/{key}")) {
                     tracing::error!(%error, bucket, key, "an object can't be read (told once in ten minutes)");

@@ -239,7 +239,7 @@ pub async fn get(gateway: &Gateway, req: S3Request<GetObjectInput>) -> S3Result<
         let alarm = gateway.read_alarm(&bucket.name, &row.key);
         let opened = gateway.get(&content, Some(selection.range.clone())).await.inspect_err(|error| alarm.raise(error));
         // After the first byte an error can only end the connection.
-        StreamingBlob::wrap(opened.map_err(error::get)?.bytes.inspect_err(move |error| alarm.raise(error)))
+        StreamingBlob::wrap(opened.map_err(error::get)?.bytes.inspect_err(move |error| alarm.broke_off(error)))
     });
     Ok(S3Response::new(output))
 }
