@@ -23,5 +23,3 @@ pub use status::{Alarm, KeepStatus};
 
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod tests;

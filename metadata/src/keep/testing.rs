@@ -16,5 +16,7 @@ pub fn drive_status() -> DriveStatus {
         data_segments: 0,
         journal_segments: 0,
         damaged: 0,
+        p99_ms: None,
+        errors: 0,
     }
 }

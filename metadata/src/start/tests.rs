@@ -4,6 +4,7 @@ mod checkpoint;
 mod crash;
 mod failures;
 mod hung;
+mod keeping;
 mod key;
 mod loss;
 mod transient;

@@ -15,7 +15,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::PoisonError;
 use storage_node::client::DriveStatus;
-use storage_node::keep::{RebuildError, ShardRef, Subject};
+use storage_node::keep::{Finding, RebuildError, ShardRef, Subject};
 
 /// Rows that are walked over without letting others run.
 const WALK_STEP: usize = 2048;
@@ -119,7 +119,7 @@ impl Keeper {
             // A drive that can't be asked is silent with the next look; until then its old list stands.
             let Ok(list) = self.parts.shared.node.findings(drive).await else { continue };
             stripes.extend(work.findings.listed(drive, &list, now.ms));
-            if list.iter().any(|finding| matches!(finding.subject, Subject::Entries(..))) {
+            if self.holds_damaged_entries(drive, &list).await {
                 work.journal.entry(drive).or_default();
             } else {
                 work.journal.remove(&drive);
@@ -129,6 +129,21 @@ impl Keeper {
             self.judge(work, stripe, now.ms)?;
         }
         Ok(())
+    }
+
+    /// Whether a drive still has a journal segment with entries that were found damaged there.
+    async fn holds_damaged_entries(&self, drive: DriveId, list: &[Finding]) -> bool {
+        let range = |finding: &Finding| match finding.subject {
+            Subject::Entries(first, last) => Some((first, last)),
+            Subject::Shard(_) | Subject::Blocks { .. } => None,
+        };
+        let ranges: Vec<_> = list.iter().filter_map(range).collect();
+        if ranges.is_empty() {
+            return false;
+        }
+        let Ok(segments) = self.parts.shared.node.journal_segments(drive).await else { return false };
+        let held = segments.iter().filter_map(|segment| segment.first.zip(segment.last));
+        held.into_iter().any(|(from, upto)| ranges.iter().any(|(first, last)| *first <= upto && *last >= from))
     }
 
     /// Goes on over all stripes, looking for those with a shard on a drive that is lost, back, removed or being emptied.

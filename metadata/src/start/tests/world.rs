@@ -88,20 +88,22 @@ impl IndexHome for Home {
     }
 }
 
-/// A clock that stands still.
+/// A clock that stands still until it is told to go on.
 #[derive(Debug, Default)]
 pub struct Still {
     /// Whoever looks at it panics.
     pub broken: AtomicBool,
+    /// Milliseconds that have passed.
+    pub passed: AtomicU64,
 }
 
 impl Clock for Still {
     fn wall_ms(&self) -> u64 {
         assert!(!self.broken.load(Ordering::Relaxed), "as the test wants it");
-        1_700_000_000_000
+        1_700_000_000_000 + self.passed.load(Ordering::Relaxed)
     }
     fn monotonic_ms(&self) -> u64 {
-        0
+        self.passed.load(Ordering::Relaxed)
     }
 }
 

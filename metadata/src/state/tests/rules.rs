@@ -436,11 +436,19 @@ fn a_repair_between_two_pieces_of_a_stripe_stays() {
     let id = StripeId { epoch: world.writer, counter: world.stripes };
     let moves = vec![ShardMove { index: 2, from: Some(DriveId([2; 16])), to: DriveId([3; 16]) }];
     let command = Command::MoveShards { stripe: id, moves };
-    world.run(command.clone()).unwrap();
+    world.run(command).unwrap();
     world.run(piece(1)).unwrap();
     let row = index::stripe(&world.view(), id).unwrap().unwrap();
     assert_eq!(row.drive(2), Some(DriveId([3; 16])));
     assert!(world.chunk(super::world::id(2)).is_some());
-    assert_eq!(world.run(command), Err(Refusal::StripeChanged(id)), "planned from where it no longer is");
+    let late = |to: u8| {
+        let moves = vec![ShardMove { index: 2, from: Some(DriveId([2; 16])), to: DriveId([to; 16]) }];
+        Command::MoveShards { stripe: id, moves }
+    };
+    assert_eq!(world.run(late(3)), Err(Refusal::StripeChanged(id)), "planned from where it no longer is");
+    // Without the condition the row would point back at a drive whose copy may be freed by now.
+    world.sabotage.set(Sabotage::RepairCondition, true);
+    world.run(late(2)).unwrap();
+    assert_eq!(index::stripe(&world.view(), id).unwrap().unwrap().drive(2), Some(DriveId([2; 16])));
     world.check_replay();
 }
