@@ -182,7 +182,7 @@ impl Writer {
             .map_err(|error| WriteError::DriveFailed { drive: self.drive.identity.drive, reason: error.to_string() })?;
         if place.is_none() {
             let mut batch = KvBatch::new();
-            self.drive.scrub.freed(&mut batch, shard.id);
+            self.drive.scrub.freed(&mut batch, shard.id, None);
             self.index_write(batch);
         }
         place.map_or(Ok(Looked::Gone), |place| self.look_at(shard, place, files))
@@ -232,7 +232,7 @@ impl Writer {
     fn forget_place(&self, shard: ShardRef, place: ShardPlace) {
         let mut batch = KvBatch::new();
         self.drive.index.delete_place(&mut batch, shard.id);
-        self.drive.scrub.freed(&mut batch, shard.id);
+        self.drive.scrub.freed(&mut batch, shard.id, Some(place));
         self.index_write(batch);
     }
 
@@ -249,7 +249,7 @@ impl Writer {
                 let named = drive.index.place(target.free.shard.id).map_err(|error| failed(error.to_string()))?;
                 if named == Some(place) {
                     drive.index.delete_place(&mut batch, target.free.shard.id);
-                    drive.scrub.freed(&mut batch, target.free.shard.id);
+                    drive.scrub.freed(&mut batch, target.free.shard.id, Some(place));
                 }
             }
             drive.index.write(batch).map_err(|error| failed(error.to_string()))?;

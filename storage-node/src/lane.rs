@@ -274,7 +274,7 @@ impl Lane {
                         // Where this fails the batch fails too, and the writers are told.
                         let before = drive.index.place(shard).ok().flatten();
                         drive.index.put_place(&mut batch, shard, ShardPlace { segment: number, block });
-                        drive.scrub.written(&mut batch, shard);
+                        drive.scrub.written(&mut batch, shard, before);
                     }
                     StagedBody::Record(record) => {
                         journal.get_mut(number).into_iter().for_each(|s| s.records.push(record.clone()));

@@ -25,6 +25,7 @@ mod free_log;
 mod journal;
 mod lane;
 mod latency;
+mod mend;
 mod open;
 mod reserve;
 pub mod scrub;

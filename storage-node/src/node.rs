@@ -269,6 +269,13 @@ impl StorageNode {
         numbers.into_iter().for_each(|number| handle.open.files.forget(number));
     }
 
+    /// A drive as its threads share it.
+    #[cfg(test)]
+    pub(crate) fn open_drive_of(&self, drive: DriveId) -> Arc<OpenDrive> {
+        let handle = self.lock().open.get(&drive).cloned();
+        Arc::clone(&handle.unwrap_or_else(|| panic!("no drive {drive}")).open)
+    }
+
     /// Makes a drive's thread panic.
     #[cfg(test)]
     pub(crate) async fn panic(&self, drive: DriveId) {
@@ -390,7 +397,7 @@ impl DriveHandle {
     fn begin_scrub(&self) {
         let mut scrub = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
         if scrub.is_none() {
-            match crate::scrub::spawn(Arc::clone(&self.open)) {
+            match crate::scrub::spawn(Arc::clone(&self.open), self.jobs.downgrade()) {
                 Ok(thread) => *scrub = Some(thread),
                 Err(error) => tracing::error!(drive = %self.open.identity.drive, %error, "the drive is not scrubbed"),
             }
@@ -402,6 +409,15 @@ impl DriveHandle {
         if let Some(thread) = thread {
             let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+    }
+
+    /// Runs a blocking look into the index.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&OpenDrive) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let open = Arc::clone(&self.open);
+        tokio::task::spawn_blocking(move || look(&open)).await.map_err(|_| ReadError::Unreachable)?
     }
 
     /// Runs a blocking question about what is on the medium. Not among the reads of clients: it may take long.
@@ -619,14 +635,14 @@ impl NodeClient for StorageNode {
 
     async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {
         let failed = move |error: KvError| ReadError::DriveFailed { drive, reason: error.to_string() };
-        self.handle(drive)?.ask(move |open| open.scrub.order(order).map_err(failed)).await
+        self.handle(drive)?.look(move |open| open.scrub.order(order).map_err(failed)).await
     }
 
     async fn scrub_status(&self) -> Vec<ScrubStatus> {
         let mut all = Vec::new();
         for handle in self.handles() {
             let drive = handle.open.identity.drive;
-            let status = handle.ask(move |open| Ok(open.scrub_status())).await;
+            let status = handle.look(|open| Ok(open.scrub_status())).await;
             all.push(status.ok().and_then(Result::ok).unwrap_or_else(|| DriveScrub::stopped(drive)));
         }
         all.extend(self.lock().failed.keys().map(|drive| DriveScrub::stopped(*drive)));
@@ -646,7 +662,7 @@ impl NodeClient for StorageNode {
     }
 
     async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError> {
-        self.handle(drive)?.ask(move |open| open.verified(&shards)).await
+        self.handle(drive)?.look(move |open| open.verified(&shards)).await
     }
 
     async fn inventory(

@@ -237,7 +237,7 @@ fn forget_pending(drive: &OpenDrive) -> Result<(), DriveError> {
         let place = ShardPlace { segment: free.segment, block: free.block };
         if drive.index.place(free.shard.id)? == Some(place) {
             drive.index.delete_place(&mut batch, free.shard.id);
-            drive.scrub.freed(&mut batch, free.shard.id);
+            drive.scrub.freed(&mut batch, free.shard.id, Some(place));
         }
     }
     drive.index.write(batch)?;

@@ -10,7 +10,7 @@
 //! * An order holds the shards that it makes, and of each source no more than one piece.
 
 use crate::client::{NodeClient, ReadError, Reserve, WRITE_DEADLINE, in_time};
-use crate::keep::{RebuildError, RebuildOrder, Rebuilt};
+use crate::keep::{FindingKind, RebuildError, RebuildOrder, Rebuilt, ShardRef};
 use bytes::Bytes;
 use codec::erasure::Erasure;
 use codec::id::{DriveId, ShardId};
@@ -27,6 +27,9 @@ const PIECE: u32 = 1 << 20;
 /// How long a drive may take for one piece before another source is taken instead. A drive that retries a bad sector
 /// answers within some ten seconds; repair has time, but must not hang on one drive for ever.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a drive may take to verify what was written to it: it may have other questions to answer first.
+const VERIFY_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A shard's index, and the drive that it is on.
 type Place = (u8, DriveId);
@@ -199,9 +202,7 @@ async fn read_piece(
     let expected = (range.end - range.start) as usize;
     let shard = ShardId { stripe: descriptor.id, index };
     let read = tokio::time::timeout(READ_DEADLINE, peers.read_shard(drive, shard, root, range));
-    let late =
-        |_| Err(ReadError::DriveFailed { drive, reason: format!("no answer within {} s", READ_DEADLINE.as_secs()) });
-    let bytes = read.await.unwrap_or_else(late)?;
+    let bytes = read.await.unwrap_or_else(|_| Err(late(drive, READ_DEADLINE)))?;
     if bytes.len() == expected { Ok(bytes) } else { Err(ReadError::Damaged { segment: 0, block: 0 }) }
 }
 
@@ -277,22 +278,36 @@ async fn write(peers: &dyn NodeClient, order: &RebuildOrder, shards: Vec<Bytes>)
     Ok(written)
 }
 
-/// Reads a target back, whole, and compares it with the descriptor.
+/// Has the node that took a target verify it whole, from the medium: what was just written is in its page cache, which
+/// would vouch for it whatever became of it below.
 async fn read_back(
     peers: &dyn NodeClient,
     descriptor: &StripeDescriptor,
     (index, drive): Place,
 ) -> Result<(), RebuildError> {
-    let (root, len) = (descriptor.root(), descriptor.shard_len(index));
+    let shard = ShardRef { id: ShardId { stripe: descriptor.id, index }, root: descriptor.root() };
     let failed = |error| RebuildError::ReadBack { index, drive, error };
-    let mut hasher = blake3::Hasher::new();
-    let mut start = 0;
-    while start < len {
-        let end = len.min(start.saturating_add(PIECE));
-        let bytes = read_piece(peers, descriptor, root, (index, drive), start..end).await;
-        hasher.update(&bytes.map_err(|error| failed(Some(error)))?);
-        start = end;
+    let verified = tokio::time::timeout(VERIFY_DEADLINE, peers.verify_shards(drive, vec![shard])).await;
+    let verified = verified.unwrap_or_else(|_| Err(late(drive, VERIFY_DEADLINE)));
+    match verified.map_err(|error| failed(Some(error)))?.pop() {
+        Some(Ok(())) => Ok(()),
+        Some(Err(finding)) => {
+            tracing::warn!(%drive, shard = %shard.id, ?finding, "a rebuilt shard does not verify");
+            Err(failed(Some(match finding.kind {
+                FindingKind::Missing => ReadError::NotFound,
+                FindingKind::WrongGeneration => ReadError::WrongStripe,
+                FindingKind::Unreadable | FindingKind::Unreachable => {
+                    ReadError::DriveFailed { drive, reason: finding.detail }
+                }
+                FindingKind::Damaged | FindingKind::Misplaced | FindingKind::Unknown => {
+                    ReadError::Damaged { segment: 0, block: 0 }
+                }
+            })))
+        }
+        None => Err(failed(None)),
     }
-    let same = descriptor.hashes.get(usize::from(index)) == Some(hasher.finalize().as_bytes());
-    if same { Ok(()) } else { Err(failed(None)) }
+}
+
+fn late(drive: DriveId, limit: Duration) -> ReadError {
+    ReadError::DriveFailed { drive, reason: format!("no answer within {} s", limit.as_secs()) }
 }

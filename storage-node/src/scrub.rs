@@ -9,7 +9,8 @@
 //! * A finding is something that is wrong *now*: before it is noted, the segment must still be there and the index must
 //!   still say that the shard lies at this place. So nothing is reported that was freed, written again or removed while
 //!   it was read. The finding goes when the place verifies again, the shard is written again or freed, or its segment goes.
-//! * Scrub changes nothing on the medium.
+//! * Scrub changes nothing on the medium. Only the header of a segment, which nobody but its node knows, is written again
+//!   ([`crate::mend`]): by the drive's thread, when the pass after the one that found it broken begins.
 //!
 //! One thread per drive ([`worker`]) runs the passes and the early checks of new shards. What it knows survives restarts
 //! ([`rows`]) and is lost with the node's index, which costs a pass.
@@ -29,6 +30,7 @@ mod worker;
 
 use crate::clock::Clock;
 use crate::disk::DiskError;
+use crate::index::ShardPlace;
 use crate::keep::{Finding, FindingKind, Medium, ScrubOrder, ScrubState, Subject};
 use crate::kv::{Kv, KvBatch, KvError};
 use crate::open::OpenDrive;
@@ -211,9 +213,11 @@ impl DriveScrub {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A shard was written: adds its rows to the batch that makes it known, and forgets what was wrong with it.
-    pub fn written(&self, batch: &mut KvBatch, shard: ShardId) {
+    /// A shard was written: adds its rows to the batch that makes it known, and forgets what was wrong with it. `before`:
+    /// where an older copy of it lies.
+    pub fn written(&self, batch: &mut KvBatch, shard: ShardId, before: Option<ShardPlace>) {
         let now = self.now();
+        before.into_iter().for_each(|place| self.rows.put_dead(batch, place));
         self.rows.put_checks(batch, shard, &Checks { written_ms: now, ..Checks::default() });
         self.schedule(batch, shard, now, 0);
         self.findings.clear_shard(batch, shard);
@@ -227,9 +231,11 @@ impl DriveScrub {
         Ok(())
     }
 
-    /// A shard was freed: to be put into the batch that removes its place from the index. Without this a row that
-    /// vanished could not be told from a shard that was freed.
-    pub fn freed(&self, batch: &mut KvBatch, shard: ShardId) {
+    /// A shard was freed, which lay at this place: to be put into the batch that removes its place from the index.
+    /// Without this a row that vanished could not be told from a shard that was freed, and rot in what is left of one
+    /// would be reported as damage to nobody knows what.
+    pub fn freed(&self, batch: &mut KvBatch, shard: ShardId, place: Option<ShardPlace>) {
+        place.into_iter().for_each(|place| self.rows.put_dead(batch, place));
         self.rows.delete_checks(batch, shard);
         self.findings.clear_shard(batch, shard);
     }

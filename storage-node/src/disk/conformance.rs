@@ -6,6 +6,7 @@ use super::{Access, Disk, DiskError, DiskFile};
 pub(crate) fn run(disk: &dyn Disk, other: &dyn Disk) {
     locks(disk, other);
     files_hold_what_is_written(disk);
+    the_medium_has_what_was_synced(disk);
     names(disk);
     directories(disk);
     paths_stay_inside(disk);
@@ -55,6 +56,29 @@ fn files_hold_what_is_written(disk: &dyn Disk) {
     let writer = disk.open("file", Access::ReadWrite).unwrap();
     writer.write_at(b"x", 0).unwrap();
     assert_eq!(read_all(&*reader)[0], b'x');
+}
+
+fn the_medium_has_what_was_synced(disk: &dyn Disk) {
+    let file = disk.create("medium").unwrap();
+    let expected: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
+    file.write_at(&expected, 0).unwrap();
+    file.sync_data().unwrap();
+    let (medium, _) = disk.open_medium("medium").unwrap();
+    assert_eq!(read_all(&*medium), expected);
+    for (offset, len) in [(0, 1), (1, 4095), (4096, 4096), (4095, 8194), (19_999, 5), (20_000, 5), (30_000, 5)] {
+        let mut bytes = vec![0xee; len];
+        let n = medium.read_at(&mut bytes, offset as u64).unwrap();
+        let there = &expected[offset.min(20_000)..(offset + len).min(20_000)];
+        assert_eq!(&bytes[..n], there, "{len} bytes at {offset}");
+    }
+    assert!(medium.write_at(b"x", 0).is_err(), "scrub never writes");
+    file.write_at(b"changed", 5000).unwrap();
+    file.sync_data().unwrap();
+    let mut bytes = [0; 7];
+    medium.read_at(&mut bytes, 5000).unwrap();
+    assert_eq!(&bytes, b"changed");
+    assert!(disk.open_medium("nothing").is_err_and(|error| error.is_not_found()));
+    disk.remove("medium").unwrap();
 }
 
 fn names(disk: &dyn Disk) {

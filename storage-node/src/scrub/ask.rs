@@ -2,7 +2,7 @@
 
 use super::check::{Bad, Checker, Content, Payload};
 use super::origin::Searcher;
-use super::reader::{AtOnce, MediumReader, Pace};
+use super::reader::{MediumReader, Pace};
 use super::{DriveScrub, Halt};
 use crate::client::ReadError;
 use crate::index::ShardPlace;
@@ -30,6 +30,15 @@ pub(super) struct Tally {
     took: Duration,
 }
 
+/// No waiting: somebody waits for the answer. Only the end of the node comes first.
+struct AtOnce<'a>(&'a DriveScrub);
+
+impl Pace for AtOnce<'_> {
+    fn spend(&mut self, _bytes: u64, _took: Duration) -> Result<(), Halt> {
+        if self.0.control().stop { Err(Halt::Interrupted) } else { Ok(()) }
+    }
+}
+
 /// What came of looking at a shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {
@@ -44,15 +53,13 @@ pub(crate) enum Outcome {
 /// Reads shards from the medium, wherever they lie; keeps the last segment open.
 pub(crate) struct ShardReader<'a> {
     drive: &'a OpenDrive,
-    all: Vec<Arc<SegmentMeta>>,
     open: Option<(Arc<SegmentMeta>, MediumReader)>,
     searcher: Searcher,
 }
 
 impl<'a> ShardReader<'a> {
     pub fn new(drive: &'a OpenDrive) -> ShardReader<'a> {
-        let shared = &drive.scrub.shared;
-        ShardReader { drive, all: shared.segments(), open: None, searcher: shared.searcher() }
+        ShardReader { drive, open: None, searcher: drive.scrub.shared.searcher() }
     }
 
     /// Verifies a shard: header, blocks, content; and its root, if one is given.
@@ -109,12 +116,15 @@ impl<'a> ShardReader<'a> {
         pace: &mut dyn Pace,
     ) -> Result<Result<[u8; 32], Bad>, Halt> {
         let Some(meta) = self.drive.segment(place.segment).filter(|meta| meta.class() == SegmentClass::Data) else {
-            self.drive.index.suspect()?;
+            // Lost, and known to be: its rows say what is missing. Otherwise they are wrong.
+            if !self.drive.lost_segments().contains(&place.segment) {
+                self.drive.index.suspect()?;
+            }
             return Ok(Err(missing(format!("segment {} is not there", place.segment))));
         };
-        if !self.open(&meta)? {
-            self.drive.vouch()?;
-            return Ok(Err(missing(format!("{} is gone", meta.path()))));
+        if let Some(bad) = self.open(&meta)? {
+            self.drive.vouch_medium(bad.kind)?;
+            return Ok(Err(bad));
         }
         let Some(mut checker) = self.checker(pace) else { return Ok(Err(missing(meta.path()))) };
         // The header and one block more: what is freed shows there.
@@ -133,30 +143,34 @@ impl<'a> ShardReader<'a> {
 
     /// Whether the header of a shard is there, on the medium, and its payload was not freed; gives its root.
     fn present(&mut self, shard: ShardId, place: ShardPlace) -> Result<Result<[u8; 32], Bad>, Halt> {
-        let mut pace = AtOnce;
+        let drive = self.drive;
+        let mut pace = AtOnce(&drive.scrub);
         let root = match self.header_at(shard, place, &mut pace)? {
             Ok(root) => root,
             Err(bad) => return Ok(Err(bad)),
         };
         let Some(mut checker) = self.checker(&mut pace) else { return Ok(Ok(root)) };
         let Ok(record) = checker.header(place.block, None)? else { return Ok(Ok(root)) };
-        let zeroed = checker.is_zeroed(&record)?;
+        let zeroed = checker.begins_with_zeros(&record)?;
         let bad = || missing(format!("block {} is zeros", record.header.payload_block()));
         Ok(if zeroed { Err(bad()) } else { Ok(root) })
     }
 
-    fn open(&mut self, meta: &Arc<SegmentMeta>) -> Result<bool, Halt> {
+    fn open(&mut self, meta: &Arc<SegmentMeta>) -> Result<Option<Bad>, Halt> {
         if self.open.as_ref().is_some_and(|(open, _)| Arc::ptr_eq(open, meta)) {
-            return Ok(true);
+            return Ok(None);
         }
-        let reader = MediumReader::open(&*self.drive.disk, &meta.path(), 0)?;
-        self.open = reader.map(|reader| (Arc::clone(meta), reader));
-        Ok(self.open.is_some())
+        self.open = None;
+        match MediumReader::open(&*self.drive.disk, &meta.path(), 0)? {
+            Ok(reader) => self.open = Some((Arc::clone(meta), reader)),
+            Err(bad) => return Ok(Some(bad)),
+        }
+        Ok(None)
     }
 
     fn checker<'b>(&'b mut self, pace: &'b mut dyn Pace) -> Option<Checker<'b>> {
         let (meta, reader) = self.open.as_mut()?;
-        Some(Checker { meta, reader, pace, searcher: &mut self.searcher, all: &self.all })
+        Some(Checker { meta, reader, pace, searcher: &mut self.searcher, shared: &self.drive.scrub.shared })
     }
 
     /// Keeps what came of a check.
@@ -184,7 +198,7 @@ impl OpenDrive {
     fn halted(&self, halt: Halt) -> ReadError {
         let reason = match halt {
             Halt::Gone(reason) | Halt::NotNow(reason) => reason,
-            Halt::Interrupted => "interrupted".to_owned(),
+            Halt::Interrupted => "the node is stopping".to_owned(),
         };
         ReadError::DriveFailed { drive: self.identity.drive, reason }
     }
@@ -205,7 +219,7 @@ impl OpenDrive {
     }
 
     fn verify_shard(&self, reader: &mut ShardReader<'_>, shard: &ShardRef) -> Result<Result<(), Finding>, Halt> {
-        let outcome = reader.check(shard.id, Some(shard.root), &mut AtOnce)?;
+        let outcome = reader.check(shard.id, Some(shard.root), &mut AtOnce(&self.scrub))?;
         if outcome == Outcome::Good {
             // Whatever was said of it, its generation included.
             let mut batch = KvBatch::new();
@@ -375,6 +389,11 @@ impl OpenDrive {
 }
 
 impl DriveScrub {
+    /// The next status counts anew.
+    pub(super) fn forget_tally(&self) {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// How the scrub of a drive looks that can't be read, as far as is known.
     pub fn stopped(drive: codec::id::DriveId) -> ScrubStatus {
         ScrubStatus {

@@ -1,8 +1,8 @@
 //! Checks one record from the medium: its header, every block of its payload, and what the payload must be.
 
-use super::Halt;
 use super::origin::Searcher;
 use super::reader::{BlockState, MediumReader, Pace};
+use super::{Halt, ScrubShared};
 use crate::keep::FindingKind;
 use crate::segment::{HEADER_SPACE, SegmentMeta};
 use bytes::Bytes;
@@ -10,7 +10,6 @@ use codec::block::{BLOCK, BLOCK_PAYLOAD, BlockSeed, blocks_for, open_blocks};
 use codec::journal::BatchHeader;
 use codec::segment::{Chain, RecordHeader, RecordKind, SegmentHeader};
 use codec::shard::ShardHeader;
-use std::sync::Arc;
 
 /// What is wrong at a place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,8 +69,8 @@ pub(crate) struct Checker<'a> {
     pub reader: &'a mut MediumReader,
     pub pace: &'a mut dyn Pace,
     pub searcher: &'a mut Searcher,
-    /// The segments of all drives of the node.
-    pub all: &'a [Arc<SegmentMeta>],
+    /// Knows the segments of all drives of the node.
+    pub shared: &'a ScrubShared,
 }
 
 impl Checker<'_> {
@@ -142,6 +141,15 @@ impl Checker<'_> {
         Ok(state == BlockState::Read && is_zero(block))
     }
 
+    /// The same of what was read just now.
+    pub fn begins_with_zeros(&mut self, record: &Record) -> Result<bool, Halt> {
+        if record.header.payload_len == 0 || !is_shard(record) {
+            return Ok(false);
+        }
+        let (block, state) = self.reader.block(record.header.payload_block(), self.pace)?;
+        Ok(state == BlockState::Read && is_zero(block))
+    }
+
     /// A record that is freed while it is read looks damaged behind its first block.
     fn bad(&mut self, record: &Record, bad: Bad) -> Result<Payload, Halt> {
         Ok(if self.is_zeroed(record)? { Payload::Zeroed } else { Payload::Bad(bad) })
@@ -173,7 +181,7 @@ impl Checker<'_> {
         if is_zero(block) {
             return Bad::new(FindingKind::Damaged, format!("block {number} is zeros"));
         }
-        match self.searcher.find(block, self.meta, number, self.all) {
+        match self.searcher.find(block, self.meta, number, &self.shared.segments()) {
             Some(origin) => Bad::new(
                 FindingKind::Misplaced,
                 format!(

@@ -139,6 +139,17 @@ impl Findings {
         self.lock().noted.get(&FindingKey::Shard(shard)).map(|noted| noted.finding.clone())
     }
 
+    /// Segments of which block 0 was found broken.
+    pub fn broken_headers(&self) -> Vec<u64> {
+        let broken = |noted: &Noted| match noted.finding.subject {
+            Subject::Blocks { segment, start: 0, end: 1 } if noted.finding.kind != FindingKind::Unknown => {
+                Some(segment)
+            }
+            _ => None,
+        };
+        self.lock().noted.values().filter_map(broken).collect()
+    }
+
     /// Adds a finding, or replaces that of the same subject, which keeps its time.
     pub fn note(&self, mut noted: Noted) -> Result<(), KvError> {
         let key = noted.key();
@@ -151,6 +162,12 @@ impl Findings {
                     if *known == noted {
                         return Ok(());
                     }
+                }
+                // Entries whose names only an earlier start knew.
+                Some(Noted { finding: Finding { subject: Subject::Entries(..), .. }, .. })
+                    if matches!(noted.finding.subject, Subject::Blocks { .. }) =>
+                {
+                    return Ok(());
                 }
                 None if list.noted.len() >= MAX_FINDINGS => {
                     list.unlisted += 1;

@@ -4,8 +4,9 @@
 //! length: each such sector may cost a drive seconds, so no more of them are asked for than is needed.
 
 use super::Halt;
+use super::check::Bad;
 use crate::disk::{Disk, DiskError, DiskFile};
-use crate::keep::Medium;
+use crate::keep::{FindingKind, Medium};
 use crate::segment::BLOCK_BYTES;
 use codec::block::BLOCK;
 use rustix::io::Errno;
@@ -14,23 +15,13 @@ use std::time::{Duration, Instant};
 
 /// Blocks that are read at a time.
 const WINDOW: u64 = 256;
-/// Errors of a read that speak of the medium, and not of this process or the way to the drive.
-const MEDIUM_ERRORS: [Errno; 7] =
-    [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::NODATA, Errno::REMOTEIO, Errno::TIMEDOUT];
+/// Errors that speak of this process and its machine, and not of the medium.
+const NOT_THE_MEDIUM: [Errno; 6] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::NOBUFS];
 
 /// Waits for as long as a read of so many bytes, which took so long, asks for; or says that there is something else to do.
 pub(crate) trait Pace {
     /// Called after each read.
     fn spend(&mut self, bytes: u64, took: Duration) -> Result<(), Halt>;
-}
-
-/// No waiting: somebody waits for the answer.
-pub(crate) struct AtOnce;
-
-impl Pace for AtOnce {
-    fn spend(&mut self, _bytes: u64, _took: Duration) -> Result<(), Halt> {
-        Ok(())
-    }
 }
 
 /// What there is of a block.
@@ -60,15 +51,20 @@ pub(crate) struct MediumReader {
 }
 
 impl MediumReader {
-    /// Opens a file; `Ok(None)` if it is not there, on a drive that is.
-    pub fn open(disk: &dyn Disk, path: &str, end: u64) -> Result<Option<MediumReader>, Halt> {
+    /// Opens a file, or says what is wrong with it.
+    pub fn open(disk: &dyn Disk, path: &str, end: u64) -> Result<Result<MediumReader, Bad>, Halt> {
         let (file, medium) = match disk.open_medium(path) {
             Ok(opened) => opened,
-            Err(DiskError::NotFound { .. }) => return Ok(None),
+            Err(DiskError::NotFound { .. }) => {
+                return Ok(Err(Bad { kind: FindingKind::Missing, detail: format!("{path} is gone") }));
+            }
+            Err(error) if is_medium_error(&error) => {
+                return Ok(Err(Bad { kind: FindingKind::Unreadable, detail: error.to_string() }));
+            }
             Err(error) => return Err(error.into()),
         };
         let (window, states) = (Vec::new(), Vec::new());
-        Ok(Some(MediumReader { file, medium, end, window, first: 0, states, careful_until: 0 }))
+        Ok(Ok(MediumReader { file, medium, end, window, first: 0, states, careful_until: 0 }))
     }
 
     /// The blocks from `number` on that are there without another read of the drive, at most `count` and at least one,
@@ -138,5 +134,5 @@ impl MediumReader {
 }
 
 fn is_medium_error(error: &DiskError) -> bool {
-    matches!(error, DiskError::Io { errno, .. } if MEDIUM_ERRORS.contains(errno))
+    matches!(error, DiskError::Io { errno, .. } if !NOT_THE_MEDIUM.contains(errno))
 }

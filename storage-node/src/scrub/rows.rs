@@ -11,9 +11,10 @@
 //! | `v` | shard id | when the shard was written and last verified ([`Checks`]) |
 //! | `y` | due time in ms (big endian), shard id | which of the early checks of a new shard is due then |
 //! | `f` | what it is about ([`FindingKey`]) | a finding |
+//! | `d` | segment, block (big endian) | a record there holds a shard that was freed, or written again elsewhere |
 
 use super::findings::{FindingKey, Noted};
-use crate::index::{SCRUB, parse_shard, shard_bytes};
+use crate::index::{SCRUB, ShardPlace, parse_shard, shard_bytes};
 use crate::keep::{Finding, FindingKind, Subject};
 use crate::kv::{Direction, Kv, KvBatch, KvError};
 use codec::id::{DriveId, Lsn, ShardId};
@@ -27,6 +28,7 @@ const ORDERED: u8 = b'o';
 const CHECKS: u8 = b'v';
 const YOUNG: u8 = b'y';
 const FINDING: u8 = b'f';
+const DEAD: u8 = b'd';
 /// The longest detail of a finding that is kept, in bytes.
 const MAX_DETAIL: usize = 512;
 
@@ -268,6 +270,33 @@ impl ScrubRows {
 
     pub fn delete_finding(&self, batch: &mut KvBatch, key: &FindingKey) {
         batch.delete(SCRUB, self.key(FINDING, &key.encode()));
+    }
+
+    fn dead_key(&self, place: ShardPlace) -> Vec<u8> {
+        self.key(DEAD, &[place.segment.to_be_bytes(), place.block.to_be_bytes()].concat())
+    }
+
+    /// Remembers that nobody asks any more for the shard whose record lies at a place.
+    pub fn put_dead(&self, batch: &mut KvBatch, place: ShardPlace) {
+        batch.put(SCRUB, self.dead_key(place), vec![ROW_VERSION]);
+    }
+
+    pub fn delete_dead(&self, batch: &mut KvBatch, place: ShardPlace) {
+        batch.delete(SCRUB, self.dead_key(place));
+    }
+
+    pub fn is_dead(&self, place: ShardPlace) -> Result<bool, KvError> {
+        Ok(self.kv.get(SCRUB, &self.dead_key(place))?.is_some())
+    }
+
+    /// The first `limit` such places from a segment on.
+    pub fn list_dead(&self, from: u64, limit: usize) -> Result<Vec<ShardPlace>, KvError> {
+        let parse = |key: &[u8], _: &[u8]| {
+            let (segment, block) = key.split_first_chunk::<8>()?;
+            let block = u64::from_be_bytes(block.try_into().ok()?);
+            Some(ShardPlace { segment: u64::from_be_bytes(*segment), block })
+        };
+        self.list(DEAD, &self.key(DEAD, &from.to_be_bytes()), limit, parse)
     }
 
     /// Every finding of the drive.

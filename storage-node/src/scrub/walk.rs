@@ -5,15 +5,17 @@ use super::check::{Bad, Checker, Content, Payload, Record};
 use super::origin::Searcher;
 use super::reader::{BlockState, MediumReader, Pace};
 use super::rows::Checks;
+use crate::client::Lost;
+use crate::disk::Access;
 use crate::index::ShardPlace;
 use crate::keep::{FindingKind, Medium, Subject};
 use crate::kv::{KvBatch, KvError};
 use crate::open::OpenDrive;
-use crate::segment::{HEADER_SPACE, SegmentMeta};
+use crate::segment::{HEADER_SPACE, SegmentMeta, segment_path};
 use codec::block::{BLOCK, open_blocks};
 use codec::id::{Lsn, ShardId};
 use codec::segment::{Chain, RecordHeader, SegmentClass};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Rows that one step through the index takes.
@@ -23,7 +25,6 @@ const INDEX_STEP: usize = 4096;
 pub(crate) struct Tools<'a> {
     pub pace: &'a mut dyn Pace,
     pub searcher: &'a mut Searcher,
-    pub all: &'a [Arc<SegmentMeta>],
     /// What is to be written when the walk is saved.
     pub batch: &'a mut KvBatch,
 }
@@ -52,19 +53,54 @@ impl OpenDrive {
     /// Up to which block everything in a segment is acknowledged, as far as is known.
     pub(super) fn acknowledged(&self, meta: &SegmentMeta) -> Result<u64, KvError> {
         let number = meta.header.number;
-        let closed = {
-            let segments = self.segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let next = segments.range(number + 1..).map(|(_, next)| next).find(|next| next.class() == meta.class());
-            next.and_then(|next| next.header.previous).filter(|closed| closed.number == number)
-        };
-        if let Some(closed) = closed {
-            return Ok(closed.closed_blocks);
-        }
         if meta.class() == SegmentClass::Journal {
             return Ok(self.journal().get(number).map_or(1, |segment| segment.end_block));
         }
+        if let Some(closed) = self.closed_length(number) {
+            return Ok(closed.closed_blocks);
+        }
         let row = self.index.segment(number)?.filter(|row| row.header == meta.header);
         Ok(row.map_or(1, |row| row.chain.block))
+    }
+
+    /// Segments that are known to have been there and can't be used: their file or their header is gone.
+    pub(super) fn lost_segments(&self) -> BTreeSet<u64> {
+        let lost = self.damaged().into_iter().filter(|damage| damage.what == Lost::Segment);
+        lost.map(|damage| damage.segment).filter(|number| self.segment(*number).is_none()).collect()
+    }
+
+    /// Segments that the index names and that are not there.
+    pub(super) fn segments_astray(&self) -> Result<BTreeSet<u64>, KvError> {
+        let (mut astray, mut after) = (BTreeSet::new(), None);
+        loop {
+            let rows = self.index.list(after, INDEX_STEP)?;
+            astray.extend(rows.iter().map(|(_, p)| p.segment).filter(|number| self.segment(*number).is_none()));
+            match rows.last() {
+                Some((last, _)) if rows.len() == INDEX_STEP => after = Some(*last),
+                _ => return Ok(astray),
+            }
+        }
+    }
+
+    /// Notes what was in such a segment.
+    pub(super) fn note_lost(&self, number: u64) -> Result<(), Halt> {
+        self.vouch()?;
+        let there = |class| self.disk.open(&segment_path(class, number), Access::Read).is_ok();
+        let bad = match [SegmentClass::Data, SegmentClass::Journal].into_iter().any(there) {
+            true => Bad { kind: FindingKind::Damaged, detail: format!("the header of segment {number} is gone") },
+            false => Bad { kind: FindingKind::Missing, detail: format!("segment {number} is gone") },
+        };
+        let shards = self.shards_in(number)?;
+        let known = self.damaged().iter().any(|damage| damage.segment == number);
+        for (block, shard) in &shards {
+            self.note_shard(*shard, (number, *block), &bad)?;
+        }
+        if shards.is_empty() && known {
+            let subject = Subject::Blocks { segment: number, start: 0, end: 1 };
+            let unknown = Bad { kind: FindingKind::Unknown, ..bad };
+            self.scrub.findings.note(self.noted(subject, Some((number, 0)), &unknown))?;
+        }
+        Ok(())
     }
 
     /// Every shard that the index has in a segment, by block.
@@ -90,12 +126,15 @@ impl<'a> Walk<'a> {
         tools: &mut Tools<'_>,
     ) -> Result<Option<Walk<'a>>, Halt> {
         let end = drive.acknowledged(&meta)?;
-        let Some(reader) = MediumReader::open(&*drive.disk, &meta.path(), end)? else {
-            drive.vouch()?;
-            if drive.segment(meta.header.number).is_some() {
-                note_missing(drive, &meta, end)?;
+        let reader = match MediumReader::open(&*drive.disk, &meta.path(), end)? {
+            Ok(reader) => reader,
+            Err(bad) => {
+                drive.vouch_medium(bad.kind)?;
+                if drive.segment(meta.header.number).is_some() {
+                    note_all(drive, &meta, end, &bad)?;
+                }
+                return Ok(None);
             }
-            return Ok(None);
         };
         let from_start = chain.is_none();
         let chain = chain.unwrap_or_else(|| meta.start());
@@ -144,7 +183,7 @@ impl<'a> Walk<'a> {
             reader: &mut self.reader,
             pace: tools.pace,
             searcher: tools.searcher,
-            all: tools.all,
+            shared: &self.drive.scrub.shared,
         }
     }
 
@@ -231,7 +270,7 @@ impl<'a> Walk<'a> {
                 Named::Entries(first, last) => self.note_place(Subject::Entries(first, last), block, bad)?,
             }
         }
-        if !named {
+        if !named && !self.drive.scrub.rows.is_dead(self.here(broken))? {
             let unknown = Bad { kind: FindingKind::Unknown, detail: bad.detail.clone() };
             self.note_blocks(broken, until, &unknown)?;
         }
@@ -342,10 +381,9 @@ fn entries_in(drive: &OpenDrive, number: u64, blocks: std::ops::Range<u64>) -> V
     inside.map(|record| (record.block, Named::Entries(record.first, record.last))).collect()
 }
 
-/// A segment's file is gone.
-fn note_missing(drive: &OpenDrive, meta: &SegmentMeta, end: u64) -> Result<(), Halt> {
+/// Nothing can be had of a segment.
+fn note_all(drive: &OpenDrive, meta: &SegmentMeta, end: u64, bad: &Bad) -> Result<(), Halt> {
     let number = meta.header.number;
-    let bad = Bad { kind: FindingKind::Missing, detail: format!("{} is gone", meta.path()) };
     let named: Vec<(u64, Named)> = match meta.class() {
         SegmentClass::Journal => entries_in(drive, number, 0..u64::MAX),
         SegmentClass::Data => {
@@ -354,16 +392,16 @@ fn note_missing(drive: &OpenDrive, meta: &SegmentMeta, end: u64) -> Result<(), H
     };
     for (block, name) in &named {
         match *name {
-            Named::Shard(shard) => drive.note_shard(shard, (number, *block), &bad)?,
+            Named::Shard(shard) => drive.note_shard(shard, (number, *block), bad)?,
             Named::Entries(first, last) => {
-                let noted = drive.noted(Subject::Entries(first, last), Some((number, *block)), &bad);
+                let noted = drive.noted(Subject::Entries(first, last), Some((number, *block)), bad);
                 drive.scrub.findings.note(noted)?;
             }
         }
     }
     if named.is_empty() && end > 1 {
         let subject = Subject::Blocks { segment: number, start: 0, end };
-        let unknown = Bad { kind: FindingKind::Unknown, ..bad };
+        let unknown = Bad { kind: FindingKind::Unknown, ..bad.clone() };
         drive.scrub.findings.note(drive.noted(subject, Some((number, 0)), &unknown))?;
     }
     Ok(())

@@ -6,17 +6,20 @@ use super::reader::Pace;
 use super::rows::{Pass, Young};
 use super::walk::{Tools, Walk};
 use super::{DriveScrub, Halt};
-use crate::client::Lost;
-use crate::keep::{FindingKind, ScrubState, Subject};
+use crate::keep::ScrubState;
 use crate::kv::KvBatch;
 use crate::open::OpenDrive;
 use crate::segment::{BLOCK_BYTES, SegmentMeta};
+use crate::write::Job;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
 
 /// The pass is saved, and looks whether something else is due, when it has read so many bytes.
 const SLICE: u64 = 32 << 20;
+/// Rows of dead records that are looked at in one step.
+const DEAD_STEP: usize = 4096;
 /// Early checks between two looks at the rest.
 const YOUNG_STEP: usize = 64;
 /// The part of a drive's time that scrub leaves to others: after a read it waits three times as long as that took.
@@ -25,14 +28,16 @@ const REST: u32 = 3;
 const NICE: i32 = 10;
 
 /// Starts a drive's scrub; it ends with [`DriveScrub::stop`] or when the drive is gone.
-pub(crate) fn spawn(drive: Arc<OpenDrive>) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(drive: Arc<OpenDrive>, jobs: mpsc::WeakSender<Job>) -> std::io::Result<JoinHandle<()>> {
     let name = format!("scrub-{}", &drive.identity.drive.to_string()[..8]);
     let searcher = drive.scrub.shared.searcher();
-    std::thread::Builder::new().name(name).spawn(move || Worker { drive, searcher }.run())
+    std::thread::Builder::new().name(name).spawn(move || Worker { drive, jobs, searcher }.run())
 }
 
 struct Worker {
     drive: Arc<OpenDrive>,
+    /// Orders to the drive's own thread, as long as somebody else holds it.
+    jobs: mpsc::WeakSender<Job>,
     searcher: Searcher,
 }
 
@@ -146,12 +151,26 @@ impl Worker {
             last_segment: last.unwrap_or(0),
             ..Pass::NONE
         };
+        self.mend_headers();
         scrub.findings.count_anew();
         let mut batch = KvBatch::new();
         scrub.rows.put_ordered(&mut batch, false);
         self.save(batch, &pass)?;
         scrub.control().ordered = false;
         Ok(pass)
+    }
+
+    /// Has segment headers restored that an earlier pass found broken; this one sees whether it helped.
+    fn mend_headers(&self) {
+        for number in self.drive.scrub.findings.broken_headers() {
+            let Some(jobs) = self.jobs.upgrade() else { return };
+            let (reply, answer) = oneshot::channel();
+            if jobs.blocking_send(Job::MendHeader { number, reply }).is_ok()
+                && let Ok(Err(error)) = answer.blocking_recv()
+            {
+                tracing::warn!(drive = %self.drive.identity.drive, number, %error, "a segment's header can't be mended");
+            }
+        }
     }
 
     fn save(&self, mut batch: KvBatch, pass: &Pass) -> Result<(), Halt> {
@@ -184,8 +203,7 @@ impl Worker {
     fn walk(&mut self, pass: &mut Pass, meta: &Arc<SegmentMeta>, batch: &mut KvBatch) -> Result<(), Halt> {
         let drive = Arc::clone(&self.drive);
         let mut paced = Paced { scrub: &drive.scrub, rate: self.rate(pass)? };
-        let all = drive.scrub.shared.segments();
-        let mut tools = Tools { pace: &mut paced, searcher: &mut self.searcher, all: &all, batch };
+        let mut tools = Tools { pace: &mut paced, searcher: &mut self.searcher, batch };
         let done = pass.chain.map_or(0, |chain| chain.block);
         let bytes = pass.bytes;
         if let Some(mut walk) = Walk::begin(&drive, Arc::clone(meta), pass.chain, &mut tools)? {
@@ -206,26 +224,39 @@ impl Worker {
     fn finish(&mut self, pass: Pass) -> Result<(), Halt> {
         let drive = &self.drive;
         let mut batch = KvBatch::new();
-        let headless: Vec<u64> = drive
-            .damaged()
-            .iter()
-            .filter(|damage| damage.what == Lost::Segment && drive.segment(damage.segment).is_none())
-            .map(|damage| damage.segment)
-            .collect();
-        for &segment in &headless {
-            let detail = "the segment's header is damaged, and the index does not know it".to_owned();
-            let bad = super::check::Bad { kind: FindingKind::Unknown, detail };
-            let subject = Subject::Blocks { segment, start: 0, end: 1 };
-            drive.scrub.findings.note(drive.noted(subject, Some((segment, 0)), &bad))?;
+        let mut lost = drive.lost_segments();
+        lost.extend(drive.segments_astray()?);
+        for &segment in &lost {
+            drive.note_lost(segment)?;
         }
-        let is_there = |number| drive.segment(number).is_some() || headless.contains(&number);
+        let is_there = |number| drive.segment(number).is_some() || lost.contains(&number);
         drive.scrub.findings.clear_gone(&mut batch, is_there);
         drive.note_unindexed(None, None)?;
+        self.forget_dead()?;
         let ended_ms = drive.scrub.now().max(1);
         let pass = Pass { active: false, ordered: false, ended_ms, chain: None, ..pass };
         self.save(batch, &pass)?;
+        // Who waits for the end of a pass wants to see what it did.
+        drive.scrub.forget_tally();
         drive.scrub.set_state(ScrubState::Waiting);
         Ok(())
+    }
+
+    /// What was freed in segments that are not there any more need not be remembered.
+    fn forget_dead(&self) -> Result<(), Halt> {
+        let rows = &self.drive.scrub.rows;
+        let mut from = 0;
+        loop {
+            let dead = rows.list_dead(from, DEAD_STEP)?;
+            let Some(last) = dead.last().map(|place| place.segment) else { return Ok(()) };
+            let mut batch = KvBatch::new();
+            for place in dead.iter().filter(|place| self.drive.segment(place.segment).is_none()) {
+                rows.delete_dead(&mut batch, *place);
+            }
+            // A segment with more of them than one step takes is there, or is seen again.
+            from = if batch.is_empty() { last + 1 } else { last };
+            rows.write(batch)?;
+        }
     }
 
     /// Bytes per second that bring the pass to its end in time; 0: no limit.

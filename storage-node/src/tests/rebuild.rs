@@ -142,6 +142,17 @@ async fn a_target_that_loses_what_it_acknowledged_is_found_before_the_answer() {
 }
 
 #[tokio::test]
+async fn a_target_whose_cache_hides_what_its_medium_lost_is_found_before_the_answer() {
+    let (trace, node) = nodes(5).await;
+    let (stripe, _) = packed(2, 2, 4);
+    let layout = write(&node, &stripe, 4).await;
+    put(&node, drive_id(4), 99, 100).await.unwrap();
+    trace.inject(Fault::lost_write().under_cache().drive(4).path(".seg"));
+    let failed = node.rebuild(order(&layout, &[3])).await;
+    assert!(matches!(failed, Err(RebuildError::ReadBack { index: 3, error: Some(_), .. })), "{failed:?}");
+}
+
+#[tokio::test]
 async fn r2_what_does_not_decode_to_its_hash_is_never_written() {
     let (_trace, node) = nodes(5).await;
     let (mut stripe, _) = packed(2, 2, 4);

@@ -2,7 +2,7 @@
 use super::*;
 use crate::clock::Clock;
 use crate::disk::faulty::Fault;
-use crate::disk::{Access, DiskFile, DiskOp};
+use crate::disk::{Access, DiskFile};
 use crate::index::SHARDS;
 use crate::keep::{Finding, FindingKind, ScrubOrder, ScrubState, ScrubStatus, ShardRef, Subject};
 use crate::kv::{Direction, KvBatch};
@@ -10,7 +10,6 @@ use crate::scrub::ScrubConfig;
 use crate::segment::BLOCK_BYTES;
 use codec::id::ShardId;
 use codec::segment::JournalHead;
-use rustix::io::Errno;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 

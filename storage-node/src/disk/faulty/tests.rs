@@ -271,6 +271,41 @@ fn lost_and_misdirected_writes_are_acknowledged() {
 }
 
 #[test]
+fn a_cache_hides_what_the_medium_lost_until_a_restart() {
+    let trace = Trace::new(1);
+    let disk = trace.disk(0);
+    disk.write_durably("f", b"0123456789").unwrap();
+    disk.write_durably("g", b"0123456789").unwrap();
+    let file = disk.open("f", Access::ReadWrite).unwrap();
+    let medium = |disk: &FaultDisk, name: &str| {
+        let (file, _) = disk.open_medium(name).unwrap();
+        let mut bytes = vec![0; 10];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    for (fault, at) in [(Fault::lost_write(), 0), (Fault::shifted_write(-2), 4), (Fault::write_elsewhere("g"), 8)] {
+        trace.inject(fault.under_cache().nth(1));
+        file.write_at(b"XY", at).unwrap();
+        trace.heal_all();
+    }
+    file.sync_data().unwrap();
+    disk.open("g", Access::ReadWrite).unwrap().sync_data().unwrap();
+    trace.flip_under_cache(0, "f", 6, 1).unwrap();
+    file.write_at(b"Z", 7).unwrap();
+    assert_eq!(read(disk.as_ref(), "f").unwrap(), b"XY23XY6ZXY");
+    assert_eq!(read(disk.as_ref(), "g").unwrap(), b"0123456789");
+    assert_eq!((medium(&disk, "f"), medium(&disk, "g")), (b"01XY457Z89".to_vec(), b"01234567XY".to_vec()));
+    let image = trace.restart();
+    let again = &image.disks()[0];
+    assert_eq!(read(again.as_ref(), "f").unwrap(), b"01XY457Z89");
+    assert_eq!(read(again.as_ref(), "g").unwrap(), b"01234567XY");
+    trace.make_unreadable(0, "f", 3..4).unwrap();
+    assert!(disk.read_small("f").is_err() && disk.read_small("g").is_ok());
+    trace.make_readable(0);
+    assert!(disk.read_small("f").is_ok());
+}
+
+#[test]
 fn a_full_drive_says_so_and_space_comes_back() {
     let trace = Trace::new(2);
     trace.set_filesystem(1, 1);

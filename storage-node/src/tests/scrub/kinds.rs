@@ -106,11 +106,43 @@ async fn a_flipped_byte_anywhere_is_damage_to_what_lies_there() {
         let subject = Subject::Entries(Lsn(entries.0), Lsn(entries.1));
         world.finds(JOURNAL, block, &bytes, &[(subject, FindingKind::Damaged)]).await;
     }
-    // The segment's own header.
-    let mut bytes = world.read(0, FIRST, 0);
-    bytes[100] ^= 1;
-    let subject = Subject::Blocks { segment: 1, start: 0, end: 1 };
-    world.finds(FIRST, 0, &bytes, &[(subject, FindingKind::Damaged)]).await;
+    world.node.stop().await;
+}
+
+/// Nobody else can mend it: found by one pass, restored when the next one begins.
+#[tokio::test]
+async fn a_segment_header_is_found_broken_and_written_again() {
+    let world = World::new().await;
+    for (number, path) in [(1, FIRST), (2, JOURNAL)] {
+        let before = world.read(0, path, 0);
+        let subject = Subject::Blocks { segment: number, start: 0, end: 1 };
+        let sectors = 0..512;
+        for kind in [FindingKind::Damaged, FindingKind::Misplaced, FindingKind::Unreadable] {
+            match kind {
+                FindingKind::Damaged => world.trace.flip(0, path, 100, 1).unwrap(),
+                FindingKind::Misplaced => world.write(path, 0, &world.read(1, FIRST, 0)),
+                _ => world.trace.make_unreadable(0, path, sectors.clone()).unwrap(),
+            }
+            assert_found(&world.pass().await, &[(subject, kind)]);
+            world.trace.make_readable(0);
+            assert_found(&world.pass().await, &[]);
+            assert_eq!(world.read(0, path, 0), before);
+        }
+    }
+    // Not one that is being written, and not one whose first record does not continue it.
+    let subject = Subject::Blocks { segment: 3, start: 0, end: 1 };
+    world.trace.flip(0, SECOND, 100, 1).unwrap();
+    for _ in 0..2 {
+        assert_found(&world.pass().await, &[(subject, FindingKind::Damaged)]);
+    }
+    world.trace.flip(0, SECOND, 100, 1).unwrap();
+    world.trace.flip(0, FIRST, 100, 1).unwrap();
+    world.trace.flip(0, FIRST, BLOCK_BYTES, 1).unwrap();
+    let subject_1 = Subject::Blocks { segment: 1, start: 0, end: 1 };
+    for _ in 0..2 {
+        let expected = [(subject_1, FindingKind::Damaged), (self::subject(0), FindingKind::Damaged)];
+        assert_found(&world.pass().await, &expected);
+    }
     world.node.stop().await;
 }
 
@@ -147,8 +179,6 @@ async fn a_block_of_another_place_segment_or_drive_is_misplaced() {
     let entries = [(Subject::Entries(Lsn(4), Lsn(6)), FindingKind::Misplaced)];
     world.finds(JOURNAL, 5, &world.read(0, JOURNAL, 1), &entries).await;
     world.finds(JOURNAL, 6, &world.read(0, FIRST, at(1) + 1), &entries).await;
-    let header = [(Subject::Blocks { segment: 1, start: 0, end: 1 }, FindingKind::Misplaced)];
-    world.finds(FIRST, 0, &world.read(1, FIRST, 0), &header).await;
     world.node.stop().await;
 }
 
@@ -169,12 +199,7 @@ async fn sectors_that_can_not_be_read_are_unreadable_and_their_neighbours_are_no
     let world = World::new().await;
     let at = |i: usize| world.blocks[i];
     let sector = |block: u64| block * BLOCK_BYTES + 512..block * BLOCK_BYTES + 1024;
-    for (block, expected) in [
-        (at(1), subject(1)),
-        (at(4) + 1, subject(4)),
-        (at(5) + 4, subject(5)),
-        (0, Subject::Blocks { segment: 1, start: 0, end: 1 }),
-    ] {
+    for (block, expected) in [(at(1), subject(1)), (at(4) + 1, subject(4)), (at(5) + 4, subject(5))] {
         world.trace.make_unreadable(0, FIRST, sector(block)).unwrap();
         assert_found(&world.pass().await, &[(expected, FindingKind::Unreadable)]);
         world.trace.make_readable(0);
@@ -222,6 +247,23 @@ async fn a_missing_segment_misses_everything_that_was_in_it() {
     let expected: Vec<_> = [0, 1, 3, 4, 5].map(|i| (subject(i), FindingKind::Missing)).to_vec();
     assert_found(&world.pass().await, &expected);
     world.node.stop().await;
+}
+
+/// The file, or its header and the index's copy of it, went while the node was down.
+#[tokio::test]
+async fn a_segment_that_a_start_does_not_find_misses_what_the_index_has_in_it() {
+    let World { trace, kv, clock, node, .. } = World::new().await;
+    node.stop().await;
+    trace.disk(0).remove(FIRST).unwrap();
+    let node = start_scrubbing(&trace, kv, scrubbing(&clock, false)).await;
+    let missing: Vec<_> = (0..6).map(|i| (subject(i), FindingKind::Missing)).collect();
+    for _ in 0..2 {
+        assert_found(&pass(&node, &clock, DRIVE()).await, &missing);
+    }
+    let there: Vec<_> = (100..103).map(|i| shard_ref(i, 5000)).collect();
+    assert_eq!(node.inventory(DRIVE(), None, 100).await.unwrap(), there);
+    assert_found(&node.findings(DRIVE()).await.unwrap(), &missing);
+    node.stop().await;
 }
 
 #[tokio::test]
