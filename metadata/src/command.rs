@@ -131,7 +131,11 @@ pub enum Command {
         reason: String,
     },
     /// An operator has judged what held reclaim (R10): it may go on.
-    ReleaseReclaim,
+    ReleaseReclaim {
+        /// The highest LSN for which any drive has freed: deletes are ordered for no lower one from now on, or drives that
+        /// remember a later state would refuse them for ever.
+        floor: Lsn,
+    },
     /// A checkpoint of the index: it is known from now on, and those before the last one are dropped with their stripes.
     PutCheckpoint {
         /// Its LSN, size and stripes.

@@ -6,11 +6,15 @@
 
 pub mod config;
 pub mod dependents;
+pub mod frames;
 pub mod inventory;
 pub mod keeper;
 pub mod lanes;
+pub mod mark;
 pub mod plan;
+pub mod reclaim;
 pub mod repair;
+pub mod restripe;
 pub mod rows;
 pub mod simulate;
 pub mod status;

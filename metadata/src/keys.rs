@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::{Zeroize, Zeroizing};
 
 /// Name of the setting that holds [`KeyCheck`].
@@ -108,16 +109,16 @@ pub struct Domain {
     pub data_key: Option<DataKey>,
 }
 
-/// The key-encryption key.
-#[derive(Debug)]
+/// The key-encryption key. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Keys {
-    kek: KeyEncryptionKey,
+    kek: Arc<KeyEncryptionKey>,
 }
 
 impl Keys {
     /// With a key that is already at hand.
     pub fn new(kek: KeyEncryptionKey) -> Self {
-        Keys { kek }
+        Keys { kek: Arc::new(kek) }
     }
 
     /// Reads the key file. With `first_start` a missing file is created, with a new random key: durable, file and

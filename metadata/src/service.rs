@@ -12,6 +12,7 @@ use crate::commit::Request;
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalMap, JournalReadError};
 use crate::keep::Keeper;
+use crate::keep::reclaim::Reclaimer;
 use crate::keys::{Account, Domain, KeyError, Keys};
 use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
@@ -195,6 +196,22 @@ impl Shared {
         self.unsealed.store(self.map.weight_upto(Lsn(u64::MAX)), Ordering::Relaxed);
     }
 
+    /// Reads a frame where `chunk` says that it is.
+    pub(crate) async fn read_at(&self, chunk: &Located) -> Result<Bytes, String> {
+        let place = &chunk.place;
+        if let Some(layout) = &chunk.stripe {
+            let at = FramePlace { shard: u8::try_from(place.shard).map_err(|e| e.to_string())?, offset: place.offset };
+            let read = read_frame(&*self.node, layout, at, place.len, ReadOptions::default()).await;
+            return read.map_err(|error| error.to_string());
+        }
+        let lsn = place.lsn().ok_or("a place that is neither in a stripe nor in the journal")?;
+        let end = place.offset.checked_add(place.len).ok_or("a place beyond its entry")?;
+        let _reading = self.readers.read().await;
+        let good = |bytes: Bytes| verify_stored(&bytes).is_ok_and(|header| header.id == chunk.id).then_some(bytes);
+        let read = self.map.read_checked(&*self.node, lsn, place.offset..end, good).await;
+        read.map_err(|error: JournalReadError| error.to_string())
+    }
+
     /// The drives as placement sees them, asked now. With [`Reserve::Metadata`] the reserve counts as free.
     pub async fn topology(&self, reserve: Reserve) -> Result<Topology, IndexError> {
         let drives = self.node.drives().await;
@@ -227,6 +244,8 @@ pub struct Writing {
     pub sealer: Arc<Sealer>,
     /// Keeping.
     pub keeper: Arc<Keeper>,
+    /// Giving space back.
+    pub reclaimer: Arc<Reclaimer>,
 }
 
 /// The metadata service.
@@ -340,6 +359,11 @@ impl Metadata {
         self.writing.as_ref().map(|writing| &writing.keeper)
     }
 
+    /// What gives space back; `None` while only reads are served.
+    pub fn reclaimer(&self) -> Option<&Arc<Reclaimer>> {
+        self.writing.as_ref().map(|writing| &writing.reclaimer)
+    }
+
     /// The node, for status and tests.
     pub fn node(&self) -> &Arc<StorageNode> {
         &self.node
@@ -411,22 +435,6 @@ impl Metadata {
         };
         let chunks = frames.into_iter().zip(&stored.places).map(chunk).collect();
         self.commit(writer, Command::CommitStripe { stripe: stored.row, chunks }).await.map(drop)
-    }
-
-    /// Reads a frame where `chunk` says that it is.
-    async fn read_at(&self, chunk: &Located) -> Result<Bytes, String> {
-        let place = &chunk.place;
-        if let Some(layout) = &chunk.stripe {
-            let at = FramePlace { shard: u8::try_from(place.shard).map_err(|e| e.to_string())?, offset: place.offset };
-            let read = read_frame(&*self.shared.node, layout, at, place.len, ReadOptions::default()).await;
-            return read.map_err(|error| error.to_string());
-        }
-        let lsn = place.lsn().ok_or("a place that is neither in a stripe nor in the journal")?;
-        let end = place.offset.checked_add(place.len).ok_or("a place beyond its entry")?;
-        let _reading = self.shared.readers.read().await;
-        let good = |bytes: Bytes| verify_stored(&bytes).is_ok_and(|header| header.id == chunk.id).then_some(bytes);
-        let read = self.shared.map.read_checked(&*self.shared.node, lsn, place.offset..end, good).await;
-        read.map_err(|error: JournalReadError| error.to_string())
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -570,7 +578,7 @@ impl MetadataClient for Metadata {
     }
 
     async fn read_frame(&self, chunk: &Located) -> Result<Bytes, FrameReadError> {
-        let reason = match self.read_at(chunk).await {
+        let reason = match self.shared.read_at(chunk).await {
             Ok(bytes) => return Ok(bytes),
             Err(reason) => reason,
         };
@@ -578,7 +586,7 @@ impl MetadataClient for Metadata {
         let again = self.locate(&[chunk.id]).await?.pop().flatten().ok_or(FrameReadError::Unknown(chunk.id))?;
         let reason = match again.place == chunk.place {
             true => reason,
-            false => match self.read_at(&again).await {
+            false => match self.shared.read_at(&again).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(reason) => reason,
             },

@@ -17,6 +17,7 @@ use crate::clock::{Clock, Entropy};
 use crate::index::{IndexError, META, RowFault, damaged};
 use crate::journal::Patience;
 use crate::keep::KeepConfig;
+use crate::keep::reclaim::ReclaimConfig;
 use crate::keys::{KeyError, Keys};
 use crate::replay::index_mark;
 use crate::service::Metadata;
@@ -81,6 +82,8 @@ pub struct Config {
     pub seal_after: Option<u64>,
     /// A checkpoint of the index is written, after a seal, when so many entries came since the last one; `None` never.
     pub checkpoint_after: Option<u64>,
+    /// How space is given back.
+    pub reclaim: ReclaimConfig,
     /// How often the drives are looked at; `None` never.
     pub check_every: Option<Duration>,
     /// How what is stored is kept whole.
@@ -109,6 +112,7 @@ impl Default for Config {
             max_batch: 8 << 20,
             seal_after: Some(256 << 20),
             checkpoint_after: Some(1_000_000),
+            reclaim: ReclaimConfig::default(),
             check_every: Some(Duration::from_secs(3)),
             keep: KeepConfig::default(),
             tick_every: Some(Duration::from_secs(60)),

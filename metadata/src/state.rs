@@ -108,7 +108,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::DropStripes(stripes) => reclaim::drop_stripes(&mut draft, stripes),
         Command::StripesFreed(stripes) => reclaim::stripes_freed(&mut draft, stripes),
         Command::HoldReclaim { reason } => reclaim::hold(&mut draft, reason),
-        Command::ReleaseReclaim => reclaim::release(&mut draft),
+        Command::ReleaseReclaim { floor } => reclaim::release(&mut draft, *floor),
         Command::PutCheckpoint { row, stripes } => cluster::put_checkpoint(&mut draft, row, stripes),
         Command::AcceptLoss { loss, sealed } => {
             draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));

@@ -26,6 +26,10 @@ pub const HOLD_SETTING: &str = "reclaim-hold";
 /// Name of the setting that holds the LSN of the last release, in ASCII.
 pub const RELEASED_SETTING: &str = "reclaim-released";
 
+/// Name of the setting that holds the LSN, in ASCII, that deletes are ordered for at least: that of the latest state that a
+/// drive remembered when an operator released reclaim.
+pub const FLOOR_SETTING: &str = "reclaim-floor";
+
 /// Why nothing is deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Hold {
@@ -88,6 +92,14 @@ pub fn is_over(view: &dyn View, lsn: Lsn, grace_ms: u64) -> Result<bool, IndexEr
     Ok(now.checked_sub(then.steady_ms).is_some_and(|passed| passed >= grace_ms))
 }
 
+/// The last LSN for which [`is_over`] holds; `None` when there is none.
+pub fn over_upto(view: &dyn View, grace_ms: u64) -> Result<Option<Lsn>, IndexError> {
+    let now = clock(view)?.map_or(0, |tick| tick.steady_ms);
+    let old = |tick: &ClockTick| now.checked_sub(tick.steady_ms).is_some_and(|passed| passed >= grace_ms);
+    let ticks = ticks_from(view, Lsn(0), usize::MAX)?;
+    Ok(ticks.into_iter().filter(|(_, tick)| old(tick)).map(|(lsn, _)| lsn).max())
+}
+
 /// Takes a stripe out of the index; its row is kept until its shards are freed.
 pub(crate) fn drop_stripe(overlay: &mut Overlay<'_>, lsn: Lsn, id: StripeId) -> Result<(), IndexError> {
     if let Some(row) = super::stripe(overlay, id)? {
@@ -138,6 +150,17 @@ pub fn dropped(view: &dyn View, from: StripeId, limit: usize) -> Result<Vec<(Lsn
     rows.into_iter().map(row).collect()
 }
 
+/// A setting that is an LSN; one that does not read is one that was never set.
+fn lsn_setting(view: &dyn View, name: &str) -> Result<Lsn, IndexError> {
+    let value = setting(view, name)?.map(|row| row.value);
+    Ok(Lsn(value.and_then(|value| String::from_utf8_lossy(&value).parse().ok()).unwrap_or(0)))
+}
+
+/// The LSN that deletes are ordered for at least.
+pub fn floor(view: &dyn View) -> Result<Lsn, IndexError> {
+    lsn_setting(view, FLOOR_SETTING)
+}
+
 /// What keeps everything from being deleted, if something does.
 pub fn hold(view: &dyn View) -> Result<Option<Hold>, IndexError> {
     let value = |name| Ok::<_, IndexError>(setting(view, name)?.map(|row| row.value));
@@ -149,7 +172,6 @@ pub fn hold(view: &dyn View) -> Result<Option<Hold>, IndexError> {
     }
     let losses: Vec<AcceptedLossRow> = read_all(view, META, b"loss")?;
     let lost = losses.iter().map(|loss| loss.known).max();
-    // One that does not read is one that was never given.
-    let released = value(RELEASED_SETTING)?.and_then(|value| String::from_utf8_lossy(&value).parse().ok()).unwrap_or(0);
-    Ok(lost.filter(|known| *known >= released).map(|known| Hold::AcceptedLoss(Lsn(known))))
+    let released = lsn_setting(view, RELEASED_SETTING)?;
+    Ok(lost.filter(|known| *known >= released.0).map(|known| Hold::AcceptedLoss(Lsn(known))))
 }

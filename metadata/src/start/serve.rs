@@ -12,6 +12,7 @@ use crate::commit::{Asked, Committer, Request};
 use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keep::keeper::{Keeper, KeeperParts};
+use crate::keep::reclaim::{self, ReclaimError, ReclaimParts, Reclaimer};
 use crate::keys::Keys;
 use crate::replay::{Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
@@ -251,7 +252,15 @@ async fn finish_start(
     let drives = scene.node.drives().await;
     shared.set_drives(drives.clone());
     committer.check(&drives).await;
-    let commands = first_commands(&scene, &kv, &keys, epoch, accepted, &drives)?;
+    let mut commands = first_commands(&scene, &kv, &keys, epoch, accepted, &drives)?;
+    let known = mark.applied.max(index::reclaim::floor(&Overlay::new(&*kv))?);
+    // R10: drives that have freed for a later state than the one that was found know of deletes, and so of commits, that it
+    // lacks. Said before anything else is committed: later its LSNs will have grown past those.
+    if let Some((drive, seen)) = reclaim::behind(&*scene.node, epoch, known).await {
+        let reason = ReclaimError::Behind { drive, seen }.to_string();
+        tracing::error!(reason, "nothing is deleted until an operator releases it");
+        commands.push(Asked { writer: epoch, command: Command::HoldReclaim { reason }, reply: None });
+    }
     if !config.sabotage.is(storage_node::sabotage::Sabotage::StartEpochEntry) || scene.first {
         for answer in committer.commit(commands).await {
             answer.map_err(|error| StartError::Journal(error.to_string()))?;
@@ -288,7 +297,17 @@ async fn finish_start(
         config: config.keep,
     });
     running.extend(keeper.tasks());
-    let writing = Writing { requests, stripes, sealer, keeper };
+    let reclaimer = Reclaimer::new(ReclaimParts {
+        shared: shared.clone(),
+        keys: keys.clone(),
+        stripes: stripes.clone(),
+        requests: requests.clone(),
+        epoch,
+        started_at: mark.applied,
+        config: config.reclaim.clone(),
+    });
+    running.push(tokio::spawn(reclaimer.clone().run()));
+    let writing = Writing { requests, stripes, sealer, keeper, reclaimer };
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
 }
 

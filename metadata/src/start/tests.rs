@@ -7,6 +7,7 @@ mod hung;
 mod keeping;
 mod key;
 mod loss;
+mod reclaim;
 mod transient;
 mod world;
 

@@ -16,7 +16,7 @@ use super::{DecideError, Draft};
 use crate::command::{
     DeleteChunks, DroppedStripe, MAX_ROWS, MIN_GRACE_MS, Move, Outcome, Refusal, SparedChunk, UnmarkedChunk,
 };
-use crate::index::reclaim::{self, HOLD_SETTING, RELEASED_SETTING};
+use crate::index::reclaim::{self, FLOOR_SETTING, HOLD_SETTING, RELEASED_SETTING};
 use crate::index::{self, View};
 use crate::lookup;
 use bytes::Bytes;
@@ -222,8 +222,11 @@ pub(super) fn hold(draft: &mut Draft<'_>, reason: &str) -> Result<Outcome, Decid
     Ok(Outcome::Done)
 }
 
-pub(super) fn release(draft: &mut Draft<'_>) -> Result<Outcome, DecideError> {
+pub(super) fn release(draft: &mut Draft<'_>, floor: Lsn) -> Result<Outcome, DecideError> {
     put(draft, HOLD_SETTING, String::new())?;
+    if floor > reclaim::floor(draft.view)? {
+        put(draft, FLOOR_SETTING, floor.0.to_string())?;
+    }
     let lsn = draft.at.lsn.0.to_string();
     put(draft, RELEASED_SETTING, lsn)?;
     Ok(Outcome::Done)

@@ -194,14 +194,14 @@ fn r10_nothing_is_deleted_while_reclaim_is_held() {
     assert_eq!(held(&world), Some(Hold::Off));
     assert!(matches!(world.run(Command::DropStripes(Vec::new())), Err(Refusal::ReclaimHeld(_))));
     // A release is for holds; the switch stays where it is.
-    world.run(Command::ReleaseReclaim).unwrap();
+    world.run(Command::ReleaseReclaim { floor: Lsn(5) }).unwrap();
     assert_eq!(held(&world), Some(Hold::Off));
     world.run(switch("on")).unwrap();
     assert_eq!(held(&world), None);
     world.run(Command::HoldReclaim { reason: "first".to_owned() }).unwrap();
     world.run(Command::HoldReclaim { reason: "second".to_owned() }).unwrap();
     assert_eq!(held(&world), Some(Hold::Held("first".to_owned())));
-    world.run(Command::ReleaseReclaim).unwrap();
+    world.run(Command::ReleaseReclaim { floor: Lsn(5) }).unwrap();
     assert_eq!(held(&world), None);
     // An accepted loss holds it by itself.
     let loss = AcceptedLossRow { kept: world.lsn.0, known: world.lsn.0 };
@@ -210,8 +210,10 @@ fn r10_nothing_is_deleted_while_reclaim_is_held() {
     world.sabotage.set(Sabotage::ReclaimHold, true);
     assert_eq!(held(&world), None, "deleted, though the lost entries may have referenced it");
     world.sabotage.set(Sabotage::ReclaimHold, false);
-    world.run(Command::ReleaseReclaim).unwrap();
+    world.run(Command::ReleaseReclaim { floor: Lsn(5) }).unwrap();
     assert_eq!(held(&world), None);
+    world.run(Command::ReleaseReclaim { floor: Lsn(3) }).unwrap();
+    assert_eq!(reclaim::floor(&world.view()).unwrap(), Lsn(5), "drives forget nothing");
     world.check_replay();
 }
 

@@ -1,0 +1,642 @@
+//! Reclaim over fault disks: the classic races, what came back from the past, each step taken away, and random histories
+//! against a model of what was acknowledged.
+
+use super::world::*;
+use crate::client::MetadataClient;
+use crate::command::{Command, CommitObject, Condition, MIN_GRACE_MS, NewChunk, NewFrame, Outcome};
+use crate::index::reclaim::{self as rows, Hold};
+use crate::index::{self, CHUNKS, Overlay, STRIPES, View};
+use crate::keep::mark::MarkError;
+use crate::keep::reclaim::{READERS_GRACE_MS, ReclaimConfig, ReclaimError, ReclaimReport};
+use crate::keep::restripe::RestripePolicy;
+use crate::keys::Domain;
+use crate::service::Metadata;
+use bytes::Bytes;
+use codec::effect::{AcceptedLossRow, ChunkRow, ChunkState, ClockTick, Content, ObjectMeta, StripeRow};
+use codec::erasure::Erasure;
+use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
+use codec::id::{BucketId, ChunkId, Epoch, Lsn, StripeId};
+use codec::manifest::{Entry, Manifest};
+use codec::stripe::{StripeClass, StripeDescriptor, StripePacker};
+use proptest::prelude::*;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use storage_node::client::{NodeClient, Reserve};
+use storage_node::disk::DiskOp;
+use storage_node::disk::faulty::Fault;
+use storage_node::keep::Authority;
+use storage_node::kv::KvBatch;
+use storage_node::sabotage::Sabotage;
+use storage_node::stripe_io::{TargetsWanted, write_stripe};
+
+const DAY: u64 = 24 * 3600 * 1000;
+/// Large enough that a stripe of a few has some weight.
+const CHUNK: usize = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Inline,
+    Striped,
+    /// Striped, behind a manifest chunk.
+    Node,
+}
+
+struct Store {
+    world: World,
+    metadata: Metadata,
+    bucket: BucketId,
+    objects: BTreeMap<u8, Vec<u8>>,
+}
+
+fn reclaim_config() -> ReclaimConfig {
+    let restripe = RestripePolicy { live_percent: 50, narrow: true, round_bytes: 1 << 30 };
+    ReclaimConfig { every: None, daily_percent: 100, restripe, ..ReclaimConfig::default() }
+}
+
+impl Store {
+    async fn new(drives: usize, geometry: &str) -> Store {
+        let mut world = World::new(drives, geometry);
+        world.config.reclaim = reclaim_config();
+        let metadata = world.serving().await;
+        let mut client = Client::default();
+        client.create_bucket(&metadata).await;
+        Store { world, metadata, bucket: client.bucket.unwrap(), objects: BTreeMap::new() }
+    }
+
+    fn view(&self) -> Overlay<'_> {
+        Overlay::new(&**self.metadata.kv())
+    }
+
+    async fn domain(&self) -> Arc<Domain> {
+        self.metadata.domain("alice", false).await.unwrap()
+    }
+
+    async fn commit(&self, command: Command) -> Outcome {
+        self.metadata.commit(self.metadata.epoch(), command).await.unwrap()
+    }
+
+    /// Lets time pass for the steady count.
+    async fn pass(&self, ms: u64) {
+        // The first is noted, so that nothing is lost to the step between notes.
+        for ms in [rows::TICK_STEP_MS, ms] {
+            let last = index::clock(&self.view()).unwrap().unwrap_or_default();
+            let (retention_ms, steady_ms) = (last.retention_ms + ms, last.steady_ms + ms);
+            self.commit(Command::ClockTick(ClockTick { retention_ms, steady_ms, ..last })).await;
+        }
+    }
+
+    async fn round(&self) -> ReclaimReport {
+        self.metadata.reclaimer().unwrap().round().await.unwrap()
+    }
+
+    /// Rounds until there is nothing to do any more.
+    async fn quiet(&self) {
+        for _ in 0..5 {
+            self.round().await;
+            self.pass(8 * DAY).await;
+            self.round().await;
+        }
+    }
+
+    async fn restart(mut self) -> Store {
+        self.metadata.shutdown().await;
+        self.metadata = self.world.serving().await;
+        self
+    }
+
+    async fn new_chunk(&self, plain: &[u8], children: &[ChunkId], is_manifest: bool) -> (NewChunk, Bytes) {
+        let domain = self.domain().await;
+        let id = chunk_id(&domain.chunk_key, plain);
+        let frame: Bytes =
+            encode(&FrameSpec { domain: domain.id, id, level: 1, data_key: None }, plain).unwrap().into();
+        let chunk = NewChunk {
+            id,
+            domain: domain.id,
+            plain_len: plain.len() as u32,
+            frame: NewFrame::Inline(frame.clone()),
+            is_manifest,
+            children: children.to_vec(),
+        };
+        (chunk, frame)
+    }
+
+    /// Those that are no dedup hits, as a gateway asks.
+    async fn misses(&self, chunks: &[(NewChunk, Bytes)]) -> Vec<(NewChunk, Bytes)> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| chunk.id).collect();
+        let hits = self.metadata.find_chunks(self.domain().await.id, &ids).await.unwrap();
+        let mut seen = BTreeSet::new();
+        let missing = chunks.iter().zip(hits).filter(|((chunk, _), hit)| hit.is_none() && seen.insert(chunk.id));
+        missing.map(|(chunk, _)| chunk.clone()).collect()
+    }
+
+    async fn store(&self, chunks: Vec<(NewChunk, Bytes)>) {
+        let frame = |(chunk, frame): (NewChunk, Bytes)| crate::client::StripeFrame {
+            id: chunk.id,
+            domain: chunk.domain,
+            plain_len: chunk.plain_len,
+            is_manifest: chunk.is_manifest,
+            children: chunk.children,
+            frame,
+        };
+        let frames = chunks.into_iter().map(frame).collect();
+        self.metadata.store_stripe(self.metadata.epoch(), frames).await.unwrap();
+    }
+
+    /// An object of some chunks, as a gateway stores it.
+    async fn put(&mut self, key: u8, numbers: &[u8], how: How) {
+        let mut chunks = Vec::new();
+        let mut entries = Vec::new();
+        for number in numbers {
+            let (chunk, frame) = self.new_chunk(&noise(u64::from(*number), CHUNK), &[], false).await;
+            entries.push(Entry { id: chunk.id, len: CHUNK as u64, leaf: true });
+            chunks.push((chunk, frame));
+        }
+        let mut inline = Vec::new();
+        match how {
+            How::Inline => inline = self.misses(&chunks).await.into_iter().map(|(chunk, _)| chunk).collect(),
+            How::Striped | How::Node => self.store(self.misses(&chunks).await).await,
+        }
+        if how == How::Node {
+            let node = Manifest::new(entries.clone()).unwrap();
+            let children: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
+            let (chunk, frame) = self.new_chunk(&node.encode(), &children, true).await;
+            entries = vec![Entry { id: chunk.id, len: node.total_len(), leaf: false }];
+            self.store(self.misses(&[(chunk, frame)]).await).await;
+        }
+        self.commit(self.object(key, entries, inline).await).await;
+        self.objects.insert(key, numbers.to_vec());
+    }
+
+    async fn object(&self, key: u8, entries: Vec<Entry>, chunks: Vec<NewChunk>) -> Command {
+        let manifest = Manifest::new(entries).unwrap();
+        let content = Content {
+            size: manifest.total_len(),
+            etag: format!("{key}"),
+            domain: self.domain().await.id.0,
+            manifest: manifest.encode(),
+            ..Content::default()
+        };
+        let (key, meta) = (format!("key-{key}"), ObjectMeta::default());
+        let condition = Condition::None;
+        Command::CommitObject(CommitObject { bucket: self.bucket, key, condition, meta, content, chunks, now_ms: 1 })
+    }
+
+    async fn delete(&mut self, key: u8) {
+        let (bucket, condition) = (self.bucket, Condition::None);
+        self.commit(Command::DeleteObject { bucket, key: format!("key-{key}"), condition }).await;
+        self.objects.remove(&key);
+    }
+
+    async fn read(&self, id: ChunkId) -> Result<Vec<u8>, String> {
+        let located = self.metadata.locate(&[id]).await.map_err(|error| error.to_string())?;
+        let located = located.into_iter().next().flatten().ok_or("not known")?;
+        let frame = self.metadata.read_frame(&located).await.map_err(|error| error.to_string())?;
+        let domain = self.domain().await;
+        let (chunk_key, plain_len) = (&domain.chunk_key, located.plain_len);
+        let expect = Expect { id, domain: domain.id, plain_len, chunk_key, data_key: None };
+        decode(&frame, &expect).map_err(|error| error.to_string())
+    }
+
+    async fn get(&self, key: u8) -> Result<Vec<u8>, String> {
+        let version = self.metadata.current_version(self.bucket, &format!("key-{key}")).await.unwrap();
+        let content = version.ok_or("no such key")?.content.unwrap();
+        let mut entries = Manifest::parse(&content.manifest).unwrap().entries().to_vec();
+        if let [Entry { id, leaf: false, .. }] = entries[..] {
+            entries = Manifest::parse(&self.read(id).await?).unwrap().entries().to_vec();
+        }
+        let mut out = Vec::new();
+        for entry in entries {
+            out.extend(self.read(entry.id).await?);
+        }
+        Ok(out)
+    }
+
+    /// Every object is whole.
+    async fn check(&self) {
+        for (key, numbers) in &self.objects {
+            let wanted: Vec<u8> = numbers.iter().flat_map(|number| noise(u64::from(*number), CHUNK)).collect();
+            assert!(self.get(*key).await.unwrap_or_else(|error| panic!("key {key}: {error}")) == wanted, "key {key}");
+        }
+    }
+
+    fn chunks(&self) -> Vec<ChunkRow> {
+        let rows = self.view().rows(CHUNKS, &[], &[0xff; 40], usize::MAX).unwrap();
+        rows.into_iter().map(|(key, value)| index::decode(CHUNKS, &key, value).unwrap()).collect()
+    }
+
+    fn stripes(&self, class: StripeClass) -> BTreeMap<StripeId, StripeRow> {
+        let rows = self.view().rows(STRIPES, &[], &[0xff; 40], usize::MAX).unwrap();
+        let row = |(key, value): (Bytes, Bytes)| index::decode::<StripeRow>(STRIPES, &key, value).unwrap();
+        let all = rows.into_iter().map(row).map(|row| (StripeDescriptor::parse(&row.descriptor).unwrap(), row));
+        all.filter(|(descriptor, _)| descriptor.class == class).map(|(descriptor, row)| (descriptor.id, row)).collect()
+    }
+
+    /// Stripes of which some drive has a data shard.
+    async fn on_drives(&self) -> BTreeSet<StripeId> {
+        let mut found = BTreeSet::new();
+        for drive in self.metadata.node().drives().await {
+            let headers = self.metadata.node().list_shards(drive.id, Some(StripeClass::Data), None, 10_000).await;
+            found.extend(headers.unwrap_or_default().into_iter().map(|header| header.id().stripe));
+        }
+        found
+    }
+
+    async fn chunk(&self, number: u8) -> Option<ChunkRow> {
+        let id = chunk_id(&self.domain().await.chunk_key, &noise(u64::from(number), CHUNK));
+        index::chunk(&self.view(), id).unwrap()
+    }
+
+    /// Makes a chunk's count wrong, as a mistake in this program would: it looks unreferenced since `lsn`.
+    async fn miscount(&self, number: u8, lsn: Lsn) {
+        let row = self.chunk(number).await.unwrap();
+        let wrong = ChunkRow { refs: 0, state: ChunkState::Condemned as i32, condemned_lsn: lsn.0, ..row };
+        let mut overlay = Overlay::new(&**self.metadata.kv());
+        overlay.put(CHUNKS, wrong.id.clone(), &wrong);
+        let batch: KvBatch = overlay.into_batch();
+        self.metadata.kv().write(batch).unwrap();
+    }
+}
+
+#[test]
+fn what_nobody_needs_goes_in_its_time_and_the_space_comes_back() {
+    run(async {
+        let mut store = Store::new(4, "2+1").await;
+        store.put(1, &[1, 2, 3, 4], How::Striped).await;
+        store.put(2, &[5, 6], How::Node).await;
+        store.put(3, &[7], How::Inline).await;
+        store.put(4, &[1, 7], How::Inline).await;
+        let before = store.on_drives().await.len();
+        store.delete(1).await;
+        store.delete(2).await;
+        assert_eq!(store.round().await.deleted, 0, "no grace is over");
+        store.pass(7 * DAY).await;
+        let report = store.round().await;
+        assert_eq!(
+            (report.deleted, report.freed),
+            (4, 0),
+            "three leaves and a node; its children are condemned only now"
+        );
+        store.check().await;
+        store.quiet().await;
+        store.check().await;
+        assert_eq!(store.chunks().len(), 2);
+        assert!(store.on_drives().await.len() < before);
+        let mut store = store.restart().await;
+        store.check().await;
+        store.delete(3).await;
+        store.delete(4).await;
+        store.quiet().await;
+        assert_eq!((store.chunks().len(), store.stripes(StripeClass::Data).len()), (0, 0));
+        assert_eq!(store.on_drives().await, BTreeSet::new());
+        assert_eq!(store.metadata.reclaimer().unwrap().status().waiting, 0);
+    });
+}
+
+#[test]
+fn r11_a_dedup_hit_against_reclaim() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let row = store.chunk(1).await.unwrap();
+        let entry = Entry { id: row.chunk_id().unwrap(), len: CHUNK as u64, leaf: true };
+        // A gateway found the chunk; the object that held it is deleted; its own commit comes when the chunk is about to go.
+        let late = store.object(2, vec![entry], Vec::new()).await;
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        store.commit(late.clone()).await;
+        store.objects.insert(2, vec![1]);
+        let report = store.round().await;
+        assert_eq!((report.deleted, report.dropped), (0, 0));
+        store.check().await;
+        // Later still: the chunk is gone, and the commit is told to store it again.
+        store.delete(2).await;
+        store.pass(8 * DAY).await;
+        assert_eq!(store.round().await.deleted, 1);
+        assert!(store.metadata.commit(store.metadata.epoch(), late).await.is_err());
+        store.put(2, &[1], How::Striped).await;
+        store.quiet().await;
+        store.check().await;
+    });
+}
+
+#[test]
+fn r11_marks_are_the_authority_and_counts_are_mended() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1, 2], How::Striped).await;
+        store.put(2, &[1, 3], How::Node).await;
+        let lsn = index::applied(&store.view()).unwrap().0;
+        for number in [1, 2, 3] {
+            store.miscount(number, lsn).await;
+        }
+        store.pass(8 * DAY).await;
+        let report = store.round().await;
+        assert_eq!((report.spared, report.deleted), (3, 0));
+        let (one, two) = (store.chunk(1).await.unwrap(), store.chunk(2).await.unwrap());
+        assert_eq!((one.state(), one.refs, two.refs), (ChunkState::Live, 2, 1));
+        store.check().await;
+        // Without the marks.
+        store.miscount(2, lsn).await;
+        store.world.config.sabotage.set(Sabotage::ReclaimMark, true);
+        assert_eq!(store.round().await.deleted, 1);
+        assert!(store.get(1).await.is_err(), "an object without its chunk");
+    });
+}
+
+#[test]
+fn r13_a_manifest_chunk_that_cant_be_read_stops_all_deletes() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Node).await;
+        store.put(2, &[2], How::Striped).await;
+        let lsn = index::applied(&store.view()).unwrap().0;
+        store.miscount(1, lsn).await;
+        store.delete(2).await;
+        store.pass(8 * DAY).await;
+        for drive in 0..3 {
+            store.world.trace.inject(Fault::error(Errno::IO).drive(drive).on(DiskOp::Read).path("segments"));
+        }
+        let result = store.metadata.reclaimer().unwrap().round().await;
+        assert!(matches!(result, Err(ReclaimError::Mark(MarkError::Unreadable { .. }))), "{result:?}");
+        assert!(store.chunk(2).await.is_some(), "nothing was deleted");
+        assert!(!store.metadata.reclaimer().unwrap().status().error.is_empty());
+        store.world.config.sabotage.set(Sabotage::UnknownIsAbsent, true);
+        let _ = store.metadata.reclaimer().unwrap().round().await;
+        assert!(store.chunk(1).await.is_none(), "what only the unread manifest chunk names was deleted");
+    });
+}
+
+#[test]
+fn r10_a_state_from_the_past_deletes_nothing_until_it_is_released() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        // A later state has freed something on a drive, and then this one came back from a backup.
+        let drive = store.metadata.node().drives().await[1].id;
+        let later = Authority { epoch: store.metadata.epoch(), lsn: Lsn(1_000_000) };
+        store.metadata.node().free_shards(drive, later, Vec::new()).await.unwrap();
+        let store = store.restart().await;
+        let held = store.round().await;
+        assert!(matches!(held.held, Some(Hold::Held(_))), "{held:?}");
+        assert_eq!((held.deleted, held.condemned), (0, 0));
+        let store = store.restart().await;
+        assert!(store.round().await.held.is_some(), "a restart is no release");
+        store.metadata.reclaimer().unwrap().release().await.unwrap();
+        let store = store.restart().await;
+        let report = store.round().await;
+        assert_eq!((report.held, report.deleted), (None, 1), "released for good");
+        store.pass(8 * DAY).await;
+        store.round().await;
+        store.pass(DAY).await;
+        assert!(store.round().await.freed > 0, "and the drive takes orders again");
+    });
+}
+
+#[test]
+fn r10_an_accepted_loss_holds_reclaim() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        let last = index::applied(&store.view()).unwrap().0.0;
+        let loss = AcceptedLossRow { kept: last, known: last };
+        store.commit(Command::AcceptLoss { loss, sealed: None }).await;
+        let report = store.round().await;
+        assert!(matches!(report.held, Some(Hold::AcceptedLoss(_))), "{report:?}");
+        store.metadata.reclaimer().unwrap().release().await.unwrap();
+        let report = store.round().await;
+        assert_eq!((report.held, report.deleted), (None, 1));
+    });
+}
+
+#[test]
+fn r12_readers_that_began_before_a_restripe_read_on() {
+    run(async {
+        let mut store = Store::new(4, "2+1").await;
+        store.put(1, &[1, 2, 3, 4, 5, 6], How::Striped).await;
+        store.put(2, &[1], How::Inline).await;
+        let id = store.chunk(1).await.unwrap().chunk_id().unwrap();
+        let located = store.metadata.locate(&[id]).await.unwrap().pop().flatten().unwrap();
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        let report = store.round().await;
+        assert_eq!((report.deleted, report.moved), (5, 0), "the use was counted before the deletes");
+        assert_eq!(store.round().await.moved, 1);
+        let now = store.metadata.locate(&[id]).await.unwrap().pop().flatten().unwrap();
+        assert_ne!(now.place, located.place);
+        let report = store.round().await;
+        assert_eq!((report.dropped, report.freed), (1, 0));
+        let shared = |located: &crate::lookup::Located| located.stripe.clone().unwrap().descriptor.id;
+        assert!(
+            store.on_drives().await.contains(&shared(&located)),
+            "the old shards are there for those who read them"
+        );
+        store.check().await;
+        let store = store.restart().await;
+        store.pass(READERS_GRACE_MS - 2).await;
+        assert_eq!(store.round().await.freed, 0);
+        store.pass(MIN_GRACE_MS).await;
+        assert_eq!(store.round().await.freed, 1);
+        assert!(!store.on_drives().await.contains(&shared(&located)));
+        store.check().await;
+    });
+}
+
+#[test]
+fn r12_without_the_grace_a_reader_loses_its_stripe() {
+    run(async {
+        let mut store = Store::new(4, "2+1").await;
+        store.put(1, &[1, 2, 3], How::Striped).await;
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        store.round().await;
+        store.world.config.sabotage.set(Sabotage::FreeGrace, true);
+        let report = store.round().await;
+        assert_eq!((report.dropped, report.freed), (1, 1), "at once");
+    });
+}
+
+#[test]
+fn r12_what_does_not_read_back_is_not_moved_to() {
+    for sabotage in [false, true] {
+        run(async {
+            let mut store = Store::new(4, "2+1").await;
+            store.put(1, &[1, 2, 3, 4, 5, 6], How::Striped).await;
+            store.put(2, &[1], How::Inline).await;
+            store.delete(1).await;
+            store.pass(8 * DAY).await;
+            store.round().await;
+            store.world.config.sabotage.set(Sabotage::RestripeVerify, sabotage);
+            for drive in 0..4 {
+                store.world.trace.inject(Fault::lost_write().drive(drive).path("segments"));
+            }
+            let report = store.metadata.reclaimer().unwrap().round().await;
+            let moved = report.map_or(0, |report| report.moved);
+            store.world.trace.heal_all();
+            assert_eq!(moved > 0, sabotage, "with {sabotage}");
+            match sabotage {
+                false => store.check().await,
+                true => assert!(store.get(2).await.is_err(), "moved to bytes that never reached a medium"),
+            }
+        });
+    }
+}
+
+#[test]
+fn two_commits_of_one_chunk_leave_one_place_and_the_other_stripe_goes() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        let (chunk, frame) = store.new_chunk(&noise(1, CHUNK), &[], false).await;
+        // Both looked before either committed.
+        store.store(vec![(chunk.clone(), frame.clone())]).await;
+        store.store(vec![(chunk, frame)]).await;
+        assert_eq!(store.stripes(StripeClass::Data).len(), 2);
+        store.put(1, &[1], How::Striped).await;
+        store.quiet().await;
+        assert_eq!(store.stripes(StripeClass::Data).len(), 1);
+        store.check().await;
+        assert_eq!(store.on_drives().await.len(), 1);
+    });
+}
+
+/// Writes a stripe of one frame and commits nothing.
+async fn orphan(store: &Store, epoch: Epoch, counter: u64) -> StripeId {
+    let id = StripeId { epoch, counter };
+    let (_, frame) = store.new_chunk(&noise(counter, CHUNK), &[], false).await;
+    let geometry = "1+1".parse().unwrap();
+    let mut packer = StripePacker::new(1, 1, 64 << 10);
+    packer.add(frame);
+    let known = store.stripes(StripeClass::Data).into_values().next().unwrap();
+    let cluster = StripeDescriptor::parse(&known.descriptor).unwrap().cluster;
+    let packed = packer.finish(id, StripeClass::Data, geometry, cluster, None, &Erasure::new(geometry)).unwrap();
+    let drives: Vec<_> = store.metadata.node().drives().await.iter().map(|drive| drive.id).collect();
+    let mut targets = |wanted: TargetsWanted<'_>| drives[..wanted.count].to_vec();
+    write_stripe(&**store.metadata.node(), &packed, Reserve::Client, &mut targets).await.unwrap();
+    id
+}
+
+#[test]
+fn r9_orphans_go_by_epoch_and_only_when_every_drive_was_listed() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let left = orphan(&store, store.metadata.epoch(), 1000).await;
+        assert_eq!(store.round().await.orphans, 0, "its writer may still commit it");
+        let mut store = store.restart().await;
+        let young = orphan(&store, store.metadata.epoch(), 1001).await;
+        store.world.trace.remove_drive(2);
+        store.metadata.check_drives().await;
+        let report = store.round().await;
+        assert!(store.on_drives().await.contains(&left), "a drive that is not there may say otherwise: {report:?}");
+        store.world.config.sabotage.set(Sabotage::UnknownIsAbsent, true);
+        assert!(store.round().await.orphans > 0, "though the third drive may hold what says otherwise");
+        store.world.config.sabotage.set(Sabotage::UnknownIsAbsent, false);
+        let there = store.on_drives().await;
+        assert!(!there.contains(&left) && there.contains(&young));
+        store.objects.clear();
+    });
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let young = orphan(&store, store.metadata.epoch(), 1001).await;
+        store.world.config.sabotage.set(Sabotage::OrphanEpoch, true);
+        store.round().await;
+        assert!(!store.on_drives().await.contains(&young), "a stripe that its writer is about to commit");
+        store.check().await;
+    });
+}
+
+#[test]
+fn a_stripe_is_dropped_only_when_its_frames_say_so_too() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1, 2], How::Striped).await;
+        store.round().await;
+        assert_eq!(store.stripes(StripeClass::Data).len(), 1);
+        store.world.config.sabotage.set(Sabotage::DropCheck, true);
+        store.round().await;
+        assert!(store.get(1).await.is_err(), "its stripe is gone");
+    });
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put { key: u8, chunks: Vec<u8>, how: How },
+    Delete(u8),
+    Days(u8),
+    Round,
+    Seal,
+    Restart,
+    Rebuild,
+    Lose,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let how = prop::sample::select(vec![How::Inline, How::Striped, How::Striped, How::Node]);
+    prop_oneof![
+        8 => (0u8..4, prop::collection::vec(1u8..9, 1..5), how).prop_map(|(key, chunks, how)| Op::Put { key, chunks, how }),
+        6 => (0u8..4).prop_map(Op::Delete),
+        5 => (1u8..9).prop_map(Op::Days),
+        8 => Just(Op::Round),
+        2 => Just(Op::Seal),
+        2 => Just(Op::Restart),
+        1 => Just(Op::Rebuild),
+        1 => Just(Op::Lose),
+    ]
+}
+
+async fn history(ops: Vec<Op>) {
+    let mut store = Store::new(5, "2+1").await;
+    let mut lost = false;
+    for op in ops {
+        match op {
+            Op::Put { key, chunks, how } => store.put(key, &chunks, how).await,
+            Op::Delete(key) => store.delete(key).await,
+            Op::Days(days) => store.pass(u64::from(days) * DAY).await,
+            Op::Round => drop(store.round().await),
+            Op::Seal => drop(store.metadata.seal_now().await.unwrap()),
+            Op::Restart => store = store.restart().await,
+            Op::Rebuild => store.metadata = store.world.rebuilt(store.metadata).await,
+            Op::Lose if lost => {}
+            Op::Lose => {
+                lost = true;
+                store.world.trace.remove_drive(4);
+                store.world.given.retain(|drive| *drive != 4);
+                // Once to replace it in the ensemble, and once to see how much room the new one has.
+                store.metadata.check_drives().await;
+                store.metadata.check_drives().await;
+            }
+        }
+        store.check().await;
+    }
+    store.metadata.seal_now().await.unwrap();
+    store.quiet().await;
+    let mut store = store.restart().await;
+    store.quiet().await;
+    store.check().await;
+    let reachable: BTreeSet<u8> = store.objects.values().flatten().copied().collect();
+    let nodes = store.chunks().iter().filter(|row| row.is_manifest).count();
+    assert!(nodes <= store.objects.len());
+    assert_eq!(store.chunks().len() - nodes, reachable.len(), "garbage");
+    let placed: BTreeSet<_> = store.chunks().iter().filter_map(|row| row.place.unwrap().stripe()).collect();
+    assert_eq!(store.stripes(StripeClass::Data).into_keys().collect::<BTreeSet<_>>(), placed);
+    if !lost {
+        assert_eq!(rows::dropped(&store.view(), StripeId::default(), 10).unwrap(), []);
+        assert_eq!(store.on_drives().await, placed);
+    }
+    store.objects.clear();
+    store.metadata.shutdown().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn nothing_that_can_be_read_is_freed_and_garbage_is_bounded(ops in prop::collection::vec(op(), 1..25)) {
+        run(history(ops));
+    }
+}
