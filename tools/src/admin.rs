@@ -4,9 +4,11 @@
 //! * `GET /health/ready`: 200 while reads *and* writes are served; 503 with a line that says why not while the server
 //!   starts, stops or is read-only. `GET /health/ready?for=reads`: 200 in read-only mode, too, for a balancer that should
 //!   go on sending reads.
-//! * `GET /v1/status`, `POST /v1/journal/seal[?wait=true]`: with `Authorization: Bearer <token>`.
+//! * With `Authorization: Bearer <token>`: `GET /v1/status`, `POST /v1/journal/seal[?wait=true]`, `GET /metrics`, and what
+//!   [`crate::admin_keep`] has. All of it is described by `GET /v1/openapi.json`.
 
 use crate::admin_client::{DriveAnswer, SealAnswer, SealedAnswer, StatusAnswer};
+use crate::keep_answers::RepairAnswer;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -14,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use metadata::client::{MetadataClient, Mode};
+use metadata::clock::{Clock, SystemClock};
 use metadata::service::Metadata;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,6 +27,9 @@ use zeroize::Zeroizing;
 
 /// How long the end of the admin port waits for its last answers.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// What the admin port answers, for other programs; a test compares it with the routes.
+pub(crate) const OPENAPI: &str = include_str!("openapi.json");
 
 #[derive(Default)]
 enum Stage {
@@ -55,7 +61,7 @@ impl AdminState {
     }
 
     /// The service, or why there is none.
-    fn metadata(&self) -> Result<Arc<Metadata>, &'static str> {
+    pub(crate) fn metadata(&self) -> Result<Arc<Metadata>, &'static str> {
         match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
             Stage::Starting => Err("starting"),
             Stage::Running(metadata) => Ok(Arc::clone(metadata)),
@@ -101,10 +107,13 @@ fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
     let private = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/journal/seal", post(seal))
+        .merge(crate::admin_keep::routes())
+        .route("/metrics", get(metrics))
         .layer(from_fn_with_state(Arc::new(token), authenticate));
     Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
+        .route("/v1/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) }))
         .merge(private)
         .with_state(state)
 }
@@ -123,7 +132,7 @@ fn codec_hash(text: &str) -> blake3::Hash {
     blake3::hash(text.as_bytes())
 }
 
-fn unavailable(reason: impl std::fmt::Display) -> Response {
+pub(crate) fn unavailable(reason: impl std::fmt::Display) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
 }
 
@@ -172,7 +181,19 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
             })
             .collect(),
         warnings: status.warnings,
+        repair: metadata.keeper().map(|keeper| RepairAnswer::new(&keeper.status())),
     }
+}
+
+async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
+    let metadata = match state.metadata() {
+        Ok(metadata) => metadata,
+        Err(stage) => return unavailable(stage),
+    };
+    let scrub = crate::admin_keep::scrub_of(&metadata).await;
+    let now_ms = SystemClock::default().wall_ms();
+    let page = crate::metrics::page(&describe(&metadata), &scrub.drives, now_ms);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
 }
 
 async fn seal(State(state): State<Arc<AdminState>>, request: Request) -> Response {
@@ -199,5 +220,67 @@ async fn seal(State(state): State<Arc<AdminState>>, request: Request) -> Respons
         }
         Ok(Err(error)) => unavailable(error),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The routes as the sources have them: axum does not list its own.
+    fn routes() -> Vec<(String, String)> {
+        let sources = [include_str!("admin.rs"), include_str!("admin_keep.rs")];
+        let mut found = Vec::new();
+        for source in sources {
+            let (code, _tests) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
+            for route in code.split(".route(\"").skip(1) {
+                let (path, rest) = route.split_once("\", ").unwrap();
+                let (method, _) = rest.split_once('(').unwrap();
+                found.push((path.to_owned(), method.to_owned()));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn the_openapi_document_has_every_route_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = Vec::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                described.push((path.clone(), method.clone()));
+                let public = operation["security"].as_array().unwrap().is_empty();
+                assert_eq!(public, path.starts_with("/health/") || path.ends_with("openapi.json"), "{path}");
+            }
+        }
+        described.sort();
+        assert_eq!(described, routes());
+    }
+
+    #[test]
+    fn the_openapi_document_describes_what_is_answered() {
+        use crate::keep_answers::*;
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let fields = |value: serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+        let described = |name: &str| fields(document["components"]["schemas"][name]["properties"].clone());
+        let repair = serde_json::to_value(RepairAnswer::default()).unwrap();
+        assert_eq!(fields(repair), described("Repair"));
+        let plan = PlanAnswer { items: Vec::new(), later: 0, narrower: Vec::new(), waiting: Vec::new() };
+        assert_eq!(fields(serde_json::to_value(plan).unwrap()), described("Plan"));
+        let findings = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
+        assert_eq!(fields(serde_json::to_value(findings).unwrap()), described("Findings"));
+        let status = StatusAnswer {
+            mode: String::new(),
+            reason: String::new(),
+            geometry: String::new(),
+            epoch: 0,
+            applied: 0,
+            sealed: 0,
+            drives: Vec::new(),
+            warnings: Vec::new(),
+            repair: None,
+        };
+        assert_eq!(fields(serde_json::to_value(status).unwrap()), described("Status"));
     }
 }

@@ -1,6 +1,7 @@
 //! The commands' end of the admin port: where it is, the token, and the answers.
 
 use crate::data_dir::{DataDirError, admin_address, read_private, token_path};
+use crate::keep_answers::RepairAnswer;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Method, Request, StatusCode};
@@ -72,6 +73,9 @@ pub struct StatusAnswer {
     pub drives: Vec<DriveAnswer>,
     /// What is not survived, for people.
     pub warnings: Vec<String>,
+    /// Repair and what it knows of the stripes; absent while only reads are served.
+    #[serde(default)]
+    pub repair: Option<RepairAnswer>,
 }
 
 /// A drive in [`StatusAnswer`].
@@ -138,7 +142,12 @@ impl AdminClient {
 
     /// The server's condition.
     pub async fn status(&self) -> Result<StatusAnswer, ClientError> {
-        let answer = self.request(Method::GET, "/v1/status");
+        self.ask(Method::GET, "/v1/status").await
+    }
+
+    /// Asks for what is answered at once.
+    pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+        let answer = self.request(method, path);
         tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| self.unreachable("it takes too long"))?
     }
 
@@ -147,8 +156,7 @@ impl AdminClient {
         if wait {
             return self.request(Method::POST, "/v1/journal/seal?wait=true").await;
         }
-        let answer = self.request(Method::POST, "/v1/journal/seal");
-        tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| self.unreachable("it takes too long"))?
+        self.ask(Method::POST, "/v1/journal/seal").await
     }
 
     fn unreachable(&self, reason: impl ToString) -> ClientError {

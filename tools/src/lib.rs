@@ -7,11 +7,15 @@
 pub mod accounts;
 pub mod admin;
 pub mod admin_client;
+mod admin_keep;
 pub mod cli;
 pub mod data_dir;
 pub mod drives;
 pub mod index_home;
+pub mod keep_answers;
 pub mod logging;
+pub mod metrics;
 pub mod offline;
 pub mod process;
+pub mod rescue;
 pub mod serve;

@@ -1,0 +1,228 @@
+//! `stele scrub` and `stele repair`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
+
+use super::{NOT_WELL, Server, client};
+use crate::admin_client::{AdminClient, ClientError};
+use crate::keep_answers::{FindingsAnswer, PlanAnswer, RepairAnswer, ScrubAnswer};
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde::Serialize;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Which server, and how to report.
+#[derive(Debug, Args)]
+pub(super) struct Asked {
+    #[command(flatten)]
+    server: Server,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Scrub {
+    /// Begin a whole pass on every drive now; ends a pause.
+    Start(Asked),
+    /// Read nothing until told otherwise; survives restarts.
+    Pause(Asked),
+    /// End a pause.
+    Resume(Asked),
+    /// How far it is, drive by drive. Exits with 2 when there are findings.
+    Status(Asked),
+    /// What is not as it should be. Exits with 2 when there is anything, or a drive could not be asked.
+    Report(Asked),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Repair {
+    /// Stripes that are not whole, and what repair did. Exits with 2 when there are any, or an alarm.
+    Status(Asked),
+    /// What is to be mended, the most endangered first, and what waits.
+    Plan(Asked),
+    /// Mend nothing until told otherwise, or until a restart.
+    Pause(Asked),
+    /// Let repair go on.
+    Resume(Asked),
+}
+
+/// Runs `stele scrub`.
+pub(super) async fn scrub(command: Scrub) -> Result<u8, ClientError> {
+    let (method, path, asked) = match command {
+        Scrub::Start(asked) => (Method::POST, "/v1/scrub/start", asked),
+        Scrub::Pause(asked) => (Method::POST, "/v1/scrub/pause", asked),
+        Scrub::Resume(asked) => (Method::POST, "/v1/scrub/resume", asked),
+        Scrub::Status(asked) => (Method::GET, "/v1/scrub", asked),
+        Scrub::Report(asked) => return report(asked).await,
+    };
+    let looks = method == Method::GET;
+    let answer: ScrubAnswer = client(&asked.server)?.ask(method, path).await?;
+    show(&answer, asked.json, print_scrub);
+    let found = answer.drives.iter().flat_map(|drive| drive.findings.values()).any(|count| *count > 0);
+    Ok(if looks && found { NOT_WELL } else { 0 })
+}
+
+async fn report(asked: Asked) -> Result<u8, ClientError> {
+    let answer: FindingsAnswer = client(&asked.server)?.ask(Method::GET, "/v1/scrub/report").await?;
+    show(&answer, asked.json, print_findings);
+    Ok(if answer.findings.is_empty() && answer.unasked.is_empty() { 0 } else { NOT_WELL })
+}
+
+/// Runs `stele repair`.
+pub(super) async fn repair(command: Repair) -> Result<u8, ClientError> {
+    let (method, path, asked) = match command {
+        Repair::Status(asked) => (Method::GET, "/v1/repair", asked),
+        Repair::Pause(asked) => (Method::POST, "/v1/repair/pause", asked),
+        Repair::Resume(asked) => (Method::POST, "/v1/repair/resume", asked),
+        Repair::Plan(asked) => {
+            let answer: PlanAnswer = client(&asked.server)?.ask(Method::GET, "/v1/repair/plan").await?;
+            show(&answer, asked.json, print_plan);
+            return Ok(0);
+        }
+    };
+    let looks = method == Method::GET;
+    let answer: RepairAnswer = client(&asked.server)?.ask(method, path).await?;
+    show(&answer, asked.json, print_repair);
+    Ok(if looks && !answer.is_well() { NOT_WELL } else { 0 })
+}
+
+/// Scrub's condition, for the one screen of `stele status`.
+pub(super) async fn scrub_status(client: &AdminClient) -> Result<ScrubAnswer, ClientError> {
+    client.ask(Method::GET, "/v1/scrub").await
+}
+
+fn show<T: Serialize>(answer: &T, json: bool, print: fn(&T)) {
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(answer).unwrap_or_default()),
+        false => print(answer),
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A length of time, in its largest unit.
+fn length(ms: u64) -> String {
+    match ms / 1000 {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    }
+}
+
+/// How long ago, or never.
+fn ago(ms: u64) -> String {
+    if ms == 0 { "never".to_owned() } else { format!("{} ago", length(now_ms().saturating_sub(ms))) }
+}
+
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+fn print_scrub(answer: &ScrubAnswer) {
+    for drive in &answer.drives {
+        let found: u64 = drive.findings.values().sum();
+        println!(
+            "drive {}  {:<8} {:>3} %  {} of {} shards verified, oldest {}; last pass {}; {found} findings ({})",
+            short(&drive.drive),
+            drive.state,
+            drive.pass_bytes.saturating_mul(100).checked_div(drive.total_bytes).unwrap_or(100).min(100),
+            drive.verified_shards,
+            drive.shards,
+            ago(drive.oldest_ms),
+            ago(drive.last_pass_ms),
+            drive.medium
+        );
+    }
+}
+
+/// All drives' scrub in one line.
+pub(super) fn print_scrub_line(answer: &ScrubAnswer) {
+    let sum = |of: fn(&crate::keep_answers::ScrubDrive) -> u64| answer.drives.iter().map(of).sum::<u64>();
+    let done = sum(|d| d.pass_bytes).saturating_mul(100).checked_div(sum(|d| d.total_bytes)).unwrap_or(100).min(100);
+    let oldest = answer.drives.iter().map(|drive| drive.oldest_ms).filter(|ms| *ms > 0).min().unwrap_or(0);
+    let paused = answer.drives.iter().filter(|drive| drive.state == "paused").count();
+    println!(
+        "scrub: {done} % of the pass, {} of {} shards verified, oldest {}, {} findings{}",
+        sum(|d| d.verified_shards),
+        sum(|d| d.shards),
+        ago(oldest),
+        sum(|d| d.findings.values().sum()),
+        if paused > 0 { format!(", paused on {paused} drives") } else { String::new() }
+    );
+}
+
+fn print_findings(answer: &FindingsAnswer) {
+    for finding in &answer.findings {
+        println!(
+            "drive {}  {:<16} {}  found {}  {}",
+            short(&finding.drive),
+            finding.kind,
+            finding.subject,
+            ago(finding.found_ms),
+            finding.detail
+        );
+    }
+    if answer.more {
+        println!("... and more");
+    }
+    answer.unasked.iter().for_each(|line| println!("not asked: {line}"));
+    if answer.findings.is_empty() && answer.unasked.is_empty() {
+        println!("nothing is wrong, as far as was looked");
+    }
+}
+
+/// Repair's condition.
+pub(super) fn print_repair(answer: &RepairAnswer) {
+    let wounded: u64 = answer.by_slack.iter().map(|line| line.stripes).sum();
+    let state = if answer.paused { " (paused)" } else { "" };
+    let walking = if answer.walking { ", still being counted" } else { "" };
+    println!(
+        "repair{state}: {wounded} stripes are not whole{walking}; {} wait, {} are beyond repair",
+        answer.waiting, answer.beyond
+    );
+    for line in &answer.by_slack {
+        match line.slack {
+            0.. => println!("  {} stripes can lose {} more shards", line.stripes, line.slack),
+            lacking => {
+                println!("  {} stripes lack {} shards and can't be read now", line.stripes, lacking.unsigned_abs())
+            }
+        }
+    }
+    if let Some(oldest) = answer.oldest_ms {
+        println!("  the oldest loss is {} old", length(oldest));
+    }
+    println!(
+        "  since the start: {} shards rebuilt, {} MiB read, {} MiB written, {} repairs failed",
+        answer.rebuilt_shards,
+        answer.read_bytes >> 20,
+        answer.written_bytes >> 20,
+        answer.failed
+    );
+    if let Some(ended) = answer.inventory_ms {
+        println!("  inventory {}: {} shards wrong, {} orphans", ago(ended), answer.inventory_found, answer.orphans);
+    }
+    answer.alarms.iter().for_each(|alarm| println!("alarm: {alarm}"));
+}
+
+fn print_plan(answer: &PlanAnswer) {
+    for item in &answer.items {
+        let targets: Vec<String> = item.targets.iter().map(|(i, drive)| format!("{i} -> {}", short(drive))).collect();
+        println!(
+            "stripe {}  slack {}  {} % of drive time, {} KiB read, shards {}",
+            item.stripe,
+            item.slack,
+            item.share,
+            item.read_bytes >> 10,
+            targets.join(", ")
+        );
+    }
+    answer.narrower.iter().for_each(|stripe| println!("stripe {stripe}  to be made narrower"));
+    answer.waiting.iter().for_each(|w| println!("stripe {}  slack {}  waits: {}", w.stripe, w.slack, w.why));
+    if answer.later > 0 {
+        println!("... and {} more to be mended after those", answer.later);
+    }
+    if answer.items.is_empty() && answer.narrower.is_empty() && answer.waiting.is_empty() {
+        println!("nothing is to be mended");
+    }
+}

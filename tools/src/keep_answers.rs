@@ -1,0 +1,282 @@
+//! What the admin port says about keeping, and how it is put together. Times are milliseconds since the Unix epoch; 0: never.
+
+use metadata::keep::plan::{Plan, Wait};
+use metadata::keep::status::KeepStatus;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use storage_node::keep::{Finding, FindingKind, Medium, ScrubState, ScrubStatus, Subject};
+
+/// Findings that one answer lists.
+pub const MAX_FINDINGS: usize = 10_000;
+
+/// `GET /v1/scrub`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubAnswer {
+    /// All drives of the node.
+    pub drives: Vec<ScrubDrive>,
+}
+
+/// A drive's scrub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubDrive {
+    /// The drive.
+    pub drive: String,
+    /// `waiting`, `running`, `paused` or `stopped`.
+    pub state: String,
+    /// `direct` (O_DIRECT), or `dropped` (cached pages are dropped first).
+    pub medium: String,
+    /// When the pass in progress, or the last one, began.
+    pub pass_began_ms: u64,
+    /// When the last whole pass ended.
+    pub last_pass_ms: u64,
+    /// Bytes that the pass in progress has behind it.
+    pub pass_bytes: u64,
+    /// Bytes of segments on the drive.
+    pub total_bytes: u64,
+    /// Shards that were verified from the medium at least once.
+    pub verified_shards: u64,
+    /// Shards on the drive.
+    pub shards: u64,
+    /// When the shard that has waited longest was last verified, or written.
+    pub oldest_ms: u64,
+    /// Findings by kind; kinds without any are there with 0.
+    pub findings: BTreeMap<String, u64>,
+}
+
+impl ScrubDrive {
+    /// From the node's own.
+    pub fn new(status: &ScrubStatus) -> ScrubDrive {
+        let state = match status.state {
+            ScrubState::Waiting => "waiting",
+            ScrubState::Running => "running",
+            ScrubState::Paused => "paused",
+            ScrubState::Stopped => "stopped",
+        };
+        let medium = match status.medium {
+            Medium::Direct => "direct",
+            Medium::Dropped => "dropped",
+        };
+        let named = FindingKind::ALL.iter().zip(status.findings);
+        ScrubDrive {
+            drive: status.drive.to_string(),
+            state: state.to_owned(),
+            medium: medium.to_owned(),
+            pass_began_ms: status.pass_began_ms,
+            last_pass_ms: status.last_pass_ms,
+            pass_bytes: status.pass_bytes,
+            total_bytes: status.total_bytes,
+            verified_shards: status.verified_shards,
+            shards: status.shards,
+            oldest_ms: status.oldest_ms,
+            findings: named.map(|(kind, count)| (kind.name().to_owned(), count)).collect(),
+        }
+    }
+}
+
+/// `GET /v1/scrub/report`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingsAnswer {
+    /// What is not as it should be, drive by drive.
+    pub findings: Vec<FindingLine>,
+    /// There are more than are listed.
+    pub more: bool,
+    /// Drives that could not be asked, and why.
+    pub unasked: Vec<String>,
+}
+
+/// A finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingLine {
+    /// The drive.
+    pub drive: String,
+    /// The shard, the journal entries or the blocks.
+    pub subject: String,
+    /// What is wrong.
+    pub kind: String,
+    /// When it was first found.
+    pub found_ms: u64,
+    /// More for the operator.
+    pub detail: String,
+}
+
+impl FindingLine {
+    /// From the node's own.
+    pub fn new(finding: &Finding) -> FindingLine {
+        let subject = match finding.subject {
+            Subject::Shard(id) => format!("shard {id}"),
+            Subject::Entries(first, last) => format!("journal entries {first} to {last}"),
+            Subject::Blocks { segment, start, end } => format!("segment {segment}, blocks {start} to {end}"),
+        };
+        FindingLine {
+            drive: finding.drive.to_string(),
+            subject,
+            kind: finding.kind.name().to_owned(),
+            found_ms: finding.found_ms,
+            detail: finding.detail.clone(),
+        }
+    }
+}
+
+/// `GET /v1/repair`, and part of `GET /v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairAnswer {
+    /// An operator has paused repair.
+    pub paused: bool,
+    /// Stripes that are not whole, by how many more shards they can lose. Negative: can't be read now.
+    pub by_slack: Vec<SlackLine>,
+    /// Of these, how many nothing can be done about for now.
+    pub waiting: u64,
+    /// Of these, how many are beyond repair unless drives come back.
+    pub beyond: u64,
+    /// How long the stripe that has been short of a shard for longest has been so, in milliseconds.
+    pub oldest_ms: Option<u64>,
+    /// All stripes are being walked over: what is counted is not all yet.
+    pub walking: bool,
+    /// Stripes that the last whole walk met.
+    pub stripes: u64,
+    /// Shards rebuilt since the start.
+    pub rebuilt_shards: u64,
+    /// Bytes read for it.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Repairs that failed and were planned again.
+    pub failed: u64,
+    /// Stripes that are to be made narrower.
+    pub narrower: u64,
+    /// When the last inventory ended.
+    pub inventory_ms: Option<u64>,
+    /// Shards that it found wrong.
+    pub inventory_found: u64,
+    /// Shards that no row names.
+    pub orphans: u64,
+    /// Rows of the index that the last check found wrong.
+    pub row_faults: Option<u64>,
+    /// What somebody should look at, the worst first.
+    pub alarms: Vec<String>,
+}
+
+/// Stripes of one slack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlackLine {
+    /// How many more shards they can lose.
+    pub slack: i32,
+    /// How many they are.
+    pub stripes: u64,
+}
+
+impl RepairAnswer {
+    /// From the keeper's own.
+    pub fn new(status: &KeepStatus) -> RepairAnswer {
+        let inventory = status.inventory.as_ref();
+        RepairAnswer {
+            paused: status.repair_paused,
+            by_slack: status
+                .wounded
+                .iter()
+                .map(|(slack, stripes)| SlackLine { slack: *slack, stripes: *stripes })
+                .collect(),
+            waiting: status.waiting,
+            beyond: status.beyond,
+            oldest_ms: status.oldest_repair_ms,
+            walking: status.walk.running,
+            stripes: status.walk.stripes,
+            rebuilt_shards: status.totals.shards,
+            read_bytes: status.totals.read,
+            written_bytes: status.totals.written,
+            failed: status.totals.failed,
+            narrower: status.narrower,
+            inventory_ms: inventory.map(|report| report.ended_ms),
+            inventory_found: inventory.map_or(0, |report| report.found.iter().sum()),
+            orphans: inventory.map_or(0, |report| report.orphans),
+            row_faults: status.rows.as_ref().map(|(_, report)| report.faults),
+            alarms: status.alarms.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Whether every stripe is whole and nothing is alarming.
+    pub fn is_well(&self) -> bool {
+        self.by_slack.is_empty() && self.alarms.is_empty()
+    }
+}
+
+/// `GET /v1/repair/plan`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanAnswer {
+    /// To be rebuilt, the most endangered first.
+    pub items: Vec<PlanItem>,
+    /// To be rebuilt after those.
+    pub later: u64,
+    /// Stripes to be made narrower.
+    pub narrower: Vec<String>,
+    /// Left as they are for now.
+    pub waiting: Vec<PlanWaiting>,
+}
+
+/// One stripe's repair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanItem {
+    /// The stripe.
+    pub stripe: String,
+    /// How many more shards it can lose now.
+    pub slack: i32,
+    /// Percent of drive time that it may take.
+    pub share: u8,
+    /// Bytes to be read.
+    pub read_bytes: u64,
+    /// Bytes to be written.
+    pub write_bytes: u64,
+    /// Indices of the shards, and the drives that they go to.
+    pub targets: Vec<(u8, String)>,
+}
+
+/// A stripe that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanWaiting {
+    /// The stripe.
+    pub stripe: String,
+    /// How many more shards it can lose now.
+    pub slack: i32,
+    /// Why it waits.
+    pub why: String,
+}
+
+impl PlanAnswer {
+    /// From the planner's own.
+    pub fn new(plan: &Plan) -> PlanAnswer {
+        let items = plan.items.iter().map(|item| PlanItem {
+            stripe: item.stripe.to_string(),
+            slack: item.slack,
+            share: item.share,
+            read_bytes: item.read_bytes(),
+            write_bytes: item.write_bytes(),
+            targets: item.targets.iter().map(|target| (target.index, target.to.to_string())).collect(),
+        });
+        let waiting = plan.waiting.iter().map(|waiting| PlanWaiting {
+            stripe: waiting.stripe.to_string(),
+            slack: waiting.slack,
+            why: why(waiting.why),
+        });
+        PlanAnswer {
+            items: items.collect(),
+            later: plan.later as u64,
+            narrower: plan.narrower.iter().map(ToString::to_string).collect(),
+            waiting: waiting.collect(),
+        }
+    }
+}
+
+fn why(wait: Wait) -> String {
+    match wait {
+        Wait::Grace { .. } => "its drive may answer again".to_owned(),
+        Wait::Verify => "its drive is back and is being verified".to_owned(),
+        Wait::Replacement { .. } => "no spare drive is left: a replacement is waited for".to_owned(),
+        Wait::TooFewDrives => "no spare drive is left, and too few for a narrower stripe".to_owned(),
+        Wait::NoRoom => "no spare drive is left, and no room outside the reserve for a narrower stripe".to_owned(),
+        Wait::NoSpare => "no other drive can take the shard of the drive that is being emptied".to_owned(),
+        Wait::Beyond { lacking, may_return: true } => {
+            format!("{lacking} shards too few; drives that don't answer have them")
+        }
+        Wait::Beyond { lacking, may_return: false } => format!("{lacking} shards too few"),
+    }
+}

@@ -1,0 +1,323 @@
+//! `stele rescue`: objects straight from drive directories. The last resort, and the proof that the drives alone are enough.
+//!
+//! No index, no server, no lock, and nothing is written but the output: [`media`] scans the segments, [`chain`] puts journal
+//! and ledger together, [`namespace`] replays them in memory, [`objects`] reads and verifies each object's chunks through
+//! [`stripes`], and [`paths`] says where each goes. Whatever can't be read is reported and passed over.
+//!
+//! Memory: some half a kilobyte for each object, chunk and stripe of the whole cluster, about 60 bytes for each shard, and,
+//! at a time, one ledger stripe or one chunk with the shards that it is decoded from. Objects are streamed.
+
+pub mod chain;
+pub mod media;
+pub mod namespace;
+pub mod objects;
+pub mod paths;
+pub mod print;
+pub mod stripes;
+
+use chain::{Chain, Gap};
+use codec::effect::{BucketRow, VersionRow};
+use codec::id::BucketId;
+use media::{DriveReport, Media};
+use metadata::index::IndexError;
+use metadata::keys::{KeyError, Keys};
+use namespace::{Namespace, NamespaceError};
+use objects::{LostReason, Proof, Reader};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// The list of all objects, in the output directory. No bucket can have this name: theirs are lower case.
+pub const MANIFEST: &str = "MANIFEST.jsonl";
+/// An object that is being written.
+const PARTIAL: &str = "PARTIAL";
+/// Objects that a report names; all are in [`MANIFEST`].
+const MAX_NAMED: usize = 1000;
+
+/// What to rescue.
+#[derive(Clone, Debug)]
+pub struct RescueOptions {
+    /// The drives' directories.
+    pub drives: Vec<PathBuf>,
+    /// Where to: a directory that is empty, or not there yet.
+    pub out: PathBuf,
+    /// Only this bucket.
+    pub bucket: Option<String>,
+    /// Only keys that begin so.
+    pub prefix: String,
+    /// The key-encryption key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Why nothing was rescued at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RescueError {
+    /// Nothing there.
+    #[error("no segment could be read on any of the drives that were given")]
+    NoDrives,
+    /// Drives that don't belong together.
+    #[error("the drives belong to different clusters ({0}): rescue one at a time")]
+    Clusters(String),
+    /// The output directory has something in it.
+    #[error("{0} is not empty: rescue never writes over anything")]
+    NotEmpty(PathBuf),
+    /// The output directory.
+    #[error("{path}: {source}")]
+    Out {
+        /// What could not be written.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The key file, or a key of another cluster.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Entries that can't be applied.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// A row.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// No such bucket.
+    #[error("there is no bucket {0} on these drives")]
+    NoBucket(String),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RescueReport {
+    /// Everything that the drives' journal names was rescued, and the journal is whole.
+    pub complete: bool,
+    /// The drives.
+    pub drives: Vec<DriveReport>,
+    /// The last journal entry that was found.
+    pub last_lsn: u64,
+    /// Entries that nobody has: changes in them are lost, so objects may be missing, older than they were, or back again.
+    pub gaps: Vec<Gap>,
+    /// Other reasons to think that something is missing.
+    pub doubts: Vec<String>,
+    /// Journal records and ledger stripes that could not be read; others may have had the same entries.
+    pub unreadable: Vec<String>,
+    /// Objects written.
+    pub rescued: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of them, those of which every chunk was verified by its keyed id.
+    pub proved_by_chunk_ids: u64,
+    /// Of them, those verified by frame hashes and entity tag or checksum.
+    pub proved_by_digest: u64,
+    /// Of them, those verified by frame hashes alone.
+    pub proved_by_frames: u64,
+    /// Objects that were not rescued.
+    pub lost: u64,
+    /// The first thousand of them.
+    pub lost_objects: Vec<LostObject>,
+    /// Objects whose path differs from their key.
+    pub renamed: u64,
+    /// Multipart uploads that were never completed: their parts are not rescued, and are not counted as lost.
+    pub open_uploads: u64,
+}
+
+/// An object that was not rescued.
+#[derive(Clone, Debug, Serialize)]
+pub struct LostObject {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// A line of [`MANIFEST`].
+#[derive(Serialize)]
+struct Line<'a> {
+    bucket: &'a str,
+    key: &'a str,
+    /// Below the output directory; absent for what was not rescued.
+    path: Option<String>,
+    size: u64,
+    etag: &'a str,
+    modified_ms: u64,
+    content_type: &'a str,
+    user: Vec<(&'a str, &'a str)>,
+    proof: Option<Proof>,
+    lost: Option<String>,
+}
+
+/// Rescues what there is to rescue.
+pub fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError> {
+    let keys = match &options.key_file {
+        Some(path) => Some(Keys::open(path, false)?.0),
+        None => None,
+    };
+    let (media, drives) = Media::scan(&options.drives);
+    if media.is_empty() {
+        return Err(RescueError::NoDrives);
+    }
+    if media.clusters().len() > 1 {
+        let names: Vec<String> = media.clusters().keys().map(ToString::to_string).collect();
+        return Err(RescueError::Clusters(names.join(", ")));
+    }
+    let chain = Chain::build(&media);
+    let (names, more_gaps) = Namespace::replay(&chain)?;
+    if let Some(keys) = &keys {
+        names.check_key(keys)??;
+    }
+    let mut report = RescueReport {
+        drives,
+        last_lsn: chain.last.0,
+        gaps: chain.gaps.iter().copied().chain(more_gaps).collect(),
+        doubts: media.tail_doubts(),
+        unreadable: chain.unreadable.clone(),
+        ..RescueReport::default()
+    };
+    let buckets = wanted_buckets(&names, options)?;
+    let reader = Reader::new(&media, &chain, &names, keys.as_ref());
+    let mut output = Output::create(&options.out)?;
+    for bucket in &buckets {
+        report.open_uploads += names.open_uploads(BucketId(bucket.id))? as u64;
+        let mut after = String::new();
+        loop {
+            let page = names.objects(BucketId(bucket.id), &options.prefix, after)?;
+            for version in &page.objects {
+                output.object(&reader, bucket, version, &mut report)?;
+            }
+            match page.next {
+                Some(next) => after = next,
+                None => break,
+            }
+        }
+    }
+    output.finish()?;
+    report.complete = report.lost == 0 && report.gaps.is_empty() && report.doubts.is_empty();
+    Ok(report)
+}
+
+fn wanted_buckets(names: &Namespace, options: &RescueOptions) -> Result<Vec<BucketRow>, RescueError> {
+    let mut buckets = names.buckets()?;
+    if let Some(wanted) = &options.bucket {
+        buckets.retain(|bucket| bucket.name == *wanted);
+        if buckets.is_empty() {
+            return Err(RescueError::NoBucket(wanted.clone()));
+        }
+    }
+    Ok(buckets)
+}
+
+/// The output directory.
+struct Output {
+    root: PathBuf,
+    manifest: BufWriter<File>,
+}
+
+impl Output {
+    fn create(root: &Path) -> Result<Output, RescueError> {
+        let failed = |source| RescueError::Out { path: root.to_owned(), source };
+        std::fs::create_dir_all(root).map_err(failed)?;
+        // Nothing that is there already can be a link that leads elsewhere, or an object of another rescue.
+        if std::fs::read_dir(root).map_err(failed)?.next().is_some() {
+            return Err(RescueError::NotEmpty(root.to_owned()));
+        }
+        let manifest = File::create_new(root.join(MANIFEST)).map_err(failed)?;
+        Ok(Output { root: root.to_owned(), manifest: BufWriter::new(manifest) })
+    }
+
+    fn object(
+        &mut self,
+        reader: &Reader<'_>,
+        bucket: &BucketRow,
+        version: &VersionRow,
+        report: &mut RescueReport,
+    ) -> Result<(), RescueError> {
+        let (size, etag) = version.content.as_ref().map_or((0, ""), |content| (content.size, content.etag.as_str()));
+        let written = self.write(reader, &bucket.name, version);
+        let (path, proof, lost) = match &written {
+            Ok((path, proof)) => (Some(path.clone()), Some(*proof), None),
+            // Nothing that follows could be written either.
+            Err(LostReason::Write(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                let source = io::Error::new(error.kind(), error.to_string());
+                return Err(RescueError::Out { path: self.root.clone(), source });
+            }
+            Err(reason) => (None, None, Some(reason.to_string())),
+        };
+        match (&path, &lost) {
+            (Some(path), _) => {
+                report.rescued += 1;
+                report.bytes += size;
+                report.renamed += u64::from(*path != format!("{}/{}", bucket.name, version.key));
+                match proof {
+                    Some(Proof::ChunkIds) => report.proved_by_chunk_ids += 1,
+                    Some(Proof::Digest) => report.proved_by_digest += 1,
+                    Some(Proof::Frames) | None => report.proved_by_frames += 1,
+                }
+            }
+            (None, reason) => {
+                report.lost += 1;
+                if report.lost_objects.len() < MAX_NAMED {
+                    let (bucket, key) = (bucket.name.clone(), version.key.clone());
+                    let reason = reason.clone().unwrap_or_default();
+                    report.lost_objects.push(LostObject { bucket, key, size, reason });
+                }
+            }
+        }
+        let meta = version.meta.as_ref();
+        let line = Line {
+            bucket: &bucket.name,
+            key: &version.key,
+            path,
+            size,
+            etag,
+            modified_ms: version.modified_ms,
+            content_type: meta.map_or("", |meta| meta.content_type.as_str()),
+            user: meta.map_or_else(Vec::new, |m| m.user.iter().map(|u| (u.name.as_str(), u.value.as_str())).collect()),
+            proof,
+            lost,
+        };
+        let written = serde_json::to_writer(&mut self.manifest, &line).map_err(io::Error::from);
+        written.and_then(|()| self.manifest.write_all(b"\n")).map_err(|source| self.failed(MANIFEST, source))
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> RescueError {
+        RescueError::Out { path: self.root.join(name), source }
+    }
+
+    /// Writes an object aside and gives it its name when all of it has been verified: never half an object.
+    fn write(&self, reader: &Reader<'_>, bucket: &str, version: &VersionRow) -> Result<(String, Proof), LostReason> {
+        let content = version.content.clone().unwrap_or_default();
+        let partial = self.root.join(PARTIAL);
+        let copied = File::create(&partial).map_err(LostReason::Write).and_then(|file| {
+            let mut file = BufWriter::with_capacity(1 << 20, file);
+            let proof = reader.copy(&content, &mut file)?;
+            file.flush()?;
+            Ok(proof)
+        });
+        let proof = match copied {
+            Ok(proof) => proof,
+            Err(error) => {
+                // It is made again for the next object.
+                drop(std::fs::remove_file(&partial));
+                return Err(error);
+            }
+        };
+        let directory = self.root.join(paths::component(bucket));
+        match std::fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        let place = paths::place(&directory, &version.key)?;
+        std::fs::rename(&partial, &place)?;
+        let below = place.strip_prefix(&self.root).unwrap_or(&place);
+        Ok((below.display().to_string(), proof))
+    }
+
+    /// Everything is on the disk when this returns.
+    fn finish(mut self) -> Result<(), RescueError> {
+        self.manifest.flush().map_err(|source| self.failed(MANIFEST, source))?;
+        let root = File::open(&self.root).map_err(|source| self.failed("", source))?;
+        rustix::fs::syncfs(&root).map_err(|errno| self.failed("", errno.into()))
+    }
+}
