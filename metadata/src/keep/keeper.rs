@@ -147,6 +147,13 @@ struct Journal {
     failed: Option<String>,
 }
 
+impl Work {
+    /// Stripes that wait for such a reason.
+    fn count_waits(&self, is: impl Fn(&Wait) -> bool) -> u64 {
+        self.waits.values().filter(|wait| is(wait)).count() as u64
+    }
+}
+
 impl Keeper {
     /// A keeper that has not looked yet.
     pub fn new(parts: KeeperParts) -> Arc<Keeper> {
@@ -308,7 +315,6 @@ impl Keeper {
     async fn show(&self, work: &Work) {
         let scrub = self.parts.shared.node.scrub_status().await;
         let now_ms = self.now_ms();
-        let count = |is: &dyn Fn(&Wait) -> bool| work.waits.values().filter(|wait| is(wait)).count() as u64;
         let mut shown = self.shown();
         let before = &shown.status;
         let mut status = KeepStatus {
@@ -316,7 +322,7 @@ impl Keeper {
             repair_paused: self.is_paused(),
             wounded: work.queue.by_slack(),
             waiting: work.queue.waiting() as u64,
-            beyond: count(&|wait| matches!(wait, Wait::Beyond { .. })),
+            beyond: work.count_waits(|wait| matches!(wait, Wait::Beyond { .. })),
             overflowed: work.queue.overflowed,
             oldest_repair_ms: work.queue.oldest_ms().map(|since_ms| now_ms.saturating_sub(since_ms)),
             walk: WalkStatus { running: work.walk.is_some(), stripes: work.walked },
@@ -328,7 +334,7 @@ impl Keeper {
             scrub,
             alarms: Vec::new(),
         };
-        status.alarms = alarms(work, &status, &count, self.parts.config.repair.grace_ms);
+        status.alarms = alarms(work, &status, self.parts.config.repair.grace_ms);
         shown.status = status;
         shown.plan = work.plan.clone();
         shown.narrower = work.narrower.iter().copied().collect();
@@ -379,12 +385,7 @@ impl Keeper {
     }
 }
 
-fn alarms(
-    work: &Work,
-    status: &KeepStatus,
-    count: &dyn Fn(&dyn Fn(&Wait) -> bool) -> u64,
-    grace_ms: u64,
-) -> Vec<Alarm> {
+fn alarms(work: &Work, status: &KeepStatus, grace_ms: u64) -> Vec<Alarm> {
     let mut alarms: Vec<Alarm> = work.inconsistent.iter().map(|stripe| Alarm::Inconsistent(*stripe)).collect();
     let mut waits = |stripes: u64, alarm: fn(u64) -> Alarm| {
         if stripes > 0 {
@@ -392,10 +393,10 @@ fn alarms(
         }
     };
     waits(status.beyond, |stripes| Alarm::Beyond { stripes });
-    waits(count(&|wait| *wait == Wait::NoRoom), |stripes| Alarm::NoRoom { stripes });
-    waits(count(&|wait| *wait == Wait::TooFewDrives), |stripes| Alarm::TooFewDrives { stripes });
+    waits(work.count_waits(|wait| *wait == Wait::NoRoom), |stripes| Alarm::NoRoom { stripes });
+    waits(work.count_waits(|wait| *wait == Wait::TooFewDrives), |stripes| Alarm::TooFewDrives { stripes });
     let spare = |wait: &Wait| matches!(wait, Wait::Replacement { .. } | Wait::NoSpare);
-    waits(count(&spare), |stripes| Alarm::NoSpare { stripes });
+    waits(work.count_waits(spare), |stripes| Alarm::NoSpare { stripes });
     for (drive, seen) in &status.drives {
         if let Sight::Silent { since_ms } = seen.sight {
             let for_ms = status.now_ms.saturating_sub(since_ms);

@@ -14,6 +14,7 @@ use codec::id::{DriveId, ShardId, StripeId};
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::PoisonError;
+use std::time::Duration;
 use storage_node::client::DriveStatus;
 use storage_node::keep::{Finding, RebuildError, ShardRef, Subject};
 
@@ -29,6 +30,8 @@ const AVOID_MS: u64 = 60_000;
 const JOURNAL_AGAIN_MS: u64 = 3_600_000;
 /// Percent of its time that a drive which is back gives to being verified.
 const VERIFY_SHARE: u8 = 40;
+/// How long a round waits for a drive whose share is used up, at a time.
+const NAP: Duration = Duration::from_millis(50);
 /// Plans that one round makes at most, when all that is looked at turns out to wait.
 const PLANS: usize = 16;
 
@@ -321,9 +324,13 @@ impl Keeper {
         let end_ms = self.now_ms().saturating_add(parts.config.round_ms);
         let mut items: VecDeque<RepairItem> = items.into();
         let mut running = FuturesUnordered::new();
+        // Bounded even if the clock stands still.
+        let mut naps =
+            if parts.config.drive_rate == 0 { 0 } else { u128::from(parts.config.round_ms) / NAP.as_millis() };
         loop {
             let (mut at, now_ms) = (0, self.now_ms());
-            while running.len() < parts.config.orders.max(1) && at < items.len() && now_ms <= end_ms {
+            let may_begin = now_ms <= end_ms && !self.is_paused();
+            while may_begin && running.len() < parts.config.orders.max(1) && at < items.len() {
                 let task: Vec<(DriveId, u64)> = items[at].work().collect();
                 if !work.lanes.start(&task, items[at].share, now_ms) {
                     at += 1;
@@ -336,7 +343,15 @@ impl Keeper {
                     (task, item, done)
                 });
             }
-            let Some((task, item, done)) = running.next().await else { return Ok(()) };
+            let Some((task, item, done)) = running.next().await else {
+                if items.is_empty() || !may_begin || naps == 0 {
+                    return Ok(());
+                }
+                // All drives have used up their share: a moment later one has not. Planning anew would only cost.
+                naps -= 1;
+                tokio::time::sleep(NAP).await;
+                continue;
+            };
             work.lanes.finish(&task);
             self.settle(work, &item, done, round)?;
         }
