@@ -46,6 +46,9 @@ const QUEUE: usize = 1024;
 /// How long the drives are given to say how much space they have. A drive that hangs is described by its last answer.
 const SPACE_DEADLINE: Duration = Duration::from_secs(1);
 
+/// How long a drive's scrub is waited for when its node stops.
+const SCRUB_DEADLINE: Duration = Duration::from_secs(5);
+
 /// How a node works.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -407,7 +410,9 @@ impl DriveHandle {
     async fn scrub_ended(&self) {
         let thread = self.scrub.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            let joined = tokio::task::spawn_blocking(move || thread.join());
+            // One that waits for a drive that hangs reads nothing that anybody still wants.
+            let _in_time = tokio::time::timeout(SCRUB_DEADLINE, joined).await;
         }
     }
 

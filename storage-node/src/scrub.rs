@@ -177,6 +177,9 @@ pub(crate) struct DriveScrub {
     wake: Condvar,
     progress: Mutex<Progress>,
     tally: Mutex<Option<ask::Tally>>,
+    /// Held while a shard's row of checks is written and compared with its place, and while a row without a place is
+    /// judged. Only those who scrub take it.
+    settling: Mutex<()>,
     /// Questions that read the medium at the same time. Not the places of readers: those are for clients.
     pub asks: Arc<tokio::sync::Semaphore>,
 }
@@ -197,6 +200,7 @@ impl DriveScrub {
             wake: Condvar::new(),
             progress: Mutex::new(progress),
             tally: Mutex::default(),
+            settling: Mutex::default(),
             asks: Arc::new(tokio::sync::Semaphore::new(ASKS)),
         })
     }
@@ -207,6 +211,10 @@ impl DriveScrub {
 
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settling(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -42,8 +42,8 @@ impl Pace for AtOnce<'_> {
 /// What came of looking at a shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {
-    /// It verified.
-    Good,
+    /// It verified, at this place.
+    Good(ShardPlace),
     /// Something is wrong with it, at this place.
     Bad(ShardPlace, Bad),
     /// The index knows of no such shard.
@@ -69,8 +69,8 @@ impl<'a> ShardReader<'a> {
         for _ in 0..3 {
             let Some(place) = self.drive.index.place(shard)? else { return Ok(Outcome::NotHere) };
             let bad = self.check_at(shard, root, place, pace)?;
-            outcome = bad.map_or(Outcome::Good, |bad| Outcome::Bad(place, bad));
-            if outcome == Outcome::Good || self.drive.index.place(shard)? == Some(place) {
+            outcome = bad.map_or(Outcome::Good(place), |bad| Outcome::Bad(place, bad));
+            if self.drive.index.place(shard)? == Some(place) {
                 break;
             }
         }
@@ -175,17 +175,11 @@ impl<'a> ShardReader<'a> {
 
     /// Keeps what came of a check.
     pub fn record(&self, shard: ShardId, outcome: &Outcome) -> Result<(), KvError> {
-        let scrub = &self.drive.scrub;
         match outcome {
-            Outcome::Good => {
-                let mut batch = KvBatch::new();
-                self.drive.found_good(shard, &mut batch)?;
-                scrub.rows.write(batch)
-            }
+            Outcome::Good(place) => self.drive.found_good(shard, *place),
             Outcome::Bad(place, bad) => self.drive.note_shard(shard, (place.segment, place.block), bad),
             // Of a shard that this drive never had there is nothing to remember.
-            Outcome::NotHere if scrub.rows.checks(shard)?.is_some() => self.drive.note_unindexed_shard(shard),
-            Outcome::NotHere => Ok(()),
+            Outcome::NotHere => self.drive.note_if_unindexed(shard),
         }
     }
 }
@@ -220,7 +214,7 @@ impl OpenDrive {
 
     fn verify_shard(&self, reader: &mut ShardReader<'_>, shard: &ShardRef) -> Result<Result<(), Finding>, Halt> {
         let outcome = reader.check(shard.id, Some(shard.root), &mut AtOnce(&self.scrub))?;
-        if outcome == Outcome::Good {
+        if let Outcome::Good(_) = outcome {
             // Whatever was said of it, its generation included.
             let mut batch = KvBatch::new();
             self.scrub.findings.clear_shard(&mut batch, shard.id);
@@ -228,7 +222,7 @@ impl OpenDrive {
         }
         reader.record(shard.id, &outcome)?;
         let bad = match outcome {
-            Outcome::Good => return Ok(Ok(())),
+            Outcome::Good(_) => return Ok(Ok(())),
             Outcome::Bad(_, bad) => bad,
             Outcome::NotHere => missing("the index does not know it".to_owned()),
         };
@@ -300,9 +294,8 @@ impl OpenDrive {
                 if until.is_some_and(|until| *shard > until) {
                     return Ok(());
                 }
-                // The row again: it goes together with the place.
-                if self.index.place(*shard)?.is_none() && self.scrub.rows.checks(*shard)?.is_some() {
-                    self.note_unindexed_shard(*shard)?;
+                if self.index.place(*shard)?.is_none() {
+                    self.note_if_unindexed(*shard)?;
                 }
             }
             match rows.last() {
@@ -312,7 +305,14 @@ impl OpenDrive {
         }
     }
 
-    fn note_unindexed_shard(&self, shard: ShardId) -> Result<(), KvError> {
+    fn note_if_unindexed(&self, shard: ShardId) -> Result<(), KvError> {
+        let _alone = self.scrub.settling();
+        // In this order: a free takes both rows at once, and a write puts both. Of a shard that was never here there is
+        // nothing to remember.
+        let placed = || Ok::<bool, KvError>(self.index.place(shard)?.is_some());
+        if placed()? || self.scrub.rows.checks(shard)?.is_none() || placed()? {
+            return Ok(());
+        }
         let bad = missing("the index has lost it, and no header names it".to_owned());
         self.scrub.findings.note(self.noted(Subject::Shard(shard), None, &bad))
     }

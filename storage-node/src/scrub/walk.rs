@@ -219,7 +219,7 @@ impl<'a> Walk<'a> {
         match (&record.content, bad) {
             (Content::Shard(shard), bad) => {
                 self.drive.scrub.findings.clear_places(tools.batch, self.number(), block..next);
-                self.settle_shard(record, shard.id(), bad, tools)
+                self.settle_shard(record, shard.id(), bad)
             }
             (_, None) => {
                 self.drive.scrub.findings.clear_places(tools.batch, self.number(), block..next);
@@ -232,17 +232,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn settle_shard(
-        &mut self,
-        record: &Record,
-        shard: ShardId,
-        bad: Option<Bad>,
-        tools: &mut Tools<'_>,
-    ) -> Result<(), Halt> {
+    fn settle_shard(&mut self, record: &Record, shard: ShardId, bad: Option<Bad>) -> Result<(), Halt> {
         let block = record.header.block;
         match (self.drive.index.place(shard)?, bad) {
             (Some(place), bad) if place == self.here(block) => match bad {
-                None => self.drive.found_good(shard, tools.batch).map_err(Halt::from),
+                None => self.drive.found_good(shard, place).map_err(Halt::from),
                 Some(bad) => self.note_shard(shard, block, &bad),
             },
             // A newer copy is the one that counts.
@@ -360,17 +354,28 @@ impl<'a> Walk<'a> {
 }
 
 impl OpenDrive {
-    /// A shard verified from the medium.
-    pub(super) fn found_good(&self, shard: ShardId, batch: &mut KvBatch) -> Result<(), KvError> {
+    /// A shard verified from the medium, at this place.
+    pub(super) fn found_good(&self, shard: ShardId, place: ShardPlace) -> Result<(), KvError> {
+        let _alone = self.scrub.settling();
         let known = self.scrub.rows.checks(shard)?.unwrap_or_default();
         let now = self.scrub.now();
         let checks = Checks { good_ms: now.max(1), count: known.count.saturating_add(1), ..known };
-        self.scrub.rows.put_checks(batch, shard, &checks);
+        let mut batch = KvBatch::new();
+        self.scrub.rows.put_checks(&mut batch, shard, &checks);
         // That the bytes are what was written says nothing about whose they are.
         if self.scrub.findings.of_shard(shard).is_some_and(|f| f.kind != FindingKind::WrongGeneration) {
-            self.scrub.findings.clear_shard(batch, shard);
+            self.scrub.findings.clear_shard(&mut batch, shard);
         }
-        Ok(())
+        self.scrub.rows.write(batch)?;
+        // It may have been freed, or written again, since its bytes were read: then this row must not stay. One without a
+        // place would make a shard that was freed look like one that the index has lost.
+        let mut batch = KvBatch::new();
+        match self.index.place(shard)? {
+            Some(now) if now == place => {}
+            Some(_) => self.scrub.rows.put_checks(&mut batch, shard, &Checks { written_ms: now, ..Checks::default() }),
+            None => self.scrub.rows.delete_checks(&mut batch, shard),
+        }
+        self.scrub.rows.write(batch)
     }
 }
 

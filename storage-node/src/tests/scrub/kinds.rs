@@ -249,6 +249,22 @@ async fn a_missing_segment_misses_everything_that_was_in_it() {
     world.node.stop().await;
 }
 
+#[tokio::test]
+async fn a_drive_of_noise_is_damage_to_everything_that_was_on_it() {
+    let world = World::new().await;
+    let identity = world.trace.disk(0).read_small("identity").unwrap();
+    world.trace.noise(0, 7);
+    world.trace.disk(0).write_durably("identity", &identity).unwrap();
+    let mut expected: Vec<_> = (0..6).chain(100..103).map(|i| (subject(i), FindingKind::Damaged)).collect();
+    expected.extend((0..4).map(|i| (Subject::Entries(Lsn(3 * i + 1), Lsn(3 * i + 3)), FindingKind::Damaged)));
+    let header = |segment| (Subject::Blocks { segment, start: 0, end: 1 }, FindingKind::Damaged);
+    expected.extend([1, 2, 3].map(header));
+    for _ in 0..2 {
+        assert_found(&world.pass().await, &expected);
+    }
+    world.node.stop().await;
+}
+
 /// The file, or its header and the index's copy of it, went while the node was down.
 #[tokio::test]
 async fn a_segment_that_a_start_does_not_find_misses_what_the_index_has_in_it() {

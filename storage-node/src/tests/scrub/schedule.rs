@@ -1,6 +1,7 @@
 //! When scrub reads what.
 use super::*;
 use crate::index::{FAMILIES, SEGMENTS};
+use crate::keep::Authority;
 use crate::kv::{RocksKv, RocksOptions};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -180,6 +181,44 @@ async fn under_concurrent_writes_nothing_is_found() {
     assert_eq!((status.shards, status.verified_shards), (400, 400));
     node.stop().await;
     // Nor did it make the next start doubt its index.
+    assert!(!crate::index::ShardIndex::new(kv, drive).is_suspect().unwrap());
+}
+
+/// Freed while it is read, header by header and segment by segment: neither a finding nor a reason to doubt the index.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn under_concurrent_frees_nothing_is_found() {
+    let (trace, clock, drive) = (one_formatted(), ManualClock::new(), drive_id(0));
+    let kv = memory_kv();
+    let node = start_scrubbing(&trace, kv.clone(), scrubbing(&clock, false)).await;
+    const LEN: usize = 12_000;
+    for i in 0..200 {
+        put(&node, drive, i, LEN).await.unwrap();
+    }
+    let freeing = tokio::spawn({
+        let node = node.clone();
+        async move {
+            // All but every tenth, in an order that leaves gaps first and empties segments last.
+            for step in (0..9u64).map(|i| i * 4 % 9) {
+                for ten in 0..20u64 {
+                    let authority = Authority { epoch: EPOCH, lsn: Lsn(1) };
+                    let freed =
+                        node.free_shards(drive, authority, vec![shard_ref(10 * ten + step, LEN)]).await.unwrap();
+                    assert_eq!((freed.shards, freed.refused.len()), (1, 0));
+                }
+                put(&node, drive, 1000 + step, LEN).await.unwrap();
+            }
+        }
+    });
+    while !freeing.is_finished() {
+        assert_found(&pass(&node, &clock, drive).await, &[]);
+        node.inventory(drive, None, 1000).await.unwrap();
+        assert_found(&node.findings(drive).await.unwrap(), &[]);
+    }
+    freeing.await.unwrap();
+    assert_found(&pass(&node, &clock, drive).await, &[]);
+    assert_eq!(node.inventory(drive, None, 1000).await.unwrap().len(), 29);
+    assert_eq!(status(&node, drive).await.shards, 29);
+    node.stop().await;
     assert!(!crate::index::ShardIndex::new(kv, drive).is_suspect().unwrap());
 }
 
