@@ -21,6 +21,7 @@
 //! everything, and a program that restarts again and again frees no faster.
 
 use super::frames::frames_of;
+use super::keeper::Keeper;
 use super::mark::{Cursor, Limits, MarkError, Marks, Usage, mark};
 use super::restripe::{self, RestripePolicy};
 use crate::client::CommitError;
@@ -35,7 +36,7 @@ use crate::stripe_writer::{StoreError, StripeWriter};
 use codec::effect::{DriveState, StripeRow};
 use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
 use codec::stripe::StripeDescriptor;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,6 +53,12 @@ pub const READERS_GRACE_MS: u64 = 12 * 3600 * 1000;
 const COMMIT_ROWS: usize = 50_000;
 /// Stripes that are freed before the next commit that says so.
 const FREE_STRIPES: usize = 256;
+/// How often the keeper is asked for stripes that find no drive.
+const NARROWER_EVERY: Duration = Duration::from_secs(60);
+/// One that was rewritten, or could not be, is looked at again after this.
+const NARROWER_AGAIN: Duration = Duration::from_secs(3600);
+/// The first round after a start begins after this.
+const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// How reclaim works.
@@ -296,9 +303,13 @@ impl Reclaimer {
     /// Rounds, one after the other, until the task is ended.
     pub async fn run(self: Arc<Self>) {
         let Some(every) = self.parts.config.every else { return };
+        // The first round waits too, since a start has better things to do, but not for as long: a machine that is off every
+        // night would never come to it.
+        let mut wait = every.min(FIRST_AFTER);
         loop {
-            // The first round, too, waits: a start has better things to do than to delete.
-            let _ = tokio::time::timeout(every, self.wake.notified()).await;
+            // Woken early by a release, or not: the round is the same.
+            let _ = tokio::time::timeout(wait, self.wake.notified()).await;
+            wait = every;
             match self.round().await {
                 Ok(report) if report == ReclaimReport::default() => {}
                 Ok(report) => tracing::info!(?report, "reclaim"),
@@ -531,6 +542,42 @@ impl Reclaimer {
             Err(error) => {
                 tracing::debug!(%drive, %error, "shards are freed later");
                 Ok(false)
+            }
+        }
+    }
+
+    /// Rewrites these stripes, each for itself, as wide as the drives of now allow: for those that have lost shards and find no
+    /// drive for them. Nothing is deleted by it, so it works while reclaim is held. Returns how many frames moved.
+    pub async fn rewrite(&self, stripes: &[StripeId]) -> Result<u64, ReclaimError> {
+        let _one_at_a_time = self.work.lock().await;
+        let mut done = restripe::Restriped::default();
+        for id in stripes {
+            let group = restripe::Group { stripes: vec![*id], gains: true };
+            restripe::rewrite(self, &self.parts.shared, &self.parts.stripes, &group, &mut done).await?;
+        }
+        Ok(done.moved)
+    }
+
+    /// Rewrites what the keeper finds no drive for, as soon as it says so: those stripes are short of shards.
+    pub async fn run_narrower(self: Arc<Self>, keeper: Arc<Keeper>) {
+        if self.parts.config.every.is_none() {
+            return;
+        }
+        // They stay in the keeper's list until they are dropped, which takes until the next round.
+        let mut tried: HashMap<StripeId, tokio::time::Instant> = HashMap::new();
+        loop {
+            tokio::time::sleep(NARROWER_EVERY).await;
+            tried.retain(|_, at| at.elapsed() < NARROWER_AGAIN);
+            let stripes: Vec<_> = keeper.narrower().into_iter().filter(|id| !tried.contains_key(id)).collect();
+            if stripes.is_empty() {
+                continue;
+            }
+            tried.extend(stripes.iter().map(|id| (*id, tokio::time::Instant::now())));
+            match self.rewrite(&stripes).await {
+                Ok(moved) => {
+                    tracing::info!(stripes = stripes.len(), moved, "stripes without a spare drive were rewritten")
+                }
+                Err(error) => tracing::warn!(%error, "stripes without a spare drive were not rewritten"),
             }
         }
     }

@@ -307,6 +307,7 @@ async fn finish_start(
         config: config.reclaim.clone(),
     });
     running.push(tokio::spawn(reclaimer.clone().run()));
+    running.push(tokio::spawn(reclaimer.clone().run_narrower(keeper.clone())));
     let writing = Writing { requests, stripes, sealer, keeper, reclaimer };
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
 }

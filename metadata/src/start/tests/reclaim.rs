@@ -5,7 +5,7 @@ use super::world::*;
 use crate::client::MetadataClient;
 use crate::command::{Command, CommitObject, Condition, MIN_GRACE_MS, NewChunk, NewFrame, Outcome};
 use crate::index::reclaim::{self as rows, Hold};
-use crate::index::{self, CHUNKS, Overlay, STRIPES, View};
+use crate::index::{self, CHUNKS, FAMILIES, Overlay, STRIPES, View};
 use crate::keep::mark::MarkError;
 use crate::keep::reclaim::{READERS_GRACE_MS, ReclaimConfig, ReclaimError, ReclaimReport};
 use crate::keep::restripe::RestripePolicy;
@@ -26,7 +26,7 @@ use storage_node::client::{NodeClient, Reserve};
 use storage_node::disk::DiskOp;
 use storage_node::disk::faulty::Fault;
 use storage_node::keep::Authority;
-use storage_node::kv::KvBatch;
+use storage_node::kv::{KvBatch, MemoryKv};
 use storage_node::sabotage::Sabotage;
 use storage_node::stripe_io::{TargetsWanted, write_stripe};
 
@@ -487,6 +487,28 @@ fn r12_what_does_not_read_back_is_not_moved_to() {
 }
 
 #[test]
+fn stripes_that_find_no_drive_are_rewritten_as_wide_as_there_are_drives() {
+    run(async {
+        let mut store = Store::new(5, "3+2").await;
+        store.put(1, &[1, 2, 3, 4, 5, 6], How::Striped).await;
+        let wide = store.stripes(StripeClass::Data);
+        store.world.trace.remove_drive(4);
+        for _ in 0..2 {
+            store.metadata.check_drives().await;
+        }
+        let ids: Vec<StripeId> = wide.keys().copied().collect();
+        store.metadata.reclaimer().unwrap().hold("restriping is no delete").await.unwrap();
+        assert_eq!(store.metadata.reclaimer().unwrap().rewrite(&ids).await.unwrap(), 6);
+        for row in store.stripes(StripeClass::Data).values().filter(|row| !wide.values().any(|old| old == *row)) {
+            let descriptor = StripeDescriptor::parse(&row.descriptor).unwrap();
+            assert_eq!(descriptor.parity_present().len(), 2, "k shrinks, never m");
+            assert!(descriptor.data_present().len() <= 2);
+        }
+        store.check().await;
+    });
+}
+
+#[test]
 fn two_commits_of_one_chunk_leave_one_place_and_the_other_stripe_goes() {
     run(async {
         let mut store = Store::new(3, "1+1").await;
@@ -560,6 +582,48 @@ fn a_stripe_is_dropped_only_when_its_frames_say_so_too() {
         store.world.config.sabotage.set(Sabotage::DropCheck, true);
         store.round().await;
         assert!(store.get(1).await.is_err(), "its stripe is gone");
+    });
+}
+
+#[test]
+fn r12_a_crash_anywhere_in_reclaim_loses_nothing() {
+    run(async {
+        let mut store = Store::new(4, "2+1").await;
+        store.put(1, &[1, 2, 3, 4, 5, 6], How::Striped).await;
+        store.put(2, &[1], How::Inline).await;
+        store.put(3, &[7, 8], How::Node).await;
+        store.put(4, &[9, 7], How::Inline).await;
+        store.delete(1).await;
+        let begin = store.world.trace.position();
+        let (mut moved, mut freed) = (0, 0);
+        for _ in 0..4 {
+            store.pass(8 * DAY).await;
+            let report = store.round().await;
+            (moved, freed) = (moved + report.moved, freed + report.freed);
+        }
+        assert!(moved > 0 && freed > 0);
+        store.metadata.seal_now().await.unwrap();
+        let store = store.restart().await;
+        store.round().await;
+        let end = store.world.trace.position();
+        let step = usize::try_from((end - begin) / 25).unwrap().max(1);
+        for position in (begin..=end).step_by(step) {
+            let point = store.world.trace.point(position);
+            for choice in point.choices(1, position).take(3) {
+                let image = point.image(&choice);
+                let mut world = store.world.after(&image, Home::new(MemoryKv::new(&FAMILIES)));
+                world.config.geometry = store.world.config.geometry;
+                let metadata = world.serving().await;
+                let later = Store { world, metadata, bucket: store.bucket, objects: store.objects.clone() };
+                later.check().await;
+                for days in [8, 1] {
+                    later.pass(days * DAY).await;
+                    later.round().await;
+                    later.check().await;
+                }
+                later.metadata.shutdown().await;
+            }
+        }
     });
 }
 
