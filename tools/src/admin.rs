@@ -268,6 +268,7 @@ mod tests {
         assert_eq!(fields(repair), described("Repair"));
         let plan = PlanAnswer { items: Vec::new(), later: 0, narrower: Vec::new(), waiting: Vec::new() };
         assert_eq!(fields(serde_json::to_value(plan).unwrap()), described("Plan"));
+        assert_eq!(fields(serde_json::to_value(ReclaimAnswer::default()).unwrap()), described("Reclaim"));
         let findings = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
         assert_eq!(fields(serde_json::to_value(findings).unwrap()), described("Findings"));
         let status = StatusAnswer {

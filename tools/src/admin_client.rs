@@ -3,7 +3,7 @@
 use crate::data_dir::{DataDirError, admin_address, read_private, token_path};
 use crate::keep_answers::RepairAnswer;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -163,14 +163,25 @@ impl AdminClient {
         ClientError::Unreachable { url: self.base.clone(), reason: reason.to_string() }
     }
 
+    /// Sends a question as JSON, and waits as long as the answer takes.
+    pub async fn send<T: DeserializeOwned>(&self, path: &str, question: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(question).map_err(|_| ClientError::Answer(self.base.clone()))?;
+        self.exchange(Method::POST, path, Bytes::from(body)).await
+    }
+
     async fn request<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+        self.exchange(method, path, Bytes::new()).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let address = format!("{}{path}", self.base);
         let authorization = format!("Bearer {}", self.token.as_str());
         let request = Request::builder()
             .method(method)
             .uri(&address)
             .header(hyper::header::AUTHORIZATION, authorization)
-            .body(Empty::<Bytes>::new())
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|_| ClientError::Address(self.base.clone()))?;
         let client = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(request).await.map_err(|error| {

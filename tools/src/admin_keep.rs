@@ -1,15 +1,17 @@
-//! The admin port's routes for keeping: scrub and repair. All of them want the token.
+//! The admin port's routes for keeping: scrub, repair, reclaim and objects. All of them want the token.
 
 use crate::admin::{AdminState, unavailable};
 use crate::keep_answers::{
-    FindingLine, FindingsAnswer, MAX_FINDINGS, PlanAnswer, RepairAnswer, ScrubAnswer, ScrubDrive,
+    FindingLine, FindingsAnswer, MAX_FINDINGS, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer, ScrubDrive,
 };
+use crate::object_map::{ObjectMapError, ObjectQuestion};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use metadata::keep::Keeper;
+use metadata::keep::reclaim::Reclaimer;
 use metadata::service::Metadata;
 use std::sync::Arc;
 use storage_node::client::NodeClient;
@@ -29,6 +31,11 @@ pub(crate) fn routes() -> Router<Arc<AdminState>> {
         .route("/v1/repair/plan", get(plan))
         .route("/v1/repair/pause", post(|state: Shared| pause(state, true)))
         .route("/v1/repair/resume", post(|state: Shared| pause(state, false)))
+        .route("/v1/reclaim", get(reclaim))
+        .route("/v1/reclaim/hold", post(hold))
+        .route("/v1/reclaim/release", post(release))
+        .route("/v1/object/locate", post(|state: Shared, question| object(state, question, false)))
+        .route("/v1/object/verify", post(|state: Shared, question| object(state, question, true)))
 }
 
 /// Scrub on all drives.
@@ -106,4 +113,53 @@ async fn pause(State(state): Shared, paused: bool) -> Response {
         keeper.pause(paused);
         RepairAnswer::new(&keeper.status())
     })
+}
+
+/// What gives space back, which there is while writes are served.
+#[allow(clippy::result_large_err)]
+fn reclaimer(state: &AdminState) -> Result<Arc<Reclaimer>, Response> {
+    let metadata = state.metadata().map_err(unavailable)?;
+    let reclaimer = metadata.reclaimer().map(Arc::clone);
+    reclaimer.ok_or_else(|| unavailable("only reads are served: nothing is reclaimed"))
+}
+
+async fn reclaim(State(state): Shared) -> Response {
+    match reclaimer(&state) {
+        Ok(reclaimer) => Json(ReclaimAnswer::new(&reclaimer.status())).into_response(),
+        Err(answer) => answer,
+    }
+}
+
+async fn hold(State(state): Shared) -> Response {
+    let reclaimer = match reclaimer(&state) {
+        Ok(reclaimer) => reclaimer,
+        Err(answer) => return answer,
+    };
+    match reclaimer.hold("an operator holds it").await {
+        Ok(()) => Json(ReclaimAnswer::new(&reclaimer.status())).into_response(),
+        Err(error) => unavailable(error),
+    }
+}
+
+async fn release(State(state): Shared) -> Response {
+    let reclaimer = match reclaimer(&state) {
+        Ok(reclaimer) => reclaimer,
+        Err(answer) => return answer,
+    };
+    match reclaimer.release().await {
+        Ok(()) => Json(ReclaimAnswer::new(&reclaimer.status())).into_response(),
+        Err(error) => unavailable(error),
+    }
+}
+
+async fn object(State(state): Shared, question: Json<ObjectQuestion>, verify: bool) -> Response {
+    let metadata = match state.metadata() {
+        Ok(metadata) => metadata,
+        Err(stage) => return unavailable(stage),
+    };
+    match crate::object_map::object(&metadata, &question, verify).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error @ ObjectMapError::NotFound(_)) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }

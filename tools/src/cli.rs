@@ -39,6 +39,12 @@ enum Command {
     /// Repair of stripes that are not whole.
     #[command(subcommand)]
     Repair(keep::Repair),
+    /// Reclaim: what gives the space of deleted objects back.
+    #[command(subcommand)]
+    Reclaim(keep::Reclaim),
+    /// Where an object lies, and whether it is good there.
+    #[command(subcommand)]
+    Object(keep::Object),
     /// Read objects straight from drives, without index or server: the last resort. Nothing is written to the drives.
     Rescue(Rescue),
 }
@@ -227,6 +233,8 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
         Command::Key(Key::Export(Offline { data })) => println!("{}", crate::offline::export_key(&data)?.as_str()),
         Command::Rescue(rescue) => return run_rescue(rescue),
         Command::Scrub(scrub) => return Ok(runtime.block_on(keep::scrub(scrub))?),
+        Command::Reclaim(reclaim) => return Ok(runtime.block_on(keep::reclaim(reclaim))?),
+        Command::Object(object) => return Ok(runtime.block_on(keep::object(object))?),
         Command::Repair(repair) => return Ok(runtime.block_on(keep::repair(repair))?),
     }
     Ok(0)
@@ -347,6 +355,11 @@ mod tests {
             "stele repair plan --data d",
             "stele repair pause --data d",
             "stele repair resume --data d",
+            "stele reclaim status --data d --json",
+            "stele reclaim hold --data d",
+            "stele reclaim release --data d",
+            "stele object locate bucket/a/key --data d",
+            "stele object verify bucket/key --data d --json",
             "stele rescue --drive a --drive b --out o --prefix bucket/2026/ --key-file k --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -1,6 +1,7 @@
 //! What the admin port says about keeping, and how it is put together. Times are milliseconds since the Unix epoch; 0: never.
 
 use metadata::keep::plan::{Plan, Wait};
+use metadata::keep::reclaim::ReclaimStatus;
 use metadata::keep::status::KeepStatus;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -278,5 +279,39 @@ fn why(wait: Wait) -> String {
             format!("{lacking} shards too few; drives that don't answer have them")
         }
         Wait::Beyond { lacking, may_return: false } => format!("{lacking} shards too few"),
+    }
+}
+
+/// `GET /v1/reclaim`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReclaimAnswer {
+    /// Why nothing is deleted; absent when nothing holds it.
+    pub held: Option<String>,
+    /// Rounds since the start.
+    pub rounds: u64,
+    /// Bytes given back since the start.
+    pub freed_bytes: u64,
+    /// Dropped stripes that wait to be freed; at most 10,000 are counted.
+    pub waiting: u64,
+    /// Chunks that the last round deleted.
+    pub deleted: u64,
+    /// Frames that the last round moved into fuller stripes.
+    pub moved: u64,
+    /// Why the last round ended early; empty when it did not.
+    pub error: String,
+}
+
+impl ReclaimAnswer {
+    /// From the reclaimer's own.
+    pub fn new(status: &ReclaimStatus) -> ReclaimAnswer {
+        ReclaimAnswer {
+            held: status.held.as_ref().map(ToString::to_string),
+            rounds: status.rounds,
+            freed_bytes: status.bytes,
+            waiting: status.waiting as u64,
+            deleted: status.last.deleted,
+            moved: status.last.moved,
+            error: status.error.clone(),
+        }
     }
 }

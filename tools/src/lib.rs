@@ -15,6 +15,7 @@ pub mod index_home;
 pub mod keep_answers;
 pub mod logging;
 pub mod metrics;
+pub mod object_map;
 pub mod offline;
 pub mod process;
 pub mod rescue;

@@ -1,8 +1,9 @@
-//! `stele scrub` and `stele repair`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
+//! `stele scrub`, `stele repair`, `stele reclaim` and `stele object`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
 
 use super::{NOT_WELL, Server, client};
 use crate::admin_client::{AdminClient, ClientError};
-use crate::keep_answers::{FindingsAnswer, PlanAnswer, RepairAnswer, ScrubAnswer};
+use crate::keep_answers::{FindingsAnswer, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer};
+use crate::object_map::{ObjectAnswer, ObjectQuestion};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Serialize;
@@ -42,6 +43,92 @@ pub(super) enum Repair {
     Pause(Asked),
     /// Let repair go on.
     Resume(Asked),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Reclaim {
+    /// Whether space is given back, and how much was. Exits with 2 when it is held, or the last round ended early.
+    Status(Asked),
+    /// Delete nothing until it is released; survives restarts.
+    Hold(Asked),
+    /// Let it go on: after a hold, or after lost metadata was restored and looked at.
+    Release(Asked),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Object {
+    /// Where its shards lie, and when each was last verified. Exits with 2 when something is known to be wrong.
+    Locate(Named),
+    /// Reads each of its shards from the medium and says whether it is good. Exits with 2 when one is not.
+    Verify(Named),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The object.
+    #[arg(value_name = "BUCKET/KEY")]
+    name: String,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// Runs `stele reclaim`.
+pub(super) async fn reclaim(command: Reclaim) -> Result<u8, ClientError> {
+    let (method, path, asked) = match command {
+        Reclaim::Status(asked) => (Method::GET, "/v1/reclaim", asked),
+        Reclaim::Hold(asked) => (Method::POST, "/v1/reclaim/hold", asked),
+        Reclaim::Release(asked) => (Method::POST, "/v1/reclaim/release", asked),
+    };
+    let looks = method == Method::GET;
+    let answer: ReclaimAnswer = client(&asked.server)?.ask(method, path).await?;
+    show(&answer, asked.json, print_reclaim);
+    Ok(if looks && (answer.held.is_some() || !answer.error.is_empty()) { NOT_WELL } else { 0 })
+}
+
+/// Runs `stele object`.
+pub(super) async fn object(command: Object) -> Result<u8, ClientError> {
+    let (path, Named { name, asked }) = match command {
+        Object::Locate(named) => ("/v1/object/locate", named),
+        Object::Verify(named) => ("/v1/object/verify", named),
+    };
+    let (bucket, key) = name.split_once('/').unwrap_or((&name, ""));
+    let question = ObjectQuestion { bucket: bucket.to_owned(), key: key.to_owned() };
+    let answer: ObjectAnswer = client(&asked.server)?.send(path, &question).await?;
+    show(&answer, asked.json, print_object);
+    Ok(if answer.good { 0 } else { NOT_WELL })
+}
+
+fn print_reclaim(answer: &ReclaimAnswer) {
+    match &answer.held {
+        Some(reason) => println!("reclaim is held: {reason}"),
+        None => println!("reclaim is on"),
+    }
+    println!(
+        "  since the start: {} rounds, {} MiB given back; {} stripes wait to be freed; last round: {} chunks deleted, {} moved",
+        answer.rounds,
+        answer.freed_bytes >> 20,
+        answer.waiting,
+        answer.deleted,
+        answer.moved
+    );
+    if !answer.error.is_empty() {
+        println!("  the last round ended early: {}", answer.error);
+    }
+}
+
+fn print_object(answer: &ObjectAnswer) {
+    println!("{}/{}: {} bytes, {} chunks, tag {}", answer.bucket, answer.key, answer.size, answer.chunks, answer.etag);
+    for stripe in &answer.stripes {
+        println!("stripe {}  {} data shards", stripe.stripe, stripe.data);
+        for shard in &stripe.shards {
+            let (drive, verified) = (short(&shard.drive), ago(shard.verified_ms));
+            println!("  shard {:>2}  drive {drive}  {:<12} verified {verified}", shard.index, shard.state);
+        }
+    }
+    if !answer.journal.is_empty() {
+        let drives: Vec<&str> = answer.journal_drives.iter().map(|drive| short(drive)).collect();
+        println!("{} journal entries, on drives {}", answer.journal.len(), drives.join(", "));
+    }
 }
 
 /// Runs `stele scrub`.
