@@ -17,7 +17,8 @@ use crate::journal::{Batch, BatchEntry, Journal, JournalStopped};
 use crate::lookup::Losses;
 use crate::service::Shared;
 use crate::state::{self, At, DecideError};
-use codec::id::{Epoch, Lsn};
+use codec::effect::DriveState;
+use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{encode_entry, parse_entry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -133,7 +134,17 @@ impl Committer {
         self.room = drives.iter().filter(|d| members.contains(&d.id)).map(|d| d.free).min().unwrap_or(0);
         let failed = drives.iter().filter(|d| matches!(d.health, DriveHealth::Failed { .. })).map(|d| d.id);
         let gone = self.journal.register().registered.iter().filter(|id| !drives.iter().any(|d| d.id == **id));
-        let drives: BTreeSet<_> = failed.chain(gone.copied()).collect();
+        let mut drives: BTreeSet<_> = failed.chain(gone.copied()).collect();
+        // A drive that was given up is asked by nobody, so it neither fails nor is missing; what lay there is lost all the
+        // same, and must not be taken for stored by whoever brings it again.
+        match index::drives(&Overlay::new(&*self.shared.kv)) {
+            Ok(rows) => drives.extend(
+                rows.iter()
+                    .filter(|row| row.state == DriveState::Removed as i32)
+                    .filter_map(|row| DriveId::from_slice(&row.id)),
+            ),
+            Err(error) => tracing::warn!(%error, "drives that were given up can't be told from others"),
+        }
         self.losses = Losses { drives, thin_journal_below: self.losses.thin_journal_below };
         self.shared.set_losses(self.losses.clone());
         // Why it stopped is published, and was logged.

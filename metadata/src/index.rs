@@ -13,8 +13,8 @@ pub mod reclaim;
 
 use bytes::{BufMut, Bytes};
 use codec::effect::{
-    AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow, SealedRow, SettingRow,
-    StripeRow, UploadName, UploadRow, VersionRow,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow,
+    SealedRow, SettingRow, StripeRow, UploadName, UploadRow, VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 use prost::Message;
@@ -53,6 +53,7 @@ const EPOCH: &[u8] = b"epoch";
 const CLOCK: &[u8] = b"clock";
 const SEALED: &[u8] = b"ended";
 const CHECKPOINT: &[u8] = b"point";
+const LOSS: &[u8] = b"loss";
 
 /// Why the index could not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -596,6 +597,15 @@ pub fn domain_of(view: &dyn View, account: &str, encrypted: bool) -> Result<Opti
 /// All sealed ranges, in LSN order.
 pub fn sealed_ranges(view: &dyn View) -> Result<Vec<SealedRow>, IndexError> {
     read_all(view, LEDGER, b"")
+}
+
+/// The losses that were accepted, by the last LSN that was kept.
+pub fn accepted_losses(view: &dyn View) -> Result<Vec<AcceptedLossRow>, IndexError> {
+    read_all(view, META, LOSS)
+}
+
+pub(crate) fn put_accepted_loss(overlay: &mut Overlay<'_>, row: &AcceptedLossRow) {
+    overlay.put(META, [LOSS, &row.kept.to_be_bytes()].concat(), row);
 }
 
 /// The checkpoints that a rebuild may use, by LSN.

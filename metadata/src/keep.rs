@@ -25,5 +25,9 @@ pub use config::KeepConfig;
 pub use keeper::{KeepError, Keeper};
 pub use status::{Alarm, KeepStatus};
 
+/// A drive that takes longer over one of the long questions of keeping (a page of headers, shards to be verified or freed) has
+/// not answered: it must not hold up what is done for all the others.
+pub(crate) const LONG_WORK: std::time::Duration = std::time::Duration::from_secs(300);
+
 #[cfg(test)]
 mod testing;

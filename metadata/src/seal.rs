@@ -19,7 +19,7 @@ use crate::service::{Alarm, Shared};
 use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
 use crate::topology::{Topology, usable_width};
 use bytes::Bytes;
-use codec::effect::{EffectKind, Place, SealedRow, StripeName};
+use codec::effect::{AcceptedLossRow, EffectKind, Place, SealedRow, StripeName};
 use codec::id::{ChunkId, DriveId, Epoch, Lsn, ShardId};
 use codec::journal::{Entry, JournalError, length_prefixed};
 use codec::stripe::StripeClass;
@@ -426,6 +426,7 @@ impl Sealer {
     /// Frees the closed segments whose entries are all sealed. What can't be freed now is freed by a later seal.
     async fn free(&self, sealed: Lsn) -> u64 {
         let node = &self.shared.node;
+        let Ok(losses) = index::accepted_losses(&Overlay::new(&*self.shared.kv)) else { return 0 };
         let mut freed = 0;
         for drive in node.drives().await {
             let listed = node.journal_segments(drive.id);
@@ -435,6 +436,14 @@ impl Sealer {
                 // An empty one counts by where it would have begun; one whose entries are hidden by damage stays.
                 let last = segment.last.or((segment.damaged == 0).then_some(segment.head.first_lsn));
                 if !segment.closed || last.is_none_or(|last| last > sealed) {
+                    continue;
+                }
+                // Entries that were given up as lost came back with a drive: their LSNs are below what is sealed, but they
+                // themselves are in no ledger, and this is the last copy of what they hold.
+                let first = segment.first.unwrap_or(segment.head.first_lsn);
+                let given_up =
+                    |loss: &AcceptedLossRow| first.0 <= loss.known && last.is_none_or(|last| last.0 > loss.kept);
+                if losses.iter().any(given_up) {
                     continue;
                 }
                 // What damage hides may be a better copy of the entry that is missing than anybody else has.

@@ -26,6 +26,8 @@ const CROWDED_SEGMENTS: u64 = 32;
 const SEAL_PAUSE: Duration = Duration::from_secs(60);
 /// The pause doubles up to this while sealing goes on failing.
 const SEAL_PAUSE_MOST: Duration = Duration::from_secs(3600);
+/// Seals after which a checkpoint that failed is not tried again.
+const CHECKPOINT_SKIPS: u32 = 64;
 
 /// Uploads that are looked for at a time.
 const SWEEP_UPLOADS: usize = 100;
@@ -85,7 +87,7 @@ async fn watch_drives(shared: Arc<Shared>, every: Duration, requests: Option<mps
 async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64, checkpoint_after: Option<u64>) {
     // Asked once: were it asked again and again, a drive that can't free its segments would be sealed into for ever.
     let mut crowded = shared.node.drives().await.iter().any(|drive| drive.journal_segments > CROWDED_SEGMENTS);
-    let mut pause = SEAL_PAUSE;
+    let (mut pause, mut skip) = (SEAL_PAUSE, 0);
     loop {
         if !std::mem::take(&mut crowded) && shared.unsealed.load(Ordering::Relaxed) < bytes {
             shared.wake_sealer.notified().await;
@@ -98,10 +100,14 @@ async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64, ch
             continue;
         }
         pause = SEAL_PAUSE;
-        if let Some(entries) = checkpoint_after
+        if skip > 0 {
+            skip -= 1;
+        } else if let Some(entries) = checkpoint_after
             && let Err(error) = sealer.checkpoint_if_due(entries).await
         {
             tracing::warn!(%error, "no checkpoint of the index was written; a rebuild would take longer");
+            // What a failed one wrote stays until the next start.
+            skip = CHECKPOINT_SKIPS;
         }
     }
 }

@@ -8,10 +8,8 @@
 //! * `x` and a stripe's id: its shards are freed, and its epoch is not fenced yet. A stripe may be committed in several
 //!   entries; one that came late would bring back a stripe whose shards are gone (R1).
 
-use super::{
-    IndexError, META, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, read_all, setting, tagged,
-};
-use codec::effect::{AcceptedLossRow, ClockTick, DroppedRow, StripeRow};
+use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
+use codec::effect::{ClockTick, DroppedRow, StripeRow};
 use codec::id::{Epoch, Lsn, StripeId};
 
 /// The steady count is noted once in this many milliseconds.
@@ -170,8 +168,8 @@ pub fn hold(view: &dyn View) -> Result<Option<Hold>, IndexError> {
     if let Some(reason) = value(HOLD_SETTING)?.filter(|reason| !reason.is_empty()) {
         return Ok(Some(Hold::Held(String::from_utf8_lossy(&reason).into_owned())));
     }
-    let losses: Vec<AcceptedLossRow> = read_all(view, META, b"loss")?;
-    let lost = losses.iter().map(|loss| loss.known).max();
+    let lost = super::accepted_losses(view)?;
+    let lost = lost.iter().map(|loss| loss.known).max();
     let released = lsn_setting(view, RELEASED_SETTING)?;
     Ok(lost.filter(|known| *known >= released.0).map(|known| Hold::AcceptedLoss(Lsn(known))))
 }

@@ -9,6 +9,8 @@
 
 use super::wounds::Wrong;
 use crate::index::{self, IndexError, Overlay, STRIPES, View};
+use crate::journal::read_in_time;
+use crate::keep::LONG_WORK;
 use crate::lookup;
 use codec::effect::StripeRow;
 use codec::id::{DriveId, ShardId, StripeId};
@@ -156,7 +158,7 @@ impl Pass {
             if !cursor.page.is_empty() || cursor.ended {
                 break;
             }
-            match node.inventory(drive, cursor.after, PAGE).await {
+            match read_in_time(drive, LONG_WORK, node.inventory(drive, cursor.after, PAGE)).await {
                 Ok(page) => {
                     cursor.ended = page.len() < PAGE;
                     cursor.after = page.last().map(|listed| listed.id).or(cursor.after);
@@ -193,7 +195,8 @@ impl Pass {
             if still.is_empty() {
                 continue;
             }
-            let Ok(answers) = node.verify_shards(drive, still.clone()).await else {
+            let asked = node.verify_shards(drive, still.clone());
+            let Ok(answers) = read_in_time(drive, LONG_WORK, asked).await else {
                 self.report.unasked += still.len() as u64;
                 continue;
             };

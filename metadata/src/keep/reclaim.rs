@@ -20,6 +20,7 @@
 //! Steps 4 to 7 share an allowance of bytes per day that begins with nothing at each start: a mistake shows before it is
 //! everything, and a program that restarts again and again frees no faster.
 
+use super::LONG_WORK;
 use super::frames::frames_of;
 use super::keeper::Keeper;
 use super::mark::{Cursor, Limits, MarkError, Marks, Usage, mark};
@@ -29,8 +30,10 @@ use crate::command::{Command, DeleteChunks, DroppedStripe, MIN_GRACE_MS, Outcome
 use crate::commit::Request;
 use crate::index::reclaim::{self, Hold, MAX_GRACE_MS};
 use crate::index::{self, IndexError, Overlay};
+use crate::journal::{Patience, read_in_time};
 use crate::keys::Keys;
 use crate::lookup;
+use crate::seal::Sealer;
 use crate::service::Shared;
 use crate::stripe_writer::{StoreError, StripeWriter};
 use codec::effect::{DriveState, StripeRow};
@@ -40,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storage_node::client::{NodeClient, WriteError};
+use storage_node::client::{NodeClient, ReadError, WriteError, in_time};
 use storage_node::keep::{Authority, ShardRef};
 use storage_node::sabotage::Sabotage;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -200,6 +203,8 @@ pub struct ReclaimParts {
     pub(crate) keys: Keys,
     /// Writes stripes.
     pub(crate) stripes: Arc<StripeWriter>,
+    /// Makes the moves that emptied a stripe as durable as what it held.
+    pub(crate) sealer: Arc<Sealer>,
     /// The committer.
     pub(crate) requests: mpsc::Sender<Request>,
     /// The epoch of this start.
@@ -224,6 +229,8 @@ struct Work {
     allowance: Allowance,
     unlimited: bool,
     orphans_done: bool,
+    /// The journal was sealed, or that was tried, in this round.
+    sealing: bool,
     report: ReclaimReport,
 }
 
@@ -250,7 +257,7 @@ pub fn is_behind(seen: Authority, epoch: Epoch, started_at: Lsn) -> bool {
 pub(crate) async fn behind(node: &dyn NodeClient, epoch: Epoch, started_at: Lsn) -> Option<(DriveId, Authority)> {
     for drive in node.drives().await {
         // One that does not answer is asked again before anything is freed on it.
-        if let Ok(seen) = node.authority(drive.id).await
+        if let Ok(seen) = authority_of(node, drive.id).await
             && is_behind(seen, epoch, started_at)
         {
             return Some((drive.id, seen));
@@ -288,7 +295,7 @@ impl Reclaimer {
         let mut floor = Lsn(0);
         for drive in node.drives().await {
             // One that does not answer now, and remembers more, holds reclaim again when it is back.
-            floor = floor.max(node.authority(drive.id).await.map_or(Lsn(0), |seen| seen.lsn));
+            floor = floor.max(authority_of(&**node, drive.id).await.map_or(Lsn(0), |seen| seen.lsn));
         }
         self.commit(Command::ReleaseReclaim { floor }).await?;
         self.wake.notify_one();
@@ -324,6 +331,7 @@ impl Reclaimer {
     pub async fn round(&self) -> Result<ReclaimReport, ReclaimError> {
         let mut work = self.work.lock().await;
         work.report = ReclaimReport::default();
+        work.sealing = false;
         let result = self.steps(&mut work).await;
         let report = work.report.clone();
         let mut shown = self.shown();
@@ -454,8 +462,11 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Step 6.
+    /// Step 6. A stripe is freed only when the entry that dropped it is sealed, and so is everything that moved its frames
+    /// elsewhere. While these entries lie in the journal alone, a loss that is accepted there takes them back: the chunks would
+    /// be in this stripe again, and the one that they were moved to would be of nobody.
     async fn free_stripes(&self, work: &mut Work) -> Result<(), ReclaimError> {
+        let mut sealed = self.sealed()?;
         let mut from = StripeId::default();
         loop {
             let rows = reclaim::dropped(&self.view(), from, FREE_STRIPES)?;
@@ -467,7 +478,16 @@ impl Reclaimer {
                 if self.parts.shared.sabotage.is(Sabotage::FreeGrace)
                     || reclaim::is_over(&self.view(), lsn, READERS_GRACE_MS)?
                 {
-                    due.push((descriptor, row));
+                    if lsn > sealed && !work.sealing {
+                        work.sealing = true;
+                        if let Err(error) = self.parts.sealer.seal_now().await {
+                            tracing::warn!(%error, "dropped stripes are freed when the journal can be sealed");
+                        }
+                        sealed = self.sealed()?;
+                    }
+                    if lsn <= sealed {
+                        due.push((descriptor, row));
+                    }
                 }
             }
             self.free(work, due).await?;
@@ -475,6 +495,10 @@ impl Reclaimer {
                 return Ok(());
             }
         }
+    }
+
+    fn sealed(&self) -> Result<Lsn, ReclaimError> {
+        Ok(index::last_sealed(&self.view())?.map_or(Lsn(0), |row| Lsn(row.last)))
     }
 
     /// Frees the shards of dropped stripes. A stripe some of whose drives can't be reached waits for them; a drive that was
@@ -516,17 +540,14 @@ impl Reclaimer {
             return Ok(true);
         }
         let node = &self.parts.shared.node;
-        let seen = match node.authority(drive).await {
-            Ok(seen) => seen,
-            Err(_) => return Ok(false),
-        };
+        let Ok(seen) = authority_of(&**node, drive).await else { return Ok(false) };
         if is_behind(seen, self.parts.epoch, self.known()?) {
             let error = ReclaimError::Behind { drive, seen };
             self.hold(&error.to_string()).await?;
             return Err(error);
         }
         let authority = Authority { epoch: self.parts.epoch, lsn: index::applied(&self.view())?.0.max(self.known()?) };
-        match node.free_shards(drive, authority, shards).await {
+        match in_time(drive, LONG_WORK, node.free_shards(drive, authority, shards)).await {
             Ok(freed) => {
                 work.report.bytes = work.report.bytes.saturating_add(freed.bytes);
                 for shard in &freed.refused {
@@ -599,6 +620,11 @@ impl Reclaimer {
         work.report.unread += done.unread;
         Ok(())
     }
+}
+
+/// Asks a drive what it remembers. One that hangs is not waited for: nothing is freed on it meanwhile.
+async fn authority_of(node: &dyn NodeClient, drive: DriveId) -> Result<Authority, ReadError> {
+    read_in_time(drive, Patience::default().deadline, node.authority(drive)).await
 }
 
 fn parse(row: &StripeRow) -> Result<StripeDescriptor, ReclaimError> {

@@ -12,6 +12,8 @@ use crate::client::CommitError;
 use crate::command::{Command, Refusal, ShardMove};
 use crate::commit::Request;
 use crate::index::{self, IndexError, Overlay};
+use crate::journal::read_in_time;
+use crate::keep::LONG_WORK;
 use crate::lookup;
 use crate::service::Shared;
 use codec::effect::StripeRow;
@@ -125,7 +127,7 @@ impl Executor<'_> {
             let id = shard(item, &target);
             if let Some(drive) = target.from.filter(|_| target.suspect) {
                 let asked = vec![ShardRef { id, root: descriptor.root() }];
-                let answer = self.shared.node.verify_shards(drive, asked).await;
+                let answer = read_in_time(drive, LONG_WORK, self.shared.node.verify_shards(drive, asked)).await;
                 if answer.is_ok_and(|answers| answers.first().is_some_and(Result::is_ok)) {
                     done.good.push((drive, id));
                     continue;

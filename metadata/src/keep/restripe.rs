@@ -14,6 +14,7 @@ use crate::index::{self, Overlay};
 use crate::lookup;
 use crate::service::Shared;
 use crate::stripe_writer::{OpenStripe, Stored, StripeWriter};
+use bytes::Bytes;
 use codec::effect::Place;
 use codec::id::{ChunkId, DriveId, ShardId, StripeId};
 use codec::stripe::StripeClass;
@@ -86,6 +87,9 @@ fn close(groups: &mut Vec<Group>, stripes: Vec<StripeId>, gains: bool) {
     }
 }
 
+/// Frames of one new stripe: they move in one entry, which takes some 150 bytes for each.
+const MOST_FRAMES: usize = 100_000;
+
 /// What was rewritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restriped {
@@ -143,11 +147,12 @@ pub(crate) async fn rewrite(
             }
         };
         for Laid { id, place, frame } in live(shared, laid)? {
-            if !open.stripe.fits(&frame) {
+            if !open.stripe.fits(&frame) || open.frames.len() >= MOST_FRAMES {
                 let next = Batch { stripe: writer.open(width, false), frames: Vec::new() };
                 full.push(std::mem::replace(&mut open, next));
             }
-            open.stripe.add(frame);
+            // A copy: the slice would keep its whole shard in memory until the stripe is written.
+            open.stripe.add(Bytes::copy_from_slice(&frame));
             open.frames.push((id, place));
         }
     }

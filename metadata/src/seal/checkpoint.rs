@@ -89,7 +89,8 @@ impl Sealer {
         lsn: Lsn,
         pieces: &mut mpsc::Receiver<Step>,
     ) -> Result<(Vec<Stored>, Option<u64>), SealError> {
-        let mut topology = self.shared.topology(Reserve::Metadata).await?;
+        // Not the reserve: a checkpoint can be done without, and the journal can't.
+        let mut topology = self.shared.topology(Reserve::Client).await?;
         self.leave_out_distrusted(&mut topology);
         let width = self.writer.width(&topology)?;
         let (mut all, mut rows) = (Vec::new(), None);
@@ -100,7 +101,7 @@ impl Sealer {
             if (full || !matches!(step, Some(Step::Piece(_)))) && !open.is_empty() {
                 let stripe = std::mem::replace(&mut open, self.writer.open(width, true));
                 let (class, range) = (StripeClass::Checkpoint, Some((lsn, lsn)));
-                let stored = self.writer.store(stripe, class, range, &topology, Reserve::Metadata).await?;
+                let stored = self.writer.store(stripe, class, range, &topology, Reserve::Client).await?;
                 self.verify(&stored).await?;
                 all.push(stored);
             }

@@ -301,6 +301,7 @@ async fn finish_start(
         shared: shared.clone(),
         keys: keys.clone(),
         stripes: stripes.clone(),
+        sealer: sealer.clone(),
         requests: requests.clone(),
         epoch,
         started_at: mark.applied,

@@ -136,7 +136,7 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
         EffectKind::PutCheckpoint(row) => index::put_checkpoint(overlay, row),
         EffectKind::DeleteCheckpoint(row) => index::delete_checkpoint(overlay, row),
         EffectKind::AcceptedLoss(row) => {
-            overlay.put(META, [b"loss".as_slice(), &row.kept.to_be_bytes()].concat(), row);
+            index::put_accepted_loss(overlay, row);
         }
     }
     Ok(())

@@ -3,6 +3,8 @@
 use super::{Journal, KeepError, Keeper, Round, Walk, Work};
 use crate::command::Command;
 use crate::index::{self, IndexError, Overlay, STRIPES, View};
+use crate::journal::read_in_time;
+use crate::keep::LONG_WORK;
 use crate::keep::plan::{Plan, Policy, RepairItem, Scene, Stripe, Wait, plan_repairs};
 use crate::keep::repair::{Done, Executor, Failure, commit};
 use crate::keep::watch::Sight;
@@ -120,7 +122,8 @@ impl Keeper {
             .collect();
         for drive in there {
             // A drive that can't be asked is silent with the next look; until then its old list stands.
-            let Ok(list) = self.parts.shared.node.findings(drive).await else { continue };
+            let asked = self.parts.shared.node.findings(drive);
+            let Ok(list) = read_in_time(drive, LONG_WORK, asked).await else { continue };
             stripes.extend(work.findings.listed(drive, &list, now.ms));
             if self.holds_damaged_entries(drive, &list).await {
                 work.journal.entry(drive).or_default();
@@ -144,7 +147,8 @@ impl Keeper {
         if ranges.is_empty() {
             return false;
         }
-        let Ok(segments) = self.parts.shared.node.journal_segments(drive).await else { return false };
+        let asked = self.parts.shared.node.journal_segments(drive);
+        let Ok(segments) = read_in_time(drive, LONG_WORK, asked).await else { return false };
         let held = segments.iter().filter_map(|segment| segment.first.zip(segment.last));
         held.into_iter().any(|(from, upto)| ranges.iter().any(|(first, last)| *first <= upto && *last >= from))
     }
@@ -194,7 +198,9 @@ impl Keeper {
             }
             let answers = match shards.is_empty() {
                 true => Ok(Vec::new()),
-                false => self.parts.shared.node.verify_shards(drive, shards.clone()).await,
+                false => {
+                    read_in_time(drive, LONG_WORK, self.parts.shared.node.verify_shards(drive, shards.clone())).await
+                }
             };
             work.lanes.finish(&task);
             let Ok(answers) = answers else { continue };

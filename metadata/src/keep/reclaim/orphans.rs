@@ -1,6 +1,7 @@
 //! Shards of stripes that nobody knows: what writers of fenced epochs left behind (R9). See the order in the parent.
 
-use super::{BTreeMap, BTreeSet, ReclaimError, Reclaimer, Sabotage, Work, index, reclaim};
+use super::{BTreeMap, BTreeSet, LONG_WORK, ReclaimError, Reclaimer, Sabotage, Work, index, reclaim};
+use crate::journal::read_in_time;
 use codec::effect::DriveState;
 use codec::id::{DriveId, ShardId, StripeId};
 use codec::stripe::StripeClass;
@@ -63,7 +64,8 @@ impl Reclaimer {
             };
             let mut after: Option<ShardId> = None;
             loop {
-                let listed = self.parts.shared.node.list_shards(drive, Some(StripeClass::Data), after, PAGE).await;
+                let listed = self.parts.shared.node.list_shards(drive, None, after, PAGE);
+                let listed = read_in_time(drive, LONG_WORK, listed).await;
                 let headers = match listed {
                     Ok(headers) => headers,
                     Err(_) if unknown_is_absent => break,
@@ -76,7 +78,9 @@ impl Reclaimer {
                 for header in headers {
                     let (id, root) = (header.id(), header.descriptor.root());
                     after = Some(id);
-                    if self.is_orphan(id.stripe)? {
+                    // What sealing left behind holds entries, and helps where the ledger is damaged. What is left of a
+                    // checkpoint that was not finished helps nobody.
+                    if header.descriptor.class != StripeClass::Ledger && self.is_orphan(id.stripe)? {
                         count += 1;
                         stripes.insert(id.stripe);
                         let bytes = u64::from(header.payload_len());
