@@ -1,9 +1,11 @@
 //! Accepting a loss: what is left goes on, and goes on to be recoverable.
 
+use super::failures::{member, numbers};
 use super::world::{World, digest, frames_in_journal, run};
 use crate::client::{MetadataClient, Mode};
 use codec::id::Lsn;
 use rustix::io::Errno;
+use storage_node::client::{JournalSegmentInfo, NodeClient};
 use storage_node::disk::faulty::Fault;
 use storage_node::disk::{Disk, DiskOp};
 
@@ -170,6 +172,49 @@ fn frames_that_only_a_lost_seal_named_are_found_again() {
         // Another drive goes, which the new stripes can do without.
         world.given.remove(0);
         let metadata = world.start().await;
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+/// The journal's members are away and the loss of what only they had is accepted; then they come back, with the last copies of
+/// it. Later seals pass its LSNs, and must leave it where it is.
+#[test]
+fn r10_what_comes_back_of_an_accepted_loss_is_not_freed_by_sealing() {
+    run(async {
+        let mut world = World::new(7, "3+2");
+        let (metadata, mut client) = world.filled(0..10, 2000).await;
+        metadata.seal_now().await.unwrap();
+        let kept = client.clone();
+        let members = [
+            member(&world, &metadata, 0).await,
+            member(&world, &metadata, 1).await,
+            member(&world, &metadata, 2).await,
+        ];
+        client.puts(&metadata, 10..20, 2000).await;
+        metadata.shutdown().await;
+        let all = world.given.clone();
+        world.given.retain(|n| !members.contains(n));
+        let (metadata, report) = world.accept_loss().await.unwrap();
+        assert!(report.kept < report.known);
+        kept.check(&metadata).await;
+        metadata.shutdown().await;
+
+        world.given = all;
+        let metadata = world.serving().await;
+        let mut client = kept;
+        client.puts(&metadata, 20..40, 2000).await;
+        metadata.seal_now().await.unwrap();
+        assert!(metadata.status().sealed > report.known);
+        let mut holding = 0;
+        for (drive, number) in numbers(&world, &metadata).await {
+            let segments = metadata.node().journal_segments(drive).await.unwrap();
+            let holds = |segment: &JournalSegmentInfo| {
+                segment.last.is_some_and(|last| last > report.kept) && segment.first.is_some_and(|f| f <= report.known)
+            };
+            holding += usize::from(members.contains(&number) && segments.iter().any(holds));
+        }
+        assert_eq!(holding, members.len(), "the last copies of what was given up are gone");
         client.check(&metadata).await;
         metadata.shutdown().await;
     });

@@ -461,6 +461,47 @@ fn r12_without_the_grace_a_reader_loses_its_stripe() {
 }
 
 #[test]
+fn r12_nothing_is_freed_before_what_emptied_it_is_sealed() {
+    run(async {
+        let mut store = Store::new(4, "2+1").await;
+        store.put(1, &[1, 2, 3], How::Striped).await;
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        store.round().await;
+        store.round().await;
+        let dropped = rows::dropped(&store.view(), StripeId::default(), 10).unwrap();
+        assert_eq!(dropped.len(), 1);
+        let sealed = || index::last_sealed(&store.view()).unwrap().map_or(0, |row| row.last);
+        assert!(sealed() < dropped[0].0.0, "the entry that dropped it lies in the journal alone");
+        store.pass(DAY).await;
+        assert_eq!(store.round().await.freed, 1);
+        assert!(sealed() >= dropped[0].0.0, "an accepted loss would bring the stripe back without its bytes");
+    });
+}
+
+#[test]
+fn what_lay_on_drives_that_were_given_up_is_no_dedup_hit() {
+    run(async {
+        let mut store = Store::new(5, "2+2").await;
+        store.put(1, &[1, 2, 3], How::Striped).await;
+        let id = store.new_chunk(&noise(1, CHUNK), &[], false).await.0.id;
+        let hit = async |store: &Store| store.metadata.find_chunks(store.domain().await.id, &[id]).await.unwrap()[0];
+        assert!(hit(&store).await.is_some());
+        let place = store.chunk(1).await.unwrap().place.unwrap();
+        let row = index::stripe(&store.view(), place.stripe().unwrap()).unwrap().unwrap();
+        for index in 0..3 {
+            let mut drive = index::drive(&store.view(), row.drive(index).unwrap()).unwrap().unwrap();
+            drive.state = codec::effect::DriveState::Removed as i32;
+            store.commit(Command::RegisterDrive(drive)).await;
+        }
+        store.metadata.check_drives().await;
+        // The committer has looked at them when it has answered what came after.
+        store.pass(1).await;
+        assert!(hit(&store).await.is_none(), "three of four shards are gone for good: it has to be stored again");
+    });
+}
+
+#[test]
 fn r12_what_does_not_read_back_is_not_moved_to() {
     for sabotage in [false, true] {
         run(async {
