@@ -159,7 +159,9 @@ impl Store {
     pub async fn rescue_raw(&self, drives: &[PathBuf], out: &str, more: &[&str]) -> Output {
         let mut command = std::process::Command::new(tests::process::binary());
         command.arg("rescue").arg("--json").arg("--out").arg(self.directory.path().join(out)).args(more);
-        drives.iter().for_each(|drive| drop(command.arg("--drive").arg(drive)));
+        for drive in drives {
+            command.arg("--drive").arg(drive);
+        }
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
     }
 
