@@ -7,8 +7,8 @@
 //! A command is *decided* against the index into *effects*; the effects are journaled, then *applied* to the index, then
 //! acknowledged. Replaying the journal applies effects only, so newer code that decides otherwise rebuilds the same state.
 
-pub mod client;
 pub mod checkpoint;
+pub mod client;
 pub mod clock;
 pub mod command;
 mod commit;

@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn warnings_say_what_is_not_survived() {
-        let drive = |n: u8, node| Drive { id: DriveId([n; 16]), node, rack: 0, free: 1 << 40, usable: true, full: false };
+        let drive =
+            |n: u8, node| Drive { id: DriveId([n; 16]), node, rack: 0, free: 1 << 40, usable: true, full: false };
         let geometry = Geometry::new(4, 2).unwrap();
         let one_node = Topology { drives: (0..6).map(|n| drive(n, 0)).collect() };
         assert_eq!(one_node.warnings(geometry), []);

@@ -363,11 +363,8 @@ pub trait NodeClient: Send + Sync {
 
     /// Verifies shards from the medium now: header, every block, and the content against the stripe's descriptor. The
     /// answers are in the order of the question; each is kept as scrub would keep it.
-    async fn verify_shards(
-        &self,
-        drive: DriveId,
-        shards: Vec<ShardRef>,
-    ) -> Result<Vec<Result<(), Finding>>, ReadError>;
+    async fn verify_shards(&self, drive: DriveId, shards: Vec<ShardRef>)
+    -> Result<Vec<Result<(), Finding>>, ReadError>;
 
     /// When shards were last verified, in the order of the question; `None` for one that the node's index does not have.
     async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError>;
@@ -375,12 +372,8 @@ pub trait NodeClient: Send + Sync {
     /// Up to `limit` shards after `after`, in id order: those whose header verifies on the medium and whose payload was
     /// not freed. Payloads are not read. What the index names and the medium does not have, and what was written here and
     /// is in neither, becomes a finding. Fewer than `limit` means the end.
-    async fn inventory(
-        &self,
-        drive: DriveId,
-        after: Option<ShardId>,
-        limit: usize,
-    ) -> Result<Vec<ShardRef>, ReadError>;
+    async fn inventory(&self, drive: DriveId, after: Option<ShardId>, limit: usize)
+    -> Result<Vec<ShardRef>, ReadError>;
 
     /// Rebuilds shards of a stripe from others and writes them to drives of this node; see [`crate::rebuild::rebuild`].
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError>;

@@ -1,6 +1,8 @@
 //! What an operator sees of keeping, through the commands and the admin port of a real server: scrub finds a flipped bit,
 //! repair mends it, and exit codes, JSON and metrics say so.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use aws_sdk_s3::primitives::ByteStream;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};

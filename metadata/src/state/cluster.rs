@@ -204,7 +204,9 @@ pub(super) fn register_drive(draft: &mut Draft<'_>, row: &DriveRow) -> Result<Ou
 /// R15: the retention clock never runs backwards.
 pub(super) fn clock_tick(draft: &mut Draft<'_>, tick: &ClockTick) -> Result<Outcome, DecideError> {
     let last = index::clock(draft.view)?.unwrap_or_default();
-    if (tick.retention_ms < last.retention_ms || tick.steady_ms < last.steady_ms) && !draft.at.sabotage.is(Sabotage::ClockMonotonic) {
+    if (tick.retention_ms < last.retention_ms || tick.steady_ms < last.steady_ms)
+        && !draft.at.sabotage.is(Sabotage::ClockMonotonic)
+    {
         return Err(Refusal::ClockBackwards.into());
     }
     draft.rows.push(EffectKind::ClockTick(tick.clone()));

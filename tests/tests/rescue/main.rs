@@ -1,6 +1,8 @@
 //! `stele rescue`: a real server writes, is killed, loses its index, its key and as many drives as may be lost; every object
 //! comes back from the directories that are left, byte for byte, and nothing is written to them.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 mod store;
 
 use std::collections::BTreeMap;

@@ -296,7 +296,8 @@ impl Run {
             let mut after = *before;
             for (n, &(index, from, to)) in moves.iter().enumerate() {
                 let again = moves[..n].iter().any(|(other, ..)| *other == index);
-                let place = after.get_mut(usize::from(index)).filter(|place| **place == from && to < DRIVES && !again)?;
+                let place =
+                    after.get_mut(usize::from(index)).filter(|place| **place == from && to < DRIVES && !again)?;
                 *place = to;
             }
             let distinct: std::collections::BTreeSet<u8> = after.into_iter().collect();
@@ -347,7 +348,8 @@ impl Run {
             assert_eq!(index::upload(&self.world.view(), name).unwrap().is_some(), parts.is_some());
         }
         for (counter, drives) in (1..).zip(&self.model.stripes) {
-            let row = index::stripe(&self.world.view(), StripeId { epoch: self.world.writer, counter }).unwrap().unwrap();
+            let row =
+                index::stripe(&self.world.view(), StripeId { epoch: self.world.writer, counter }).unwrap().unwrap();
             let stored: Vec<u8> = row.drives.iter().map(|drive| drive[0]).collect();
             assert_eq!(stored, drives);
         }
