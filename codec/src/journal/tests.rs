@@ -155,8 +155,8 @@ fn newer_effects_are_refused_by_number() {
 
 #[test]
 fn an_effect_of_an_unknown_kind_is_an_error() {
-    // Effects { effects: [Effect { 21: "" }] }
-    let unknown = Effects::parse(&[0x0a, 3, 0xaa, 0x01, 0]);
+    // Effects { effects: [Effect { 2047: "" }] }
+    let unknown = Effects::parse(&[0x0a, 3, 0xfa, 0x7f, 0]);
     assert!(matches!(unknown, Err(EffectError::Unknown)));
 }
 
