@@ -47,10 +47,7 @@ fn slow_down() -> S3Error {
 /// 503 that stays until drives come back. The operator's line comes from where it is known what was asked for
 /// ([`crate::noted::ReadAlarm`]): an SDK repeats the request for a while, and each time would be a line.
 fn unreachable() -> S3Error {
-    s3_error!(
-        ServiceUnavailable,
-        "This object can't be read at present: too many of the drives that hold it can't be reached."
-    )
+    s3_error!(ServiceUnavailable, "This object can't be read at present. Try again later.")
 }
 
 /// 500, with the reason in the log only.

@@ -47,6 +47,9 @@ struct Now {
     ms: u64,
 }
 
+/// What repair leaves of the reserve of each drive, in bytes: a journal segment of the usual size.
+const JOURNAL_SHARE: u64 = 256 << 20;
+
 impl Keeper {
     pub(super) async fn round(&self, work: &mut Work) -> Result<Round, KeepError> {
         let now = self.look(work).await?;
@@ -283,8 +286,9 @@ impl Keeper {
         let room = Topology::new(&now.rows, &now.status).usable().map(|drive| drive.free).sum();
         let mut status = now.status.clone();
         for drive in &mut status {
-            // Repair may use the reserve that is kept for it (R14).
-            drive.free = drive.free.saturating_add(drive.reserve);
+            // Repair may use the reserve (R14), but for what the journal needs on a full cluster: without room for a segment
+            // nothing can be deleted any more, and nothing gives space back.
+            drive.free = drive.free.saturating_add(drive.reserve.saturating_sub(JOURNAL_SHARE));
         }
         let mut topology = Topology::new(&now.rows, &status);
         for drive in topology.drives.iter_mut().filter(|drive| work.avoid.contains_key(&drive.id)) {
