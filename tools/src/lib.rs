@@ -18,5 +18,6 @@ pub mod metrics;
 pub mod object_map;
 pub mod offline;
 pub mod process;
+pub mod progress;
 pub mod rescue;
 pub mod serve;
