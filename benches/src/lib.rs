@@ -1,9 +1,10 @@
-//! The parts of the load generator `stele-load`; the micro benchmarks are in `benches/benches`.
+//! The parts of the load generator `stele-load` and of `stele-keep-cost`; the micro benchmarks are in `benches/benches`.
 
 pub mod client;
 pub mod data;
 pub mod load;
 pub mod process;
+pub mod server;
 
 /// What stops a measurement.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,40 @@ pub enum LoadError {
     /// The corpus has no usable file.
     #[error("corpus {0} holds no files")]
     EmptyCorpus(std::path::PathBuf),
-    /// The report could not be written as JSON.
-    #[error("report: {0}")]
+    /// A program could not be run.
+    #[error("{program}: {source}")]
+    Program {
+        /// The program.
+        program: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A server ended before it was ready, or took too long.
+    #[error("no server is ready on {0}")]
+    NotReady(std::path::PathBuf),
+    /// An operator's command failed.
+    #[error("stele {command}: {message}")]
+    Command {
+        /// Its arguments.
+        command: String,
+        /// What it printed.
+        message: String,
+    },
+    /// The data directory of a benchmark is there already.
+    #[error("{0} exists: name a directory that does not")]
+    Exists(std::path::PathBuf),
+    /// A drive could not be taken away.
+    #[error("{path}: {source}")]
+    Remove {
+        /// Its directory.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A client of the load has ended by itself.
+    #[error("a client has ended")]
+    ClientEnded,
+    /// Something could not be written or read as JSON.
+    #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
