@@ -145,7 +145,7 @@ impl Committer {
             ),
             Err(error) => tracing::warn!(%error, "drives that were given up can't be told from others"),
         }
-        self.losses = Losses { drives, thin_journal_below: self.losses.thin_journal_below };
+        self.losses = Losses { drives, ..self.losses.clone() };
         self.shared.set_losses(self.losses.clone());
         // Why it stopped is published, and was logged.
         if self.journal.stopped().is_some() {
@@ -293,7 +293,8 @@ impl Committer {
             Some(last) => (last.lsn.next(), last.hash),
             None => (self.journal.next_lsn(), self.journal.last_hash()),
         };
-        let (losses, sabotage) = (self.losses.clone(), self.shared.sabotage.clone());
+        let losses = Losses { wounds: self.shared.wounds(), ..self.losses.clone() };
+        let sabotage = self.shared.sabotage.clone();
         let at = At { lsn, wall_ms: self.shared.clock.wall_ms(), losses, sabotage };
         let decision = match state::decide(overlay, writer, command, &at) {
             Ok(decision) if decision.is_noop() => return Ok(Ok(decision.outcome)),

@@ -4,7 +4,8 @@ use crate::index::{self, CHUNKS, IndexError, RowFault, STRIPES, View, damaged};
 use codec::effect::{ChunkRow, ChunkState, Place, StripeRow};
 use codec::id::{ChunkId, DomainId, DriveId, Lsn, StripeId};
 use codec::stripe::StripeDescriptor;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use storage_node::stripe_io::StripeLayout;
 
@@ -45,8 +46,8 @@ pub enum Safety {
     Whole,
 }
 
-/// Which drives don't answer, and which journal entries have lost copies. Volatile: it may steer a decision, because only
-/// effects are journaled, but never what applying an effect does.
+/// Which drives don't answer, what is wrong on those that do, and which journal entries have lost copies. Volatile: it may
+/// steer a decision, because only effects are journaled, but never what applying an effect does.
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
     /// Drives whose shards can't be read at present.
@@ -54,13 +55,42 @@ pub struct Losses {
     /// Entries below this LSN and unsealed that have too few good copies: fewer than two (fewer than one when m = 0).
     /// Zero when all have enough.
     pub thin_journal_below: Lsn,
+    /// What keeping knows to be wrong on drives that answer.
+    pub wounds: Arc<Wounds>,
+}
+
+/// Shards that are found to be no good, by stripe: the shard's index, and the drive on which it was found.
+pub type BadShards = HashMap<StripeId, Vec<(u8, DriveId)>>;
+
+/// What is wrong on drives that answer, as keeping knows it. Replaced as a whole, and published again after a mend: without
+/// it a chunk would be a dedup hit in a stripe that rot has eaten, and the copy that a client has at hand is thrown away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wounds {
+    /// Shards that scrub, the inventory or repair found bad. One counts only while the row names that drive, so a shard that
+    /// was rebuilt elsewhere counts as good from the commit on.
+    pub shards: Arc<BadShards>,
+    /// Drives that were silent: their shards count again up to this stripe, once verified; `None`: not one of them.
+    pub unverified: BTreeMap<DriveId, Option<StripeId>>,
+    /// Unsealed entries of which damage leaves too few good copies.
+    pub thin_entries: Vec<RangeInclusive<Lsn>>,
+}
+
+impl Wounds {
+    /// Whether a shard is known to be no good on a drive, or not known to be good.
+    fn has(&self, stripe: StripeId, index: u8, drive: DriveId) -> bool {
+        let bad = || self.shards.get(&stripe).is_some_and(|shards| shards.contains(&(index, drive)));
+        let verified = |upto: &Option<StripeId>| upto.is_some_and(|upto| stripe <= upto);
+        self.unverified.get(&drive).is_some_and(|upto| !verified(upto)) || bad()
+    }
 }
 
 impl Losses {
     /// How safe a stripe is.
     pub fn of_stripe(&self, descriptor: &StripeDescriptor, row: &StripeRow) -> Safety {
         let present = (0..descriptor.width()).filter(|&index| descriptor.is_present(index));
-        let lost = present.filter(|&index| row.drive(index).is_none_or(|drive| self.drives.contains(&drive))).count();
+        let is_lost =
+            |index: u8, drive: DriveId| self.drives.contains(&drive) || self.wounds.has(descriptor.id, index, drive);
+        let lost = present.filter(|&index| row.drive(index).is_none_or(|drive| is_lost(index, drive))).count();
         if lost == 0 {
             Safety::Whole
         } else if lost < usize::from(descriptor.geometry.m()) {
@@ -72,7 +102,8 @@ impl Losses {
 
     /// How safe a journal entry is.
     pub fn of_entry(&self, lsn: Lsn) -> Safety {
-        if lsn < self.thin_journal_below { Safety::AtRisk } else { Safety::Safe }
+        let thin = lsn < self.thin_journal_below || self.wounds.thin_entries.iter().any(|thin| thin.contains(&lsn));
+        if thin { Safety::AtRisk } else { Safety::Safe }
     }
 }
 

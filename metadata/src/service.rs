@@ -17,7 +17,7 @@ use crate::keys::{Account, Domain, KeyError, Keys};
 use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
-use crate::lookup::{self, Hit, Located, Losses};
+use crate::lookup::{self, Hit, Located, Losses, Wounds};
 use crate::seal::{CheckpointReport, SealError, SealReport, Sealer};
 use crate::stripe_writer::{StoreError, Stored, StripeWriter};
 use crate::topology::{self, Topology};
@@ -172,9 +172,20 @@ impl Shared {
         self.volatile_mut().register = Some(register);
     }
 
-    /// What can't be read at present.
+    /// What can't be read at present. What keeping knows to be wrong stays ([`Shared::set_wounds`]).
     pub fn set_losses(&self, losses: Losses) {
-        self.volatile_mut().losses = losses;
+        let mut volatile = self.volatile_mut();
+        volatile.losses = Losses { wounds: volatile.losses.wounds.clone(), ..losses };
+    }
+
+    /// What is wrong on drives that answer: refused as dedup hits from now on.
+    pub fn set_wounds(&self, wounds: Wounds) {
+        self.volatile_mut().losses.wounds = Arc::new(wounds);
+    }
+
+    /// What is known to be wrong on drives that answer.
+    pub fn wounds(&self) -> Arc<Wounds> {
+        self.volatile().losses.wounds.clone()
     }
 
     /// How the drives were when they were last looked at.

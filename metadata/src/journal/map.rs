@@ -9,7 +9,7 @@ use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{Entry, parse_entry};
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use storage_node::client::{NodeClient, ReadError};
@@ -118,7 +118,7 @@ impl JournalMap {
     }
 
     /// The LSNs of a range that are there, with their lengths.
-    pub fn lengths(&self, range: std::ops::RangeInclusive<Lsn>) -> Vec<(Lsn, u32)> {
+    pub fn lengths(&self, range: RangeInclusive<Lsn>) -> Vec<(Lsn, u32)> {
         if range.is_empty() {
             return Vec::new();
         }
@@ -129,6 +129,35 @@ impl JournalMap {
     /// The first entry that is there.
     pub fn first(&self) -> Option<Lsn> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
+    }
+
+    /// Entries of which fewer than `least` copies are left: those on drives for which `is_lost` says no, and not in a range
+    /// that is `damaged` on its drive. Only entries with a damaged copy are looked at.
+    pub fn thin(
+        &self,
+        damaged: &[(DriveId, RangeInclusive<Lsn>)],
+        is_lost: impl Fn(DriveId) -> bool,
+        least: usize,
+    ) -> Vec<RangeInclusive<Lsn>> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let mut bad: BTreeMap<Lsn, Vec<DriveId>> = BTreeMap::new();
+        for (drive, range) in damaged.iter().filter(|(_, range)| !range.is_empty()) {
+            for lsn in held.range(range.clone()).map(|(lsn, _)| *lsn) {
+                bad.entry(lsn).or_default().push(*drive);
+            }
+        }
+        let mut thin: Vec<RangeInclusive<Lsn>> = Vec::new();
+        for (lsn, on) in bad {
+            let is_good = |drive: &&DriveId| !on.contains(*drive) && !is_lost(**drive);
+            if held.get(&lsn).is_none_or(|held| held.holders.iter().filter(is_good).count() >= least) {
+                continue;
+            }
+            match thin.last_mut().filter(|last| last.end().next() == lsn) {
+                Some(last) => *last = *last.start()..=lsn,
+                None => thin.push(lsn..=lsn),
+            }
+        }
+        thin
     }
 
     /// What all entries up to `upto` count for towards sealing, in bytes.

@@ -21,9 +21,10 @@ use crate::index::IndexError;
 use crate::seal::Sealer;
 use crate::service::Shared;
 use codec::erasure::Geometry;
-use codec::id::{DriveId, Epoch, StripeId};
+use codec::id::{DriveId, Epoch, Lsn, StripeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -137,6 +138,8 @@ struct Work {
     inconsistent: BTreeSet<StripeId>,
     /// Drives with damaged journal entries: when sealing was last tried for them, and why it failed.
     journal: BTreeMap<DriveId, Journal>,
+    /// The entries that are damaged, and where.
+    damaged: Vec<(DriveId, RangeInclusive<Lsn>)>,
     totals: Totals,
     plan: Plan,
 }
@@ -175,6 +178,7 @@ impl Keeper {
             narrower: BTreeSet::new(),
             inconsistent: BTreeSet::new(),
             journal: BTreeMap::new(),
+            damaged: Vec::new(),
             totals: Totals::default(),
             plan: Plan::default(),
         };
@@ -245,6 +249,20 @@ impl Keeper {
         Ok(scan.await.map_err(|_| KeepError::Stopping)??)
     }
 
+    /// Takes up what the drives list, before anybody is served: findings survive a restart, and without them a chunk in a
+    /// stripe that is known to be rotten would be a dedup hit until the first round. A drive that takes longer than `limit`
+    /// to answer is asked by the first round.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub async fn begin(&self, limit: Duration) -> Result<(), KeepError> {
+        let mut work = self.work.lock().await;
+        let now = self.look(&mut work).await?;
+        self.poll(&mut work, &now, limit).await?;
+        self.publish(&mut work);
+        Ok(())
+    }
+
     /// One round: looks at the drives and their findings, walks and verifies a little, plans, and mends.
     ///
     /// # Errors
@@ -252,6 +270,7 @@ impl Keeper {
     pub async fn run_once(&self) -> Result<Round, KeepError> {
         let mut work = self.work.lock().await;
         let round = self.round(&mut work).await;
+        self.publish(&mut work);
         self.show(&work).await;
         round
     }

@@ -131,6 +131,15 @@ impl Drives {
         }
     }
 
+    /// Drives whose shards are not known to be good, and up to which stripe they are.
+    pub fn unverified(&self) -> impl Iterator<Item = (DriveId, Option<StripeId>)> + '_ {
+        self.seen.iter().filter_map(|(id, seen)| match seen.sight {
+            Sight::There => None,
+            Sight::Back { verified, .. } => Some((*id, verified)),
+            Sight::Silent { .. } | Sight::Removed { .. } => Some((*id, None)),
+        })
+    }
+
     /// The drives that are back, with how far they are verified.
     pub fn back(&self) -> Vec<(DriveId, Option<StripeId>)> {
         let back = |(id, seen): (&DriveId, &Seen)| match seen.sight {

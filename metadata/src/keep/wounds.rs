@@ -9,10 +9,11 @@
 use super::plan::{Condition, Shard, Stripe};
 use super::watch::{Drives, Sight};
 use crate::index::{self, IndexError, View};
-use crate::lookup;
+use crate::lookup::{self, BadShards};
 use codec::effect::StripeRow;
 use codec::id::{DriveId, ShardId, StripeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use storage_node::keep::{Finding, FindingKind, Subject};
 
 /// Stripes that are tracked at a time.
@@ -32,6 +33,8 @@ pub struct Wrong {
 pub struct Findings {
     listed: HashMap<DriveId, BTreeMap<ShardId, Wrong>>,
     met: HashMap<DriveId, BTreeMap<ShardId, Wrong>>,
+    /// All of them by stripe, until something changes.
+    by_stripe: Option<Arc<BadShards>>,
 }
 
 impl Findings {
@@ -47,21 +50,45 @@ impl Findings {
         let before = self.listed.insert(drive, shards.clone()).unwrap_or_default();
         let came = shards.iter().filter(|(shard, wrong)| before.get(shard) != Some(*wrong));
         let went = before.iter().filter(|(shard, _)| !shards.contains_key(*shard));
-        came.chain(went).map(|(shard, _)| shard.stripe).collect()
+        let changed: BTreeSet<StripeId> = came.chain(went).map(|(shard, _)| shard.stripe).collect();
+        if !changed.is_empty() {
+            self.by_stripe = None;
+        }
+        changed
     }
 
     /// Something that was come upon.
     pub fn met(&mut self, drive: DriveId, shard: ShardId, wrong: Wrong) {
+        self.by_stripe = None;
         self.met.entry(drive).or_default().entry(shard).or_insert(wrong);
     }
 
     /// The shard verified there, or was written there: nothing is wrong with it any more.
     pub fn mended(&mut self, drive: DriveId, shard: ShardId) {
         for findings in [&mut self.listed, &mut self.met] {
-            if let Some(shards) = findings.get_mut(&drive) {
-                shards.remove(&shard);
+            if let Some(shards) = findings.get_mut(&drive)
+                && shards.remove(&shard).is_some()
+            {
+                self.by_stripe = None;
             }
         }
+    }
+
+    /// All of them by stripe, for those who ask what is a dedup hit.
+    pub fn by_stripe(&mut self) -> Arc<BadShards> {
+        if let Some(known) = &self.by_stripe {
+            return known.clone();
+        }
+        let mut bad = BadShards::new();
+        for (drive, shards) in self.listed.iter().chain(&self.met) {
+            for shard in shards.keys() {
+                let of = bad.entry(shard.stripe).or_default();
+                if !of.contains(&(shard.index, *drive)) {
+                    of.push((shard.index, *drive));
+                }
+            }
+        }
+        self.by_stripe.insert(Arc::new(bad)).clone()
     }
 
     /// What is wrong with a shard there.

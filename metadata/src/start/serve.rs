@@ -296,6 +296,9 @@ async fn finish_start(
         geometry: scene.geometry,
         config: config.keep,
     });
+    if let Err(error) = keeper.begin(config.patience.deadline).await {
+        tracing::warn!(%error, "what was found before this start is taken up by the first round of repair");
+    }
     running.extend(keeper.tasks());
     let reclaimer = Reclaimer::new(ReclaimParts {
         shared: shared.clone(),

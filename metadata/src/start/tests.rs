@@ -10,6 +10,7 @@ mod loss;
 mod reclaim;
 mod transient;
 mod world;
+mod wounded;
 
 use self::world::{Client, Home, World, digest, frames_in_journal, noise, run};
 use crate::client::{CommitError, MetadataClient, Mode};

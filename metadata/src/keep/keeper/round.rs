@@ -9,12 +9,14 @@ use crate::keep::plan::{Plan, Policy, RepairItem, Scene, Stripe, Wait, plan_repa
 use crate::keep::repair::{Done, Executor, Failure, commit};
 use crate::keep::watch::Sight;
 use crate::keep::wounds::{Wrong, judge};
-use crate::lookup;
+use crate::lookup::{self, Wounds};
 use crate::topology::Topology;
 use codec::effect::{DriveRow, StripeRow};
-use codec::id::{DriveId, ShardId, StripeId};
+use codec::id::{DriveId, Lsn, ShardId, StripeId};
+use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::PoisonError;
 use std::time::Duration;
 use storage_node::client::DriveStatus;
@@ -41,7 +43,7 @@ const PLANS: usize = 16;
 const STRIPES_END: [u8; 17] = [0xff; 17];
 
 /// What is known of the drives for this round.
-struct Now {
+pub(super) struct Now {
     rows: Vec<DriveRow>,
     status: Vec<DriveStatus>,
     ms: u64,
@@ -53,9 +55,11 @@ const JOURNAL_SHARE: u64 = 256 << 20;
 impl Keeper {
     pub(super) async fn round(&self, work: &mut Work) -> Result<Round, KeepError> {
         let now = self.look(work).await?;
-        self.poll(work, &now).await?;
+        self.poll(work, &now, LONG_WORK).await?;
         self.walk(work, &now).await?;
         self.verify_back(work, &now).await?;
+        // Mending takes a while; what is wrong is refused meanwhile.
+        self.publish(work);
         let mut round = self.mend(work, &now).await?;
         self.mend_journal(work, now.ms).await;
         round.left = work.queue.first(usize::MAX).len();
@@ -64,7 +68,7 @@ impl Keeper {
     }
 
     /// How the drives are.
-    async fn look(&self, work: &mut Work) -> Result<Now, KeepError> {
+    pub(super) async fn look(&self, work: &mut Work) -> Result<Now, KeepError> {
         let shared = &self.parts.shared;
         let status = shared.node.drives().await;
         let view = Overlay::new(&*shared.kv);
@@ -110,28 +114,23 @@ impl Keeper {
         Ok(judged)
     }
 
-    /// What nodes list, and what the inventory found.
-    async fn poll(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
+    /// What nodes list, and what the inventory found. A drive is waited for no longer than `limit`.
+    pub(super) async fn poll(&self, work: &mut Work, now: &Now, limit: Duration) -> Result<(), KeepError> {
         let mut stripes = BTreeSet::new();
         for met in std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner)) {
             work.findings.met(met.drive, met.shard, met.wrong);
             stripes.insert(met.shard.stripe);
         }
-        let there: Vec<DriveId> = work
-            .drives
-            .iter()
-            .filter(|(_, seen)| matches!(seen.sight, Sight::There | Sight::Back { .. }))
-            .map(|(drive, _)| drive)
-            .collect();
-        for drive in there {
-            // A drive that can't be asked is silent with the next look; until then its old list stands.
-            let asked = self.parts.shared.node.findings(drive);
-            let Ok(list) = read_in_time(drive, LONG_WORK, asked).await else { continue };
+        let there = work.drives.iter().filter(|(_, seen)| matches!(seen.sight, Sight::There | Sight::Back { .. }));
+        let lists = join_all(there.map(|(drive, _)| self.list(drive, limit))).await;
+        for (drive, list, entries) in lists.into_iter().flatten() {
             stripes.extend(work.findings.listed(drive, &list, now.ms));
-            if self.holds_damaged_entries(drive, &list).await {
-                work.journal.entry(drive).or_default();
-            } else {
+            work.damaged.retain(|(on, _)| *on != drive);
+            if entries.is_empty() {
                 work.journal.remove(&drive);
+            } else {
+                work.journal.entry(drive).or_default();
+                work.damaged.extend(entries.into_iter().map(|range| (drive, range)));
             }
         }
         for stripe in stripes {
@@ -140,20 +139,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether a drive still has a journal segment with entries that were found damaged there.
-    async fn holds_damaged_entries(&self, drive: DriveId, list: &[Finding]) -> bool {
+    /// A drive's findings, and the entries among them that it still holds a segment of. `None`: it can't be asked; it is silent
+    /// with the next look, and until then its old list stands.
+    async fn list(&self, drive: DriveId, limit: Duration) -> Option<(DriveId, Vec<Finding>, Vec<RangeInclusive<Lsn>>)> {
+        let node = &self.parts.shared.node;
+        let list = read_in_time(drive, limit, node.findings(drive)).await.ok()?;
         let range = |finding: &Finding| match finding.subject {
-            Subject::Entries(first, last) => Some((first, last)),
+            Subject::Entries(first, last) => Some(first..=last),
             Subject::Shard(_) | Subject::Blocks { .. } => None,
         };
-        let ranges: Vec<_> = list.iter().filter_map(range).collect();
-        if ranges.is_empty() {
-            return false;
+        let mut ranges: Vec<_> = list.iter().filter_map(range).collect();
+        if !ranges.is_empty() {
+            let segments = read_in_time(drive, limit, node.journal_segments(drive)).await.ok()?;
+            let held: Vec<_> = segments.iter().filter_map(|segment| segment.first.zip(segment.last)).collect();
+            ranges.retain(|range| held.iter().any(|(from, upto)| range.start() <= upto && range.end() >= from));
         }
-        let asked = self.parts.shared.node.journal_segments(drive);
-        let Ok(segments) = read_in_time(drive, LONG_WORK, asked).await else { return false };
-        let held = segments.iter().filter_map(|segment| segment.first.zip(segment.last));
-        held.into_iter().any(|(from, upto)| ranges.iter().any(|(first, last)| *first <= upto && *last >= from))
+        Some((drive, list, ranges))
+    }
+
+    /// Tells those who answer lookups what is wrong, and what no longer is.
+    pub(super) fn publish(&self, work: &mut Work) {
+        let unverified: BTreeMap<DriveId, Option<StripeId>> = work.drives.unverified().collect();
+        let least = if self.parts.geometry.m() == 0 { 1 } else { 2 };
+        let thin = self.parts.shared.map.thin(&work.damaged, |drive| unverified.contains_key(&drive), least);
+        let wounds = Wounds { shards: work.findings.by_stripe(), unverified, thin_entries: thin };
+        self.parts.shared.set_wounds(wounds);
     }
 
     /// Goes on over all stripes, looking for those with a shard on a drive that is lost, back, removed or being emptied.

@@ -26,12 +26,12 @@ use storage_node::segment::segment_path;
 
 const GRACE_MS: u64 = 15 * 60_000;
 
-fn keeper(metadata: &Metadata) -> &Arc<Keeper> {
+pub(super) fn keeper(metadata: &Metadata) -> &Arc<Keeper> {
     metadata.keeper().unwrap()
 }
 
 /// Objects, sealed into many small stripes.
-async fn striped(world: &World, objects: u64) -> (Metadata, Client) {
+pub(super) async fn striped(world: &World, objects: u64) -> (Metadata, Client) {
     let (metadata, mut client) = world.filled(0..1, 100).await;
     for from in (0..objects).step_by(5) {
         client.puts(&metadata, from..from + 5, 4000).await;
@@ -40,7 +40,7 @@ async fn striped(world: &World, objects: u64) -> (Metadata, Client) {
     (metadata, client)
 }
 
-fn stripes(metadata: &Metadata) -> Vec<(StripeId, StripeRow)> {
+pub(super) fn stripes(metadata: &Metadata) -> Vec<(StripeId, StripeRow)> {
     let rows = Overlay::new(&**metadata.kv()).rows(STRIPES, &[], &[0xff; 17], usize::MAX).unwrap();
     rows.into_iter()
         .map(|(key, value)| (StripeId::from_slice(&key).unwrap(), index::decode(STRIPES, &key, value).unwrap()))
@@ -48,7 +48,7 @@ fn stripes(metadata: &Metadata) -> Vec<(StripeId, StripeRow)> {
 }
 
 /// The shards that rows name, with their drives.
-fn shards(metadata: &Metadata) -> Vec<(DriveId, ShardRef)> {
+pub(super) fn shards(metadata: &Metadata) -> Vec<(DriveId, ShardRef)> {
     let mut all = Vec::new();
     for (stripe, row) in stripes(metadata) {
         let descriptor = lookup::descriptor(stripe, &row).unwrap();
@@ -61,7 +61,7 @@ fn shards(metadata: &Metadata) -> Vec<(DriveId, ShardRef)> {
 }
 
 /// Shards that do not verify from the medium where the rows say that they are.
-async fn bad_shards(metadata: &Metadata) -> Vec<(DriveId, ShardId)> {
+pub(super) async fn bad_shards(metadata: &Metadata) -> Vec<(DriveId, ShardId)> {
     let mut bad = Vec::new();
     for (drive, shard) in shards(metadata) {
         let answers = metadata.node().verify_shards(drive, vec![shard]).await;
@@ -73,7 +73,7 @@ async fn bad_shards(metadata: &Metadata) -> Vec<(DriveId, ShardId)> {
 }
 
 /// Rounds until nothing is left to be done.
-async fn settle(metadata: &Metadata) {
+pub(super) async fn settle(metadata: &Metadata) {
     for _ in 0..300 {
         if !keeper(metadata).run_once().await.unwrap().is_busy() {
             return;
@@ -82,7 +82,26 @@ async fn settle(metadata: &Metadata) {
     panic!("the keeper does not come to rest: {:?}\n{}", keeper(metadata).status(), keeper(metadata).plan());
 }
 
-fn pass(world: &World, ms: u64) {
+/// A whole pass of scrub over a drive.
+pub(super) async fn scrub(metadata: &Metadata, drive: DriveId) {
+    let status = async || {
+        let all = metadata.node().scrub_status().await;
+        all.into_iter().find(|status| status.drive == drive).unwrap()
+    };
+    metadata.node().scrub_order(drive, ScrubOrder::Start).await.unwrap();
+    let done = async {
+        // The clock of the tests stands still: a pass is known by its state.
+        while status().await.state != ScrubState::Running && status().await.last_pass_ms == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        while status().await.state != ScrubState::Waiting {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(40), done).await.unwrap();
+}
+
+pub(super) fn pass(world: &World, ms: u64) {
     world.clock.passed.fetch_add(ms, Ordering::Relaxed);
 }
 
@@ -352,18 +371,7 @@ fn a_damaged_copy_of_the_journal_is_sealed_away() {
         let segment = segments.iter().max_by_key(|segment| segment.bytes).unwrap();
         let path = segment_path(SegmentClass::Journal, segment.number);
         world.trace.flip(number, &path, 2 * 4096 + 50, 4).unwrap();
-        metadata.node().scrub_order(hurt, ScrubOrder::Start).await.unwrap();
-        let done = async {
-            loop {
-                let status = metadata.node().scrub_status().await;
-                let status = status.into_iter().find(|status| status.drive == hurt).unwrap();
-                if status.last_pass_ms > 0 && status.state == ScrubState::Waiting {
-                    break;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(40), done).await.unwrap();
+        scrub(&metadata, hurt).await;
         let found = metadata.node().findings(hurt).await.unwrap();
         assert!(found.iter().any(|finding| matches!(finding.subject, Subject::Entries(..))), "{found:?}");
         let sealed = metadata.status().sealed;

@@ -118,6 +118,11 @@ impl Entropy for Counting {
     }
 }
 
+/// A node's index in which nothing is.
+pub fn new_node_index() -> Arc<MemoryKv> {
+    Arc::new(MemoryKv::new(&storage_node::index::FAMILIES))
+}
+
 /// What a test has: drives, an index, and how to serve.
 pub struct World {
     pub trace: Trace,
@@ -128,6 +133,8 @@ pub struct World {
     /// Which drives are given to the service.
     pub given: Vec<usize>,
     pub clock: Arc<Still>,
+    /// What the node remembers from start to start; `None`: every start has to look for itself.
+    pub node_index: Option<Arc<MemoryKv>>,
     entropy: Arc<Counting>,
 }
 
@@ -152,7 +159,8 @@ impl World {
             ..Config::default()
         };
         let given = (0..trace.disks().len()).collect();
-        World { trace, home, config, kek: Some([7; 32]), given, clock: Arc::default(), entropy: Arc::default() }
+        let (clock, entropy) = (Arc::default(), Arc::default());
+        World { trace, home, config, kek: Some([7; 32]), given, clock, node_index: None, entropy }
     }
 
     /// Takes other random numbers from here on.
@@ -169,7 +177,7 @@ impl World {
     fn parts(&self) -> Parts {
         Parts {
             disks: self.given.iter().map(|drive| self.trace.disk(*drive) as Arc<dyn Disk>).collect(),
-            node_index: Arc::new(MemoryKv::new(&storage_node::index::FAMILIES)),
+            node_index: self.node_index.clone().unwrap_or_else(new_node_index),
             index: self.home.clone(),
             keys: self.keys(),
             clock: self.clock.clone(),
@@ -226,6 +234,7 @@ impl World {
             kek: self.kek,
             given: self.given.clone(),
             clock: Arc::default(),
+            node_index: None,
             entropy: Arc::new(Counting(AtomicU64::new(self.entropy.0.load(Ordering::Relaxed)))),
         }
     }
