@@ -21,6 +21,8 @@ use std::time::Duration;
 pub enum Reserve {
     /// A client's bytes: refused with [`WriteError::Full`] rather than eat into the reserve.
     Client,
+    /// Rewriting stripes to get space back: may take the reserve down to what repair and the journal are to find there.
+    Restripe,
     /// The journal, the ledger, repair and sealing: may use the reserve, so that deletes work on a full cluster.
     Metadata,
 }
@@ -70,6 +72,9 @@ pub struct DriveStatus {
     pub p99_ms: Option<u32>,
     /// Failed reads and writes, and reads of bytes that did not verify, since the drive was opened.
     pub errors: u64,
+    /// How often the node has opened the drive since it started. One that was away and is back has a higher number than
+    /// before, also for those who did not look while it was away: what it holds may have changed meanwhile.
+    pub opened: u32,
 }
 
 /// A journal segment, as found on a drive.
@@ -391,4 +396,9 @@ pub trait NodeClient: Send + Sync {
 
     /// The highest epoch and the highest LSN for which the drive has freed; durable on the drive.
     async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError>;
+
+    /// Begins the drive's memory of frees anew, if it does not verify; otherwise nothing is changed. What the drive has freed
+    /// for is lost, so whoever orders this vouches for `authority`: that no later state of metadata has freed anything there
+    /// (R10). Durable when `Ok`.
+    async fn renew_frees(&self, drive: DriveId, authority: Authority) -> Result<(), WriteError>;
 }

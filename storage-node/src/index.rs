@@ -5,7 +5,7 @@
 //! them. What the index adds to safety is one more barrier (R7): a segment's row says how far an fdatasync is known to
 //! have returned, even when no later record says so. It is written only after that sync, so it is never ahead of it.
 
-use crate::kv::{Direction, Kv, KvBatch, KvError};
+use crate::kv::{Direction, Family, Kv, KvBatch, KvError};
 use codec::id::{DriveId, Epoch, ShardId, StripeId};
 use codec::segment::{Chain, SegmentHeader};
 use std::sync::Arc;
@@ -191,30 +191,40 @@ impl ShardIndex {
     /// Deletes every row of the drive but scrub's, so that it is indexed anew. The mark of [`Self::suspect`] goes last: as long as a
     /// segment's row may be there that calls shards indexed whose rows are gone, the next start must begin again.
     pub fn forget(&self) -> Result<(), KvError> {
-        for family in [SHARDS, SEGMENTS] {
-            loop {
-                let mut batch = KvBatch::new();
-                {
-                    let mut rows = self.kv.scan(family, self.drive.as_bytes(), Direction::Forward)?;
-                    while let Some((key, _)) = rows.next()? {
-                        if !key.starts_with(self.drive.as_bytes()) || batch.len() == FORGET_STEP {
-                            break;
-                        }
-                        if family == SEGMENTS && key == self.drive.as_bytes() {
-                            continue;
-                        }
-                        batch.delete(family, key);
-                    }
-                }
-                if batch.is_empty() {
-                    break;
-                }
-                self.kv.write(batch)?;
-            }
-        }
+        self.empty(SHARDS)?;
+        self.empty(SEGMENTS)?;
         let mut batch = KvBatch::new();
         batch.delete(SEGMENTS, self.drive.as_bytes().to_vec());
         self.kv.write(batch)
+    }
+
+    /// Deletes every row of the drive: it is no drive of this node any more.
+    pub fn forget_all(&self) -> Result<(), KvError> {
+        self.forget()?;
+        self.empty(SCRUB)
+    }
+
+    /// Deletes the drive's rows of a family, but for the mark of [`Self::suspect`].
+    fn empty(&self, family: Family) -> Result<(), KvError> {
+        loop {
+            let mut batch = KvBatch::new();
+            {
+                let mut rows = self.kv.scan(family, self.drive.as_bytes(), Direction::Forward)?;
+                while let Some((key, _)) = rows.next()? {
+                    if !key.starts_with(self.drive.as_bytes()) || batch.len() == FORGET_STEP {
+                        break;
+                    }
+                    if family == SEGMENTS && key == self.drive.as_bytes() {
+                        continue;
+                    }
+                    batch.delete(family, key);
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.kv.write(batch)?;
+        }
     }
 
     /// Makes the rows durable; only a clean stop asks for it.

@@ -68,6 +68,8 @@ pub struct NodeConfig {
     pub software: String,
     /// How long a drive that is being opened may show no progress before it counts as failed and the others go on.
     pub open_deadline: Duration,
+    /// How long a drive's threads may take to end before it is left to itself.
+    pub close_deadline: Duration,
     /// When and how fast its drives are scrubbed.
     pub scrub: ScrubConfig,
     /// Says when that is.
@@ -89,6 +91,7 @@ impl NodeConfig {
             reads_per_drive: 16,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
             open_deadline: Duration::from_secs(60),
+            close_deadline: Duration::from_secs(10),
             scrub: ScrubConfig::default(),
             clock: Arc::new(SystemClock),
         }
@@ -100,6 +103,8 @@ struct DriveHandle {
     jobs: mpsc::Sender<Job>,
     /// Its part of the reserve, in bytes.
     reserve: u64,
+    /// How often it was opened, this time included.
+    opened: u32,
     reads: Arc<Semaphore>,
     space: Arc<LastSpace>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -144,6 +149,8 @@ struct FailedDrive {
 struct Drives {
     open: BTreeMap<DriveId, Arc<DriveHandle>>,
     failed: BTreeMap<DriveId, FailedDrive>,
+    /// How often each drive was opened.
+    opened: HashMap<DriveId, u32>,
     epoch: Option<Epoch>,
     /// The reserves, by file system.
     tallies: HashMap<u64, Arc<Tally>>,
@@ -286,13 +293,12 @@ impl StorageNode {
         let _sent = handle.jobs.send(Job::Panic).await;
     }
 
-    /// Answers what is queued, ends the drive threads and releases the locks.
+    /// Answers what is queued, ends the drive threads and releases the locks. A drive that hangs is not waited for: it keeps
+    /// its thread, and with it its lock, until it answers or the process ends, and the others end all the same.
     pub async fn stop(&self) {
         let handles = self.handles();
         handles.iter().for_each(|handle| handle.open.scrub.stop());
-        for handle in handles {
-            handle.end().await;
-        }
+        futures::future::join_all(handles.iter().map(|handle| handle.end_in_time(self.config.close_deadline))).await;
         self.lock().open.clear();
     }
 
@@ -495,6 +501,7 @@ impl DriveHandle {
             damaged,
             p99_ms: open.latency.p99_ms(),
             errors: open.latency.errors(),
+            opened: self.opened,
         }
     }
 }
@@ -506,7 +513,8 @@ impl NodeClient for StorageNode {
         // All at once: one that hangs must not keep the others' answers back.
         futures::future::join_all(handles.iter().map(|handle| handle.ask_space())).await;
         let mut statuses: Vec<_> = handles.iter().map(|handle| handle.status()).collect();
-        for (id, failed) in &self.lock().failed {
+        let drives = self.lock();
+        for (id, failed) in &drives.failed {
             statuses.push(DriveStatus {
                 id: *id,
                 path: failed.path.clone(),
@@ -520,8 +528,10 @@ impl NodeClient for StorageNode {
                 damaged: 0,
                 p99_ms: None,
                 errors: 0,
+                opened: drives.opened.get(id).copied().unwrap_or(0),
             });
         }
+        drop(drives);
         statuses
     }
 
@@ -636,6 +646,11 @@ impl NodeClient for StorageNode {
 
     async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError> {
         self.handle(drive)?.read(|open| open.authority()).await
+    }
+
+    async fn renew_frees(&self, drive: DriveId, authority: Authority) -> Result<(), WriteError> {
+        self.check_authority(drive, authority)?;
+        self.write(drive, |reply| Job::RenewFrees { authority, reply }).await
     }
 
     async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {

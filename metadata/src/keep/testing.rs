@@ -18,5 +18,6 @@ pub fn drive_status() -> DriveStatus {
         damaged: 0,
         p99_ms: None,
         errors: 0,
+        opened: 1,
     }
 }

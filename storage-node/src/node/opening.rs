@@ -11,6 +11,7 @@
 use super::{DriveHandle, FailedDrive, MAX_PREALLOCATE_STEP, QUEUE, StorageNode};
 use crate::disk::Disk;
 use crate::drive::{DriveError, ProbedDrive, ProbedState, probe};
+use crate::index::ShardIndex;
 use crate::open::{OpenDrive, Progress, Recovered, open_drive};
 use crate::reserve::Tally;
 use crate::write::{Job, WriteConfig, Writer};
@@ -22,8 +23,6 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// How long a drive may take to say which file system it is on, before it is opened.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a drive's threads may take to end.
-const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A drive to be opened.
 pub(super) struct Opening {
@@ -127,10 +126,14 @@ impl StorageNode {
             .name(format!("drive-{}", &id.to_string()[..8]))
             .spawn(move || writer.run(queue))
             .map_err(|_| DriveError::Thread { drive: id })?;
+        let opened = drives.opened.entry(id).or_default();
+        *opened = opened.saturating_add(1);
+        let opened = *opened;
         let handle = DriveHandle {
             open,
             jobs,
             reserve,
+            opened,
             reads: Arc::new(Semaphore::new(self.config.reads_per_drive.max(1))),
             space: Arc::default(),
             thread: Mutex::new(Some(thread)),
@@ -237,17 +240,33 @@ impl StorageNode {
             drives.failed.insert(drive, FailedDrive { path, reason, disk, reserve: handle.reserve });
             handle
         };
-        if tokio::time::timeout(CLOSE_DEADLINE, handle.end()).await.is_err() {
-            tracing::warn!(%drive, "a drive does not let go of its thread");
-        }
+        handle.end_in_time(self.config.close_deadline).await;
         // Who still reads from it is told to look elsewhere.
         handle.open.health.fail("it was closed".to_owned());
+    }
+
+    /// Closes a drive that is no drive of the cluster any more and forgets what the node's index has of it. Nothing is written
+    /// to the drive, and it is no drive of this node from now on.
+    pub async fn forget_drive(&self, drive: DriveId) -> Result<(), DriveError> {
+        let _turn = self.reopening.lock().await;
+        self.close_drive(drive).await;
+        self.lock().failed.remove(&drive);
+        let index = ShardIndex::new(Arc::clone(&self.index), drive);
+        let forgotten = tokio::task::spawn_blocking(move || index.forget_all()).await;
+        Ok(forgotten.map_err(|_| DriveError::Thread { drive })??)
     }
 }
 
 impl DriveHandle {
+    /// [`Self::end`], for no longer than `limit`: one drive that hangs must not keep a node from stopping.
+    pub(super) async fn end_in_time(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.end()).await.is_err() {
+            tracing::warn!(drive = %self.open.identity.drive, "a drive does not let go of its thread");
+        }
+    }
+
     /// Answers what is queued, ends the drive's threads and releases its lock.
-    pub(super) async fn end(&self) {
+    async fn end(&self) {
         self.open.scrub.stop();
         // First: what it found last is flushed with the rest of the index.
         self.scrub_ended().await;

@@ -320,3 +320,52 @@ async fn a_slow_drive_shows_in_its_p99() {
     let (quick, slow) = (of(&drives, 0).unwrap(), of(&drives, 1).unwrap());
     assert!(slow >= 20 && quick < slow, "{quick} {slow}");
 }
+
+/// A server that was told to stop waited for the drive that hung until somebody killed it.
+#[tokio::test]
+async fn a_drive_that_hangs_does_not_hold_up_the_end() {
+    let trace = Trace::new(2);
+    format_all(&trace);
+    let config = NodeConfig { close_deadline: Duration::from_millis(200), ..config() };
+    let node = open_with(&trace, memory_kv(), config).await;
+    node.begin(EPOCH).await.unwrap();
+    put(&node, drive_id(0), 0, LEN).await.unwrap();
+    let hang = trace.inject(Fault::slow(Duration::from_secs(3)).on(DiskOp::SyncData).drive(0).times(1));
+    let late = tokio::spawn({
+        let node = node.clone();
+        async move { put(&node, drive_id(0), 1, LEN).await }
+    });
+    while trace.hits(hang) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let begun = Instant::now();
+    node.stop().await;
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert_eq!(node.drives().await.len(), 0);
+    late.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_did_not_see_a_drive_go_sees_that_it_was_opened_again_and_a_forgotten_one_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, [a, _]) = real_drives(dir.path()).await;
+    put(&node, drive_id(0), 0, LEN).await.unwrap();
+    let opened = async |drive| node.drives().await.into_iter().find(|d| d.id == drive).map(|d| d.opened);
+    assert_eq!(opened(drive_id(0)).await, Some(1));
+    let aside = dir.path().join("aside");
+    std::fs::rename(&a, &aside).unwrap();
+    assert!(has_failed(&health(&node, drive_id(0)).await));
+    assert_eq!(opened(drive_id(0)).await, Some(1));
+    std::fs::rename(&aside, &a).unwrap();
+    node.reopen(drive_id(0)).await.unwrap();
+    assert_eq!((opened(drive_id(0)).await, opened(drive_id(1)).await), (Some(2), Some(1)));
+
+    node.forget_drive(drive_id(0)).await.unwrap();
+    assert_eq!(opened(drive_id(0)).await, None);
+    assert!(matches!(node.reopen(drive_id(0)).await, Err(DriveError::Unknown { .. })));
+    assert!(matches!(get(&node, drive_id(0), 0, LEN).await, Err(ReadError::UnknownDrive(_))));
+    // Nothing was done to the drive, and its lock is free again.
+    node.add_drive(probed(&a)).await.unwrap();
+    assert_readable(&node, drive_id(0), 0, LEN).await;
+    node.stop().await;
+}
