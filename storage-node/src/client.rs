@@ -4,7 +4,8 @@
 //! A node plans nothing: it writes what it is given, reads what it is asked for, and verifies both.
 
 use crate::keep::{
-    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified,
+    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
+    Verified,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -379,6 +380,11 @@ pub trait NodeClient: Send + Sync {
     /// is in neither, becomes a finding. Fewer than `limit` means the end.
     async fn inventory(&self, drive: DriveId, after: Option<ShardId>, limit: usize)
     -> Result<Vec<ShardRef>, ReadError>;
+
+    /// Takes damage to nobody knows what ([`FindingKind::Unknown`](crate::keep::FindingKind::Unknown), subjects as they were
+    /// listed) off the drive's list, and does not list it again: the caller has compared every shard that should be on the
+    /// drive with those that are, and knows what is missing by name. How many there were.
+    async fn settle_unnamed(&self, drive: DriveId, unnamed: Vec<Subject>) -> Result<u64, ReadError>;
 
     /// Rebuilds shards of a stripe from others and writes them to drives of this node; see [`crate::rebuild::rebuild`].
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError>;

@@ -45,6 +45,9 @@ use std::sync::Arc;
 pub(crate) const SHARDS_PER_JOB: usize = 64;
 /// Record headers that one job reads to find segments without a live record.
 const STEPS_PER_JOB: usize = 1024;
+/// Segments that one job looks at for the first time since the start, besides those in which it freed something: each
+/// costs a seek, and the writes behind the job wait for it.
+const NEW_WALKS_PER_JOB: usize = 32;
 
 /// What a drive's thread keeps in mind about frees; all of it can be forgotten.
 #[derive(Default)]
@@ -53,6 +56,9 @@ pub(crate) struct FreeWork {
     pub struck: BTreeSet<u64>,
     /// Segments in which shards were freed.
     walks: BTreeMap<u64, Walked>,
+    /// Segments that earlier starts closed, to be looked at once: a start that ended between the last free in a segment
+    /// and its removal would leave the empty file for ever.
+    unwalked: BTreeSet<u64>,
 }
 
 /// How far a segment is known to hold freed records only.
@@ -140,6 +146,11 @@ impl Writer {
     /// Finishes what an earlier start began. What can't be finished now stays in the free log.
     pub(crate) fn resume_frees(&mut self) {
         let Some(log) = self.drive.frees().clone() else { return };
+        self.free_work.unwalked = {
+            let segments = self.drive.segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let data = segments.values().filter(|meta| meta.class() == SegmentClass::Data);
+            data.map(|meta| meta.header.number).collect()
+        };
         let (mut targets, mut files) = (Vec::new(), OpenFiles::new());
         for pending in &log.pending {
             let place = ShardPlace { segment: pending.segment, block: pending.block };
@@ -159,6 +170,32 @@ impl Writer {
                 tracing::warn!(number, %error, "a segment that is empty could not be removed");
             }
         }
+    }
+
+    /// See [`crate::client::NodeClient::renew_frees`]. The lost file said three things. Whose deletes were carried out: the
+    /// caller vouches for that. Which segments were removed: those that a header still names, that are not there, and that
+    /// the index does not know. What was being freed: such a shard is out of the index, or whole, or found damaged, and
+    /// whoever ordered its free orders it again.
+    pub(crate) fn renew_frees(&mut self, authority: Authority) -> Result<(), WriteError> {
+        self.check_writable()?;
+        self.vouch().map_err(|failure| self.judge(failure))?;
+        if self.drive.frees().is_some() {
+            return Ok(());
+        }
+        let (drive, id) = (Arc::clone(&self.drive), self.drive.identity.drive);
+        let failed = |error: crate::kv::KvError| WriteError::DriveFailed { drive: id, reason: error.to_string() };
+        let indexed: HashSet<u64> =
+            drive.index.segments().map_err(failed)?.iter().map(|row| row.header.number).collect();
+        let removed = {
+            let segments = drive.segments.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let data = segments.values().filter(|meta| meta.class() == SegmentClass::Data);
+            let named = data.filter_map(|meta| meta.header.previous).map(|previous| previous.number);
+            named
+                .filter(|number| !segments.contains_key(number) && !indexed.contains(number))
+                .map(|n| (n, None))
+                .collect()
+        };
+        self.write_free_log(FreeLog { authority, removed, pending: Vec::new() })
     }
 
     /// Before a clean stop: the next start need not look at what is done.
@@ -312,6 +349,11 @@ impl Writer {
     fn remove_emptied(&mut self) -> Result<(), WriteError> {
         let mut steps = STEPS_PER_JOB;
         let drive = Arc::clone(&self.drive);
+        for _ in 0..NEW_WALKS_PER_JOB {
+            let Some(number) = self.free_work.unwalked.pop_first() else { break };
+            let Some(meta) = drive.segment(number) else { continue };
+            self.free_work.walks.entry(number).or_insert(Walked { chain: meta.start(), more: true });
+        }
         let due: Vec<u64> = self.free_work.walks.iter().filter(|(_, walked)| walked.more).map(|(n, _)| *n).collect();
         for number in due {
             // One that nobody closed yet is looked at again later; one that is gone, not.

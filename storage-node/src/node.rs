@@ -12,7 +12,8 @@ use crate::disk::{Disk, Space};
 use crate::drive::{DriveError, ProbedDrive, check_held_identity, read_register};
 use crate::free::SHARDS_PER_JOB;
 use crate::keep::{
-    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Verified,
+    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
+    Verified,
 };
 use crate::kv::{Kv, KvError};
 use crate::open::{OpenDrive, add_scanned, costs_one_file};
@@ -692,5 +693,9 @@ impl NodeClient for StorageNode {
         limit: usize,
     ) -> Result<Vec<ShardRef>, ReadError> {
         self.handle(drive)?.ask(move |open| open.inventory(after, limit)).await
+    }
+
+    async fn settle_unnamed(&self, drive: DriveId, unnamed: Vec<Subject>) -> Result<u64, ReadError> {
+        self.handle(drive)?.look(move |open| open.settle_unnamed(&unnamed)).await
     }
 }

@@ -24,6 +24,11 @@ const PIECE: u64 = 1 << 20;
 /// time, is often on the same file system.
 const INDEX_PART: u64 = 8;
 
+/// Of five parts of the reserve repair has two, the journal and the index one, and restriping the other two: it leaves as
+/// many of them as this. Without the limit, rewriting half-dead stripes on a full cluster would take what repair needs to
+/// save what is alive; without its part, such a cluster could never gather its holes into free space.
+const NOT_FOR_RESTRIPE: (u64, u64) = (3, 5);
+
 /// The reserves of all drives on one file system.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -39,6 +44,16 @@ impl Tally {
     /// What is kept free for the index.
     fn index_room(&self) -> u64 {
         self.wanted.load(Ordering::Relaxed) / INDEX_PART
+    }
+
+    /// Bytes beyond which `who` takes nothing, of free space and reserve together.
+    fn floor(&self, who: Reserve) -> u64 {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        match who {
+            Reserve::Client => wanted.saturating_add(self.index_room()),
+            Reserve::Restripe => wanted / NOT_FOR_RESTRIPE.1 * NOT_FOR_RESTRIPE.0 + self.index_room(),
+            Reserve::Metadata => 0,
+        }
     }
 }
 
@@ -162,14 +177,15 @@ impl ReserveFile {
         (offset, len): (u64, u64),
         who: Reserve,
     ) -> Result<(), DiskError> {
-        if who == Reserve::Client && !drive.disk.sabotage().is(Sabotage::Reserve) {
-            let free = drive.disk.space()?.free;
-            if free < len.saturating_add(drive.reserve.missing()).saturating_add(drive.reserve.tally.index_room()) {
+        let (tally, unguarded) = (&drive.reserve.tally, drive.disk.sabotage().is(Sabotage::Reserve));
+        if who != Reserve::Metadata && !unguarded {
+            let there = drive.disk.space()?.free.saturating_add(tally.left.load(Ordering::Relaxed));
+            if there < len.saturating_add(tally.floor(who)) {
                 let path = drive.disk.path_hint();
                 return Err(DiskError::Full { op: crate::disk::DiskOp::Preallocate, path });
             }
         }
-        let may_release = who == Reserve::Metadata || drive.disk.sabotage().is(Sabotage::Reserve);
+        let may_release = who != Reserve::Client || unguarded;
         loop {
             match file.preallocate(offset, len) {
                 Err(DiskError::Full { .. }) if may_release && self.release(drive, len)? => {}

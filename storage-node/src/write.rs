@@ -90,6 +90,10 @@ pub(crate) enum Job {
         shards: Vec<ShardRef>,
         reply: Reply<Freed>,
     },
+    RenewFrees {
+        authority: Authority,
+        reply: Reply<()>,
+    },
     MendHeader {
         number: u64,
         reply: Reply<bool>,
@@ -182,6 +186,7 @@ impl Writer {
             Job::BeginJournal { head, reply } => answer(reply, self.begin_journal(head)),
             Job::FreeJournal { number, reply } => answer(reply, self.free_journal(number)),
             Job::Free { authority, shards, reply } => answer(reply, self.free(authority, &shards)),
+            Job::RenewFrees { authority, reply } => answer(reply, self.renew_frees(authority)),
             Job::MendHeader { number, reply } => answer(reply, self.mend_header(number)),
             Job::Register { bytes, reply } => answer(reply, self.register(&bytes)),
             Job::Begin { epoch, reply } => answer(reply, self.begin(epoch)),

@@ -111,6 +111,39 @@ async fn r14_a_full_disk_is_no_strike_and_the_reserve_is_kept_for_deletes() {
     assert_eq!(node.drives().await[0].reserve, 2 << 20, "filled up again");
 }
 
+/// Restriping is what gives space back on a full cluster, so it has to get space there; and it must not take what repair is
+/// to find.
+#[tokio::test]
+async fn r14_restriping_has_a_part_of_the_reserve_and_leaves_the_rest() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    let (reserve, drive) = (2 << 20, drive_id(0));
+    trace.set_room(0, 4 << 20);
+    let node = open_with(&trace, memory_kv(), NodeConfig { reserve, ..config() }).await;
+    node.begin(EPOCH).await.unwrap();
+    let fill = async |counters: std::ops::Range<u64>, who: Reserve| {
+        let mut written = 0u64;
+        for counter in counters {
+            let (header, payload) = shard(counter, 60_000);
+            match node.write_shard(drive, header, payload, who).await {
+                Ok(()) => written += 1,
+                Err(error) => {
+                    assert_eq!(error, WriteError::Full { drive });
+                    break;
+                }
+            }
+        }
+        written
+    };
+    assert!(fill(0..100, Reserve::Client).await > 20);
+    let rewritten = fill(100..200, Reserve::Restripe).await;
+    assert!(rewritten * 60_000 > reserve / 4, "{rewritten}");
+    let left = node.drives().await[0].reserve;
+    assert!(left >= reserve / 5 * 3, "{left}");
+    assert!(fill(200..300, Reserve::Metadata).await > 10, "repair and the journal go on");
+    assert_eq!(fill(300..400, Reserve::Restripe).await, 0);
+}
+
 #[tokio::test]
 async fn a_write_that_finds_the_disk_full_closes_the_segment_without_a_strike() {
     let (trace, node, drive) = one_drive().await;

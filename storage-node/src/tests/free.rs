@@ -253,6 +253,64 @@ async fn a_free_log_that_does_not_verify_costs_frees_and_nothing_else() {
     put(&node, drive, 4, LEN).await.unwrap();
 }
 
+#[tokio::test]
+async fn r10_a_free_log_that_does_not_verify_is_begun_anew_by_whoever_vouches_for_it() {
+    let trace = Trace::new(2);
+    format_all(&trace);
+    let (kv, drive) = (memory_kv(), drive_id(0));
+    let node = start(&trace, kv.clone()).await;
+    // The first segments of the drive are emptied and removed, and the free log is what says so.
+    put_all(&node, drive, 0..40).await;
+    put_all(&node, drive_id(1), 0..2).await;
+    node.free_shards(drive, authority(5, 50), refs(0..20)).await.unwrap();
+    node.free_shards(drive_id(1), authority(5, 50), refs([0])).await.unwrap();
+    assert!(!segments(&trace).contains(&"0000000000000001.seg".to_owned()), "{:?}", segments(&trace));
+    node.stop().await;
+    trace.flip(0, FREES_FILE, 20, 1).unwrap();
+    let node = start(&trace, kv.clone()).await;
+    assert!(node.free_shards(drive, authority(6, 60), refs([21])).await.is_err());
+    // Not for less than another drive of the node remembers.
+    let old = node.renew_frees(drive, authority(4, 50)).await;
+    assert!(matches!(old, Err(WriteError::OldAuthority { .. })), "{old:?}");
+    node.renew_frees(drive, authority(6, 60)).await.unwrap();
+    assert_eq!(node.authority(drive).await, Ok(authority(6, 60)));
+    node.renew_frees(drive, authority(7, 70)).await.unwrap();
+    assert_eq!(node.authority(drive).await, Ok(authority(6, 60)), "one that verifies stays as it is");
+    assert!(matches!(
+        node.free_shards(drive, authority(6, 59), refs([21])).await,
+        Err(WriteError::OldAuthority { .. })
+    ));
+    node.free_shards(drive, authority(6, 60), refs([21])).await.unwrap();
+    node.stop().await;
+    for kv in [kv, memory_kv()] {
+        let node = start(&trace, kv).await;
+        assert_eq!(node.authority(drive).await, Ok(authority(6, 60)));
+        assert_eq!(node.damage(drive).unwrap(), vec![], "a segment that was removed is not missed");
+        assert_readable(&node, drive, 39, LEN).await;
+        assert_eq!(listed(&node, drive).await, std::iter::once(20).chain(22..40).collect::<Vec<_>>());
+        node.stop().await;
+    }
+}
+
+/// A start that ended between the last free in a segment and its removal left the empty file for ever.
+#[tokio::test]
+async fn a_segment_that_was_emptied_before_a_restart_is_removed_after_it() {
+    let (trace, node, drive) = one_drive().await;
+    put_all(&node, drive, 0..40).await;
+    let first = "0000000000000001.seg".to_owned();
+    // The file can't be removed now; what was freed is freed all the same.
+    trace.inject(Fault::error(Errno::IO).on(DiskOp::Remove).path("0001.seg"));
+    let _failed = node.free_shards(drive, authority(1, 1), refs(0..20)).await;
+    assert!(segments(&trace).contains(&first));
+    node.stop().await;
+    trace.heal_all();
+    trace.disk(0).remove(FREES_FILE).unwrap();
+    let node = start(&trace, memory_kv()).await;
+    node.free_shards(drive, authority(1, 1), refs([39])).await.unwrap();
+    assert!(!segments(&trace).contains(&first), "{:?}", segments(&trace));
+    assert_readable(&node, drive, 38, LEN).await;
+}
+
 /// What was acknowledged, and at which position it was begun and answered.
 struct Freeing {
     trace: Trace,
