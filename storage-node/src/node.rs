@@ -29,7 +29,7 @@ use codec::journal::BatchHeader;
 use codec::segment::{JournalHead, SegmentClass};
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -152,6 +152,8 @@ struct Drives {
     failed: BTreeMap<DriveId, FailedDrive>,
     /// How often each drive was opened.
     opened: HashMap<DriveId, u32>,
+    /// Drives whose directory was looked at again and has not answered.
+    asked: HashSet<DriveId>,
     epoch: Option<Epoch>,
     /// The reserves, by file system.
     tallies: HashMap<u64, Arc<Tally>>,
@@ -161,7 +163,7 @@ struct Drives {
 pub struct StorageNode {
     config: NodeConfig,
     index: Arc<dyn Kv>,
-    drives: Mutex<Drives>,
+    drives: Arc<Mutex<Drives>>,
     scrub: ScrubShared,
     reopening: tokio::sync::Mutex<()>,
 }
@@ -195,7 +197,7 @@ impl StorageNode {
         let blocks = config.data_segment.max(config.journal_segment) / crate::segment::BLOCK_BYTES;
         let scrub = ScrubShared::new(config.scrub.clone(), Arc::clone(&config.clock), blocks);
         let node =
-            Arc::new(StorageNode { config, index, drives: Mutex::default(), scrub, reopening: Default::default() });
+            Arc::new(StorageNode { config, index, drives: Default::default(), scrub, reopening: Default::default() });
         let drives = Opening::all(drives, node.config.reserve).await;
         let opening = drives.into_iter().map(|opening| node.open_one(opening));
         // All of them to their end: one that went on by itself would hold its drive's lock against the next attempt.

@@ -95,6 +95,7 @@ impl OpenDrive {
     pub fn remove_segment(&self, number: u64) {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
         self.files.forget(number);
+        self.scrub.segment_gone(number);
     }
 
     pub fn data_segments(&self) -> u64 {

@@ -248,6 +248,15 @@ impl DriveScrub {
         self.findings.clear_shard(batch, shard);
     }
 
+    /// A segment was removed: what was found about places in it is over.
+    pub fn segment_gone(&self, number: u64) {
+        let mut batch = KvBatch::new();
+        self.findings.clear_places(&mut batch, number, 0..u64::MAX);
+        if let Err(error) = self.rows.write(batch) {
+            tracing::warn!(number, %error, "findings of a segment that is gone come back with the next start");
+        }
+    }
+
     fn schedule(&self, batch: &mut KvBatch, shard: ShardId, written_ms: u64, stage: u8) {
         let Some(age) = self.shared.config.young.get(usize::from(stage)) else { return };
         let due_ms = written_ms.saturating_add(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));

@@ -317,6 +317,21 @@ impl OpenDrive {
         self.scrub.findings.note(self.noted(Subject::Shard(shard), None, &bad))
     }
 
+    /// See [`crate::client::NodeClient::settle_unnamed`]. The place is remembered as dead, so that the next pass does not note
+    /// it again.
+    pub fn settle_unnamed(&self, unnamed: &[Subject]) -> Result<u64, ReadError> {
+        self.asked(|| {
+            let mut batch = KvBatch::new();
+            let mut settled = 0;
+            for (segment, block) in self.scrub.findings.take_unnamed(&mut batch, unnamed) {
+                self.scrub.rows.put_dead(&mut batch, ShardPlace { segment, block });
+                settled += 1;
+            }
+            self.scrub.rows.write(batch)?;
+            Ok(settled)
+        })
+    }
+
     /// Bytes of segments on the drive.
     pub(super) fn scrub_bytes(&self) -> Result<u64, KvError> {
         let metas: Vec<_> = self.segments.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();

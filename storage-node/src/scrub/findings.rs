@@ -8,7 +8,7 @@ use crate::index::{parse_shard, shard_bytes};
 use crate::keep::{Finding, FindingKind, Subject};
 use crate::kv::{KvBatch, KvError};
 use codec::id::{DriveId, ShardId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -193,6 +193,19 @@ impl Findings {
     pub fn clear_places(&self, batch: &mut KvBatch, segment: u64, blocks: Range<u64>) {
         let key = |block| FindingKey::Place { segment, block };
         self.clear(batch, |list| list.range(key(blocks.start)..key(blocks.end)).map(|(key, _)| *key).collect());
+    }
+
+    /// Takes out those of `unnamed` that are in the list as damage to nobody knows what; gives their places.
+    pub fn take_unnamed(&self, batch: &mut KvBatch, unnamed: &[Subject]) -> Vec<(u64, u64)> {
+        let wanted: BTreeSet<Subject> = unnamed.iter().copied().collect();
+        let is = |noted: &Noted| noted.finding.kind == FindingKind::Unknown && wanted.contains(&noted.finding.subject);
+        let mut places = Vec::new();
+        self.clear(batch, |list| {
+            let found: Vec<_> = list.iter().filter(|(_, noted)| is(noted)).collect();
+            places.extend(found.iter().filter_map(|(_, noted)| noted.place));
+            found.into_iter().map(|(key, _)| *key).collect()
+        });
+        places
     }
 
     /// Takes out everything that was found in segments that are not there any more.

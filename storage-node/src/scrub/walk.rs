@@ -95,7 +95,8 @@ impl OpenDrive {
         for (block, shard) in &shards {
             self.note_shard(*shard, (number, *block), &bad)?;
         }
-        if shards.is_empty() && known {
+        let settled = self.scrub.rows.is_dead(ShardPlace { segment: number, block: 0 })?;
+        if shards.is_empty() && known && !settled {
             let subject = Subject::Blocks { segment: number, start: 0, end: 1 };
             let unknown = Bad { kind: FindingKind::Unknown, ..bad };
             self.scrub.findings.note(self.noted(subject, Some((number, 0)), &unknown))?;
@@ -404,7 +405,7 @@ fn note_all(drive: &OpenDrive, meta: &SegmentMeta, end: u64, bad: &Bad) -> Resul
             }
         }
     }
-    if named.is_empty() && end > 1 {
+    if named.is_empty() && end > 1 && !drive.scrub.rows.is_dead(ShardPlace { segment: number, block: 0 })? {
         let subject = Subject::Blocks { segment: number, start: 0, end };
         let unknown = Bad { kind: FindingKind::Unknown, ..bad.clone() };
         drive.scrub.findings.note(drive.noted(subject, Some((number, 0)), &unknown))?;

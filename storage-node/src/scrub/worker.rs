@@ -11,6 +11,7 @@ use crate::kv::KvBatch;
 use crate::open::OpenDrive;
 use crate::segment::{BLOCK_BYTES, SegmentMeta};
 use crate::write::Job;
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -232,7 +233,7 @@ impl Worker {
         let is_there = |number| drive.segment(number).is_some() || lost.contains(&number);
         drive.scrub.findings.clear_gone(&mut batch, is_there);
         drive.note_unindexed(None, None)?;
-        self.forget_dead()?;
+        self.forget_dead(&lost)?;
         let ended_ms = drive.scrub.now().max(1);
         let pass = Pass { active: false, ordered: false, ended_ms, chain: None, ..pass };
         self.save(batch, &pass)?;
@@ -243,14 +244,16 @@ impl Worker {
     }
 
     /// What was freed in segments that are not there any more need not be remembered.
-    fn forget_dead(&self) -> Result<(), Halt> {
+    fn forget_dead(&self, lost: &BTreeSet<u64>) -> Result<(), Halt> {
         let rows = &self.drive.scrub.rows;
         let mut from = 0;
         loop {
             let dead = rows.list_dead(from, DEAD_STEP)?;
             let Some(last) = dead.last().map(|place| place.segment) else { return Ok(()) };
             let mut batch = KvBatch::new();
-            for place in dead.iter().filter(|place| self.drive.segment(place.segment).is_none()) {
+            // A segment that is missed may still be asked about: as long as a header names it.
+            let gone = |number| self.drive.segment(number).is_none() && !lost.contains(&number);
+            for place in dead.iter().filter(|place| gone(place.segment)) {
                 rows.delete_dead(&mut batch, *place);
             }
             // A segment with more of them than one step takes is there, or is seen again.

@@ -300,6 +300,62 @@ async fn blocks_that_nobody_can_name_are_unknown() {
     world.node.stop().await;
 }
 
+/// Whoever knows all shards that should be there says that nothing is missed, and it is not listed again.
+#[tokio::test]
+async fn damage_to_nobody_knows_what_is_settled_once_and_for_all() {
+    let World { trace, clock, node, .. } = World::new().await;
+    node.stop().await;
+    // The node's index is gone, and so is a segment; of another record the header is gone.
+    let kv = memory_kv();
+    trace.disk(0).remove(FIRST).unwrap();
+    let node = start_scrubbing(&trace, kv.clone(), scrubbing(&clock, false)).await;
+    let astray = Subject::Blocks { segment: 1, start: 0, end: 1 };
+    assert_found(&pass(&node, &clock, DRIVE()).await, &[(astray, FindingKind::Unknown)]);
+    let header = open_file(&trace, 0, SECOND);
+    header.write_at(&[0x55; 100], BLOCK_BYTES).unwrap();
+    let mut batch = KvBatch::new();
+    for family in [SHARDS, crate::index::SCRUB] {
+        let id = shard(100, 5000).0.id();
+        let key = [DRIVE().as_bytes(), &id.stripe.to_bytes()[..], &[0]].concat();
+        let checks = [DRIVE().as_bytes(), &b"v"[..], &id.stripe.to_bytes(), &[0]].concat();
+        batch.delete(family, if family == SHARDS { key } else { checks });
+    }
+    kv.write(batch).unwrap();
+    let found = pass(&node, &clock, DRIVE()).await;
+    let unnamed: Vec<Subject> = found.iter().map(|finding| finding.subject).collect();
+    assert!(found.len() == 2 && found.iter().all(|f| f.kind == FindingKind::Unknown), "{found:?}");
+
+    // Only what is named is settled, and only what is unknown.
+    assert_eq!(node.settle_unnamed(DRIVE(), vec![subject(101), astray]).await.unwrap(), 1);
+    let left: Vec<_> =
+        unnamed.iter().filter(|subject| **subject != astray).map(|s| (*s, FindingKind::Unknown)).collect();
+    for _ in 0..2 {
+        assert_found(&pass(&node, &clock, DRIVE()).await, &left);
+    }
+    assert_eq!(node.settle_unnamed(DRIVE(), unnamed).await.unwrap(), 1);
+    node.stop().await;
+    let node = start_scrubbing(&trace, kv, scrubbing(&clock, false)).await;
+    for _ in 0..2 {
+        assert_found(&pass(&node, &clock, DRIVE()).await, &[]);
+    }
+    // What is damaged later is found all the same.
+    trace.flip(0, SECOND, 5 * BLOCK_BYTES + 9, 1).unwrap();
+    assert_eq!(pass(&node, &clock, DRIVE()).await.len(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn findings_about_a_journal_segment_go_with_it() {
+    let world = World::new().await;
+    world.trace.flip(0, JOURNAL, 5 * BLOCK_BYTES + 9, 1).unwrap();
+    let entries = Subject::Entries(Lsn(4), Lsn(6));
+    assert_found(&world.pass().await, &[(entries, FindingKind::Damaged)]);
+    world.node.journal_begin(DRIVE(), JournalHead { ensemble: 1, first_lsn: Lsn(13) }).await.unwrap();
+    world.node.journal_free(DRIVE(), 2).await.unwrap();
+    assert_found(&world.node.findings(DRIVE()).await.unwrap(), &[]);
+    world.node.stop().await;
+}
+
 #[tokio::test]
 async fn content_that_is_not_what_its_stripe_names_is_damage_although_every_block_verifies() {
     let world = World::new().await;
