@@ -149,8 +149,8 @@ pub enum Defect {
     WrongFrames,
 }
 
-// The set is one word of bits: steps from the lowest on, defects from the highest on.
-const _: () = assert!(Sabotage::ALL.len() + 1 + (Defect::WrongFrames as usize) < 64);
+// The set is two words of bits: steps from the lowest on, defects from the highest on.
+const _: () = assert!(Sabotage::ALL.len() + 1 + (Defect::WrongFrames as usize) < 128);
 
 impl SabotageSet {
     /// The erasure code of this machine.
@@ -183,7 +183,7 @@ mod set {
 
     /// The steps taken away at the moment, and what is broken. Clones share their state; the default takes nothing away.
     #[derive(Clone, Debug, Default)]
-    pub struct SabotageSet(Arc<AtomicU64>);
+    pub struct SabotageSet(Arc<[AtomicU64; 2]>);
 
     impl SabotageSet {
         /// A set with one step taken away.
@@ -195,30 +195,35 @@ mod set {
 
         /// Takes a step away, or puts it back.
         pub fn set(&self, step: Sabotage, taken_away: bool) {
-            self.put(1 << step as u8, taken_away);
+            self.put(usize::from(step as u8), taken_away);
         }
 
         /// Breaks something, or mends it.
         pub fn inflict(&self, defect: Defect, broken: bool) {
-            self.put(1 << 63 >> defect as u8, broken);
+            self.put(127 - usize::from(defect as u8), broken);
         }
 
-        fn put(&self, bit: u64, on: bool) {
+        fn put(&self, bit: usize, on: bool) {
+            let (word, bit) = (&self.0[bit / 64], 1u64 << (bit % 64));
             if on {
-                self.0.fetch_or(bit, Ordering::SeqCst);
+                word.fetch_or(bit, Ordering::SeqCst);
             } else {
-                self.0.fetch_and(!bit, Ordering::SeqCst);
+                word.fetch_and(!bit, Ordering::SeqCst);
             }
+        }
+
+        fn get(&self, bit: usize) -> bool {
+            self.0[bit / 64].load(Ordering::SeqCst) & (1u64 << (bit % 64)) != 0
         }
 
         /// Whether the step is taken away.
         pub fn is(&self, step: Sabotage) -> bool {
-            self.0.load(Ordering::SeqCst) & (1u64 << step as u8) != 0
+            self.get(usize::from(step as u8))
         }
 
         /// Whether this is broken.
         pub fn has(&self, defect: Defect) -> bool {
-            self.0.load(Ordering::SeqCst) & (1u64 << 63 >> defect as u8) != 0
+            self.get(127 - usize::from(defect as u8))
         }
     }
 }
