@@ -620,7 +620,8 @@ impl NodeClient for StorageNode {
     }
 
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
-        crate::rebuild::rebuild(self, &order).await
+        let sabotage = self.handles().first().map(|handle| handle.open.disk.sabotage().clone()).unwrap_or_default();
+        crate::rebuild::rebuild_under(self, &order, &sabotage).await
     }
 
     async fn free_shards(

@@ -11,6 +11,7 @@
 
 use crate::client::{NodeClient, ReadError, Reserve, WRITE_DEADLINE, in_time};
 use crate::keep::{FindingKind, RebuildError, RebuildOrder, Rebuilt, ShardRef};
+use crate::sabotage::{Sabotage, SabotageSet};
 use bytes::Bytes;
 use codec::erasure::Erasure;
 use codec::id::{DriveId, ShardId};
@@ -40,6 +41,15 @@ type Place = (u8, DriveId);
 /// sources as the stripe has data shards, in the order in which they are named. A source that fails, or does not
 /// verify, is replaced by the next one.
 pub async fn rebuild(peers: &dyn NodeClient, order: &RebuildOrder) -> Result<Rebuilt, RebuildError> {
+    rebuild_under(peers, order, &SabotageSet::default()).await
+}
+
+/// [`rebuild`], with the steps that a test takes away.
+pub(crate) async fn rebuild_under(
+    peers: &dyn NodeClient,
+    order: &RebuildOrder,
+    sabotage: &SabotageSet,
+) -> Result<Rebuilt, RebuildError> {
     check(order)?;
     let mut reading = Reading {
         peers,
@@ -57,8 +67,10 @@ pub async fn rebuild(peers: &dyn NodeClient, order: &RebuildOrder) -> Result<Reb
     };
     let read = reading.read;
     let written = write(peers, order, shards).await?;
-    for (index, drive) in &order.targets {
-        read_back(peers, &order.descriptor, (*index, *drive)).await?;
+    if !sabotage.is(Sabotage::RebuildVerify) {
+        for (index, drive) in &order.targets {
+            read_back(peers, &order.descriptor, (*index, *drive)).await?;
+        }
     }
     Ok(Rebuilt { read, written })
 }

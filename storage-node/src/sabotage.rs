@@ -119,6 +119,14 @@ switches! {
     RestripeVerify,
     /// A repair moves a shard's place although it changed since the repair was planned.
     RepairCondition,
+    /// A shard on a silent drive is rebuilt at once, although nothing else of its stripe is missing (R13).
+    RepairGrace,
+    /// A drive that was silent counts again as if it had never been away (R13).
+    ReturnVerify,
+    /// What is said to be missing or damaged is rebuilt without being looked at once more (R13).
+    SuspectCheck,
+    /// A rebuilt shard is committed without being verified from its medium.
+    RebuildVerify,
     /// The retention clock takes a tick that runs backwards (R15).
     ClockMonotonic,
     /// A start does not ask the erasure code for known answers (R3).

@@ -3,7 +3,8 @@ use super::stripes::{flip_shard, nodes, packed, write};
 use super::*;
 use crate::disk::DiskOp;
 use crate::disk::faulty::Fault;
-use crate::keep::{RebuildError, RebuildOrder, Rebuilt};
+use crate::keep::{RebuildError, RebuildOrder, Rebuilt, ShardRef};
+use crate::sabotage::Sabotage;
 use crate::stripe_io::StripeLayout;
 use codec::id::ShardId;
 use codec::stripe::PackedStripe;
@@ -150,6 +151,19 @@ async fn a_target_whose_cache_hides_what_its_medium_lost_is_found_before_the_ans
     trace.inject(Fault::lost_write().under_cache().drive(4).path(".seg"));
     let failed = node.rebuild(order(&layout, &[3])).await;
     assert!(matches!(failed, Err(RebuildError::ReadBack { index: 3, error: Some(_), .. })), "{failed:?}");
+}
+
+/// The step that the test above is about: without it a shard that the medium lost is called rebuilt.
+#[tokio::test]
+async fn without_the_verification_a_shard_that_is_lost_is_called_rebuilt() {
+    let (trace, node) = nodes(5).await;
+    let (stripe, _) = packed(2, 2, 4);
+    let layout = write(&node, &stripe, 4).await;
+    trace.disk(0).sabotage().set(Sabotage::RebuildVerify, true);
+    trace.inject(Fault::lost_write().under_cache().drive(4).path(".seg"));
+    node.rebuild(order(&layout, &[3])).await.unwrap();
+    let lost = ShardRef { id: ShardId { stripe: stripe.descriptor.id, index: 3 }, root: stripe.descriptor.root() };
+    assert!(node.verify_shards(drive_id(4), vec![lost]).await.unwrap()[0].is_err());
 }
 
 #[tokio::test]

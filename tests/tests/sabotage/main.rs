@@ -124,6 +124,10 @@ fn scenario(step: Sabotage) -> Scenario {
         | Sabotage::FreeGrace
         | Sabotage::OrphanEpoch
         | Sabotage::RestripeVerify
+        | Sabotage::RepairGrace
+        | Sabotage::ReturnVerify
+        | Sabotage::SuspectCheck
+        | Sabotage::RebuildVerify
         | Sabotage::FreeHeaderCheck
         | Sabotage::FreeAuthority
         | Sabotage::FreeLog => Scenario::Crate,
