@@ -1,0 +1,57 @@
+//! Commands that wait for long work, with a progress bar where somebody looks.
+
+use crate::admin_client::{AdminClient, ClientError};
+use crate::keep_answers::{RepairAnswer, ScrubAnswer, ScrubDrive};
+use crate::progress::{Progress, Unit};
+use hyper::Method;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often a server is asked.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Orders a pass on every drive and waits for its end. A drive that can't be read any more has no end to wait for: its scrub
+/// is then `stopped`.
+pub(super) async fn scrub(client: &AdminClient, json: bool) -> Result<ScrubAnswer, ClientError> {
+    let before: ScrubAnswer = client.ask(Method::GET, "/v1/scrub").await?;
+    let before: BTreeMap<String, u64> = before.drives.into_iter().map(|d| (d.drive, d.pass_began_ms)).collect();
+    let mut answer: ScrubAnswer = client.ask(Method::POST, "/v1/scrub/start").await?;
+    let progress = Progress::new("scrub", Unit::Bytes, json);
+    loop {
+        // An order begins a pass anew, also where one is under way.
+        let begun = |drive: &ScrubDrive| before.get(&drive.drive) != Some(&drive.pass_began_ms);
+        let ended = |drive: &ScrubDrive| {
+            drive.state == "stopped" || (begun(drive) && drive.last_pass_ms >= drive.pass_began_ms)
+        };
+        let done = |drive: &ScrubDrive| match () {
+            () if ended(drive) => drive.total_bytes,
+            () if begun(drive) => drive.pass_bytes.min(drive.total_bytes),
+            () => 0,
+        };
+        if answer.drives.iter().all(ended) {
+            return Ok(answer);
+        }
+        let paused = answer.drives.iter().any(|drive| drive.state == "paused");
+        progress.note(if paused { "paused: stele scrub resume" } else { "" });
+        progress.set(answer.drives.iter().map(done).sum(), answer.drives.iter().map(|drive| drive.total_bytes).sum());
+        tokio::time::sleep(EVERY).await;
+        answer = client.ask(Method::GET, "/v1/scrub").await?;
+    }
+}
+
+/// Waits until every stripe is whole, or repair can do nothing about those that are not: it is paused, or all of them wait.
+pub(super) async fn repair(client: &AdminClient, json: bool) -> Result<RepairAnswer, ClientError> {
+    let progress = Progress::new("repair", Unit::Things, json);
+    let mut most = 0;
+    loop {
+        let answer: RepairAnswer = client.ask(Method::GET, "/v1/repair").await?;
+        let wounded: u64 = answer.by_slack.iter().map(|line| line.stripes).sum();
+        if !answer.walking && (answer.paused || wounded <= answer.waiting) {
+            return Ok(answer);
+        }
+        most = most.max(wounded);
+        progress.note(if answer.walking { "stripes are being counted" } else { "stripes" });
+        progress.set(most - wounded, most);
+        tokio::time::sleep(EVERY).await;
+    }
+}
