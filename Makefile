@@ -22,8 +22,8 @@ IGNORE_RUST := $(shell [ "$(or $(RUSTC_MINOR),999)" -lt 96 ] && echo --ignore-ru
 
 # RocksDB's bindings need libclang; the C++ and C parts need a compiler.
 PACKAGES    := build-essential libclang-dev
-# What the client tests talk to the server with.
-CLIENT_PACKAGES := s3cmd rclone python3-venv
+# What the client tests talk to the server with, and xmllint, which checks reports.
+CLIENT_PACKAGES := s3cmd rclone python3-venv libxml2-utils
 CLIENT_VENV := $(HOME)/.cache/stele-clients
 TEST_PATH   := $(CLIENT_VENV)/bin:$(PATH)
 
