@@ -215,10 +215,12 @@ pub struct DriveLine {
     pub id: DriveId,
     /// Where it is.
     pub path: String,
-    /// `healthy`, `read-only`, `failed`, `absent` or `removed`.
+    /// `healthy`, `draining`, `read-only`, `failed`, `absent` or `removed`.
     pub state: &'static str,
     /// Bytes in all.
     pub total: u64,
     /// Bytes free.
     pub free: u64,
+    /// Tells which drives share a file system.
+    pub filesystem_id: u64,
 }

@@ -20,7 +20,8 @@ use crate::state::{self, At, DecideError};
 use codec::effect::DriveState;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{encode_entry, parse_entry};
-use std::collections::BTreeSet;
+use codec::register::Register;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use storage_node::client::{DriveHealth, DriveStatus, Reserve};
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +41,15 @@ pub enum Request {
     Commit(Epoch, Box<Command>, oneshot::Sender<Answer>),
     /// Look at the drives: replace members that take no writes.
     Check(Vec<DriveStatus>),
+    /// Register a drive, if one is named, and look at the drives; answers the register after that.
+    Drives {
+        /// How they are.
+        status: Vec<DriveStatus>,
+        /// The new one.
+        add: Option<DriveId>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Register, JournalStopped>>,
+    },
     /// Close the open journal segments; answers the last LSN.
     CloseSegments(oneshot::Sender<Result<Lsn, JournalStopped>>),
     /// Finish what was asked before, and end.
@@ -53,6 +63,8 @@ pub struct Committer {
     max_batch: usize,
     /// Bytes that clients' entries may still take in the journal, as of the last check.
     room: u64,
+    /// Bytes free on each drive, as of the last check.
+    free: BTreeMap<DriveId, u64>,
     losses: Losses,
     /// A batch whose commands were answered Unavailable: not known to be durable, or not applied.
     in_doubt: Option<Batch>,
@@ -81,7 +93,7 @@ impl Committer {
         // A place in the journal before its first entry is a frame that was lost: never a hit.
         let thin_journal_below = shared.map.first().unwrap_or(journal.next_lsn());
         let losses = Losses { thin_journal_below, ..Losses::default() };
-        Committer { journal, shared, max_batch, room: u64::MAX, losses, in_doubt: None }
+        Committer { journal, shared, max_batch, room: u64::MAX, free: BTreeMap::new(), losses, in_doubt: None }
     }
 
     /// Serves requests until [`Request::Stop`], or until nobody can ask any more.
@@ -114,6 +126,14 @@ impl Committer {
     async fn manage(&mut self, request: Request) {
         match request {
             Request::Check(drives) => self.check(&drives).await,
+            Request::Drives { status, add, reply } => {
+                let registered = match (add, self.journal.stopped()) {
+                    (Some(drive), None) => self.journal.register_drive(drive).await,
+                    (_, stopped) => stopped.cloned().map_or(Ok(()), Err),
+                };
+                self.check(&status).await;
+                let _nobody_waits = reply.send(registered.map(|()| self.journal.register().clone()));
+            }
             Request::CloseSegments(reply) => {
                 let closed = match self.journal.stopped() {
                     Some(stopped) => Err(stopped.clone()),
@@ -128,32 +148,56 @@ impl Committer {
         }
     }
 
-    /// Replaces members that take no writes, and takes stock of the room and of what can't be read.
+    /// Replaces members that take no writes or are leaving, and takes stock of the room and of what can't be read.
     pub async fn check(&mut self, drives: &[DriveStatus]) {
-        let members = &self.journal.register().members;
-        self.room = drives.iter().filter(|d| members.contains(&d.id)).map(|d| d.free).min().unwrap_or(0);
         let failed = drives.iter().filter(|d| matches!(d.health, DriveHealth::Failed { .. })).map(|d| d.id);
         let gone = self.journal.register().registered.iter().filter(|id| !drives.iter().any(|d| d.id == **id));
-        let mut drives: BTreeSet<_> = failed.chain(gone.copied()).collect();
-        // A drive that was given up is asked by nobody, so it neither fails nor is missing; what lay there is lost all the
-        // same, and must not be taken for stored by whoever brings it again.
+        let mut lost: BTreeSet<_> = failed.chain(gone.copied()).collect();
+        let mut removed = Vec::new();
         match index::drives(&Overlay::new(&*self.shared.kv)) {
-            Ok(rows) => drives.extend(
-                rows.iter()
-                    .filter(|row| row.state == DriveState::Removed as i32)
-                    .filter_map(|row| DriveId::from_slice(&row.id)),
-            ),
+            Ok(rows) => {
+                let with = |state: DriveState| {
+                    let rows = rows.iter().filter(move |row| row.state == state as i32);
+                    rows.filter_map(|row| DriveId::from_slice(&row.id))
+                };
+                removed.extend(with(DriveState::Removed));
+                // A drive that was given up is asked by nobody, so it neither fails nor is missing; what lay there is lost all
+                // the same, and must not be taken for stored by whoever brings it again.
+                lost.extend(&removed);
+                self.journal.set_leaving(with(DriveState::Draining).chain(removed.iter().copied()).collect());
+            }
             Err(error) => tracing::warn!(%error, "drives that were given up can't be told from others"),
         }
-        self.losses = Losses { drives, ..self.losses.clone() };
+        self.losses = Losses { drives: lost, ..self.losses.clone() };
         self.shared.set_losses(self.losses.clone());
         // Why it stopped is published, and was logged.
         if self.journal.stopped().is_some() {
             let _ = self.resume().await;
-        } else {
-            let _ = self.journal.check().await;
+        } else if self.journal.check().await.is_ok() {
+            self.unregister(&removed).await;
         }
+        // Last: what counts is the room of those that are members now. A member that is gone has none.
+        self.free = drives.iter().map(|d| (d.id, d.free)).collect();
+        self.room = self.members_room();
         self.publish();
+    }
+
+    /// Takes drives that were given up out of the registered ones, so that they are not waited for when a majority is. What
+    /// can't be done now is done by a later check, also after a restart in between.
+    async fn unregister(&mut self, removed: &[DriveId]) {
+        let registered = self.journal.register().registered.clone();
+        for drive in removed.iter().filter(|drive| registered.contains(drive)) {
+            if let Err(error) = self.journal.unregister_drive(*drive).await {
+                tracing::warn!(%drive, %error, "a removed drive is still registered");
+                return;
+            }
+        }
+    }
+
+    /// Bytes that the fullest member had free at the last check.
+    fn members_room(&self) -> u64 {
+        let free = |member: &DriveId| self.free.get(member).copied().unwrap_or(0);
+        self.journal.register().members.iter().map(free).min().unwrap_or(0)
     }
 
     /// Serves writes again if what stopped them is over. What is in doubt comes first: to the journal, then to the index,
@@ -330,6 +374,8 @@ impl Committer {
             return Err(stopped);
         }
         if self.journal.register().sequence != sequence {
+            // The new member may be fuller than the old ones.
+            self.room = self.room.min(self.members_room());
             self.publish();
         }
         if let Err(error) = self.shared.kv.write(changes) {

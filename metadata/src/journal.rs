@@ -15,6 +15,7 @@ pub use map::{Held, Holders, JournalMap, JournalReadError, Patience};
 
 use self::map::weight;
 use crate::ensemble::{Candidate, choose_members};
+use crate::survey::survey_drive;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{BatchHeader, Entry, JournalError, encode_batch};
@@ -22,7 +23,7 @@ use codec::register::Register;
 use codec::segment::JournalHead;
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use storage_node::client::{DriveHealth, DriveStatus, NodeClient, Reserve, WRITE_DEADLINE, WriteError, in_time};
 use storage_node::sabotage::{Sabotage, SabotageSet};
@@ -132,6 +133,12 @@ pub struct Journal {
     next: Lsn,
     last_hash: [u8; 32],
     stopped: Option<JournalStopped>,
+    /// Drives that are being emptied, or are no drives of the cluster any more: members only where there are no others.
+    leaving: BTreeSet<DriveId>,
+    /// How often each drive had been opened when what the map says of it was last known to be so.
+    known: BTreeMap<DriveId, u32>,
+    /// The highest sequence of a register that was written to any drive: never used for another one.
+    tried: u64,
     sabotage: SabotageSet,
 }
 
@@ -155,7 +162,19 @@ impl Journal {
     /// A journal that goes on after `start.last`. Not usable before [`Self::establish`].
     pub fn new(start: JournalStart) -> Journal {
         let JournalStart { node, map, register, epoch, last, sabotage } = start;
-        Journal { node, map, register, epoch, next: last.0.next(), last_hash: last.1, stopped: None, sabotage }
+        Journal {
+            node,
+            map,
+            tried: register.sequence,
+            register,
+            epoch,
+            next: last.0.next(),
+            last_hash: last.1,
+            stopped: None,
+            leaving: BTreeSet::new(),
+            known: BTreeMap::new(),
+            sabotage,
+        }
     }
 
     /// The LSN that the next entry gets.
@@ -196,6 +215,10 @@ impl Journal {
 
     /// Begins new segments on every member and brings each up to date: at a start, and to close the open segments.
     pub async fn establish(&mut self) -> Result<(), JournalStopped> {
+        if self.known.is_empty() {
+            // A start has just read all that the drives hold.
+            self.known = self.node.drives().await.iter().map(|drive| (drive.id, drive.opened)).collect();
+        }
         self.change(BTreeSet::new(), None, BTreeSet::new()).await
     }
 
@@ -268,19 +291,70 @@ impl Journal {
         Ok(())
     }
 
-    /// Checks the members' health and replaces those that take no writes.
+    /// Drives that are to keep no journal, as far as there are others.
+    pub fn set_leaving(&mut self, leaving: BTreeSet<DriveId>) {
+        self.leaving = leaving;
+    }
+
+    /// Checks the members' health and replaces those that take no writes, and those that are leaving.
     pub async fn check(&mut self) -> Result<(), JournalStopped> {
         if let Some(stopped) = &self.stopped {
             return Err(stopped.clone());
         }
         let drives = self.node.drives().await;
         let healthy = |id: &DriveId| drives.iter().any(|d| d.id == *id && d.health == DriveHealth::Healthy);
-        let failed: BTreeSet<DriveId> = self.register.members.iter().copied().filter(|id| !healthy(id)).collect();
-        if failed.is_empty() {
+        let members = &self.register.members;
+        let mut failed: BTreeSet<DriveId> = members.iter().copied().filter(|id| !healthy(id)).collect();
+        if !failed.is_empty() {
+            tracing::warn!(?failed, "members of the journal's ensemble take no writes");
+        }
+        let staying = self.register.registered.iter().filter(|id| healthy(id) && !self.leaving.contains(id)).count();
+        if staying >= members.len() {
+            failed.extend(members.iter().filter(|id| self.leaving.contains(id)));
+        }
+        let back = |drive: &DriveStatus| self.known.get(&drive.id) != Some(&drive.opened);
+        // A member that was away and is back has no open segment, and may have lost what it held.
+        let doubted = drives.iter().any(|drive| members.contains(&drive.id) && back(drive));
+        if failed.is_empty() && !doubted {
             return Ok(());
         }
-        tracing::warn!(?failed, "members of the journal's ensemble take no writes");
         self.change(failed, None, BTreeSet::new()).await
+    }
+
+    /// Registers a drive: from now on it counts when a majority of the registered drives is asked for. Nothing stops when it
+    /// can't be done: what was written of it to some drives names the same ensemble, and the next register is a newer one.
+    pub async fn register_drive(&mut self, drive: DriveId) -> Result<(), JournalStopped> {
+        let mut registered = self.register.registered.clone();
+        if let Err(at) = registered.binary_search(&drive) {
+            registered.insert(at, drive);
+        }
+        self.set_registered(registered).await
+    }
+
+    /// Takes a drive that keeps no journal out of the registered ones. A member stays until it is replaced.
+    pub async fn unregister_drive(&mut self, drive: DriveId) -> Result<(), JournalStopped> {
+        if self.register.members.contains(&drive) {
+            return Ok(());
+        }
+        let registered = self.register.registered.iter().copied().filter(|id| *id != drive).collect();
+        self.set_registered(registered).await?;
+        self.map.keep_holder(drive, &|_, _| false);
+        Ok(())
+    }
+
+    async fn set_registered(&mut self, registered: Vec<DriveId>) -> Result<(), JournalStopped> {
+        if registered == self.register.registered {
+            return Ok(());
+        }
+        let mut register = self.register.clone();
+        register.sequence = self.next_sequence();
+        register.epoch = self.epoch;
+        register.registered = registered;
+        self.write_register(register).await
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.register.sequence.max(self.tried).saturating_add(1)
     }
 
     fn advance(&mut self, batch: &Batch) {
@@ -350,51 +424,102 @@ impl Journal {
     }
 
     /// The next ensemble: the members that did not fail, and the best others. `Err` is how many there are.
-    async fn choose(&self, current: &[DriveId], failed: &BTreeSet<DriveId>) -> Result<Vec<DriveId>, usize> {
+    async fn choose(&mut self, current: &[DriveId], failed: &BTreeSet<DriveId>) -> Result<Vec<DriveId>, usize> {
+        let drives = self.node.drives().await;
+        let unread = self.reconcile(&drives).await;
         let registered = &self.register.registered;
-        let candidates: Vec<Candidate> = self
-            .node
-            .drives()
-            .await
+        let candidates: Vec<Candidate> = drives
             .into_iter()
-            .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id) && !failed.contains(&d.id))
+            .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id))
+            .filter(|d| !failed.contains(&d.id) && !unread.contains(&d.id))
             .map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id })
             .collect();
-        choose_members(current, &candidates, self.register.members.len()).ok_or(candidates.len())
+        let staying: Vec<Candidate> = candidates.iter().filter(|c| !self.leaving.contains(&c.id)).copied().collect();
+        let count = self.register.members.len();
+        let chosen = choose_members(current, &staying, count);
+        chosen.or_else(|| choose_members(current, &candidates, count)).ok_or(candidates.len())
+    }
+
+    /// Reads what drives hold that were opened again since, before they are counted on: a directory that was put back may be an
+    /// older copy, and the map would go on naming it as the holder of entries that it has lost. Returns those that can't be
+    /// read.
+    async fn reconcile(&mut self, drives: &[DriveStatus]) -> BTreeSet<DriveId> {
+        let mut unread = BTreeSet::new();
+        let sealed = Lsn(self.map.first().map_or(0, |first| first.0.saturating_sub(1)));
+        let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
+        for drive in readable {
+            if self.known.get(&drive.id) == Some(&drive.opened) {
+                continue;
+            }
+            if self.map.is_holder(drive.id) {
+                let limit = self.map.patience().deadline;
+                let Some(copy) = survey_drive(&*self.node, drive.id, sealed, limit, &self.sabotage).await else {
+                    unread.insert(drive.id);
+                    continue;
+                };
+                let marks = copy.segments.iter().flat_map(|segment| &segment.marks);
+                let found: BTreeSet<(Lsn, [u8; 32])> = marks.map(|mark| (mark.lsn, mark.hash)).collect();
+                let lost = self.map.keep_holder(drive.id, &|lsn, hash| found.contains(&(lsn, *hash)));
+                tracing::info!(drive = %drive.id, lost, "a drive is back; its journal entries were read");
+            }
+            self.known.insert(drive.id, drive.opened);
+        }
+        unread
     }
 
     /// The register that makes `members` the ensemble.
     fn next_register(&self, members: Vec<DriveId>) -> Register {
         let mut register = self.register.clone();
-        register.sequence = register.sequence.saturating_add(1);
+        register.sequence = self.next_sequence();
         register.epoch = self.epoch;
         register.first_lsn = self.next;
         register.members = members;
         register
     }
 
-    /// Writes a register to every registered drive; more than half must take it.
+    /// Writes a register to every registered drive; more than half must take it, or the journal stops.
     pub async fn replace_register(&mut self, register: Register) -> Result<(), JournalStopped> {
+        let written = self.write_register(register).await;
+        written.map_err(|stopped| self.stop(stopped))
+    }
+
+    /// Writes a register to the drives that were registered and those that are to be; more than half of each must take it.
+    ///
+    /// Of those that were: a start may find nobody but them. Of those that are to be: a later start asks for a majority of
+    /// them, and must meet this register among it. Registers that were begun before and came to nothing differ from the last
+    /// good one by one drive, so a majority of theirs meets one of these, too.
+    async fn write_register(&mut self, register: Register) -> Result<(), JournalStopped> {
         let bytes = Bytes::from(register.encode());
+        self.tried = self.tried.max(register.sequence);
         if !self.sabotage.is(Sabotage::RegisterBeforeAck) {
             // A drive that answers too late is not counted. Registers reach it in the order in which they were written, so what
             // it does later never takes back a newer one.
             let node = self.node.clone();
-            let write = |drive| in_time(drive, WRITE_DEADLINE, node.write_register(drive, bytes.clone()));
-            let mut writes: FuturesUnordered<_> = register.registered.iter().map(|drive| write(*drive)).collect();
-            let (mut written, needed) = (0, register.majority());
+            let write = |drive| {
+                let writing = in_time(drive, WRITE_DEADLINE, node.write_register(drive, bytes.clone()));
+                async move { (drive, writing.await.is_ok()) }
+            };
+            let sets = [&self.register, &register];
+            let all: BTreeSet<DriveId> = sets.iter().flat_map(|set| set.registered.iter().copied()).collect();
+            let mut writes: FuturesUnordered<_> = all.into_iter().map(write).collect();
+            let mut took = BTreeSet::new();
+            let written = |took: &BTreeSet<DriveId>, set: &Register| {
+                set.registered.iter().filter(|drive| took.contains(drive)).count()
+            };
             // With a majority it is known; one that hangs, perhaps the very member that is replaced, must not keep everybody
             // waiting. Whoever is late has it in its queue, and a start gives it to those that lack it.
             let grace = self.map.patience().hedge_after;
             loop {
-                let limit = if written < needed { 2 * WRITE_DEADLINE } else { grace };
-                match timeout(limit, writes.next()).await {
-                    Ok(Some(result)) => written += usize::from(result.is_ok()),
+                let enough = sets.iter().all(|set| written(&took, set) >= set.majority());
+                match timeout(if enough { grace } else { 2 * WRITE_DEADLINE }, writes.next()).await {
+                    Ok(Some((drive, true))) => drop(took.insert(drive)),
+                    Ok(Some((_, false))) => {}
                     Ok(None) | Err(_) => break,
                 }
             }
-            if written < needed {
-                return Err(self.stop(JournalStopped::NoMajority { written, needed }));
+            if let Some(set) = sets.iter().find(|set| written(&took, set) < set.majority()) {
+                let (written, needed) = (written(&took, set), set.majority());
+                return Err(JournalStopped::NoMajority { written, needed });
             }
         }
         tracing::info!(sequence = register.sequence, members = ?register.members, "the journal's ensemble");

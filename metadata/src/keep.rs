@@ -4,17 +4,21 @@
 //! of drives and shards, [`repair`] does what was planned, [`inventory`] and [`rows`] compare what should be with what is.
 //! The [`keeper`] drives them.
 
+pub mod claims;
 pub mod config;
 pub mod dependents;
+pub mod fixity;
 pub mod frames;
 pub mod inventory;
 pub mod keeper;
 pub mod lanes;
 pub mod mark;
+pub mod pace;
 pub mod plan;
 pub mod reclaim;
 pub mod repair;
 pub mod restripe;
+pub mod returning;
 pub mod rows;
 pub mod simulate;
 pub mod status;

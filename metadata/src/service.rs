@@ -10,9 +10,12 @@ use crate::clock::Clock;
 use crate::command::{Command, NewChunk, NewFrame, Outcome};
 use crate::commit::Request;
 use crate::index::{self, IndexError, Overlay};
-use crate::journal::{JournalMap, JournalReadError};
+use crate::journal::{Held, JournalMap, JournalReadError};
+use crate::fail_slow::{FailSlow, Sample};
 use crate::keep::Keeper;
+use crate::keep::claims::Claims;
 use crate::keep::reclaim::Reclaimer;
+use crate::keep::returning::Returning;
 use crate::keys::{Account, Domain, KeyError, Keys};
 use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
@@ -40,6 +43,10 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 use storage_node::stripe_io::{ReadOptions, StripeWriteError, read_frame};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+mod drives;
+
+pub use drives::{DriveChangeError, DriveDetail, DriveUse};
 
 /// So many rows are looked up where they are asked for: at some 5 microseconds each that is shorter than the way to another
 /// thread and back is worth.
@@ -69,6 +76,8 @@ pub struct Shared {
     pub unsealed: AtomicU64,
     /// Batches committed since the start; only grows.
     pub batches: AtomicU64,
+    /// Stripes whose shards are being moved or collected.
+    pub claims: Claims,
     volatile: RwLock<Volatile>,
 }
 
@@ -79,6 +88,10 @@ pub enum Alarm {
     ReadOnly,
     /// An entry that can't be sealed, and with it all that follow.
     Seal,
+    /// Manifest chunks that can't be read, so that a dedup domain gives no space back.
+    Manifests,
+    /// A drive that frees nothing.
+    Frees,
 }
 
 /// What changes while the service runs. Nothing of it is needed after a restart.
@@ -89,6 +102,9 @@ struct Volatile {
     register: Option<Register>,
     losses: Losses,
     drives: Vec<DriveStatus>,
+    slow: FailSlow,
+    /// Drives that are being opened again, and how often they will have been: not verified, whoever looked before.
+    doubted: BTreeMap<DriveId, u32>,
     applied: Lsn,
     sealed: Lsn,
 }
@@ -131,6 +147,7 @@ impl Shared {
             wake_sweeper: Notify::new(),
             unsealed: AtomicU64::new(unsealed),
             batches: AtomicU64::new(0),
+            claims: Claims::default(),
             volatile: RwLock::new(Volatile { applied, sealed, ..Volatile::default() }),
         }
     }
@@ -188,6 +205,43 @@ impl Shared {
         self.volatile().losses.wounds.clone()
     }
 
+    /// A drive is about to be opened for the `opened`th time: what it holds is not known to be good from now on.
+    pub fn doubt(&self, drive: DriveId, opened: u32) {
+        let mut volatile = self.volatile_mut();
+        volatile.doubted.insert(drive, opened);
+        let mut wounds = Wounds::clone(&volatile.losses.wounds);
+        wounds.unverified.insert(drive, None);
+        volatile.losses.wounds = Arc::new(wounds);
+    }
+
+    /// The doubted drives for which `is_new` says that nobody has looked at them since; the others are forgotten.
+    pub fn doubted(&self, is_new: impl Fn(DriveId, u32) -> bool) -> Vec<DriveId> {
+        let mut volatile = self.volatile_mut();
+        volatile.doubted.retain(|drive, opened| is_new(*drive, *opened));
+        volatile.doubted.keys().copied().collect()
+    }
+
+    /// Drives that take far longer than the others.
+    pub fn slow(&self) -> FailSlow {
+        self.volatile().slow.clone()
+    }
+
+    /// Looks how fast the drives are. `full`: drives that a full stripe needs.
+    pub fn look_for_slow(&self, drives: &[DriveStatus], full: usize) -> Result<(), IndexError> {
+        let topology = Topology::new(&index::drives(&Overlay::new(&*self.kv))?, drives);
+        let usable = |id: DriveId| topology.usable().any(|drive| drive.id == id);
+        let sample = |d: &DriveStatus| Sample { drive: d.id, p99_ms: d.p99_ms, usable: usable(d.id) };
+        let samples: Vec<Sample> = drives.iter().map(sample).collect();
+        let now_ms = self.clock.monotonic_ms();
+        self.volatile_mut().slow.look(&samples, full, now_ms);
+        Ok(())
+    }
+
+    /// What can't be read at present, and what keeping knows to be wrong.
+    pub fn losses(&self) -> Losses {
+        self.volatile().losses.clone()
+    }
+
     /// How the drives were when they were last looked at.
     pub fn set_drives(&self, drives: Vec<DriveStatus>) {
         self.volatile_mut().drives = drives;
@@ -223,7 +277,7 @@ impl Shared {
         read.map_err(|error: JournalReadError| error.to_string())
     }
 
-    /// The drives as placement sees them, asked now. With [`Reserve::Metadata`] the reserve counts as free.
+    /// The drives as placement sees them, asked now. For others than clients the reserve counts as free.
     pub async fn topology(&self, reserve: Reserve) -> Result<Topology, IndexError> {
         let drives = self.node.drives().await;
         self.set_drives(drives.clone());
@@ -231,12 +285,13 @@ impl Shared {
     }
 
     fn topology_of(&self, mut drives: Vec<DriveStatus>, reserve: Reserve) -> Result<Topology, IndexError> {
-        if reserve == Reserve::Metadata {
+        if reserve != Reserve::Client {
             for drive in &mut drives {
                 drive.free = drive.free.saturating_add(drive.reserve);
             }
         }
-        Ok(Topology::new(&index::drives(&Overlay::new(&*self.kv))?, &drives))
+        let spared = self.volatile().slow.spared();
+        Ok(Topology::new(&index::drives(&Overlay::new(&*self.kv))?, &drives).without(&spared))
     }
 
     fn cached_topology(&self, reserve: Reserve) -> Result<Topology, IndexError> {
@@ -257,6 +312,8 @@ pub struct Writing {
     pub keeper: Arc<Keeper>,
     /// Giving space back.
     pub reclaimer: Arc<Reclaimer>,
+    /// Drives that are back.
+    pub returning: Arc<Returning>,
 }
 
 /// The metadata service.
@@ -268,6 +325,9 @@ pub struct Metadata {
     epoch: Epoch,
     writing: Option<Writing>,
     domains: RwLock<HashMap<DomainId, Arc<Domain>>>,
+    /// One change of the set of drives at a time.
+    changes: tokio::sync::Mutex<()>,
+    counted: tokio::sync::Mutex<drives::LastCount>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -311,8 +371,9 @@ impl Metadata {
         writing: Option<Writing>,
         tasks: Vec<JoinHandle<()>>,
     ) -> Metadata {
-        let (domains, tasks) = (RwLock::default(), Mutex::new(tasks));
-        Metadata { shared, node, keys, geometry, epoch, writing, domains, tasks }
+        let (domains, changes, counted) = Default::default();
+        let tasks = Mutex::new(tasks);
+        Metadata { shared, node, keys, geometry, epoch, writing, domains, changes, counted, tasks }
     }
 
     /// Commits what is queued, ends the tasks, makes the index durable and releases the drives. Requests that come later are
@@ -356,8 +417,18 @@ impl Metadata {
         }
     }
 
-    /// Looks at the drives now: what the periodic check does.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Looks at the drives now: what the periodic checks do.
     pub async fn check_drives(&self) {
+        if let Some(writing) = &self.writing
+            && writing.returning.look().await > 0
+        {
+            writing.keeper.wake();
+        }
         let drives = self.shared.node.drives().await;
         self.shared.set_drives(drives.clone());
         if let Some(writing) = &self.writing {
@@ -378,6 +449,16 @@ impl Metadata {
     /// The node, for status and tests.
     pub fn node(&self) -> &Arc<StorageNode> {
         &self.node
+    }
+
+    /// What keeping knows to be wrong on drives that answer.
+    pub(crate) fn wounds(&self) -> Arc<Wounds> {
+        self.shared.wounds()
+    }
+
+    /// Where a journal entry lies; `None` when it is not in the journal (any more).
+    pub(crate) fn journal_entry(&self, lsn: Lsn) -> Option<Held> {
+        self.shared.map.get(lsn)
     }
 
     /// The index, for status and tests.
@@ -453,6 +534,11 @@ impl Metadata {
         if let Ok(topology) = self.shared.cached_topology(Reserve::Client) {
             warnings.extend(topology.warnings(self.geometry).iter().map(ToString::to_string));
         }
+        for (drive, slow) in self.shared.slow().slow() {
+            let spared = if slow.spared { "it gets no new shards" } else { "it can't be spared" };
+            let (p99, median) = (slow.p99_ms, slow.median_ms);
+            warnings.push(format!("drive {drive} is slow: its p99 is {p99} ms, that of the others {median} ms; {spared}"));
+        }
         let drives = self.shared.volatile().drives.clone();
         warnings.extend(topology::shared_file_systems(&drives).map(|warning| warning.to_string()));
         warnings
@@ -466,13 +552,15 @@ impl Metadata {
             let state = match status.map(|status| &status.health) {
                 _ if row.state == DriveState::Removed as i32 => "removed",
                 None => "absent",
+                Some(DriveHealth::Healthy) if row.state == DriveState::Draining as i32 => "draining",
                 Some(DriveHealth::Healthy) => "healthy",
                 Some(DriveHealth::ReadOnly { .. }) => "read-only",
                 Some(DriveHealth::Failed { .. }) => "failed",
             };
             let path = status.map_or_else(|| row.path.clone(), |status| status.path.clone());
             let (total, free) = status.map_or((0, 0), |status| (status.total, status.free));
-            Some(DriveLine { id, path, state, total, free })
+            let filesystem_id = status.map_or(0, |status| status.filesystem_id);
+            Some(DriveLine { id, path, state, total, free, filesystem_id })
         };
         rows.iter().filter_map(line).collect()
     }

@@ -226,7 +226,8 @@ pub async fn survey(
     Ok(copies.into_iter().flatten().collect())
 }
 
-async fn survey_drive(
+/// [`survey`] of one drive; `None` when it can't be read.
+pub(crate) async fn survey_drive(
     node: &dyn NodeClient,
     drive: DriveId,
     sealed: Lsn,

@@ -6,9 +6,12 @@ use crate::clock::RetentionClock;
 use crate::command::Command;
 use crate::commit::Request;
 use crate::index::{self, Overlay};
+use crate::keep::Keeper;
+use crate::keep::returning::Returning;
 use crate::seal::Sealer;
 use crate::service::Shared;
 use crate::start::Config;
+use codec::erasure::Geometry;
 use codec::id::Epoch;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,10 +38,10 @@ const SWEEP_UPLOADS: usize = 100;
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
 /// Tasks of every service.
-pub fn reading(shared: &Arc<Shared>, config: &Config) -> Vec<JoinHandle<()>> {
+pub fn reading(shared: &Arc<Shared>, config: &Config, geometry: Geometry) -> Vec<JoinHandle<()>> {
     // A service that reads only still shows how its drives are; one that writes looks at them in `writing`.
     match config.check_every.filter(|_| shared.read_only().is_some()) {
-        Some(every) => vec![tokio::spawn(watch_drives(shared.clone(), every, None))],
+        Some(every) => vec![tokio::spawn(watch_drives(shared.clone(), every, full(geometry), None))],
         None => Vec::new(),
     }
 }
@@ -50,11 +53,11 @@ pub fn writing(
     sealer: &Arc<Sealer>,
     requests: &mpsc::Sender<Request>,
     retention: RetentionClock,
-    epoch: Epoch,
+    (epoch, geometry): (Epoch, Geometry),
 ) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     if let Some(every) = config.check_every {
-        tasks.push(tokio::spawn(watch_drives(shared.clone(), every, Some(requests.clone()))));
+        tasks.push(tokio::spawn(watch_drives(shared.clone(), every, full(geometry), Some(requests.clone()))));
     }
     if let Some(bytes) = config.seal_after {
         tasks.push(tokio::spawn(seal_when_full(shared.clone(), sealer.clone(), bytes, config.checkpoint_after)));
@@ -66,13 +69,33 @@ pub fn writing(
     tasks
 }
 
-async fn watch_drives(shared: Arc<Shared>, every: Duration, requests: Option<mpsc::Sender<Request>>) {
+fn full(geometry: Geometry) -> usize {
+    usize::from(geometry.k()) + usize::from(geometry.m())
+}
+
+/// Opens drives that are back, and tells repair.
+pub async fn open_returning(returning: Arc<Returning>, keeper: Arc<Keeper>, every: Duration) {
+    let mut timer = interval(every);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        if returning.look().await > 0 {
+            keeper.wake();
+        }
+    }
+}
+
+/// `full`: drives that a full stripe needs.
+async fn watch_drives(shared: Arc<Shared>, every: Duration, full: usize, requests: Option<mpsc::Sender<Request>>) {
     let mut timer = interval(every);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
         let drives = shared.node.drives().await;
         shared.set_drives(drives.clone());
+        if let Err(error) = shared.look_for_slow(&drives, full) {
+            tracing::warn!(%error, "how fast the drives are is not known");
+        }
         if let Some(requests) = &requests
             && requests.send(Request::Check(drives)).await.is_err()
         {

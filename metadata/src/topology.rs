@@ -93,6 +93,15 @@ impl Topology {
         Topology { drives }
     }
 
+    /// The same drives, of which these take no new shards.
+    #[must_use]
+    pub fn without(mut self, drives: &BTreeSet<DriveId>) -> Self {
+        for drive in self.drives.iter_mut().filter(|drive| drives.contains(&drive.id)) {
+            (drive.usable, drive.full) = (false, false);
+        }
+        self
+    }
+
     /// Drives that take new shards.
     pub fn usable(&self) -> impl Iterator<Item = &Drive> {
         self.drives.iter().filter(|drive| drive.usable)

@@ -186,6 +186,40 @@ impl JournalMap {
         }
     }
 
+    /// Whether a drive is said to hold any entry.
+    pub(super) fn is_holder(&self, drive: DriveId) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.values().any(|held| held.holders.contains(&drive))
+    }
+
+    /// Whether there are entries that no other drive is said to hold but those for which `is_lost`.
+    pub(crate) fn is_last_holder(&self, drive: DriveId, is_lost: &dyn Fn(DriveId) -> bool) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let last = |held: &Held| {
+            held.holders.contains(&drive) && held.holders.iter().all(|other| *other == drive || is_lost(*other))
+        };
+        held.values().any(last)
+    }
+
+    /// `drive` holds the entries for which `has` says so, by LSN and hash, and no others. Returns how many it does not.
+    pub(super) fn keep_holder(&self, drive: DriveId, has: &dyn Fn(Lsn, &[u8; 32]) -> bool) -> usize {
+        let mut all = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = 0;
+        let mut last: Option<(Holders, Holders)> = None;
+        for (lsn, held) in all.iter_mut().filter(|(_, held)| held.holders.contains(&drive)) {
+            if has(*lsn, &held.hash) {
+                continue;
+            }
+            lost += 1;
+            let new = match &last {
+                Some((old, new)) if Arc::ptr_eq(old, &held.holders) => new.clone(),
+                _ => held.holders.iter().copied().filter(|other| *other != drive).collect(),
+            };
+            last = Some((std::mem::replace(&mut held.holders, new.clone()), new));
+        }
+        lost
+    }
+
     pub(super) fn insert(&self, batch: &Batch, holders: &Arc<[DriveId]>) {
         let mut map = self.held.write().unwrap_or_else(PoisonError::into_inner);
         for entry in &batch.entries {

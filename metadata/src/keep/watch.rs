@@ -46,6 +46,8 @@ pub struct Seen {
     pub draining: bool,
     /// Since when it is silent is journaled.
     noted: bool,
+    /// How often its node had opened it ([`DriveStatus::opened`]).
+    opened: u32,
 }
 
 /// All registered drives.
@@ -80,12 +82,13 @@ impl Drives {
         let mut look = Look::default();
         for row in rows {
             let Some(id) = DriveId::from_slice(&row.id) else { continue };
-            let answers =
-                status.iter().any(|status| status.id == id && !matches!(status.health, DriveHealth::Failed { .. }));
+            let status = status.iter().find(|status| status.id == id);
+            let answers = status.is_some_and(|status| !matches!(status.health, DriveHealth::Failed { .. }));
+            let opened = status.map_or(0, |status| status.opened);
             let before = self.seen.get(&id).copied();
             let seen = match before {
-                Some(before) => step(before, row, answers, now_ms),
-                None => first(view, id, row, answers, now_ms)?,
+                Some(before) => step(before, row, answers, opened, now_ms),
+                None => first(view, id, row, (answers, opened), now_ms)?,
             };
             let seen = note(&mut look, id, seen, now_ms, grace_ms);
             look.changed |= before.map(class) != Some(class(seen)) && !(before.is_none() && class(seen) == THERE);
@@ -131,6 +134,11 @@ impl Drives {
         }
     }
 
+    /// How often a drive had been opened when it was looked at last; 0: never looked at.
+    pub fn opened(&self, drive: DriveId) -> u32 {
+        self.seen.get(&drive).map_or(0, |seen| seen.opened)
+    }
+
     /// Drives whose shards are not known to be good, and up to which stripe they are.
     pub fn unverified(&self) -> impl Iterator<Item = (DriveId, Option<StripeId>)> + '_ {
         self.seen.iter().filter_map(|(id, seen)| match seen.sight {
@@ -164,22 +172,33 @@ fn class(seen: Seen) -> (u8, bool) {
 }
 
 /// A drive that this process sees for the first time. One that was silent before the start is verified before it counts.
-fn first(view: &dyn View, id: DriveId, row: &DriveRow, answers: bool, now_ms: u64) -> Result<Seen, IndexError> {
+fn first(
+    view: &dyn View,
+    id: DriveId,
+    row: &DriveRow,
+    (answers, opened): (bool, u32),
+    now_ms: u64,
+) -> Result<Seen, IndexError> {
     let noted = index::setting(view, &setting_name(id))?;
     let noted = noted.and_then(|row| row.value[..].try_into().ok().map(u64::from_be_bytes));
     let sight = match (answers, noted) {
         _ if row.state == DriveState::Removed as i32 => Sight::Removed { since_ms: now_ms },
+        (true, None) if opened > 1 => Sight::Back { since_ms: now_ms, verified: None },
         (true, None) => Sight::There,
         (true, Some(since_ms)) => Sight::Back { since_ms: since_ms.min(now_ms), verified: None },
         (false, noted) => Sight::Silent { since_ms: noted.unwrap_or(now_ms).min(now_ms) },
     };
-    Ok(Seen { sight, draining: row.state == DriveState::Draining as i32, noted: noted.is_some() })
+    Ok(Seen { sight, draining: row.state == DriveState::Draining as i32, noted: noted.is_some(), opened })
 }
 
-fn step(before: Seen, row: &DriveRow, answers: bool, now_ms: u64) -> Seen {
+fn step(before: Seen, row: &DriveRow, answers: bool, opened: u32, now_ms: u64) -> Seen {
+    // It was away and is back, though nobody looked in between. One that was not there before was seen to be silent.
+    let again = answers && opened > before.opened;
     let sight = match (before.sight, answers) {
         (removed @ Sight::Removed { .. }, _) => removed,
         _ if row.state == DriveState::Removed as i32 => Sight::Removed { since_ms: now_ms },
+        (Sight::There, true) if again => Sight::Back { since_ms: now_ms, verified: None },
+        (Sight::Back { since_ms, .. }, true) if again => Sight::Back { since_ms, verified: None },
         (Sight::There, true) => Sight::There,
         (Sight::There, false) => Sight::Silent { since_ms: now_ms },
         (Sight::Silent { since_ms }, true) => Sight::Back { since_ms, verified: None },
@@ -188,7 +207,8 @@ fn step(before: Seen, row: &DriveRow, answers: bool, now_ms: u64) -> Seen {
         // Silent again: what was verified before may be lost now.
         (Sight::Back { since_ms, .. }, false) => Sight::Silent { since_ms },
     };
-    Seen { sight, draining: row.state == DriveState::Draining as i32, ..before }
+    let opened = before.opened.max(opened);
+    Seen { sight, draining: row.state == DriveState::Draining as i32, opened, ..before }
 }
 
 /// Journals since when a drive is silent once the grace is over, and that it is no more.
@@ -259,6 +279,20 @@ mod tests {
         assert_eq!((look.notes.len(), look.notes[0].value.len()), (1, 0), "no longer silent");
         assert!(!later.any_concern());
 
+        // Away and back between two looks: verified anew all the same.
+        let again = |opened| [DriveStatus { opened, ..status(DriveHealth::Healthy) }];
+        assert!(later.look(&overlay, &active, &again(2), 521, 100).unwrap().changed);
+        assert_eq!(later.back(), [(DRIVE, None)]);
+        later.verified(DRIVE, Some(upto));
+        later.look(&overlay, &active, &again(3), 522, 100).unwrap();
+        assert_eq!(later.back(), [(DRIVE, None)]);
+        later.verified(DRIVE, None);
+        assert!(later.look(&overlay, &active, &again(3), 523, 100).unwrap().notes.is_empty() && !later.any_concern());
+        let mut late = Drives::default();
+        late.look(&overlay, &active, &again(2), 524, 100).unwrap();
+        assert_eq!(late.back(), [(DRIVE, None)], "opened again before the first look");
+
+        let healthy = again(3);
         assert!(later.look(&overlay, &[row(DriveState::Draining)], &healthy, 530, 100).unwrap().changed);
         assert!(later.concerns(DRIVE) && later.get(DRIVE).unwrap().draining);
         assert!(later.look(&overlay, &[row(DriveState::Removed)], &healthy, 540, 100).unwrap().changed);

@@ -13,6 +13,7 @@ use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keep::keeper::{Keeper, KeeperParts};
 use crate::keep::reclaim::{self, ReclaimError, ReclaimParts, Reclaimer};
+use crate::keep::returning::Returning;
 use crate::keys::Keys;
 use crate::replay::{Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
@@ -63,7 +64,7 @@ pub(super) async fn read_only(
     shared.set_register(register.clone());
     shared.set_read_only(reason.to_string());
     shared.set_alarm(Alarm::ReadOnly, help(&reason, &*kv, &register, &present));
-    let tasks = tasks::reading(&shared, &config);
+    let tasks = tasks::reading(&shared, &config, geometry);
     Ok(Metadata::new(shared, node, keys, geometry, epoch, None, tasks))
 }
 
@@ -216,7 +217,7 @@ fn stopped_service(
     shared.set_read_only(stopped.to_string());
     let help = "a start that can't begin its journal does not try again by itself: bring drives back or make room on them, and restart";
     shared.set_alarm(Alarm::ReadOnly, Some(help.to_owned()));
-    let tasks = tasks::reading(&shared, &config);
+    let tasks = tasks::reading(&shared, &config, scene.geometry);
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, None, tasks))
 }
 
@@ -267,6 +268,7 @@ async fn finish_start(
         }
     }
     let node: Arc<dyn NodeClient> = scene.node.clone();
+    forget_removed(&scene.node, &kv).await?;
     let stripes = Arc::new(StripeWriter::new(
         node,
         scene.cluster,
@@ -286,8 +288,8 @@ async fn finish_start(
         committer.run(queue).await;
     };
     let mut running = vec![tokio::spawn(committing)];
-    running.extend(tasks::reading(&shared, &config));
-    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, epoch));
+    running.extend(tasks::reading(&shared, &config, scene.geometry));
+    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, (epoch, scene.geometry)));
     let keeper = Keeper::new(KeeperParts {
         shared: shared.clone(),
         sealer: sealer.clone(),
@@ -312,12 +314,30 @@ async fn finish_start(
     });
     running.push(tokio::spawn(reclaimer.clone().run()));
     running.push(tokio::spawn(reclaimer.clone().run_narrower(keeper.clone())));
-    let writing = Writing { requests, stripes, sealer, keeper, reclaimer };
+    let disks = parts.disks.clone();
+    let returning = Arc::new(Returning::new(shared.clone(), scene.node.clone(), scene.cluster, disks));
+    if let Some(every) = config.check_every {
+        running.push(tokio::spawn(tasks::open_returning(returning.clone(), keeper.clone(), every)));
+    }
+    let writing = Writing { requests, stripes, sealer, keeper, reclaimer, returning };
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
 }
 
 /// What a start journals: an accepted loss first (it must follow the last entry that was kept), then the epoch, then, at a
 /// first start, what a cluster is.
+/// A drive that was removed is no drive of this cluster any more, also when somebody brings it again: what it holds is from
+/// before, and whatever it held was rebuilt elsewhere or given up.
+async fn forget_removed(node: &Arc<StorageNode>, kv: &Arc<dyn Kv>) -> Result<(), StartError> {
+    let removed =
+        index::drives(&Overlay::new(&**kv))?.into_iter().filter(|row| row.state == DriveState::Removed as i32);
+    let removed: Vec<DriveId> = removed.filter_map(|row| DriveId::from_slice(&row.id)).collect();
+    for drive in node.drives().await.into_iter().filter(|drive| removed.contains(&drive.id)) {
+        tracing::warn!(drive = %drive.id, path = drive.path, "this drive was removed from the cluster: left alone");
+        node.forget_drive(drive.id).await?;
+    }
+    Ok(())
+}
+
 fn first_commands(
     scene: &Scene,
     kv: &Arc<dyn Kv>,

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod crash;
+mod drives;
 mod failures;
 mod hung;
 mod keeping;

@@ -33,7 +33,7 @@ pub(super) fn commit_stripe(
     Ok(Outcome::Done)
 }
 
-/// The descriptor of a new stripe whose shards lie on distinct registered drives, exactly those that exist on one each.
+/// The descriptor of a new stripe whose shards lie on distinct registered drives that are not removed, exactly those that exist on one each.
 pub(super) fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<StripeDescriptor, DecideError> {
     let parsed = StripeDescriptor::parse(&stripe.descriptor);
     let descriptor = parsed.map_err(|_| Refusal::BadStripe(StripeId::default()))?;
@@ -50,7 +50,9 @@ pub(super) fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<Stri
             continue;
         }
         let id = DriveId::from_slice(drive).ok_or_else(bad)?;
-        if !seen.insert(id) || index::drive(draft.view, id)?.is_none() {
+        // One that was removed while the stripe was being written is no place: nobody would ever look there again.
+        let there = index::drive(draft.view, id)?.is_some_and(|row| row.state != DriveState::Removed as i32);
+        if !seen.insert(id) || !there {
             return Err(bad());
         }
     }

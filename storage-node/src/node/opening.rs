@@ -203,7 +203,7 @@ impl StorageNode {
             }
         };
         let path = disk.path_hint();
-        let (probed, filesystem) = tokio::join!(self.probe_again(Arc::clone(&disk)), filesystem(disk));
+        let probed = self.probe_again(drive, Arc::clone(&disk)).await;
         let probed = probed.filter(|probed| probed.identity.is_none_or(|identity| identity.drive == drive));
         let not_ours = |reason: &str| DriveError::NotOurs {
             path: path.clone(),
@@ -213,6 +213,7 @@ impl StorageNode {
         if probed.state != ProbedState::Ours {
             return Err(DriveError::NotOurs { path, state: probed.state });
         }
+        let filesystem = filesystem(disk).await;
         self.close_drive(drive).await;
         self.open_one(Opening { probed, filesystem, reserve }).await?;
         let failed = self.lock().failed.get(&drive).map(|failed| failed.reason.clone());
@@ -223,9 +224,18 @@ impl StorageNode {
         self.begin_one(drive).await
     }
 
-    async fn probe_again(&self, disk: Arc<dyn Disk>) -> Option<ProbedDrive> {
-        let cluster = self.config.cluster;
-        let probing = tokio::task::spawn_blocking(move || probe(disk, Some(cluster)));
+    /// Looks at a drive's directory. One that hangs is not asked again before it has answered, so that it costs one thread
+    /// and not one for each time that somebody hopes for it.
+    async fn probe_again(&self, drive: DriveId, disk: Arc<dyn Disk>) -> Option<ProbedDrive> {
+        if !self.lock().asked.insert(drive) {
+            return None;
+        }
+        let (cluster, drives) = (self.config.cluster, Arc::clone(&self.drives));
+        let probing = tokio::task::spawn_blocking(move || {
+            let probed = probe(disk, Some(cluster));
+            drives.lock().unwrap_or_else(PoisonError::into_inner).asked.remove(&drive);
+            probed
+        });
         tokio::time::timeout(ASK_DEADLINE, probing).await.ok()?.ok()
     }
 

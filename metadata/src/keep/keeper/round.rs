@@ -159,7 +159,10 @@ impl Keeper {
 
     /// Tells those who answer lookups what is wrong, and what no longer is.
     pub(super) fn publish(&self, work: &mut Work) {
-        let unverified: BTreeMap<DriveId, Option<StripeId>> = work.drives.unverified().collect();
+        let mut unverified: BTreeMap<DriveId, Option<StripeId>> = work.drives.unverified().collect();
+        // Opened again since the last look.
+        let doubted = self.parts.shared.doubted(|drive, opened| work.drives.opened(drive) < opened);
+        unverified.extend(doubted.into_iter().map(|drive| (drive, None)));
         let least = if self.parts.geometry.m() == 0 { 1 } else { 2 };
         let thin = self.parts.shared.map.thin(&work.damaged, |drive| unverified.contains_key(&drive), least);
         let wounds = Wounds { shards: work.findings.by_stripe(), unverified, thin_entries: thin };
@@ -300,7 +303,7 @@ impl Keeper {
             // nothing can be deleted any more, and nothing gives space back.
             drive.free = drive.free.saturating_add(drive.reserve.saturating_sub(JOURNAL_SHARE));
         }
-        let mut topology = Topology::new(&now.rows, &status);
+        let mut topology = Topology::new(&now.rows, &status).without(&self.parts.shared.slow().spared());
         for drive in topology.drives.iter_mut().filter(|drive| work.avoid.contains_key(&drive.id)) {
             drive.usable = false;
         }
