@@ -3,7 +3,8 @@
 //! Bytes reach a drive through [`write`] (one thread per drive, group commit) and come back through [`read`]
 //! (verified ranged reads). [`segment`] knows what a segment file holds and where it ends, [`drive`] what makes a
 //! directory a drive, [`index`] where each shard lies. [`node`] ties them together behind [`client::NodeClient`],
-//! and [`stripe_io`] writes and reads whole stripes over any such client.
+//! and [`stripe_io`] writes and reads whole stripes over any such client. [`service`] offers a node to other processes
+//! over gRPC, and [`remote`] is the client of such a node: the same trait, over the network.
 
 pub mod client;
 pub mod clock;
@@ -15,8 +16,10 @@ pub mod kv;
 pub mod node;
 pub mod read;
 pub mod rebuild;
+pub mod remote;
 pub mod sabotage;
 pub mod segment;
+pub mod service;
 pub mod stripe_io;
 pub mod write;
 

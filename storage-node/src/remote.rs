@@ -1,0 +1,587 @@
+//! A storage node in another process, behind [`NodeClient`].
+//!
+//! Invariants:
+//! * Unknown is not missing: whatever keeps an answer away, a broken connection, a deadline, a refusal, an answer that can't
+//!   be read, is [`ReadError::Unreachable`] or [`WriteError::Unreachable`], and only a node that was asked and answered says
+//!   "not found". Why it was, for people, is [`RemoteNode::problem`].
+//! * Every call has a deadline, kept at both ends: the node stops when the client has stopped waiting.
+//! * No bytes are returned that were not verified after they arrived, and none of a stream that ended early.
+//! * A write that came to nothing may have been carried out all the same, as with a drive that does not answer in time. So a
+//!   caller must treat it as [`stripe_io`](crate::stripe_io) does: what may have been written is an orphan.
+
+pub(crate) mod link;
+mod nodes;
+
+pub use link::ConnectError;
+pub use nodes::Nodes;
+
+use self::link::{Lane, Link, Target, Trouble};
+use crate::client::{
+    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WRITE_DEADLINE,
+    WriteError,
+};
+use crate::keep::Subject;
+use crate::keep::{
+    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubState, ScrubStatus, ShardRef,
+    Verified,
+};
+use crate::service::PROTOCOL;
+use crate::service::answer::LIST;
+use crate::service::fault::Fault;
+use crate::service::identity::{Identity, NodeName};
+use crate::service::message::{
+    DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfJournal, OfList, OfShard,
+    OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage, Settle, Strings,
+    SubjectMessage, VerifiedList, VerifiedMessage, drive_bytes, pack_refs, pack_shards, shard_bytes, unpack_refs,
+    unpack_shards,
+};
+use crate::service::method::Method;
+use crate::service::tls::{Credentials, TlsError};
+use crate::service::wire::{ANSWER_LIMIT, CONNECTION_WINDOW, PIECE, STREAM_WINDOW, Upload, UploadHead};
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::id::{DriveId, Epoch, Lsn, ShardId};
+use codec::journal::BatchHeader;
+use codec::segment::JournalHead;
+use codec::shard::ShardHeader;
+use codec::stripe::StripeClass;
+use futures::stream;
+use prost::Message;
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Shards that are verified by one call: as many as a drive can read well within the deadline.
+const VERIFY: usize = 128;
+
+/// Shards that are named in one call.
+const NAMED: usize = 4096;
+
+/// How long calls may take.
+#[derive(Clone, Debug)]
+pub struct Deadlines {
+    /// Making a connection, handshake included.
+    pub connect: Duration,
+    /// A question that a node answers from memory or its index.
+    pub ask: Duration,
+    /// A read of a range.
+    pub read: Duration,
+    /// A write: what a drive gets ([`WRITE_DEADLINE`]), and the way there.
+    pub write: Duration,
+    /// What reads much from a medium: a scan, a listing, verifying, freeing.
+    pub long: Duration,
+    /// An order to rebuild, which may be told to be slow.
+    pub rebuild: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines {
+            connect: Duration::from_secs(5),
+            ask: Duration::from_secs(15),
+            read: Duration::from_secs(30),
+            write: WRITE_DEADLINE + Duration::from_secs(5),
+            long: Duration::from_secs(150),
+            rebuild: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// How a node is reached.
+#[derive(Clone, Debug)]
+pub struct RemoteConfig {
+    /// `host:port`.
+    pub address: String,
+    /// Its name: no other node is taken for it.
+    pub node: NodeName,
+    /// How long calls may take.
+    pub deadlines: Deadlines,
+    /// Bytes of one answer that the node may send ahead.
+    pub stream_window: u32,
+    /// Bytes of one connection that the node may send ahead.
+    pub connection_window: u32,
+    /// The versions of the protocol that are spoken.
+    pub versions: RangeInclusive<u32>,
+    /// Told to the node, for people.
+    pub software: String,
+}
+
+impl RemoteConfig {
+    /// The defaults, for a node.
+    pub fn new(address: impl Into<String>, node: NodeName) -> RemoteConfig {
+        RemoteConfig {
+            address: address.into(),
+            node,
+            deadlines: Deadlines::default(),
+            stream_window: STREAM_WINDOW,
+            connection_window: CONNECTION_WINDOW,
+            versions: PROTOCOL,
+            software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// The credentials can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// No random bytes.
+    #[error("no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// What was last known of the node, for when it can't be asked.
+#[derive(Default)]
+struct Known {
+    drives: Vec<DriveStatus>,
+    scrubs: Vec<ScrubStatus>,
+    problem: Option<ConnectError>,
+}
+
+/// A node in another process. It connects when it is first asked, and again when a connection is gone.
+pub struct RemoteNode {
+    target: Target,
+    deadlines: Deadlines,
+    /// Shards in one connection, all the rest in another: a question must not wait behind megabytes.
+    bulk: Lane,
+    control: Lane,
+    known: Mutex<Known>,
+}
+
+impl RemoteNode {
+    /// A client of the node that `config` names, in the cluster of these credentials. Does not connect.
+    pub fn new(credentials: &Credentials, config: RemoteConfig) -> Result<Arc<RemoteNode>, RemoteError> {
+        let mut client = [0; 16];
+        getrandom::fill(&mut client).map_err(RemoteError::Random)?;
+        let node = credentials.node(&config.node);
+        let target = Target {
+            address: config.address,
+            tls: credentials.client(&node)?,
+            node,
+            client,
+            versions: config.versions,
+            software: config.software,
+            connect: config.deadlines.connect,
+            stream_window: config.stream_window,
+            connection_window: config.connection_window,
+        };
+        let (bulk, control) = (Lane::new(0), Lane::new(1));
+        Ok(Arc::new(RemoteNode { target, deadlines: config.deadlines, bulk, control, known: Mutex::default() }))
+    }
+
+    /// Connects, unless it is connected. Returns the software that the node runs.
+    pub async fn connect(&self) -> Result<String, ConnectError> {
+        let link = self.control.link(&self.target).await.inspect_err(|error| self.note(error))?;
+        Ok(link.welcome.software.clone())
+    }
+
+    /// The node.
+    pub fn identity(&self) -> &Identity {
+        &self.target.node
+    }
+
+    /// Why the last call that had no answer had none; `None` since the last that had one.
+    pub fn problem(&self) -> Option<ConnectError> {
+        self.known().problem.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, error: &ConnectError) {
+        let mut known = self.known();
+        if known.problem.as_ref() != Some(error) {
+            tracing::warn!(node = %self.target.node, %error, "a storage node does not answer");
+            known.problem = Some(error.clone());
+        }
+    }
+
+    fn lane(&self, method: Method) -> &Lane {
+        match method {
+            Method::WriteShard | Method::ReadShard => &self.bulk,
+            _ => &self.control,
+        }
+    }
+
+    /// Makes one call, within `limit` as a whole.
+    async fn call<T, F>(&self, method: Method, limit: Duration, call: F) -> Result<T, Trouble>
+    where
+        F: AsyncFnOnce(&Link) -> Result<Result<T, Fault>, link::AskError>,
+    {
+        let calling = async {
+            let link = self.lane(method).link(&self.target).await?;
+            call(&link).await.map_err(|error| error.of(&self.target, limit))
+        };
+        let late = || ConnectError::Late { address: self.target.address.clone(), after: limit };
+        match tokio::time::timeout(limit, calling).await.unwrap_or_else(|_| Err(late())) {
+            Ok(answered) => {
+                self.known().problem = None;
+                answered.map_err(Trouble::Fault)
+            }
+            Err(error) => {
+                self.note(&error);
+                Err(Trouble::Unanswered)
+            }
+        }
+    }
+
+    async fn bytes<Q>(
+        &self,
+        method: Method,
+        question: Q,
+        sizes: (usize, usize),
+        limit: Duration,
+    ) -> Result<Bytes, Trouble>
+    where
+        Q: Message + Default + 'static,
+    {
+        self.call(method, limit, async |link: &Link| link.ask(method, question, sizes, limit).await).await
+    }
+
+    /// Asks for a message.
+    async fn ask<Q, A>(&self, method: Method, question: Q, limit: Duration) -> Result<A, Trouble>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default,
+    {
+        let bytes = self.bytes(method, question, (0, ANSWER_LIMIT), limit).await?;
+        A::decode(bytes).map_err(|_| self.unreadable())
+    }
+
+    fn unreadable(&self) -> Trouble {
+        let error = self.target.unreadable("the message is not the one that was asked for");
+        self.note(&error);
+        Trouble::Unanswered
+    }
+
+    fn read<T>(&self, value: Option<T>) -> Result<T, Trouble> {
+        value.ok_or_else(|| self.unreadable())
+    }
+
+    async fn upload(&self, method: Method, head: UploadHead, payload: Bytes) -> Result<(), WriteError> {
+        let limit = self.deadlines.write;
+        let done = self.call(method, limit, async |link: &Link| link.send(method, uploads(head, payload), limit).await);
+        done.await.map_err(WriteError::from)
+    }
+
+    async fn range<Q>(&self, method: Method, question: Q, range: Range<u32>) -> Result<Bytes, ReadError>
+    where
+        Q: Message + Default + 'static,
+    {
+        let len = range.end.saturating_sub(range.start) as usize;
+        let bytes = self.bytes(method, question, (len, len), self.deadlines.read).await?;
+        if bytes.len() == len { Ok(bytes) } else { Err(self.unreadable().into()) }
+    }
+}
+
+/// A head, and then the payload in pieces, none of which is copied.
+fn uploads(head: UploadHead, payload: Bytes) -> impl futures::Stream<Item = Upload> + Send + 'static {
+    let pieces = (0..payload.len()).step_by(PIECE).map(move |start| {
+        let end = start.saturating_add(PIECE).min(payload.len());
+        Upload { head: None, data: payload.slice(start..end) }
+    });
+    stream::iter(std::iter::once(Upload { head: Some(head), data: Bytes::new() }).chain(pieces))
+}
+
+impl From<Trouble> for ReadError {
+    fn from(trouble: Trouble) -> ReadError {
+        match trouble {
+            Trouble::Fault(Fault::Read(error)) => error,
+            Trouble::Fault(other) => {
+                tracing::warn!(?other, "a node answers a read with an error of another kind");
+                ReadError::Unreachable
+            }
+            Trouble::Unanswered => ReadError::Unreachable,
+        }
+    }
+}
+
+impl From<Trouble> for WriteError {
+    fn from(trouble: Trouble) -> WriteError {
+        match trouble {
+            Trouble::Fault(Fault::Write(error)) => error,
+            Trouble::Fault(other) => {
+                tracing::warn!(?other, "a node answers a write with an error of another kind");
+                WriteError::Unreachable
+            }
+            Trouble::Unanswered => WriteError::Unreachable,
+        }
+    }
+}
+
+#[async_trait]
+impl NodeClient for RemoteNode {
+    /// While the node can't be asked: the drives that it had, as failed.
+    async fn drives(&self) -> Vec<DriveStatus> {
+        let asked = async {
+            let list: DriveList = self.ask(Method::Drives, Nothing {}, self.deadlines.ask).await?;
+            self.read(list.drives.into_iter().map(DriveMessage::value).collect::<Option<Vec<_>>>())
+        };
+        match asked.await {
+            Ok(drives) => {
+                self.known().drives.clone_from(&drives);
+                drives
+            }
+            Err(_) => {
+                let mut drives = self.known().drives.clone();
+                let reason = format!("storage node {} can't be reached", self.target.node.name);
+                drives.iter_mut().for_each(|drive| drive.health = DriveHealth::Failed { reason: reason.clone() });
+                drives
+            }
+        }
+    }
+
+    async fn write_shard(
+        &self,
+        drive: DriveId,
+        header: ShardHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError> {
+        self.upload(Method::WriteShard, head(drive, header.encode(), &payload, reserve), payload).await
+    }
+
+    async fn read_shard(
+        &self,
+        drive: DriveId,
+        shard: ShardId,
+        root: [u8; 32],
+        range: Range<u32>,
+    ) -> Result<Bytes, ReadError> {
+        let question = OfShard {
+            drive: drive_bytes(drive),
+            shard: shard_bytes(shard),
+            root: Bytes::copy_from_slice(&root),
+            start: range.start,
+            end: range.end,
+        };
+        self.range(Method::ReadShard, question, range).await
+    }
+
+    async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError> {
+        let question = OfShard { drive: drive_bytes(drive), shard: shard_bytes(shard), ..OfShard::default() };
+        let bytes = self.bytes(Method::ReadShardHeader, question, (0, PIECE), self.deadlines.read).await?;
+        // A header of another shard would be a plausible answer to another question.
+        let header = ShardHeader::parse(&bytes).ok().filter(|header| header.id() == shard);
+        Ok(self.read(header)?)
+    }
+
+    async fn list_shards(
+        &self,
+        drive: DriveId,
+        class: Option<StripeClass>,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardHeader>, ReadError> {
+        let (mut all, mut after) = (Vec::new(), after);
+        loop {
+            let step = (limit - all.len()).min(LIST);
+            let question = OfList::new(drive, class, after, step);
+            let list: Strings = self.ask(Method::ListShards, question, self.deadlines.long).await?;
+            let headers = list.strings.iter().map(|bytes| ShardHeader::parse(bytes).ok());
+            let headers = self.read(headers.collect::<Option<Vec<_>>>().filter(|headers| headers.len() <= step))?;
+            after = headers.last().map(ShardHeader::id).or(after);
+            let ended = headers.len() < step;
+            all.extend(headers);
+            if ended || all.len() >= limit {
+                return Ok(all);
+            }
+        }
+    }
+
+    async fn journal_begin(&self, drive: DriveId, head: JournalHead) -> Result<u64, WriteError> {
+        let (lsn, ensemble) = (head.first_lsn.0, head.ensemble);
+        let question = OfJournal { drive: drive_bytes(drive), lsn, ensemble, ..OfJournal::default() };
+        let numbers: Numbers = self.ask(Method::JournalBegin, question, self.deadlines.write).await?;
+        Ok(numbers.a)
+    }
+
+    async fn journal_append(
+        &self,
+        drive: DriveId,
+        header: BatchHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError> {
+        self.upload(Method::JournalAppend, head(drive, header.encode(), &payload, reserve), payload).await
+    }
+
+    async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError> {
+        let (start, end) = (range.start, range.end);
+        let question = OfJournal { drive: drive_bytes(drive), lsn: lsn.0, start, end, ..OfJournal::default() };
+        self.range(Method::JournalRead, question, range).await
+    }
+
+    async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError> {
+        let list: SegmentList = self.ask(Method::JournalSegments, OfDrive::new(drive), self.deadlines.ask).await?;
+        Ok(list.segments.into_iter().map(SegmentMessage::value).collect())
+    }
+
+    async fn journal_scan(&self, drive: DriveId, number: u64, from: Lsn) -> Result<JournalScan, ReadError> {
+        let question = OfJournal { drive: drive_bytes(drive), number, lsn: from.0, ..OfJournal::default() };
+        let scan: Strings = self.ask(Method::JournalScan, question, self.deadlines.long).await?;
+        Ok(self.read(scan.scan())?)
+    }
+
+    async fn journal_free(&self, drive: DriveId, number: u64) -> Result<(), WriteError> {
+        let question = OfJournal { drive: drive_bytes(drive), number, ..OfJournal::default() };
+        let Nothing {} = self.ask(Method::JournalFree, question, self.deadlines.write).await?;
+        Ok(())
+    }
+
+    async fn read_register(&self, drive: DriveId) -> Result<Bytes, ReadError> {
+        Ok(self.bytes(Method::ReadRegister, OfDrive::new(drive), (0, PIECE), self.deadlines.read).await?)
+    }
+
+    async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError> {
+        if bytes.len() > PIECE {
+            return Err(WriteError::TooLarge { len: bytes.len() as u64, limit: PIECE as u64 });
+        }
+        let question = Register { drive: drive_bytes(drive), bytes };
+        let Nothing {} = self.ask(Method::WriteRegister, question, self.deadlines.write).await?;
+        Ok(())
+    }
+
+    async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {
+        let Nothing {} = self.ask(Method::ScrubOrder, ScrubTold::new(drive, order), self.deadlines.ask).await?;
+        Ok(())
+    }
+
+    /// While the node can't be asked: the drives that it had, as stopped.
+    async fn scrub_status(&self) -> Vec<ScrubStatus> {
+        let asked = async {
+            let list: ScrubList = self.ask(Method::ScrubStatus, Nothing {}, self.deadlines.ask).await?;
+            self.read(list.drives.into_iter().map(ScrubMessage::value).collect::<Option<Vec<_>>>())
+        };
+        match asked.await {
+            Ok(scrubs) => {
+                self.known().scrubs.clone_from(&scrubs);
+                scrubs
+            }
+            Err(_) => {
+                let mut scrubs = self.known().scrubs.clone();
+                scrubs.iter_mut().for_each(|scrub| scrub.state = ScrubState::Stopped);
+                scrubs
+            }
+        }
+    }
+
+    async fn findings(&self, drive: DriveId) -> Result<Vec<Finding>, ReadError> {
+        let list: FindingList = self.ask(Method::Findings, OfDrive::new(drive), self.deadlines.long).await?;
+        Ok(self.read(list.findings.into_iter().map(FindingMessage::value).collect())?)
+    }
+
+    async fn verify_shards(
+        &self,
+        drive: DriveId,
+        shards: Vec<ShardRef>,
+    ) -> Result<Vec<Result<(), Finding>>, ReadError> {
+        let mut all = Vec::with_capacity(shards.len());
+        for some in batches(&shards, VERIFY) {
+            let question = OfShards { drive: drive_bytes(drive), shards: pack_refs(some), ..OfShards::default() };
+            let list: VerifiedList = self.ask(Method::VerifyShards, question, self.deadlines.long).await?;
+            let checked = list.shards.into_iter().map(VerifiedMessage::check).collect::<Option<Vec<_>>>();
+            all.extend(self.read(checked.filter(|checked| checked.len() == some.len()))?);
+        }
+        Ok(all)
+    }
+
+    async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError> {
+        let mut all = Vec::with_capacity(shards.len());
+        for some in batches(&shards, NAMED) {
+            let question = OfShards { drive: drive_bytes(drive), shards: pack_shards(some), ..OfShards::default() };
+            let list: VerifiedList = self.ask(Method::Verified, question, self.deadlines.long).await?;
+            let verified = list.shards.into_iter().map(VerifiedMessage::verified).collect::<Option<Vec<_>>>();
+            all.extend(self.read(verified.filter(|verified| verified.len() == some.len()))?);
+        }
+        Ok(all)
+    }
+
+    async fn inventory(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardRef>, ReadError> {
+        let (mut all, mut after) = (Vec::new(), after);
+        loop {
+            let step = (limit - all.len()).min(LIST);
+            let question = OfList::new(drive, None, after, step);
+            let packed = self.bytes(Method::Inventory, question, (0, PIECE), self.deadlines.long).await?;
+            let refs = self.read(unpack_refs(&packed).filter(|refs| refs.len() <= step))?;
+            after = refs.last().map(|shard| shard.id).or(after);
+            let ended = refs.len() < step;
+            all.extend(refs);
+            if ended || all.len() >= limit {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A node that does not answer has not taken the first shard.
+    async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
+        let first = order.targets.first().copied();
+        let answered = self.ask::<_, Numbers>(Method::Rebuild, Order::new(&order), self.deadlines.rebuild).await;
+        match answered {
+            Ok(numbers) => Ok(Rebuilt { read: numbers.a, written: numbers.b }),
+            Err(Trouble::Fault(Fault::Rebuild(error))) => Err(error),
+            Err(_) => Err(first.map_or(RebuildError::Malformed("no shard is wanted"), |(index, drive)| {
+                RebuildError::Target { index, drive, error: WriteError::Unreachable }
+            })),
+        }
+    }
+
+    async fn free_shards(
+        &self,
+        drive: DriveId,
+        authority: Authority,
+        shards: Vec<ShardRef>,
+    ) -> Result<Freed, WriteError> {
+        let mut freed = Freed::default();
+        for some in batches(&shards, NAMED) {
+            let (epoch, lsn) = (authority.epoch.0, authority.lsn.0);
+            let question = OfShards { drive: drive_bytes(drive), shards: pack_refs(some), epoch, lsn };
+            let numbers: Numbers = self.ask(Method::FreeShards, question, self.deadlines.long).await?;
+            freed.shards += numbers.a;
+            freed.bytes += numbers.b;
+            freed.refused.extend(self.read(unpack_shards(&numbers.refused))?);
+        }
+        Ok(freed)
+    }
+
+    async fn settle_unnamed(&self, drive: DriveId, unnamed: Vec<Subject>) -> Result<u64, ReadError> {
+        let mut settled = 0;
+        for some in batches(&unnamed, NAMED) {
+            let unnamed = some.iter().copied().map(SubjectMessage::new).collect();
+            let question = Settle { drive: drive_bytes(drive), unnamed };
+            let numbers: Numbers = self.ask(Method::SettleUnnamed, question, self.deadlines.long).await?;
+            settled += numbers.a;
+        }
+        Ok(settled)
+    }
+
+    async fn renew_frees(&self, drive: DriveId, authority: Authority) -> Result<(), WriteError> {
+        let (epoch, lsn) = (authority.epoch.0, authority.lsn.0);
+        let question = OfShards { drive: drive_bytes(drive), epoch, lsn, ..OfShards::default() };
+        let Nothing {} = self.ask(Method::RenewFrees, question, self.deadlines.write).await?;
+        Ok(())
+    }
+
+    async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError> {
+        let numbers: Numbers = self.ask(Method::Authority, OfDrive::new(drive), self.deadlines.ask).await?;
+        Ok(Authority { epoch: Epoch(numbers.a), lsn: Lsn(numbers.b) })
+    }
+}
+
+fn head(drive: DriveId, header: Bytes, payload: &Bytes, reserve: Reserve) -> UploadHead {
+    UploadHead { drive: drive_bytes(drive), header, len: payload.len() as u64, reserve: reserve == Reserve::Metadata }
+}
+
+/// In parts of `size`; of nothing, one empty part: the node is asked all the same, and may refuse.
+fn batches<T>(all: &[T], size: usize) -> impl Iterator<Item = &[T]> {
+    let none: &[T] = &[];
+    all.chunks(size).chain(all.is_empty().then_some(none))
+}

@@ -1,0 +1,252 @@
+//! Many nodes as one: every call goes to the node whose drive it names.
+//!
+//! Invariants:
+//! * A drive is known once its node has named it. A call for one that is not known asks all nodes first, so a drive that
+//!   moved with its disks to another node is found again.
+//! * While a node can't be asked, its drives stay known, and calls for them say that the node is not reachable; "no such
+//!   drive" is said only when every node was asked and none has it.
+
+use crate::client::{
+    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError,
+};
+use crate::keep::{
+    Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
+    Verified,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::id::{DriveId, Lsn, ShardId};
+use codec::journal::BatchHeader;
+use codec::segment::JournalHead;
+use codec::shard::ShardHeader;
+use codec::stripe::StripeClass;
+use futures::future::join_all;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long an unknown drive stays unknown before the nodes are asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Map {
+    /// Which node, by its place in the list, has a drive.
+    of: HashMap<DriveId, usize>,
+    /// When all nodes were last asked for an unknown drive.
+    asked: Option<Instant>,
+}
+
+/// Several nodes, near or far, behind one [`NodeClient`].
+pub struct Nodes {
+    nodes: Vec<Arc<dyn NodeClient>>,
+    map: Mutex<Map>,
+}
+
+impl Nodes {
+    /// The nodes; which drives they have is asked when it is first needed.
+    pub fn new(nodes: Vec<Arc<dyn NodeClient>>) -> Arc<Nodes> {
+        Arc::new(Nodes { nodes, map: Mutex::default() })
+    }
+
+    fn map(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks all nodes, all at once, and learns whose drives are where. A drive that two nodes name, because it moved, belongs
+    /// to the one that can use it.
+    async fn ask_all(&self) -> Vec<DriveStatus> {
+        let answers = join_all(self.nodes.iter().map(|node| node.drives())).await;
+        let failed = |status: &DriveStatus| matches!(status.health, DriveHealth::Failed { .. });
+        let mut found: HashMap<DriveId, (usize, DriveStatus)> = HashMap::new();
+        for (number, status) in
+            answers.into_iter().enumerate().flat_map(|(n, all)| all.into_iter().map(move |s| (n, s)))
+        {
+            let better = found.get(&status.id).is_none_or(|(_, other)| failed(other) && !failed(&status));
+            if better {
+                found.insert(status.id, (number, status));
+            }
+        }
+        let mut map = self.map();
+        map.of.extend(found.iter().map(|(drive, (number, _))| (*drive, *number)));
+        let mut statuses: Vec<DriveStatus> = found.into_values().map(|(_, status)| status).collect();
+        statuses.sort_by_key(|status| status.id);
+        statuses
+    }
+
+    fn known(&self, drive: DriveId) -> Option<&Arc<dyn NodeClient>> {
+        let number = self.map().of.get(&drive).copied()?;
+        self.nodes.get(number)
+    }
+
+    async fn of(&self, drive: DriveId) -> Option<&Arc<dyn NodeClient>> {
+        if let Some(node) = self.known(drive) {
+            return Some(node);
+        }
+        let due = {
+            let mut map = self.map();
+            let due = map.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
+            if due {
+                map.asked = Some(Instant::now());
+            }
+            due
+        };
+        if due {
+            self.ask_all().await;
+        }
+        self.known(drive)
+    }
+
+    async fn reader(&self, drive: DriveId) -> Result<&Arc<dyn NodeClient>, ReadError> {
+        self.of(drive).await.ok_or(ReadError::UnknownDrive(drive))
+    }
+
+    async fn writer(&self, drive: DriveId) -> Result<&Arc<dyn NodeClient>, WriteError> {
+        self.of(drive).await.ok_or(WriteError::UnknownDrive(drive))
+    }
+}
+
+#[async_trait]
+impl NodeClient for Nodes {
+    async fn drives(&self) -> Vec<DriveStatus> {
+        self.ask_all().await
+    }
+
+    async fn write_shard(
+        &self,
+        drive: DriveId,
+        header: ShardHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError> {
+        self.writer(drive).await?.write_shard(drive, header, payload, reserve).await
+    }
+
+    async fn read_shard(
+        &self,
+        drive: DriveId,
+        shard: ShardId,
+        root: [u8; 32],
+        range: Range<u32>,
+    ) -> Result<Bytes, ReadError> {
+        self.reader(drive).await?.read_shard(drive, shard, root, range).await
+    }
+
+    async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError> {
+        self.reader(drive).await?.read_shard_header(drive, shard).await
+    }
+
+    async fn list_shards(
+        &self,
+        drive: DriveId,
+        class: Option<StripeClass>,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardHeader>, ReadError> {
+        self.reader(drive).await?.list_shards(drive, class, after, limit).await
+    }
+
+    async fn journal_begin(&self, drive: DriveId, head: JournalHead) -> Result<u64, WriteError> {
+        self.writer(drive).await?.journal_begin(drive, head).await
+    }
+
+    async fn journal_append(
+        &self,
+        drive: DriveId,
+        header: BatchHeader,
+        payload: Bytes,
+        reserve: Reserve,
+    ) -> Result<(), WriteError> {
+        self.writer(drive).await?.journal_append(drive, header, payload, reserve).await
+    }
+
+    async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError> {
+        self.reader(drive).await?.journal_read(drive, lsn, range).await
+    }
+
+    async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError> {
+        self.reader(drive).await?.journal_segments(drive).await
+    }
+
+    async fn journal_scan(&self, drive: DriveId, number: u64, from: Lsn) -> Result<JournalScan, ReadError> {
+        self.reader(drive).await?.journal_scan(drive, number, from).await
+    }
+
+    async fn journal_free(&self, drive: DriveId, number: u64) -> Result<(), WriteError> {
+        self.writer(drive).await?.journal_free(drive, number).await
+    }
+
+    async fn read_register(&self, drive: DriveId) -> Result<Bytes, ReadError> {
+        self.reader(drive).await?.read_register(drive).await
+    }
+
+    async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError> {
+        self.writer(drive).await?.write_register(drive, bytes).await
+    }
+
+    async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {
+        self.reader(drive).await?.scrub_order(drive, order).await
+    }
+
+    async fn scrub_status(&self) -> Vec<ScrubStatus> {
+        join_all(self.nodes.iter().map(|node| node.scrub_status())).await.into_iter().flatten().collect()
+    }
+
+    async fn findings(&self, drive: DriveId) -> Result<Vec<Finding>, ReadError> {
+        self.reader(drive).await?.findings(drive).await
+    }
+
+    async fn verify_shards(
+        &self,
+        drive: DriveId,
+        shards: Vec<ShardRef>,
+    ) -> Result<Vec<Result<(), Finding>>, ReadError> {
+        self.reader(drive).await?.verify_shards(drive, shards).await
+    }
+
+    async fn verified(&self, drive: DriveId, shards: Vec<ShardId>) -> Result<Vec<Option<Verified>>, ReadError> {
+        self.reader(drive).await?.verified(drive, shards).await
+    }
+
+    async fn inventory(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        limit: usize,
+    ) -> Result<Vec<ShardRef>, ReadError> {
+        self.reader(drive).await?.inventory(drive, after, limit).await
+    }
+
+    /// Carried out by the node of the first target, which writes to the other targets' nodes as it reads its sources.
+    async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
+        let Some((index, drive)) = order.targets.first().copied() else {
+            return Err(RebuildError::Malformed("no shard is wanted"));
+        };
+        match self.of(drive).await {
+            Some(node) => node.rebuild(order).await,
+            None => Err(RebuildError::Target { index, drive, error: WriteError::UnknownDrive(drive) }),
+        }
+    }
+
+    async fn free_shards(
+        &self,
+        drive: DriveId,
+        authority: Authority,
+        shards: Vec<ShardRef>,
+    ) -> Result<Freed, WriteError> {
+        self.writer(drive).await?.free_shards(drive, authority, shards).await
+    }
+
+    async fn settle_unnamed(&self, drive: DriveId, unnamed: Vec<Subject>) -> Result<u64, ReadError> {
+        self.reader(drive).await?.settle_unnamed(drive, unnamed).await
+    }
+
+    async fn renew_frees(&self, drive: DriveId, authority: Authority) -> Result<(), WriteError> {
+        self.writer(drive).await?.renew_frees(drive, authority).await
+    }
+
+    async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError> {
+        self.reader(drive).await?.authority(drive).await
+    }
+}

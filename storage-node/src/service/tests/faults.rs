@@ -1,0 +1,249 @@
+//! What goes wrong between two processes: unknown is not missing, everything has an end, and memory has a bound.
+use super::*;
+use crate::client::{ReadError, Reserve, WriteError};
+use crate::disk::DiskOp;
+use crate::disk::faulty::Fault;
+use crate::remote::ConnectError;
+use crate::remote::link::{AskError, Lane, Target};
+use crate::service::message::{OfShard, drive_bytes, shard_bytes};
+use crate::service::method::Method;
+use crate::service::wire::{MESSAGE_LIMIT, PIECE, Upload, UploadHead};
+use crate::tests::{noise, shard};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use std::time::Instant;
+
+const LEN: usize = 8 * PIECE;
+const HASTY: Duration = Duration::from_millis(500);
+
+async fn put(client: &dyn NodeClient, counter: u64, len: usize) -> Result<(), WriteError> {
+    let (header, payload) = shard(counter, len);
+    client.write_shard(first_drive(), header, payload, Reserve::Client).await
+}
+
+async fn get(client: &dyn NodeClient, counter: u64, len: usize) -> Result<Bytes, ReadError> {
+    let (header, _) = shard(counter, len);
+    client.read_shard(first_drive(), header.id(), header.descriptor.root(), 0..len as u32).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_dies_in_the_middle_is_unreachable_and_is_found_again() {
+    let mut cluster = Cluster::large(ServiceConfig::default()).await;
+    let client = cluster.client(Role::Metadata);
+    put(&*client, 1, LEN).await.unwrap();
+    cluster.trace.inject(Fault::slow(Duration::from_millis(100)).on(DiskOp::Read).path(".seg"));
+    let reading = tokio::spawn({
+        let client = client.clone();
+        async move { get(&*client, 1, LEN).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(cluster.server.take());
+    assert_eq!(reading.await.unwrap(), Err(ReadError::Unreachable));
+    assert!(matches!(client.problem(), Some(ConnectError::Broken { .. })), "{:?}", client.problem());
+    cluster.trace.heal_all();
+    assert_eq!(get(&*client, 1, LEN).await, Err(ReadError::Unreachable));
+    let drives = client.drives().await;
+    assert!(drives.iter().all(|drive| matches!(drive.health, crate::client::DriveHealth::Failed { .. })));
+    let address = cluster.address.to_string();
+    let node = cluster.node.clone();
+    let _server = serve(&cluster.ca, "n1", &address, node.clone(), node, ServiceConfig::default()).await;
+    let begun = Instant::now();
+    while get(&*client, 1, LEN).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", client.problem());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(get(&*client, 1, LEN).await.unwrap() == noise(1, LEN));
+    assert_eq!(client.problem(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_ends_with_its_deadline() {
+    let cluster = Cluster::small().await;
+    let client = cluster.hasty(Role::Metadata, HASTY);
+    put(&*client, 1, 100).await.unwrap();
+    let hang = Duration::from_secs(3);
+    cluster.trace.inject(Fault::slow(hang).on(DiskOp::Read).path(".seg").times(1));
+    let begun = Instant::now();
+    assert_eq!(get(&*client, 1, 100).await, Err(ReadError::Unreachable));
+    assert!(begun.elapsed() < hang, "{:?}", begun.elapsed());
+    assert!(matches!(client.problem(), Some(ConnectError::Late { .. })), "{:?}", client.problem());
+    cluster.trace.inject(Fault::slow(hang).on(DiskOp::SyncData).path(".seg").times(1));
+    let begun = Instant::now();
+    assert_eq!(put(&*client, 2, 100).await, Err(WriteError::Unreachable));
+    assert!(begun.elapsed() < hang, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_speak_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let cluster = Cluster::small().await;
+    let mut config = RemoteConfig { address: silent.local_addr().unwrap().to_string(), ..cluster.config() };
+    config.deadlines.connect = HASTY;
+    let client = RemoteNode::new(&cluster.credentials(Role::Metadata), config).unwrap();
+    assert!(matches!(client.connect().await, Err(ConnectError::Late { .. })));
+    let begun = Instant::now();
+    assert_eq!(get(&*client, 1, 1).await, Err(ReadError::Unreachable));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+/// A bare connection, for what a good client does not do.
+async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target, Lane) {
+    let credentials = cluster.credentials(role);
+    let node = credentials.node(&name("n1"));
+    let target = Target {
+        address: cluster.address.to_string(),
+        tls: credentials.client(&node).unwrap(),
+        node,
+        client: [5; 16],
+        versions: crate::service::PROTOCOL,
+        software: String::new(),
+        connect: Duration::from_secs(5),
+        stream_window,
+        connection_window: 64 << 20,
+    };
+    (target, Lane::new(9))
+}
+
+fn upload_of(counter: u64, len: usize, parts: Vec<Bytes>) -> Vec<Upload> {
+    let (header, _) = shard(counter, len);
+    let head =
+        UploadHead { drive: drive_bytes(first_drive()), header: header.encode(), len: len as u64, reserve: false };
+    let parts = parts.into_iter().map(|data| Upload { head: None, data });
+    std::iter::once(Upload { head: Some(head), data: Bytes::new() }).chain(parts).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r17_uploads_that_lie_are_refused_and_nothing_is_written() {
+    let cluster = Cluster::large(ServiceConfig::default()).await;
+    let (target, lane) = bare(&cluster, Role::Gateway, 1 << 20).await;
+    let link = lane.link(&target).await.unwrap();
+    let send = async |uploads: Vec<Upload>| link.send(Method::WriteShard, stream::iter(uploads), HASTY * 8).await;
+    let oversized = Bytes::from(vec![1; MESSAGE_LIMIT + 1]);
+    let refused = send(upload_of(1, oversized.len(), vec![oversized])).await;
+    assert!(matches!(refused, Err(AskError::Status(_))), "{refused:?}");
+    let good = noise(1, 5000);
+    let malformed = |sent: Result<Result<(), _>, AskError>| match sent {
+        Ok(Err(crate::service::fault::Fault::Write(WriteError::Malformed(_)))) => true,
+        Err(AskError::Status(status)) => status.code() == tonic::Code::InvalidArgument,
+        _ => false,
+    };
+    assert!(malformed(send(upload_of(1, 5000, vec![good.slice(..4999)])).await), "too short");
+    assert!(malformed(send(upload_of(1, 5000, vec![good.clone(), good.slice(..1)])).await), "too long");
+    assert!(malformed(send(upload_of(1, 5000, vec![noise(2, 5000)])).await), "other bytes");
+    assert!(malformed(send(upload_of(1, 5000, vec![])).await), "no bytes");
+    assert!(malformed(send(vec![]).await), "nothing");
+    assert!(malformed(send(upload_of(1, 5000, vec![good.clone()]).split_off(1)).await), "no head");
+    let mut headless = upload_of(1, 5000, vec![good.clone()]);
+    headless[0].head.as_mut().unwrap().header = Bytes::from_static(b"nonsense");
+    assert!(malformed(send(headless).await), "no header");
+    let mut huge = upload_of(1, 5000, vec![good.clone()]);
+    huge[0].head.as_mut().unwrap().len = u64::MAX;
+    let refused = send(huge).await;
+    assert!(
+        matches!(refused, Ok(Err(crate::service::fault::Fault::Write(WriteError::TooLarge { .. })))),
+        "{refused:?}"
+    );
+    assert_eq!(cluster.node.list_shards(first_drive(), None, None, 10).await, Ok(vec![]));
+    assert_eq!(send(upload_of(1, 5000, vec![good.slice(..7), good.slice(7..)])).await.unwrap(), Ok(()));
+    assert_eq!(get(&*cluster.node, 1, 5000).await, Ok(good));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r17_messages_that_make_no_sense_are_refused() {
+    let cluster = Cluster::small().await;
+    let (target, lane) = bare(&cluster, Role::Metadata, 1 << 20).await;
+    let link = lane.link(&target).await.unwrap();
+    for method in Method::ALL.iter().copied().filter(|method| *method != Method::Hello) {
+        let nonsense =
+            OfShard { drive: Bytes::from_static(b"?"), shard: Bytes::from_static(b"?"), ..OfShard::default() };
+        let answer =
+            tokio::time::timeout(Duration::from_secs(5), link.ask(method, nonsense, (0, 1 << 20), HASTY)).await;
+        let fine = [Method::Drives, Method::ScrubStatus].contains(&method);
+        assert_eq!(matches!(answer, Ok(Ok(Ok(_)))), fine, "{}", method.name());
+    }
+    put(&*cluster.client(Role::Gateway), 1, 10).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_take_nothing_hold_no_more_than_the_bound_and_not_for_ever() {
+    // Room for two readers of many pieces.
+    let config = ServiceConfig { reads: 6 * PIECE, ..ServiceConfig::default() };
+    let cluster = Cluster::large(config).await;
+    put(&*cluster.node, 1, LEN).await.unwrap();
+    let (target, lane) = bare(&cluster, Role::Gateway, 64 << 10).await;
+    let link = lane.link(&target).await.unwrap();
+    let (header, _) = shard(1, LEN);
+    let question = OfShard {
+        drive: drive_bytes(first_drive()),
+        shard: shard_bytes(header.id()),
+        root: Bytes::copy_from_slice(&header.descriptor.root()),
+        start: 0,
+        end: LEN as u32,
+    };
+    let mut stuck = Vec::new();
+    let time = Duration::from_secs(4);
+    for _ in 0..8 {
+        stuck.push(link.open(Method::ReadShard, question.clone(), time).boxed());
+    }
+    // Each begins, and takes nothing.
+    let opened = tokio::time::timeout(HASTY, futures::future::join_all(stuck.iter_mut())).await;
+    assert!(opened.is_err(), "six of them wait for room");
+    let hasty = cluster.hasty(Role::Gateway, HASTY);
+    assert_eq!(get(&*hasty, 1, LEN).await, Err(ReadError::Unreachable), "no room: waits no longer than its deadline");
+    assert!(matches!(hasty.problem(), Some(ConnectError::Late { .. })));
+    // Their deadline frees the room, though they still take nothing.
+    let begun = Instant::now();
+    let patient = cluster.client(Role::Gateway);
+    assert!(get(&*patient, 1, LEN).await.unwrap() == noise(1, LEN));
+    assert!(begun.elapsed() < time * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_send_nothing_hold_no_more_than_the_bound() {
+    let config = ServiceConfig { uploads: LEN, ..ServiceConfig::default() };
+    let cluster = Cluster::large(config).await;
+    let (target, lane) = bare(&cluster, Role::Gateway, 1 << 20).await;
+    let link = lane.link(&target).await.unwrap();
+    let begun = upload_of(1, LEN, vec![noise(1, LEN).slice(..PIECE)]);
+    let stalled = stream::iter(begun).chain(stream::pending());
+    let mut stalled = link.send(Method::WriteShard, stalled, Duration::from_secs(60)).boxed();
+    assert!(tokio::time::timeout(HASTY, &mut stalled).await.is_err());
+    let hasty = cluster.hasty(Role::Gateway, HASTY);
+    assert_eq!(put(&*hasty, 2, LEN).await, Err(WriteError::Unreachable), "no room");
+    // Who gives up gives back.
+    drop(stalled);
+    put(&*cluster.client(Role::Gateway), 2, LEN).await.unwrap();
+    let listed = cluster.node.list_shards(first_drive(), None, None, 10).await.unwrap();
+    assert_eq!(listed.len(), 1, "what was not received whole was not written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_begun_is_finished_when_a_server_stops() {
+    let mut cluster = Cluster::large(ServiceConfig::default()).await;
+    let client = cluster.client(Role::Metadata);
+    put(&*client, 1, LEN).await.unwrap();
+    cluster.trace.inject(Fault::slow(Duration::from_millis(50)).on(DiskOp::Read).path(".seg"));
+    let reading = tokio::spawn({
+        let client = client.clone();
+        async move { get(&*client, 1, LEN).await }
+    });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    cluster.server.take().unwrap().stop(Duration::from_secs(20)).await;
+    assert!(reading.await.unwrap().unwrap() == noise(1, LEN));
+    assert_eq!(get(&*client, 1, LEN).await, Err(ReadError::Unreachable));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_connects_again_ends_its_older_connection() {
+    let cluster = Cluster::small().await;
+    put(&*cluster.node, 1, 100).await.unwrap();
+    let (target, lane) = bare(&cluster, Role::Gateway, 1 << 20).await;
+    let old = lane.link(&target).await.unwrap();
+    let new = Lane::new(9).link(&target).await.unwrap();
+    let question = crate::service::message::Nothing {};
+    assert!(new.ask(Method::Drives, question.clone(), (0, 1 << 20), HASTY).await.unwrap().is_ok());
+    let Err(AskError::Status(status)) = old.ask(Method::Drives, question, (0, 1 << 20), HASTY).await else {
+        panic!("the older connection still answers");
+    };
+    assert_eq!(crate::service::Refusal::of(&status), Some(crate::service::Refusal::Superseded));
+}

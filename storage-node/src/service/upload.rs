@@ -1,0 +1,142 @@
+//! The two calls that carry a payload: shards and journal batches.
+//!
+//! Invariants:
+//! * Room for the whole payload is taken before its first byte is read, so that any number of writers hold no more than
+//!   [`ServiceConfig::uploads`](super::ServiceConfig::uploads); who waits is held back by HTTP/2's windows.
+//! * Nothing is written that was not received whole and does not have the hash that the record's header names. The sender
+//!   made that hash when it made the shard, so this finds what changed since, wherever it changed.
+
+use super::call::{Answered, Asked, Once, Problem, late, room};
+use super::fault::Fault;
+use super::identity::Role;
+use super::message::drive_id;
+use super::method::Method;
+use super::wire::{Done, MESSAGE_LIMIT, Upload, UploadHead, Wire};
+use crate::client::{Reserve, WriteError};
+use bytes::{Bytes, BytesMut};
+use codec::journal::BatchHeader;
+use codec::segment::MAX_RECORD_PAYLOAD;
+use codec::shard::ShardHeader;
+use codec::stripe::StripeClass;
+use futures::FutureExt;
+use std::sync::Arc;
+use tokio::time::timeout_at;
+use tonic::body::Body;
+use tonic::server::Grpc;
+use tonic::{Request, Response, Streaming};
+
+const UNREADABLE: WriteError = WriteError::Malformed("the header can't be read");
+const OTHER_PAYLOAD: WriteError = WriteError::Malformed("the header does not describe the payload");
+const OTHER_BYTES: WriteError = WriteError::Malformed("the payload is not what its header names");
+const OTHER_LENGTH: WriteError = WriteError::Malformed("the upload does not have the length that it names");
+
+pub(crate) fn serve(asked: Asked, request: http::Request<Body>) -> Answered {
+    let call = move |request: Request<Streaming<Upload>>| async move {
+        let deadline = asked.deadline;
+        let written = timeout_at(deadline, take(asked, request.into_inner())).await;
+        let fault = match written.unwrap_or_else(|_| Err(Problem::Status(late()))) {
+            Ok(()) => None,
+            Err(Problem::Fault(fault)) => Some(fault.to_message()),
+            Err(Problem::Status(status)) => return Err(status),
+        };
+        Ok(Response::new(Done { fault }))
+    };
+    let codec = Wire::<Done, Upload>::default();
+    let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_LIMIT);
+    async move { grpc.client_streaming(Once::new(call), request).await }.boxed()
+}
+
+enum Header {
+    Shard(ShardHeader),
+    Batch(BatchHeader),
+}
+
+impl Header {
+    fn parse(method: Method, bytes: &[u8]) -> Result<Header, WriteError> {
+        match method {
+            Method::JournalAppend => BatchHeader::parse(bytes).map(Header::Batch).map_err(|_| UNREADABLE),
+            _ => ShardHeader::parse(bytes).map(Header::Shard).map_err(|_| UNREADABLE),
+        }
+    }
+
+    fn hash(&self) -> Option<[u8; 32]> {
+        match self {
+            Header::Shard(header) => header.descriptor.hashes.get(usize::from(header.index)).copied(),
+            Header::Batch(header) => Some(header.hash),
+        }
+    }
+}
+
+async fn take(asked: Asked, mut stream: Streaming<Upload>) -> Result<(), Problem> {
+    let first = stream.message().await.map_err(Problem::Status)?;
+    let head = first.and_then(|upload| upload.head).ok_or_else(Problem::malformed)?;
+    let drive = drive_id(&head.drive).ok_or_else(Problem::malformed)?;
+    let header = Header::parse(asked.method, &head.header)?;
+    check(&asked, &head, &header)?;
+    let len = usize::try_from(head.len).map_err(|_| Problem::malformed())?;
+    // Who may never have as much is let in alone.
+    let most = asked.shared.config.uploads;
+    let _room =
+        room(Arc::clone(&asked.shared.uploads), len.min(most), asked.deadline).await.map_err(Problem::Status)?;
+    let payload = receive(&mut stream, len, header.hash()).await?;
+    let reserve = if head.reserve { Reserve::Metadata } else { Reserve::Client };
+    let node = &asked.shared.node;
+    match header {
+        Header::Shard(header) => node.write_shard(drive, header, payload, reserve).await?,
+        Header::Batch(header) => node.journal_append(drive, header, payload, reserve).await?,
+    }
+    Ok(())
+}
+
+fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Problem> {
+    if head.len > MAX_RECORD_PAYLOAD {
+        return Err(WriteError::TooLarge { len: head.len, limit: MAX_RECORD_PAYLOAD }.into());
+    }
+    if let Header::Shard(header) = header {
+        if u64::from(header.payload_len()) != head.len {
+            return Err(OTHER_PAYLOAD.into());
+        }
+        // A gateway writes clients' bytes: no ledger, no checkpoint, nothing from the reserve.
+        let clients = header.descriptor.class == StripeClass::Data && !head.reserve;
+        if asked.gate.peer.role == Role::Gateway && !clients {
+            return Err(Problem::Status(asked.gate.refuse_role(asked.method)));
+        }
+        if header.descriptor.cluster != asked.gate.peer.cluster {
+            return Err(Problem::Status(super::gate::Refusal::WrongCluster.status("a stripe of another cluster")));
+        }
+    }
+    Ok(())
+}
+
+/// Takes `len` bytes, hashing each piece as it comes.
+async fn receive(stream: &mut Streaming<Upload>, len: usize, hash: Option<[u8; 32]>) -> Result<Bytes, Problem> {
+    let mut hasher = blake3::Hasher::new();
+    let (mut only, mut all) = (Bytes::new(), BytesMut::new());
+    while let Some(upload) = stream.message().await.map_err(Problem::Status)? {
+        if upload.head.is_some() {
+            return Err(Problem::malformed());
+        }
+        let had = only.len() + all.len();
+        if upload.data.len() > len.saturating_sub(had) {
+            return Err(Fault::from(OTHER_LENGTH).into());
+        }
+        hasher.update(&upload.data);
+        if upload.data.len() == len {
+            // In one piece: taken as it is, without a copy.
+            only = upload.data;
+            continue;
+        }
+        if had == 0 {
+            all.reserve(len);
+        }
+        all.extend_from_slice(&upload.data);
+    }
+    let payload = if only.is_empty() { all.freeze() } else { only };
+    if payload.len() != len {
+        return Err(Fault::from(OTHER_LENGTH).into());
+    }
+    if hash != Some(*hasher.finalize().as_bytes()) {
+        return Err(Fault::from(OTHER_BYTES).into());
+    }
+    Ok(payload)
+}
