@@ -126,7 +126,7 @@ pub async fn page(meta: &Metadata, request: &FixityRequest) -> Result<FixityPage
     let mut rows = versions(meta, bucket, request, max).await?;
     let mut more = rows.len() == max;
     let mut stripes = Stripes::new(meta, request.verify_since).await;
-    walk::prefetch(meta, &rows, &mut stripes).await;
+    walk::prefetch(meta, &rows, &mut stripes, began + PAGE_TIME).await;
     let (mut page, mut last, mut listed) = (FixityPage::default(), None, 0);
     rows.reverse();
     while let Some(version) = rows.pop() {

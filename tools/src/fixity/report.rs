@@ -145,8 +145,9 @@ pub async fn report(client: &AdminClient, options: &ReportOptions) -> Result<Tal
         ..FixityQuestion::default()
     };
     // A bar would be written over what goes to the same terminal.
-    let progress =
-        Progress::new("fixity", Unit::Things, options.out.is_none() && io::IsTerminal::is_terminal(&io::stdout()));
+    let on_terminal = io::IsTerminal::is_terminal(&io::stdout());
+    let quiet = options.out.is_none() && (on_terminal || options.format == Format::Json);
+    let progress = Progress::new("fixity", Unit::Things, quiet);
     if options.verify {
         progress.note("sealing the journal");
         // Journal copies have no shards that could be verified. A server that can't seal now still reports; what stays in
@@ -156,6 +157,13 @@ pub async fn report(client: &AdminClient, options: &ReportOptions) -> Result<Tal
         }
     }
     let mut page: FixityAnswer = client.send("/v1/fixity", &question).await?;
+    let nothing = || {
+        let Scope { bucket, prefix } = options.scope.clone();
+        ReportError::Nothing { bucket, prefix }
+    };
+    if page.objects.is_empty() && page.next.is_none() && !options.scope.prefix.is_empty() {
+        return Err(nothing());
+    }
     let mut sink = Sink::open(options.out.as_deref())?;
     let mut writer = Writer::begin(options, &mut sink, page.began_ms)?;
     let mut tally = Tally::default();
@@ -174,13 +182,13 @@ pub async fn report(client: &AdminClient, options: &ReportOptions) -> Result<Tal
         page = client.send("/v1/fixity", &question).await?;
     }
     if tally.objects == 0 && !options.scope.prefix.is_empty() {
-        let Scope { bucket, prefix } = options.scope.clone();
-        return Err(ReportError::Nothing { bucket, prefix });
+        return Err(nothing());
     }
     writer.end(&mut sink, &tally)?;
     sink.finish()?;
     progress.finish();
-    if options.format != Format::Text || options.out.is_some() {
+    let told = matches!(options.format, Format::Text | Format::Json) && options.out.is_none();
+    if !told {
         eprintln!("{}", text::summary(&tally));
     }
     Ok(tally)
@@ -208,7 +216,7 @@ impl Writer {
                 // Beside the report there is room for it, which a small /tmp may not have.
                 let beside = options.out.as_deref().map(directory_of).unwrap_or_else(std::env::temp_dir);
                 let events = tempfile::tempfile_in(&beside);
-                let events = events.map_err(|error| ReportError::Write { path: beside, error })?;
+                let events = events.map_err(|error| ReportError::Write { path: beside, error: without_path(error) })?;
                 let begin =
                     |out: &mut dyn Write| premis::Premis::begin(out, &options.scope, began_ms, hex::encode(id), events);
                 Writer::Premis(Box::new(sink.write(begin)?))
@@ -259,7 +267,8 @@ impl Sink {
             let file = File::options().write(true).open(path).map_err(failed)?;
             return Ok(Sink { out: Box::new(BufWriter::new(file)), path: path.to_owned(), part: None });
         }
-        let part = tempfile::NamedTempFile::new_in(directory_of(path)).map_err(failed)?;
+        let part = tempfile::Builder::new().prefix(".fixity-").tempfile_in(directory_of(path));
+        let part = part.map_err(|error| failed(without_path(error)))?;
         let file = part.as_file().try_clone().map_err(failed)?;
         Ok(Sink { out: Box::new(BufWriter::new(file)), path: path.to_owned(), part: Some(part) })
     }
@@ -284,6 +293,12 @@ impl Sink {
 fn readable(part: &tempfile::NamedTempFile) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     part.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+/// What the system said, without the name of the file beside the report that was to be created.
+fn without_path(error: io::Error) -> io::Error {
+    let said = error.get_ref().and_then(|inner| inner.source()).map(ToString::to_string);
+    said.map_or_else(|| error.kind().into(), |said| io::Error::new(error.kind(), said))
 }
 
 fn directory_of(path: &Path) -> PathBuf {

@@ -13,6 +13,7 @@ use codec::id::{BucketId, ChunkId, DomainId, Lsn, StripeId};
 use codec::manifest::{MAX_DEPTH, Manifest};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 use storage_node::stripe_io::StripeLayout;
 
 /// Chunks that are looked up at a time.
@@ -23,13 +24,17 @@ const ASK: usize = 512;
 const LOOKS: usize = 3;
 
 /// Asks about the stripes of all these versions at once, as far as their root manifests name them. A hint: what fails here
-/// fails again, and is told, when the version is judged.
-pub async fn prefetch(meta: &Metadata, rows: &[VersionRow], stripes: &mut Stripes<'_>) {
+/// fails again, and is told, when the version is judged. Nothing new is begun after `until`: verifying takes as long as it takes,
+/// and the page is to end with what there is.
+pub async fn prefetch(meta: &Metadata, rows: &[VersionRow], stripes: &mut Stripes<'_>, until: Instant) {
     let contents = rows.iter().filter_map(|row| row.content.as_ref());
     let manifests = contents.filter_map(|content| Manifest::parse(&content.manifest).ok());
     let ids: Vec<ChunkId> =
         manifests.flat_map(|m| m.entries().iter().map(|entry| entry.id).collect::<Vec<_>>()).collect();
     for some in ids.chunks(LOOKUP) {
+        if Instant::now() >= until {
+            return;
+        }
         let Ok(located) = meta.locate(some).await else { return };
         let layouts: Vec<_> = located.into_iter().flatten().filter_map(|located| located.stripe).collect();
         let mut seen = HashSet::new();
