@@ -216,7 +216,7 @@ impl Writer {
                 // Beside the report there is room for it, which a small /tmp may not have.
                 let beside = options.out.as_deref().map(directory_of).unwrap_or_else(std::env::temp_dir);
                 let events = tempfile::tempfile_in(&beside);
-                let events = events.map_err(|error| ReportError::Write { path: beside, error: without_path(error) })?;
+                let events = events.map_err(|error| ReportError::Write { path: beside, error })?;
                 let begin =
                     |out: &mut dyn Write| premis::Premis::begin(out, &options.scope, began_ms, hex::encode(id), events);
                 Writer::Premis(Box::new(sink.write(begin)?))
@@ -267,8 +267,10 @@ impl Sink {
             let file = File::options().write(true).open(path).map_err(failed)?;
             return Ok(Sink { out: Box::new(BufWriter::new(file)), path: path.to_owned(), part: None });
         }
-        let part = tempfile::Builder::new().prefix(".fixity-").tempfile_in(directory_of(path));
-        let part = part.map_err(|error| failed(without_path(error)))?;
+        let directory = directory_of(path);
+        // What is most often wrong, said without the name of the file beside the report.
+        std::fs::metadata(&directory).map_err(failed)?;
+        let part = tempfile::Builder::new().prefix(".fixity-").tempfile_in(directory).map_err(failed)?;
         let file = part.as_file().try_clone().map_err(failed)?;
         Ok(Sink { out: Box::new(BufWriter::new(file)), path: path.to_owned(), part: Some(part) })
     }
@@ -293,12 +295,6 @@ impl Sink {
 fn readable(part: &tempfile::NamedTempFile) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     part.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-/// What the system said, without the name of the file beside the report that was to be created.
-fn without_path(error: io::Error) -> io::Error {
-    let said = error.get_ref().and_then(|inner| inner.source()).map(ToString::to_string);
-    said.map_or_else(|| error.kind().into(), |said| io::Error::new(error.kind(), said))
 }
 
 fn directory_of(path: &Path) -> PathBuf {
