@@ -7,8 +7,9 @@
 //! * With `Authorization: Bearer <token>`: `GET /v1/status`, `POST /v1/journal/seal[?wait=true]`, `GET /metrics`, and what
 //!   [`crate::admin_keep`] has. All of it is described by `GET /v1/openapi.json`.
 
-use crate::admin_client::{DriveAnswer, SealAnswer, SealedAnswer, StatusAnswer};
-use crate::keep_answers::RepairAnswer;
+use crate::admin_client::{CapacityAnswer, DriveAnswer, SealAnswer, SealedAnswer, StatusAnswer};
+use crate::drive_set::DriveSet;
+use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -18,7 +19,7 @@ use axum::{Json, Router};
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{Clock, SystemClock};
 use metadata::service::Metadata;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -41,7 +42,7 @@ enum Stage {
 
 /// What the admin port knows of the server.
 #[derive(Default)]
-pub struct AdminState(RwLock<Stage>);
+pub struct AdminState(RwLock<Stage>, OnceLock<Arc<DriveSet>>);
 
 impl std::fmt::Debug for AdminState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,7 +52,9 @@ impl std::fmt::Debug for AdminState {
 
 impl AdminState {
     /// The start is over.
-    pub fn ready(&self, metadata: Arc<Metadata>) {
+    pub fn ready(&self, metadata: Arc<Metadata>, drives: Arc<DriveSet>) {
+        // There is one start.
+        let _first = self.1.set(drives);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Running(metadata);
     }
 
@@ -67,6 +70,12 @@ impl AdminState {
             Stage::Running(metadata) => Ok(Arc::clone(metadata)),
             Stage::Stopping => Err("stopping"),
         }
+    }
+
+    /// The drives of the set-up, or why there are none.
+    pub(crate) fn drives(&self) -> Result<Arc<DriveSet>, &'static str> {
+        self.metadata()?;
+        self.1.get().cloned().ok_or("starting")
     }
 }
 
@@ -108,6 +117,8 @@ fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/journal/seal", post(seal))
         .merge(crate::admin_keep::routes())
+        .merge(crate::admin_drives::routes())
+        .merge(crate::fixity::route::routes())
         .route("/metrics", get(metrics))
         .layer(from_fn_with_state(Arc::new(token), authenticate));
     Router::new()
@@ -158,6 +169,7 @@ async fn status(State(state): State<Arc<AdminState>>) -> Response {
 
 fn describe(metadata: &Metadata) -> StatusAnswer {
     let status = metadata.status();
+    let capacity = CapacityAnswer::of(&status.drives);
     StatusAnswer {
         mode: match status.mode {
             Mode::Serving => "serving".to_owned(),
@@ -180,8 +192,10 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
                 free: drive.free,
             })
             .collect(),
+        capacity,
         warnings: status.warnings,
         repair: metadata.keeper().map(|keeper| RepairAnswer::new(&keeper.status())),
+        reclaim: metadata.reclaimer().map(|reclaimer| ReclaimAnswer::new(&reclaimer.status())),
     }
 }
 
@@ -192,7 +206,11 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     };
     let scrub = crate::admin_keep::scrub_of(&metadata).await;
     let now_ms = SystemClock::default().wall_ms();
-    let page = crate::metrics::page(&describe(&metadata), &scrub.drives, now_ms);
+    let drives = match state.drives() {
+        Ok(set) => crate::admin_drives::drives_of(&set).await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    let page = crate::metrics::page(&describe(&metadata), &drives, &scrub.drives, now_ms);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
 }
 
@@ -229,7 +247,12 @@ mod tests {
 
     /// The routes as the sources have them: axum does not list its own.
     fn routes() -> Vec<(String, String)> {
-        let sources = [include_str!("admin.rs"), include_str!("admin_keep.rs")];
+        let sources = [
+            include_str!("admin.rs"),
+            include_str!("admin_keep.rs"),
+            include_str!("admin_drives.rs"),
+            include_str!("fixity/route.rs"),
+        ];
         let mut found = Vec::new();
         for source in sources {
             let (code, _tests) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
@@ -271,6 +294,10 @@ mod tests {
         assert_eq!(fields(serde_json::to_value(ReclaimAnswer::default()).unwrap()), described("Reclaim"));
         let findings = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
         assert_eq!(fields(serde_json::to_value(findings).unwrap()), described("Findings"));
+        let drives = serde_json::to_value(crate::admin_drives::DriveInfo::default()).unwrap();
+        assert_eq!(fields(drives), described("DriveInfo"));
+        let changed = serde_json::to_value(crate::admin_drives::DriveChanged::default()).unwrap();
+        assert_eq!(fields(changed), described("DriveChanged"));
         let status = StatusAnswer {
             mode: String::new(),
             reason: String::new(),
@@ -279,8 +306,10 @@ mod tests {
             applied: 0,
             sealed: 0,
             drives: Vec::new(),
+            capacity: CapacityAnswer::default(),
             warnings: Vec::new(),
             repair: None,
+            reclaim: None,
         };
         assert_eq!(fields(serde_json::to_value(status).unwrap()), described("Status"));
     }

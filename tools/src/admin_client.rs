@@ -1,14 +1,17 @@
 //! The commands' end of the admin port: where it is, the token, and the answers.
 
 use crate::data_dir::{DataDirError, admin_address, read_private, token_path};
-use crate::keep_answers::RepairAnswer;
+use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use metadata::client::DriveLine;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -30,6 +33,9 @@ pub enum ClientError {
     /// No token for an address.
     #[error("STELE_ADMIN_TOKEN is not set: it is in the file admin-token of the server's data directory")]
     NoToken,
+    /// A token that can't be sent.
+    #[error("the admin token has characters in it that no token of Stele has")]
+    Token,
     /// Not an address.
     #[error("{0} is not an address like http://host:9001")]
     Address(String),
@@ -71,11 +77,40 @@ pub struct StatusAnswer {
     pub sealed: u64,
     /// All registered drives.
     pub drives: Vec<DriveAnswer>,
+    /// Room on all of them.
+    #[serde(default)]
+    pub capacity: CapacityAnswer,
     /// What is not survived, for people.
     pub warnings: Vec<String>,
     /// Repair and what it knows of the stripes; absent while only reads are served.
     #[serde(default)]
     pub repair: Option<RepairAnswer>,
+    /// What is given back; absent while only reads are served.
+    #[serde(default)]
+    pub reclaim: Option<ReclaimAnswer>,
+}
+
+/// Room on the drives that answer, each file system counted once. Parity and copies are part of what is stored, so of the free
+/// bytes about k/(k+m) are room for what clients send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapacityAnswer {
+    /// Bytes of their file systems.
+    pub total: u64,
+    /// Bytes that clients' data may still take, parity included.
+    pub free: u64,
+}
+
+impl CapacityAnswer {
+    /// Of these drives.
+    pub fn of(drives: &[DriveLine]) -> CapacityAnswer {
+        let mut file_systems: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for drive in drives.iter().filter(|drive| drive.total > 0 && drive.state != "removed") {
+            let (total, free) = file_systems.entry(drive.filesystem_id).or_default();
+            (*total, *free) = ((*total).max(drive.total), (*free).max(drive.free));
+        }
+        let sum = |of: fn(&(u64, u64)) -> u64| file_systems.values().map(of).sum();
+        CapacityAnswer { total: sum(|(total, _)| *total), free: sum(|(_, free)| *free) }
+    }
 }
 
 /// A drive in [`StatusAnswer`].
@@ -85,7 +120,7 @@ pub struct DriveAnswer {
     pub id: String,
     /// Where it is.
     pub path: String,
-    /// `healthy`, `read-only`, `failed`, `absent` or `removed`.
+    /// `healthy`, `draining`, `read-only`, `failed`, `absent` or `removed`.
     pub state: String,
     /// Bytes in all.
     pub total: u64,
@@ -136,8 +171,12 @@ impl AdminClient {
         if !base.starts_with("http://") {
             return Err(ClientError::Address(url.to_owned()));
         }
-        let token = std::env::var("STELE_ADMIN_TOKEN").map_err(|_| ClientError::NoToken)?;
-        Ok(AdminClient { base: base.to_owned(), token: Zeroizing::new(token) })
+        let token = Zeroizing::new(std::env::var("STELE_ADMIN_TOKEN").map_err(|_| ClientError::NoToken)?);
+        let token = Zeroizing::new(token.trim().to_owned());
+        match token.is_empty() {
+            true => Err(ClientError::NoToken),
+            false => Ok(AdminClient { base: base.to_owned(), token }),
+        }
     }
 
     /// The server's condition.
@@ -175,7 +214,9 @@ impl AdminClient {
 
     async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
         let address = format!("{}{path}", self.base);
-        let authorization = format!("Bearer {}", self.token.as_str());
+        let authorization = Zeroizing::new(format!("Bearer {}", self.token.as_str()));
+        let mut authorization = HeaderValue::from_str(&authorization).map_err(|_| ClientError::Token)?;
+        authorization.set_sensitive(true);
         let request = Request::builder()
             .method(method)
             .uri(&address)
@@ -185,8 +226,12 @@ impl AdminClient {
             .map_err(|_| ClientError::Address(self.base.clone()))?;
         let client = Client::builder(TokioExecutor::new()).build_http();
         let response = client.request(request).await.map_err(|error| {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            self.unreachable(source.unwrap_or_else(|| error.to_string()))
+            // The innermost says what happened ("Connection refused"), those around it only where.
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            self.unreachable(cause)
         })?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;

@@ -1,5 +1,7 @@
 //! The command line. Every command ends with 0 or says in one line on standard error why not.
 
+mod drive;
+mod fixity;
 mod keep;
 
 use crate::admin_client::{AdminClient, ClientError, SealAnswer, StatusAnswer};
@@ -45,6 +47,9 @@ enum Command {
     /// Where an object lies, and whether it is good there.
     #[command(subcommand)]
     Object(keep::Object),
+    /// The drives: add, empty, replace and remove them while the server runs.
+    #[command(subcommand)]
+    Drive(drive::Drive),
     /// Read objects straight from drives, without index or server: the last resort. Nothing is written to the drives.
     Rescue(Rescue),
 }
@@ -280,6 +285,7 @@ fn client(server: &Server) -> Result<AdminClient, ClientError> {
         (Some(data), _) => AdminClient::for_data_dir(data),
         (None, Some(url)) => AdminClient::for_url(url),
         (None, None) => Err(ClientError::NoServer),
+        Command::Drive(drive) => return Ok(runtime.block_on(drive::drive(drive))?),
     }
 }
 
@@ -357,6 +363,8 @@ mod tests {
             "stele repair resume --data d",
             "stele reclaim status --data d --json",
             "stele reclaim hold --data d",
+    let room = &status.capacity;
+    println!("capacity: {} of {} MiB free, parity included", room.free >> 20, room.total >> 20);
             "stele reclaim release --data d",
             "stele object locate bucket/a/key --data d",
             "stele object verify bucket/key --data d --json",
@@ -377,3 +385,11 @@ mod tests {
         }
     }
 }
+            "stele drive list --data d --json",
+            "stele drive add /mnt/7 --data d --wait",
+            "stele drive drain 0a1b2c3d --data d --wait --json",
+            "stele drive drain 0a1b2c3d --data d --cancel",
+            "stele drive replace 0a1b2c3d /mnt/8 --admin http://h:1",
+            "stele drive remove 0a1b2c3d --data d --lost",
+            "stele drive drain 0a1b2c3d --data d --wait --cancel",
+            "stele drive replace 0a1b2c3d --data d",

@@ -17,7 +17,7 @@
 //!   empty directory is formatted (R18): metadata's start sees to that, and is told the cluster.
 //! * A file is replaced whole and durably: written aside, synced, renamed, its directory synced.
 
-use codec::id::ClusterId;
+use codec::id::{ClusterId, DriveId};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -87,12 +87,56 @@ pub struct Config {
     pub reserve: u64,
     /// The drives' directories; relative to the data directory unless absolute.
     pub drives: Vec<PathBuf>,
+    /// Drives were added or removed since the first start: what its command line said of them is history.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changed: bool,
+    /// Directories of drives that were removed: a command line may still name them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<PathBuf>,
+    /// Drives that an operator has asked to add and that are not registered yet, as far as anybody knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingDrive>,
+}
+
+/// A drive on its way into the set-up: written before its directory is touched, and taken out when it is registered, so that
+/// whatever happens in between, the next start or the same command again completes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PendingDrive {
+    /// Its entry among the drives.
+    pub path: PathBuf,
+    /// The identity that it gets, in hex.
+    pub drive: String,
+    /// The drive that it takes the place of, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+}
+
+impl PendingDrive {
+    /// The identity that it gets.
+    pub fn drive_id(&self) -> Option<DriveId> {
+        DriveId::from_slice(&hex::decode(&self.drive).ok()?)
+    }
+
+    /// The drive that it takes the place of.
+    pub fn replaces_id(&self) -> Option<DriveId> {
+        DriveId::from_slice(&hex::decode(self.replaces.as_ref()?).ok()?)
+    }
 }
 
 impl Config {
     /// A set-up that begins.
     pub fn new(geometry: Option<String>, drives: Vec<PathBuf>) -> Config {
-        Config { version: CONFIG_VERSION, cluster: None, geometry, reserve: 0, drives }
+        Config {
+            version: CONFIG_VERSION,
+            cluster: None,
+            geometry,
+            reserve: 0,
+            drives,
+            changed: false,
+            removed: Vec::new(),
+            pending: Vec::new(),
+        }
     }
 
     /// The cluster's identity; `None` until there is one.
@@ -109,6 +153,9 @@ impl Config {
         }
         if self.drives.is_empty() {
             return Err("there are no drives".to_owned());
+        }
+        if self.pending.iter().any(|p| p.drive_id().is_none() || p.replaces.is_some() != p.replaces_id().is_some()) {
+            return Err("a pending drive is not named by 32 hex digits".to_owned());
         }
         Ok(())
     }
@@ -306,7 +353,16 @@ mod tests {
         assert_eq!(data.config().unwrap().as_ref(), Some(&config));
         config.cluster = Some(ClusterId([1; 16]).to_string());
         data.write_config(&config).unwrap();
-        assert_eq!(data.config().unwrap(), Some(config));
+        assert_eq!(data.config().unwrap().as_ref(), Some(&config));
+        config.changed = true;
+        config.removed.push("/mnt/2".into());
+        let pending = |drive: &str| PendingDrive { path: "/mnt/1".into(), drive: drive.to_owned(), replaces: None };
+        config.pending.push(pending(&DriveId([3; 16]).to_string()));
+        data.write_config(&config).unwrap();
+        assert_eq!(data.config().unwrap().as_ref(), Some(&config));
+        config.pending.push(pending("3"));
+        data.write_config(&config).unwrap();
+        assert!(matches!(data.config(), Err(DataDirError::Config { .. })));
         assert_eq!(data.drive_path(Path::new("/mnt/1")), Path::new("/mnt/1"));
         for text in ["", "version = 9\ndrives = [\"a\"]", "version = 1\ndrives = []", "nonsense = ["] {
             std::fs::write(data.root().join("config"), text).unwrap();

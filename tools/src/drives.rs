@@ -30,7 +30,9 @@ pub enum DrivesError {
     #[error("the number of drives must be 1 to {MAX_DRIVES}")]
     Number,
     /// `--drives` or the number of `--drive` differs from what the set-up has.
-    #[error("this set-up has {has} drives, not {asked}; drives can't be added or removed yet")]
+    #[error(
+        "this set-up has {has} drives, not {asked}; stele drive add and stele drive remove change that while it runs"
+    )]
     Differs {
         /// What it has.
         has: usize,
@@ -76,17 +78,22 @@ fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DrivesError> {
 
 /// The drives of a set-up. Directories are made only while there is no cluster; `config` takes up new paths.
 pub fn find(data: &DataDir, config: &mut Config, wanted: &Wanted) -> Result<Vec<Arc<dyn Disk>>, DrivesError> {
-    let asked = wanted.count.or((!wanted.paths.is_empty()).then_some(wanted.paths.len()));
     let has = config.drives.len();
-    if let Some(asked) = asked.filter(|asked| *asked != has) {
-        return Err(DrivesError::Differs { has, asked });
-    }
     if !wanted.paths.is_empty() {
         let paths = absolute(&wanted.paths)?;
-        if paths != config.drives {
-            config.drives = paths;
-            data.write_config(config)?;
+        let known: Vec<PathBuf> = config.drives.iter().chain(&config.removed).map(|e| data.drive_path(e)).collect();
+        // A command line from before drives were added or removed says nothing new.
+        if !(config.changed && paths.iter().all(|path| known.contains(path))) {
+            if paths.len() != has {
+                return Err(DrivesError::Differs { has, asked: paths.len() });
+            }
+            if paths != config.drives {
+                config.drives = paths;
+                data.write_config(config)?;
+            }
         }
+    } else if let Some(asked) = wanted.count.filter(|asked| *asked != has && !config.changed) {
+        return Err(DrivesError::Differs { has, asked });
     }
     let paths: Vec<PathBuf> = config.drives.iter().map(|entry| data.drive_path(entry)).collect();
     if config.cluster.is_none() {
@@ -100,7 +107,7 @@ pub fn find(data: &DataDir, config: &mut Config, wanted: &Wanted) -> Result<Vec<
 
 /// A drive's directory must survive a crash like what is in it. A parent that can't be opened is somebody else's, who has
 /// made it long ago.
-fn sync_parents(path: &Path) {
+pub(crate) fn sync_parents(path: &Path) {
     for directory in path.ancestors().take(3).filter_map(|parent| std::fs::File::open(parent).ok()) {
         let _somebody_elses = directory.sync_all();
     }
@@ -147,6 +154,16 @@ mod tests {
         assert_eq!(data.config().unwrap().map(|c| c.drives), Some(paths.clone()));
         let three = Wanted { count: Some(3), ..Wanted::default() };
         assert!(matches!(find(&data, &mut config, &three), Err(DrivesError::Differs { has: 2, asked: 3 })));
+        // Once the set has changed, the command line of the first start is history; another list is still refused.
+        config.changed = true;
+        config.drives.push(dir.path().join("c"));
+        config.removed.push(config.drives.remove(0));
+        assert_eq!(find(&data, &mut config, &three).unwrap().len(), 2);
+        let before = config.clone();
+        find(&data, &mut config, &Wanted { paths: paths.clone(), ..Wanted::default() }).unwrap();
+        assert_eq!(config, before);
+        let other = Wanted { paths: vec![dir.path().join("d")], ..Wanted::default() };
+        assert!(matches!(find(&data, &mut config, &other), Err(DrivesError::Differs { has: 2, asked: 1 })));
         let twice = Wanted { paths: vec![paths[0].clone(), paths[0].clone()], ..Wanted::default() };
         assert!(matches!(plan(&twice, None), Err(DrivesError::Twice(_))));
         assert!(matches!(plan(&Wanted { count: Some(0), ..Wanted::default() }, None), Err(DrivesError::Number)));

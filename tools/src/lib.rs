@@ -7,10 +7,14 @@
 pub mod accounts;
 pub mod admin;
 pub mod admin_client;
+mod admin_drives;
 mod admin_keep;
 pub mod cli;
 pub mod data_dir;
+pub mod drive_place;
+pub mod drive_set;
 pub mod drives;
+pub mod fixity;
 pub mod index_home;
 pub mod keep_answers;
 pub mod logging;

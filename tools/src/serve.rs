@@ -7,6 +7,7 @@
 use crate::accounts::{AccountsError, NewAccount, Origin, first, from_file};
 use crate::admin::{Admin, AdminState};
 use crate::data_dir::{Config, DataDir, DataDirError};
+use crate::drive_set::DriveSet;
 use crate::drives::{DrivesError, Wanted, find, plan, record_cluster};
 use crate::index_home::Indexes;
 use codec::effect::AccountRow;
@@ -52,6 +53,8 @@ pub struct ServeOptions {
     pub accounts: Option<PathBuf>,
     /// `--domain`.
     pub domains: Vec<String>,
+    /// `--archive-level`.
+    pub archive_level: Option<i32>,
 }
 
 /// Why there is no server.
@@ -192,7 +195,7 @@ fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
 async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     // What the command line alone can be wrong about comes first: nothing is written for it, and no drive is begun.
     let domains = Domains::new(&options.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
-    let data = DataDir::open(&options.data, true)?;
+    let data = Arc::new(DataDir::open(&options.data, true)?);
     let accounts = options.accounts.as_deref().map(from_file).transpose()?.unwrap_or_default();
     let (mut config, first_start) = set_up(&data, options)?;
     let s3_listener = listen("S3", "--s3", options.s3).await?;
@@ -233,7 +236,13 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
 
     let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, gateway::engine::Config::default());
     let service = gateway::server::service(&engine, domains);
-    state.ready(Arc::clone(&meta));
+    let drives = DriveSet::new(Arc::clone(&data), config, Arc::clone(&meta));
+    // Aside: what an interruption left may take long to complete, and nobody needs it to be served.
+    tokio::spawn({
+        let drives = Arc::clone(&drives);
+        async move { drives.resume().await }
+    });
+    state.ready(Arc::clone(&meta), drives);
     let said = Announcement {
         data: &data,
         s3: s3_address,
@@ -278,7 +287,10 @@ async fn metadata(
     disks: Vec<Arc<dyn Disk>>,
 ) -> Result<Metadata, ServeError> {
     let planned = config.geometry.as_deref().map(str::parse::<Geometry>).transpose()?;
+    let mut reclaim = metadata::keep::reclaim::ReclaimConfig::default();
+    reclaim.restripe.recompress_level = options.archive_level.unwrap_or(0);
     let how = metadata::start::Config {
+        reclaim,
         cluster: config.cluster_id(),
         geometry: options.geometry.or(planned),
         reserve: config.reserve,
