@@ -118,6 +118,9 @@ pub enum Command {
     DeleteChunks(DeleteChunks),
     /// Condemned chunks that a mark pass did see: their counts are mended, and they are Live again.
     SpareChunks(Vec<SparedChunk>),
+    /// Live chunks whose counts are wrong. Commits during the pass may make the new count wrong again: no chunk goes because
+    /// of a count, so that costs a grace, and no more.
+    RecountChunks(Vec<RecountedChunk>),
     /// Live chunks without a reference, such as those of a PUT that was given up: their grace begins. A commit that still
     /// comes revives them.
     CondemnChunks(Vec<ChunkId>),
@@ -273,6 +276,20 @@ pub struct UnmarkedChunk {
     pub condemned_lsn: Lsn,
     /// What a manifest chunk lists, one per entry (repeats included): those references go with it. Empty for others.
     pub children: Vec<ChunkId>,
+    /// A manifest chunk that can't be read: it goes without its children, whose references are counted again later. Only
+    /// after twice the grace, and only together with all others of the command that can't be read.
+    pub unread: bool,
+}
+
+/// A Live chunk whose references were counted by a mark pass that could read all of its domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecountedChunk {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its count when the pass began. With another one it is left as it is.
+    pub was: u64,
+    /// How many manifest entries name it. With none it is condemned.
+    pub refs: u64,
 }
 
 /// A condemned chunk that a complete mark pass saw.

@@ -16,6 +16,7 @@ pub mod mark;
 pub mod pace;
 pub mod plan;
 pub mod reclaim;
+mod recompress;
 pub mod repair;
 pub mod restripe;
 pub mod returning;

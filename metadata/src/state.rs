@@ -104,6 +104,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::MoveFrames { stripes, moves } => reclaim::move_frames(&mut draft, stripes, moves),
         Command::DeleteChunks(delete) => reclaim::delete_chunks(&mut draft, delete),
         Command::SpareChunks(chunks) => reclaim::spare_chunks(&mut draft, chunks),
+        Command::RecountChunks(chunks) => reclaim::recount_chunks(&mut draft, chunks),
         Command::CondemnChunks(chunks) => reclaim::condemn_chunks(&mut draft, chunks),
         Command::DropStripes(stripes) => reclaim::drop_stripes(&mut draft, stripes),
         Command::StripesFreed(stripes) => reclaim::stripes_freed(&mut draft, stripes),

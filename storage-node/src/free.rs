@@ -241,7 +241,14 @@ impl Writer {
         };
         let record = match read_record_header(&*medium, &meta, place.block) {
             Ok(record) => record,
-            Err(Fault::Block(_)) => return Ok(Looked::Other),
+            // Nobody can tell what lies there, so it is not touched: its space comes back when its segment goes. But the index
+            // need not name it any more, nor need its finding last for ever. Was it only misread, scrub finds a record that
+            // the index does not know.
+            Err(Fault::Block(_)) => {
+                tracing::warn!(shard = %shard.id, segment = place.segment, "the header of a freed shard can't be read: its space is not given back");
+                self.forget_place(shard, place);
+                return Ok(Looked::Gone);
+            }
             Err(Fault::Disk(error)) => return Err(self.judge(error.into())),
         };
         let named = is_record_of(&record, shard) || drive.disk.sabotage().is(Sabotage::FreeHeaderCheck);

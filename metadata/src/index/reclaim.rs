@@ -10,7 +10,8 @@
 
 use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
 use codec::effect::{ClockTick, DroppedRow, StripeRow};
-use codec::id::{Epoch, Lsn, StripeId};
+use codec::id::{DomainId, Epoch, Lsn, StripeId};
+use std::collections::BTreeSet;
 
 /// The steady count is noted once in this many milliseconds.
 pub const TICK_STEP_MS: u64 = 10 * 60 * 1000;
@@ -27,6 +28,13 @@ pub const RELEASED_SETTING: &str = "reclaim-released";
 /// Name of the setting that holds the LSN, in ASCII, that deletes are ordered for at least: that of the latest state that a
 /// drive remembered when an operator released reclaim.
 pub const FLOOR_SETTING: &str = "reclaim-floor";
+
+/// Name of the setting that holds an epoch, in ASCII: an operator has seen that the drives have stripes of earlier epochs which
+/// the index lacks, and has released reclaim all the same; 0 when there is nothing to be seen.
+pub const ORPHANS_SETTING: &str = "reclaim-orphans";
+/// Name of the setting that lists, in ASCII, the dedup domains whose chunks are to be counted again: a manifest chunk of them
+/// could not be read once, and may have gone without its children.
+pub const RECOUNT_SETTING: &str = "reclaim-recount";
 
 /// Why nothing is deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +165,24 @@ fn lsn_setting(view: &dyn View, name: &str) -> Result<Lsn, IndexError> {
 /// The LSN that deletes are ordered for at least.
 pub fn floor(view: &dyn View) -> Result<Lsn, IndexError> {
     lsn_setting(view, FLOOR_SETTING)
+}
+
+/// Orphans of epochs before this one were seen by an operator, however many they are.
+pub fn accepted_orphans(view: &dyn View) -> Result<Epoch, IndexError> {
+    Ok(Epoch(lsn_setting(view, ORPHANS_SETTING)?.0))
+}
+
+/// The dedup domains whose chunks are to be counted again.
+pub fn recounted_domains(view: &dyn View) -> Result<BTreeSet<DomainId>, IndexError> {
+    let value = setting(view, RECOUNT_SETTING)?.map(|row| row.value).unwrap_or_default();
+    let value = String::from_utf8_lossy(&value).into_owned();
+    Ok(value.split_ascii_whitespace().filter_map(|domain| domain.parse().ok()).map(DomainId).collect())
+}
+
+/// How long ago, by the steady count, the entry at `lsn` was, at least; `None` when no tick has followed it.
+pub fn age(view: &dyn View, lsn: Lsn) -> Result<Option<u64>, IndexError> {
+    let Some((_, then)) = ticks_from(view, lsn, 1)?.pop() else { return Ok(None) };
+    Ok(clock(view)?.map(|now| now.steady_ms.saturating_sub(then.steady_ms)))
 }
 
 /// What keeps everything from being deleted, if something does.

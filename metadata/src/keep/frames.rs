@@ -39,27 +39,34 @@ pub enum FramesError {
 /// Every frame of a data stripe: its data shards are frames from end to end. Each shard is read whole, and compared with the
 /// hash in the descriptor on the way.
 pub async fn frames_of(node: &dyn NodeClient, layout: &StripeLayout) -> Result<Vec<Laid>, FramesError> {
-    let stripe = layout.descriptor.id;
     let mut laid = Vec::new();
     for shard in layout.descriptor.data_present() {
-        let whole = 0..layout.descriptor.shard_len(shard);
-        let bytes = read_range(node, layout, shard, whole, ReadOptions::default()).await?;
-        let mut offset = 0usize;
-        while offset < bytes.len() {
-            let at = u32::try_from(offset).unwrap_or(u32::MAX);
-            let no_frame = || FramesError::NoFrame { stripe, shard, offset: at };
-            let rest = bytes.slice(offset..);
-            let header = parse_header(&rest[..rest.len().min(HEADER_ENCRYPTED)]).map_err(|_| no_frame())?;
-            let len = header.frame_len();
-            if len > rest.len() {
-                return Err(no_frame());
-            }
-            let frame = rest.slice(..len);
-            let header = verify_stored(&frame).map_err(|_| no_frame())?;
-            let place = Place::in_stripe(stripe, shard, at, u32::try_from(len).map_err(|_| no_frame())?);
-            laid.push(Laid { id: header.id, place, frame });
-            offset += len;
+        laid.extend(frames_in(node, layout, shard).await?);
+    }
+    Ok(laid)
+}
+
+/// The frames of one data shard.
+pub async fn frames_in(node: &dyn NodeClient, layout: &StripeLayout, shard: u8) -> Result<Vec<Laid>, FramesError> {
+    let stripe = layout.descriptor.id;
+    let mut laid = Vec::new();
+    let whole = 0..layout.descriptor.shard_len(shard);
+    let bytes = read_range(node, layout, shard, whole, ReadOptions::default()).await?;
+    let mut offset = 0usize;
+    while offset < bytes.len() {
+        let at = u32::try_from(offset).unwrap_or(u32::MAX);
+        let no_frame = || FramesError::NoFrame { stripe, shard, offset: at };
+        let rest = bytes.slice(offset..);
+        let header = parse_header(&rest[..rest.len().min(HEADER_ENCRYPTED)]).map_err(|_| no_frame())?;
+        let len = header.frame_len();
+        if len > rest.len() {
+            return Err(no_frame());
         }
+        let frame = rest.slice(..len);
+        let header = verify_stored(&frame).map_err(|_| no_frame())?;
+        let place = Place::in_stripe(stripe, shard, at, u32::try_from(len).map_err(|_| no_frame())?);
+        laid.push(Laid { id: header.id, place, frame });
+        offset += len;
     }
     Ok(laid)
 }

@@ -3,7 +3,16 @@
 //! Reference counts are a hint; what a pass saw is the authority. A pass takes a bounded set of condemned chunks, then walks
 //! every root there is, page by page, and counts how often each of them is named. Roots are the versions of objects, the parts
 //! of uploads, and every manifest chunk that has a row, condemned or not: a commit may revive it, and then does not name its
-//! children again. A pass that could not read something is worth nothing: it ends with an error, and nothing is deleted.
+//! children again. A pass that could not read the index is worth nothing: it ends with an error, and nothing is deleted.
+//!
+//! A manifest chunk that can't be read may list any chunk of its dedup domain, and none of another (`state/chunks.rs` refuses
+//! that, and no reader has the other key). Nothing closer bounds its children: counts are a hint, and rows don't say since when
+//! a chunk is there. So nothing of that domain is deleted while it lasts; other domains go on. It ends when the chunk can be
+//! read again, or when everything that names it was deleted: then it goes itself, after twice the grace, with all others of its
+//! domain that can't be read or not at all, since one of them may list another. Its children keep a reference that nobody
+//! holds. So from the first pass on that could not read everything of a domain until one cycle of passes could, the Live chunks
+//! of the domain are counted again, and those whose count is too high get the true one. What goes wrong otherwise: one rotten
+//! chunk stops all deletes for ever; or a chunk is deleted that only the unread one lists; or what it listed is never deleted.
 //!
 //! Why commits during the pass do no harm. Let chunk X be condemned by entry c, applied before the pass begins, and let it
 //! be deleted by entry d only if it is still condemned by c (the commit looks, `state/reclaim.rs`).
@@ -17,7 +26,7 @@
 //!
 //! Where a chunk lies plays no part in this: frames may move meanwhile.
 
-use crate::index::reclaim::over_upto;
+use crate::index::reclaim::{over_upto, recounted_domains};
 use crate::index::{self, CHUNKS, IndexError, OBJECTS, Overlay, RowFault, STRIPES, UPLOADS, View, damaged, decode};
 use crate::keys::{Domain, KeyError, Keys};
 use crate::lookup;
@@ -29,12 +38,14 @@ use codec::id::{ChunkId, DomainId, Lsn, StripeId};
 use codec::manifest::Manifest;
 use codec::stripe::StripeClass;
 use futures::future::join_all;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use storage_node::kv::{Family, Kv};
 use storage_node::sabotage::Sabotage;
 
-use crate::command::{SparedChunk, UnmarkedChunk};
+use crate::command::{RecountedChunk, SparedChunk, UnmarkedChunk};
+
+mod names;
 
 /// Rows that are read from the index at a time.
 const PAGE: usize = 4096;
@@ -46,15 +57,35 @@ const END: [u8; 64] = [0xff; 64];
 /// How much one pass takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Condemned chunks, and as many Live ones without references.
+    /// Condemned chunks; as many Live ones without references, and as many that are counted again. Some 150 bytes each.
     pub chunks: usize,
     /// Stripes whose use is counted.
     pub stripes: usize,
+    /// Stripes on the drives that the index may lack without anybody having to look (see [`super::reclaim`]).
+    pub orphans: usize,
+    /// Shards of a drive that are listed at a time.
+    pub page: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { chunks: 200_000, stripes: 100_000 }
+        Limits { chunks: 200_000, stripes: 100_000, orphans: 10_000, page: 4096 }
+    }
+}
+
+/// A pass costs a walk over the whole index, so it takes on more where there is more: one in so many rows.
+const ROWS_EACH: u64 = 200;
+/// As many times the limits at most: 4 million chunks and 2 million stripes by default, together about a gigabyte.
+const MOST_TIMES: usize = 20;
+
+impl Limits {
+    /// The limits for an index of `rows` rows.
+    pub fn scaled(self, rows: u64) -> Limits {
+        let more = |limit: usize| {
+            let share = usize::try_from(rows / ROWS_EACH).unwrap_or(usize::MAX);
+            share.clamp(limit, limit.saturating_mul(MOST_TIMES))
+        };
+        Limits { chunks: more(self.chunks), stripes: more(self.stripes), ..self }
     }
 }
 
@@ -65,12 +96,38 @@ pub struct Cursor {
     pub chunk: ChunkId,
     /// The first stripe whose use is counted.
     pub stripe: StripeId,
+    /// The first chunk that may be counted again.
+    pub recount: ChunkId,
 }
+
+const FIRST: ChunkId = ChunkId([0; 32]);
 
 impl Default for Cursor {
     fn default() -> Cursor {
-        Cursor { chunk: ChunkId([0; 32]), stripe: StripeId::default() }
+        Cursor { chunk: FIRST, stripe: StripeId::default(), recount: FIRST }
     }
+}
+
+/// A manifest chunk that can't be read, or is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its dedup domain: of this nothing is deleted.
+    pub domain: DomainId,
+    /// Why, for the operator.
+    pub reason: String,
+    /// An object that depends on it, as `bucket/key`; empty when none was found.
+    pub object: String,
+}
+
+/// Chunks of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// How many.
+    pub chunks: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
 }
 
 /// What is in use of a data stripe.
@@ -103,6 +160,22 @@ pub struct Marks {
     pub lost: bool,
     /// Where the next pass goes on.
     pub next: Cursor,
+    /// Manifest chunks were read.
+    pub looked: bool,
+    /// There were more condemned chunks, or more Live ones without a reference, than the limit.
+    pub more: bool,
+    /// Manifest chunks that can't be read; 10,000 at most, but each of their domains.
+    pub unread: Vec<Unread>,
+    /// Domains of which nothing may be deleted.
+    pub held: BTreeSet<DomainId>,
+    /// Chunks that would be deleted if their domain was not held.
+    pub kept: u64,
+    /// Live chunks that were counted again and have another count.
+    pub recounted: Vec<RecountedChunk>,
+    /// All condemned chunks, due or not.
+    pub condemned: Total,
+    /// The earliest condemnation.
+    pub oldest: Option<Lsn>,
 }
 
 /// Why a pass is worth nothing.
@@ -114,17 +187,6 @@ pub enum MarkError {
     /// The keys of a dedup domain do not unwrap.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// A manifest chunk can't be read: what it lists is not known.
-    #[error("manifest chunk {id} can't be read: {reason}")]
-    Unreadable {
-        /// The chunk.
-        id: ChunkId,
-        /// For the operator.
-        reason: String,
-    },
-    /// Something names a manifest chunk that is not there.
-    #[error("manifest chunk {0} is named and not there")]
-    Dangling(ChunkId),
     /// The thread that read the index has ended.
     #[error("the service is stopping")]
     Stopping,
@@ -133,11 +195,21 @@ pub enum MarkError {
 /// A condemned chunk whose grace is over.
 struct Candidate {
     condemned_lsn: Lsn,
-    bytes: u64,
+    bytes: u32,
+    seen: u32,
+    domain: DomainId,
     is_manifest: bool,
-    seen: u64,
-    children: Vec<ChunkId>,
 }
+
+/// A Live chunk that is counted again.
+struct Counted {
+    was: u64,
+    seen: u64,
+    domain: DomainId,
+}
+
+/// Unread manifest chunks that are named to the operator.
+const UNREAD: usize = 10_000;
 
 /// One pass.
 struct Pass<'a> {
@@ -145,35 +217,61 @@ struct Pass<'a> {
     domains: HashMap<DomainId, Domain>,
     limits: Limits,
     candidates: HashMap<ChunkId, Candidate>,
+    /// What the manifest chunks among the candidates list.
+    children: HashMap<ChunkId, Vec<ChunkId>>,
+    recount: BTreeSet<DomainId>,
+    counted: HashMap<ChunkId, Counted>,
+    unread: HashSet<ChunkId>,
+    /// What has been condemned up to here may go although it can't be read.
+    due_unread: Option<Lsn>,
     marks: Marks,
 }
 
-/// Takes a pass over everything.
+/// Takes a pass over everything. `first`: chunks that are candidates before all others, if they are due: those that the pass
+/// before could not read, which go together or not at all.
 pub async fn mark(
     shared: &Shared,
     keys: &Keys,
     from: Cursor,
+    first: &[ChunkId],
     limits: Limits,
     grace_ms: u64,
 ) -> Result<Marks, MarkError> {
-    let (began, due, rows) = {
+    let (began, due, due_unread, rows, recount) = {
         // First of all: what is condemned later than this is not looked at.
         let view = Overlay::new(&*shared.kv);
-        (index::applied(&view)?.0, over_upto(&view, grace_ms)?, index::domains(&view)?)
+        let began = index::applied(&view)?.0;
+        let due_unread = over_upto(&view, grace_ms.saturating_mul(2))?;
+        (began, over_upto(&view, grace_ms)?, due_unread, index::domains(&view)?, recounted_domains(&view)?)
     };
     let mut domains = HashMap::new();
     for row in &rows {
         domains.insert(DomainId(row.id), keys.unwrap_domain(row)?);
     }
-    let marks = Marks { began, next: from, ..Marks::default() };
-    let mut pass = Pass { shared, domains, limits, candidates: HashMap::new(), marks };
+    let mut pass = Pass {
+        shared,
+        domains,
+        limits,
+        candidates: HashMap::new(),
+        children: HashMap::new(),
+        recount,
+        counted: HashMap::new(),
+        unread: HashSet::new(),
+        due_unread,
+        marks: Marks { began, next: from, ..Marks::default() },
+    };
     pass.stripes(from.stripe).await?;
-    pass.candidates(from.chunk, due).await?;
-    if !pass.candidates.is_empty() && !shared.sabotage.is(Sabotage::ReclaimMark) {
+    pass.candidates(from.chunk, first, due).await?;
+    pass.choose_counted(from.recount).await?;
+    pass.marks.looked = !pass.is_idle();
+    if !pass.is_idle() && !shared.sabotage.is(Sabotage::ReclaimMark) {
         pass.versions().await?;
         pass.parts().await?;
     }
     pass.chunks().await?;
+    if !pass.unread.is_empty() {
+        names::find(shared, &mut pass.marks.unread).await?;
+    }
     Ok(pass.finish())
 }
 
@@ -212,6 +310,11 @@ impl Pass<'_> {
         Overlay::new(&*self.shared.kv)
     }
 
+    /// Nothing has to be looked for in the roots.
+    fn is_idle(&self) -> bool {
+        self.candidates.is_empty() && self.counted.is_empty()
+    }
+
     /// The stripes whose use is counted. They are chosen before any chunk is looked at: into a stripe that is known already no
     /// chunk is placed any more, but for further pieces of its own commit, which the commit of a drop looks for.
     async fn stripes(&mut self, from: StripeId) -> Result<(), MarkError> {
@@ -241,9 +344,14 @@ impl Pass<'_> {
     }
 
     /// Condemned chunks whose grace is over, from the cursor on, and then from the beginning up to it.
-    async fn candidates(&mut self, from: ChunkId, due: Option<Lsn>) -> Result<(), MarkError> {
-        let Some(due) = due else { return Ok(()) };
-        self.marks.next.chunk = ChunkId([0; 32]);
+    async fn candidates(&mut self, from: ChunkId, first: &[ChunkId], due: Option<Lsn>) -> Result<(), MarkError> {
+        let Some(due) = due.map(|due| due.min(self.marks.began)) else { return Ok(()) };
+        self.marks.next.chunk = FIRST;
+        for id in first.iter().take(self.limits.chunks) {
+            if let Some(row) = index::chunk(&self.view(), *id)? {
+                self.candidates.extend(candidate(&row, due).map(|candidate| (*id, candidate)));
+            }
+        }
         for (from, end) in [(&from.0[..], &END[..]), (&[][..], &from.0[..])] {
             let mut pages = Pages::new(self.shared, CHUNKS, from, end);
             loop {
@@ -253,26 +361,44 @@ impl Pass<'_> {
                 }
                 for (key, value) in rows {
                     let (id, row) = chunk_row(&key, value)?;
-                    let condemned = row.state == ChunkState::Condemned as i32 && row.refs == 0;
-                    if !condemned || row.condemned_lsn > due.0.min(self.marks.began.0) {
-                        continue;
-                    }
+                    let Some(candidate) = candidate(&row, due) else { continue };
                     if self.candidates.len() >= self.limits.chunks {
                         self.marks.next.chunk = id;
+                        self.marks.more = true;
                         return Ok(());
                     }
-                    let candidate = Candidate {
-                        condemned_lsn: Lsn(row.condemned_lsn),
-                        bytes: row.place.map_or(0, |place| u64::from(place.len)),
-                        is_manifest: row.is_manifest,
-                        seen: 0,
-                        children: Vec::new(),
-                    };
                     self.candidates.insert(id, candidate);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Live chunks of the domains that are counted again, from the cursor on.
+    async fn choose_counted(&mut self, from: ChunkId) -> Result<(), MarkError> {
+        self.marks.next.recount = FIRST;
+        if self.recount.is_empty() {
+            return Ok(());
+        }
+        let mut pages = Pages::new(self.shared, CHUNKS, &from.0, &END);
+        loop {
+            let rows = pages.next().await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for (key, value) in rows {
+                let (id, row) = chunk_row(&key, value)?;
+                let domain = DomainId(row.domain);
+                if row.state != ChunkState::Live as i32 || row.refs == 0 || !self.recount.contains(&domain) {
+                    continue;
+                }
+                if self.counted.len() >= self.limits.chunks {
+                    self.marks.next.recount = id;
+                    return Ok(());
+                }
+                self.counted.insert(id, Counted { was: row.refs, seen: 0, domain });
+            }
+        }
     }
 
     async fn versions(&mut self) -> Result<(), MarkError> {
@@ -306,20 +432,33 @@ impl Pass<'_> {
     fn content(&mut self, family: Family, key: &[u8], content: Option<&Content>) -> Result<(), MarkError> {
         let Some(content) = content else { return Ok(()) };
         let manifest = Manifest::parse(&content.manifest).map_err(|_| damaged(family, key, RowFault::Malformed))?;
-        self.entries(&manifest)
+        self.entries(&manifest, content.domain_id())
     }
 
-    fn entries(&mut self, manifest: &Manifest) -> Result<(), MarkError> {
+    fn entries(&mut self, manifest: &Manifest, domain: DomainId) -> Result<(), MarkError> {
         for entry in manifest.entries() {
             if let Some(candidate) = self.candidates.get_mut(&entry.id) {
-                candidate.seen += 1;
+                candidate.seen = candidate.seen.saturating_add(1);
             }
-            // What a node lists is met where the node has its row: without one it would not be met at all.
+            if let Some(counted) = self.counted.get_mut(&entry.id) {
+                counted.seen += 1;
+            }
+            // What a node lists is met where the node has its row: without one it is not met at all.
             if !entry.leaf && index::chunk(&self.view(), entry.id)?.is_none_or(|row| !row.is_manifest) {
-                return Err(MarkError::Dangling(entry.id));
+                self.not_read(entry.id, domain, "it is named and not there".to_owned());
             }
         }
         Ok(())
+    }
+
+    fn not_read(&mut self, id: ChunkId, domain: DomainId, reason: String) {
+        if self.shared.sabotage.is(Sabotage::UnknownIsAbsent) {
+            return;
+        }
+        self.marks.held.insert(domain);
+        if self.unread.insert(id) && self.marks.unread.len() < UNREAD {
+            self.marks.unread.push(Unread { id, domain, reason, object: String::new() });
+        }
     }
 
     /// All chunks: what the manifest chunks among them list, which stripes they are placed in, and which have no reference.
@@ -334,20 +473,18 @@ impl Pass<'_> {
             for (key, value) in rows {
                 let (id, row) = chunk_row(&key, value)?;
                 if row.is_manifest {
-                    nodes.push(id);
+                    nodes.push((id, DomainId(row.domain)));
                 }
                 self.place(id, &row)?;
-                if row.state == ChunkState::Live as i32 && row.refs == 0 && self.marks.idle.len() < self.limits.chunks {
-                    self.marks.idle.push(id);
-                }
+                self.count(id, &row);
             }
-            if self.candidates.is_empty() {
+            if self.is_idle() {
                 continue;
             }
             for some in nodes.chunks(READS) {
-                let read = join_all(some.iter().map(|id| self.manifest(*id))).await;
-                for (id, manifest) in some.iter().zip(read) {
-                    self.node(*id, manifest)?;
+                let read = join_all(some.iter().map(|(id, _)| self.manifest(*id))).await;
+                for ((id, domain), manifest) in some.iter().zip(read) {
+                    self.node(*id, *domain, manifest)?;
                 }
             }
         }
@@ -368,24 +505,47 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn node(&mut self, id: ChunkId, manifest: Result<Manifest, MarkError>) -> Result<(), MarkError> {
+    fn count(&mut self, id: ChunkId, row: &ChunkRow) {
+        if row.state == ChunkState::Condemned as i32 {
+            let (total, lsn) = (&mut self.marks.condemned, Lsn(row.condemned_lsn));
+            total.chunks += 1;
+            total.bytes += row.place.map_or(0, |place| u64::from(place.len));
+            self.marks.oldest = Some(self.marks.oldest.map_or(lsn, |oldest| oldest.min(lsn)));
+        } else if row.refs == 0 {
+            match self.marks.idle.len() < self.limits.chunks {
+                true => self.marks.idle.push(id),
+                false => self.marks.more = true,
+            }
+        }
+    }
+
+    fn node(&mut self, id: ChunkId, domain: DomainId, manifest: Result<Manifest, NodeError>) -> Result<(), MarkError> {
         let manifest = match manifest {
-            Err(MarkError::Unreadable { .. }) if self.shared.sabotage.is(Sabotage::UnknownIsAbsent) => return Ok(()),
-            manifest => manifest?,
+            Ok(manifest) => manifest,
+            Err(NodeError::Index(error)) => return Err(error.into()),
+            Err(NodeError::Unreadable(reason)) => {
+                self.not_read(id, domain, reason);
+                return Ok(());
+            }
         };
-        if let Some(candidate) = self.candidates.get_mut(&id) {
-            candidate.children = manifest.entries().iter().map(|entry| entry.id).collect();
+        if self.candidates.contains_key(&id) {
+            self.children.insert(id, manifest.entries().iter().map(|entry| entry.id).collect());
         }
         match self.shared.sabotage.is(Sabotage::ReclaimMark) {
             true => Ok(()),
-            false => self.entries(&manifest),
+            false => self.entries(&manifest, domain),
         }
     }
 
     /// Reads a manifest chunk as a reader would: verified, decrypted, and with the id that was asked for.
-    async fn manifest(&self, id: ChunkId) -> Result<Manifest, MarkError> {
-        let locate = || lookup::locate(&self.view(), &[id])?.pop().flatten().ok_or(MarkError::Dangling(id));
-        let unreadable = |reason: String| MarkError::Unreadable { id, reason };
+    async fn manifest(&self, id: ChunkId) -> Result<Manifest, NodeError> {
+        let unreadable = NodeError::Unreadable;
+        let locate = || match lookup::locate(&self.view(), &[id]) {
+            Ok(mut found) => found.pop().flatten().ok_or_else(|| unreadable("its row went".to_owned())),
+            // Its stripe has no row: lost, and the other rows are as good as before.
+            Err(error @ IndexError::Damaged { .. }) => Err(unreadable(error.to_string())),
+            Err(error) => Err(NodeError::Index(error)),
+        };
         let mut located = locate()?;
         let frame = match self.shared.read_at(&located).await {
             Ok(frame) => frame,
@@ -412,19 +572,60 @@ impl Pass<'_> {
         Manifest::parse(&plain).map_err(|error| unreadable(error.to_string()))
     }
 
+    /// Domains whose unread manifest chunks are all on their way out: nobody names any of them.
+    fn abandoned(&self) -> BTreeSet<DomainId> {
+        let on_its_way = |unread: &Unread| {
+            let candidate = self.candidates.get(&unread.id);
+            candidate.is_some_and(|found| found.seen == 0 && Some(found.condemned_lsn) <= self.due_unread)
+        };
+        if self.unread.len() > self.marks.unread.len() {
+            return BTreeSet::new();
+        }
+        let stay = self.marks.unread.iter().filter(|unread| !on_its_way(unread)).map(|unread| unread.domain);
+        let stay: BTreeSet<DomainId> = stay.collect();
+        self.marks.held.difference(&stay).copied().collect()
+    }
+
     fn finish(self) -> Marks {
-        let Pass { candidates, mut marks, .. } = self;
-        for (id, Candidate { condemned_lsn, bytes, is_manifest, seen, children }) in candidates {
+        let abandoned = self.abandoned();
+        let Pass { candidates, counted, unread, mut children, mut marks, .. } = self;
+        for (id, Candidate { condemned_lsn, bytes, is_manifest, seen, domain }) in candidates {
+            let (children, unread) = (children.remove(&id).unwrap_or_default(), unread.contains(&id));
             if seen > 0 {
-                marks.marked.push(SparedChunk { id, condemned_lsn, refs: seen });
-            } else if is_manifest != children.is_empty() {
-                marks.unmarked.push((UnmarkedChunk { id, condemned_lsn, children }, bytes));
+                marks.marked.push(SparedChunk { id, condemned_lsn, refs: u64::from(seen) });
+            } else if marks.held.contains(&domain) && !(unread && abandoned.contains(&domain)) {
+                marks.kept += 1;
+            } else if unread || is_manifest != children.is_empty() {
+                marks.unmarked.push((UnmarkedChunk { id, condemned_lsn, children, unread }, u64::from(bytes)));
+            }
+        }
+        for (id, Counted { was, seen, domain }) in counted {
+            if was != seen && !marks.held.contains(&domain) {
+                marks.recounted.push(RecountedChunk { id, was, refs: seen });
             }
         }
         // In the order of the rows that they change.
         marks.unmarked.sort_unstable_by_key(|(chunk, _)| chunk.id);
         marks
     }
+}
+
+/// Why a manifest chunk was not read.
+enum NodeError {
+    Index(IndexError),
+    Unreadable(String),
+}
+
+/// A chunk that is condemned for long enough.
+fn candidate(row: &ChunkRow, due: Lsn) -> Option<Candidate> {
+    let condemned = row.state == ChunkState::Condemned as i32 && row.refs == 0;
+    (condemned && row.condemned_lsn <= due.0).then(|| Candidate {
+        condemned_lsn: Lsn(row.condemned_lsn),
+        bytes: row.place.map_or(0, |place| place.len),
+        domain: DomainId(row.domain),
+        is_manifest: row.is_manifest,
+        seen: 0,
+    })
 }
 
 fn chunk_row(key: &[u8], value: Bytes) -> Result<(ChunkId, ChunkRow), IndexError> {

@@ -11,57 +11,56 @@
 //!    in the commit that drops them. So two looks that share nothing agree before a stripe goes.
 //! 6. Stripes that were dropped longer ago than a request can live are freed on their drives ([`READERS_GRACE_MS`], R12): whoever
 //!    looked a place up before the drop has ended. Drives read each header again and refuse what they don't recognise.
-//! 7. Once after a start: shards of stripes that nobody knows are freed if their epoch is fenced, never by age (R9): a stripe of
-//!    a fenced epoch can't become known any more, since its commit is refused. A repair may be writing a shard of a stripe that
-//!    is known, so those are left alone whatever drive they are on. Ledger and checkpoint shards are never orphans: a lost
-//!    index is rebuilt from them. One drive that can't be listed, one frame whose place is lost, or too many orphans at once
-//!    (an index that lacks what it should know), and none is freed.
+//! 7. After a start, and each day: shards of stripes that nobody knows are freed if their epoch is fenced, never by age (R9): a stripe of
+//!    a fenced epoch can't become known any more, since its commit is refused. Ledger and checkpoint shards are never orphans:
+//!    a lost index is rebuilt from them. One drive that can't be listed, one frame whose place is lost, or too many orphans at
+//!    once (an index that lacks what it should know) that no operator has seen, and none is freed.
+//! 8. Once a day: copies of shards that repair has moved elsewhere (`reclaim/strays.rs`), if the shard verifies where it belongs.
+//! 9. Stripes that are half dead or narrow are rewritten ([`super::restripe`]).
 //!
-//! Steps 4 to 7 share an allowance of bytes per day that begins with nothing at each start: a mistake shows before it is
-//! everything, and a program that restarts again and again frees no faster.
+//! Steps 4 to 8 share an allowance of bytes per day that begins with nothing at each start: a mistake shows before it is
+//! everything, and a program that restarts again and again frees no faster. Reading and writing of steps 5, 8 and 9 takes a
+//! share of the drives' time. A round that came to a limit of its own is followed by the next at once, so that what is not
+//! given back does not grow with what is deleted.
 
-use super::LONG_WORK;
-use super::frames::frames_of;
-use super::keeper::Keeper;
 use super::mark::{Cursor, Limits, MarkError, Marks, Usage, mark};
-use super::restripe::{self, RestripePolicy};
+use super::pace::Pace;
+use super::recompress::{RecompressError, Recompressor};
+use super::restripe::{self, RestripePolicy, Restriper};
 use crate::client::CommitError;
-use crate::command::{Command, DeleteChunks, DroppedStripe, MIN_GRACE_MS, Outcome, UnmarkedChunk};
+use crate::command::{Command, DeleteChunks, MIN_GRACE_MS, Outcome, UnmarkedChunk};
 use crate::commit::Request;
-use crate::index::reclaim::{self, Hold, MAX_GRACE_MS};
+use crate::index::reclaim::{self, MAX_GRACE_MS, RECOUNT_SETTING};
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{Patience, read_in_time};
 use crate::keys::Keys;
-use crate::lookup;
 use crate::seal::Sealer;
-use crate::service::Shared;
+use crate::service::{Alarm, Shared};
 use crate::stripe_writer::{StoreError, StripeWriter};
-use codec::effect::{DriveState, StripeRow};
-use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
+use bytes::Bytes;
+use codec::effect::{SettingRow, StripeRow};
+use codec::id::{ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 use codec::stripe::StripeDescriptor;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storage_node::client::{NodeClient, ReadError, WriteError, in_time};
-use storage_node::keep::{Authority, ShardRef};
+use storage_node::client::{DriveHealth, NodeClient, ReadError, WRITE_DEADLINE, in_time};
+use storage_node::keep::Authority;
 use storage_node::sabotage::Sabotage;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+mod drops;
 mod orphans;
+mod report;
+mod run;
+mod strays;
 
-/// How long a dropped stripe's shards stay: as long as a request lives (R9).
-pub const READERS_GRACE_MS: u64 = 12 * 3600 * 1000;
+pub use drops::READERS_GRACE_MS;
+pub use report::{Allowance, ReclaimReport, ReclaimStatus};
+
 /// Chunks of one commit, their children counted.
 const COMMIT_ROWS: usize = 50_000;
-/// Stripes that are freed before the next commit that says so.
-const FREE_STRIPES: usize = 256;
-/// How often the keeper is asked for stripes that find no drive.
-const NARROWER_EVERY: Duration = Duration::from_secs(60);
-/// One that was rewritten, or could not be, is looked at again after this.
-const NARROWER_AGAIN: Duration = Duration::from_secs(3600);
-/// The first round after a start begins after this.
-const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// How reclaim works.
@@ -77,6 +76,11 @@ pub struct ReclaimConfig {
     pub limits: Limits,
     /// Which stripes are rewritten.
     pub restripe: RestripePolicy,
+    /// Bytes per second that a drive gives when nobody else asks it, and the percentage of it that reclaim reads and writes
+    /// at; a rate of 0: no limit.
+    pub drive_rate: u64,
+    /// See there.
+    pub drive_percent: u8,
 }
 
 impl Default for ReclaimConfig {
@@ -87,6 +91,8 @@ impl Default for ReclaimConfig {
             daily_percent: 10,
             limits: Limits::default(),
             restripe: RestripePolicy::default(),
+            drive_rate: 100_000_000,
+            drive_percent: 10,
         }
     }
 }
@@ -126,72 +132,12 @@ pub enum ReclaimError {
     Stopping,
 }
 
-/// What a round did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReclaimReport {
-    /// Why nothing was done, if something holds reclaim.
-    pub held: Option<Hold>,
-    /// Chunks that were condemned because nothing refers to them.
-    pub condemned: u64,
-    /// Chunks that were deleted.
-    pub deleted: u64,
-    /// Condemned chunks that turned out to be referenced.
-    pub spared: u64,
-    /// Stripes that were dropped.
-    pub dropped: u64,
-    /// Stripes whose shards were freed.
-    pub freed: u64,
-    /// Shards of stripes that nobody knows, freed.
-    pub orphans: u64,
-    /// Bytes given back.
-    pub bytes: u64,
-    /// Frames that were moved into fuller stripes.
-    pub moved: u64,
-    /// Stripes that were left as they are, because not all of their frames could be read.
-    pub unread: u64,
-    /// Something was left for the next day.
-    pub allowance_used: bool,
-}
-
-/// How reclaim is, for operators.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReclaimStatus {
-    /// What holds it.
-    pub held: Option<Hold>,
-    /// Rounds since the start.
-    pub rounds: u64,
-    /// The last round.
-    pub last: ReclaimReport,
-    /// Why the last round ended early; empty when it did not.
-    pub error: String,
-    /// Everything that was freed since the start, in bytes.
-    pub bytes: u64,
-    /// Dropped stripes that wait to be freed; at most 10,000 are counted.
-    pub waiting: usize,
-}
-
-/// What may still be freed: fills up evenly, to a day's worth at most, and begins with nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Allowance {
-    left: u64,
-    at_ms: u64,
-}
-
-impl Allowance {
-    /// Adds what has come up since the last time.
-    pub fn fill(&mut self, per_day: u64, now_ms: u64) {
-        let passed = u128::from(now_ms.saturating_sub(self.at_ms));
-        let more = u64::try_from(u128::from(per_day) * passed / u128::from(DAY_MS)).unwrap_or(u64::MAX);
-        // What a short time adds is not rounded away again and again.
-        if more > 0 || per_day == 0 {
-            self.at_ms = now_ms;
+impl From<RecompressError> for ReclaimError {
+    fn from(error: RecompressError) -> ReclaimError {
+        match error {
+            RecompressError::Index(error) => ReclaimError::Index(error),
+            RecompressError::Keys(error) => ReclaimError::Mark(MarkError::Keys(error)),
         }
-        self.left = self.left.saturating_add(more).min(per_day);
-    }
-
-    /// Takes `bytes` off, if there are as many.
-    pub fn take(&mut self, bytes: u64) -> bool {
-        self.left.checked_sub(bytes).map(|left| self.left = left).is_some()
     }
 }
 
@@ -221,6 +167,7 @@ pub struct Reclaimer {
     work: tokio::sync::Mutex<Work>,
     shown: Mutex<ReclaimStatus>,
     wake: Notify,
+    narrower: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -228,7 +175,14 @@ struct Work {
     cursor: Cursor,
     allowance: Allowance,
     unlimited: bool,
-    orphans_done: bool,
+    /// When orphans were last looked for, and all of them freed.
+    orphans_since: Option<Lsn>,
+    /// Rows that have not changed since this entry are looked at for strays when a day has passed.
+    strays_since: Option<Lsn>,
+    /// Manifest chunks that the last pass could not read.
+    unread: Vec<ChunkId>,
+    /// Domains that could be read in every pass since the recount began.
+    recount: BTreeSet<DomainId>,
     /// The journal was sealed, or that was tried, in this round.
     sealing: bool,
     report: ReclaimReport,
@@ -270,7 +224,7 @@ impl Reclaimer {
     /// A reclaimer that has done nothing yet.
     pub fn new(parts: ReclaimParts) -> Arc<Reclaimer> {
         let (work, shown, wake) = (tokio::sync::Mutex::default(), Mutex::default(), Notify::new());
-        Arc::new(Reclaimer { parts, work, shown, wake })
+        Arc::new(Reclaimer { parts, work, shown, wake, narrower: tokio::sync::Mutex::default() })
     }
 
     fn shown(&self) -> MutexGuard<'_, ReclaimStatus> {
@@ -281,50 +235,41 @@ impl Reclaimer {
         Overlay::new(&*self.parts.shared.kv)
     }
 
-    /// How reclaim is.
-    pub fn status(&self) -> ReclaimStatus {
-        let mut status = self.shown().clone();
-        status.held = reclaim::hold(&self.view()).ok().flatten();
-        status.waiting = reclaim::dropped(&self.view(), StripeId::default(), 10_000).map_or(0, |rows| rows.len());
-        status
-    }
-
-    /// Lets reclaim go on after a hold: an operator has looked (R10).
+    /// Lets reclaim go on after a hold: an operator has looked (R10). With that, the operator also vouches for drives whose
+    /// own memory of frees does not verify: it is begun anew with the highest that any drive remembers, or this state knows.
+    /// By itself Stele does not do that: such a drive may have been the only one to know of a later state.
     pub async fn release(&self) -> Result<(), ReclaimError> {
         let node = &self.parts.shared.node;
-        let mut floor = Lsn(0);
+        let (mut floor, mut forgetful) = (Lsn(0), Vec::new());
         for drive in node.drives().await {
             // One that does not answer now, and remembers more, holds reclaim again when it is back.
-            floor = floor.max(authority_of(&**node, drive.id).await.map_or(Lsn(0), |seen| seen.lsn));
+            match authority_of(&**node, drive.id).await {
+                Ok(seen) => floor = floor.max(seen.lsn),
+                Err(_) if drive.health == DriveHealth::Healthy => forgetful.push(drive.id),
+                Err(_) => {}
+            }
         }
         self.commit(Command::ReleaseReclaim { floor }).await?;
+        let authority = self.authority()?;
+        for drive in forgetful {
+            match in_time(drive, WRITE_DEADLINE, node.renew_frees(drive, authority)).await {
+                Ok(()) => tracing::warn!(%drive, "its memory of frees was begun anew, as an operator wants it"),
+                Err(error) => tracing::warn!(%drive, %error, "its memory of frees could not be begun anew"),
+            }
+        }
+        self.check_authority().await?;
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// As whom this start orders frees.
+    fn authority(&self) -> Result<Authority, ReclaimError> {
+        Ok(Authority { epoch: self.parts.epoch, lsn: index::applied(&self.view())?.0.max(self.known()?) })
     }
 
     /// Holds reclaim until it is released.
     pub async fn hold(&self, reason: &str) -> Result<(), ReclaimError> {
         self.commit(Command::HoldReclaim { reason: reason.to_owned() }).await.map(drop)
-    }
-
-    /// Rounds, one after the other, until the task is ended.
-    pub async fn run(self: Arc<Self>) {
-        let Some(every) = self.parts.config.every else { return };
-        // The first round waits too, since a start has better things to do, but not for as long: a machine that is off every
-        // night would never come to it.
-        let mut wait = every.min(FIRST_AFTER);
-        loop {
-            // Woken early by a release, or not: the round is the same.
-            let _ = tokio::time::timeout(wait, self.wake.notified()).await;
-            wait = every;
-            match self.round().await {
-                Ok(report) if report == ReclaimReport::default() => {}
-                Ok(report) => tracing::info!(?report, "reclaim"),
-                Err(error) => {
-                    tracing::warn!(%error, "reclaim ended early; nothing that it was not sure of was deleted")
-                }
-            }
-        }
     }
 
     /// One round.
@@ -333,13 +278,8 @@ impl Reclaimer {
         work.report = ReclaimReport::default();
         work.sealing = false;
         let result = self.steps(&mut work).await;
-        let report = work.report.clone();
-        let mut shown = self.shown();
-        shown.rounds += 1;
-        shown.bytes = shown.bytes.saturating_add(report.bytes);
-        shown.error = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        shown.last = report.clone();
-        result.map(|()| report)
+        self.show(&work, result.as_ref().err());
+        result.map(|()| work.report.clone())
     }
 
     fn is_held(&self, work: &mut Work) -> Result<bool, ReclaimError> {
@@ -352,27 +292,75 @@ impl Reclaimer {
             return Ok(());
         }
         self.check_authority().await?;
-        self.fill_allowance(work).await;
-        let ReclaimConfig { limits, .. } = self.parts.config;
+        let drives = self.fill_allowance(work).await;
+        let pace = self.pace(drives);
         let (shared, keys, grace) = (&self.parts.shared, &self.parts.keys, self.parts.config.grace());
-        let marks = mark(shared, keys, work.cursor, limits, grace).await?;
+        let limits = self.parts.config.limits.scaled(shared.kv.stats().rows);
+        let (from, began) = (work.cursor, shared.clock.monotonic_ms());
+        let marks = mark(shared, keys, from, &work.unread, limits, grace).await?;
         work.cursor = marks.next;
-        self.chunks(work, &marks).await?;
-        self.drop_stripes(work, &marks).await?;
-        self.free_stripes(work).await?;
-        if !work.orphans_done && !marks.lost {
-            work.orphans_done = self.orphans(work).await?;
+        if marks.looked {
+            work.unread = marks.unread.iter().map(|unread| unread.id).collect();
         }
-        self.restripe(work, &marks.usage).await
+        self.show_pass(&marks, shared.clock.monotonic_ms().saturating_sub(began));
+        self.recount(work, from, &marks).await?;
+        self.chunks(work, &marks).await?;
+        self.drop_stripes(work, &marks, &pace).await?;
+        self.free_stripes(work).await?;
+        // Not only after a start: what a drive that comes back has of stripes that went meanwhile is found later.
+        let due = work.orphans_since.map_or(Ok(true), |since| reclaim::is_over(&self.view(), since, DAY_MS))?;
+        if due && !marks.lost && self.orphans(work, limits).await? {
+            work.orphans_since = Some(index::applied(&self.view())?.0);
+        }
+        self.strays(work, limits, &pace).await?;
+        let restriped = self.restripe(work, &marks.usage, &pace).await?;
+        let report = &mut work.report;
+        let gained = report.deleted + report.spared + report.condemned > 0;
+        report.at_once = marks.next.stripe != StripeId::default()
+            || marks.next.recount != Cursor::default().recount
+            || (marks.more && gained)
+            || restriped;
+        Ok(())
     }
 
-    /// Step 2.
+    /// What reclaim may read and write, as the share of `drives` drives' time that it has.
+    fn pace(&self, drives: usize) -> Pace {
+        let ReclaimConfig { drive_rate, drive_percent, .. } = self.parts.config;
+        let rate = drive_rate.saturating_mul(drives.max(1) as u64);
+        Pace::new(match rate {
+            0 => 0,
+            rate => (rate / 100).saturating_mul(u64::from(drive_percent)).max(1),
+        })
+    }
+
+    /// Step 2. Also says which drives free nothing because they can't tell for whom they have freed.
     async fn check_authority(&self) -> Result<(), ReclaimError> {
         let (epoch, started_at) = (self.parts.epoch, self.known()?);
-        let Some((drive, seen)) = behind(&*self.parts.shared.node, epoch, started_at).await else { return Ok(()) };
-        let error = ReclaimError::Behind { drive, seen };
-        self.hold(&error.to_string()).await?;
-        Err(error)
+        let node = &self.parts.shared.node;
+        let mut forgetful = Vec::new();
+        for drive in node.drives().await {
+            match authority_of(&**node, drive.id).await {
+                Ok(seen) if is_behind(seen, epoch, started_at) => {
+                    let error = ReclaimError::Behind { drive: drive.id, seen };
+                    self.hold(&error.to_string()).await?;
+                    return Err(error);
+                }
+                Err(error) if drive.health == DriveHealth::Healthy => {
+                    forgetful.push(format!("{}: {error}", drive.path))
+                }
+                // One that does not answer is asked again before anything is freed on it.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let words = (!forgetful.is_empty()).then(|| {
+            let drives = forgetful.join("; ");
+            format!(
+                "nothing is freed on drives that can't tell for whom they have freed ({drives}). If neither the index nor a \
+                 drive was put back from a copy since, stele reclaim release begins that memory anew"
+            )
+        });
+        self.parts.shared.set_alarm(Alarm::Frees, words);
+        Ok(())
     }
 
     /// Up to where this state, or an operator, knows what was deleted.
@@ -380,15 +368,18 @@ impl Reclaimer {
         Ok(self.parts.started_at.max(reclaim::floor(&self.view())?))
     }
 
-    async fn fill_allowance(&self, work: &mut Work) {
+    /// Returns how many drives there are.
+    async fn fill_allowance(&self, work: &mut Work) -> usize {
         let mut sizes: BTreeMap<u64, u64> = BTreeMap::new();
-        for drive in self.parts.shared.node.drives().await {
+        let drives = self.parts.shared.node.drives().await;
+        for drive in &drives {
             sizes.insert(drive.filesystem_id, drive.total);
         }
         let percent = self.parts.config.daily_percent;
         let total = sizes.values().fold(0u64, |sum, size| sum.saturating_add(*size));
         work.unlimited = percent >= 100;
         work.allowance.fill(total / 100 * u64::from(percent), self.parts.shared.clock.monotonic_ms());
+        drives.len()
     }
 
     pub(super) async fn commit(&self, command: Command) -> Result<Outcome, ReclaimError> {
@@ -412,9 +403,15 @@ impl Reclaimer {
             tracing::warn!(chunks = chunks.len(), "chunks without references by count are named after all");
             work.report.spared += self.done(Command::SpareChunks(chunks.to_vec())).await?;
         }
+        let (unread, read): (Vec<_>, Vec<_>) = marks.unmarked.iter().partition(|(chunk, _)| chunk.unread);
+        // All of them or none, so in one commit.
+        if work.may_free(unread.iter().map(|(_, bytes)| *bytes).sum()) {
+            let unread = unread.into_iter().map(|(chunk, _)| chunk.clone()).collect();
+            self.delete(work, marks.began, unread).await?;
+        }
         let mut batch: Vec<UnmarkedChunk> = Vec::new();
         let mut rows = 0;
-        for (chunk, bytes) in &marks.unmarked {
+        for (chunk, bytes) in read {
             if !work.may_free(*bytes) {
                 break;
             }
@@ -432,6 +429,38 @@ impl Reclaimer {
         Ok(())
     }
 
+    /// Counts again what a manifest chunk that went unread may have listed, and says of which objects nothing is known. A
+    /// domain is remembered, durably, before the first delete that may need it, and until a whole cycle could read all of it.
+    async fn recount(&self, work: &mut Work, from: Cursor, marks: &Marks) -> Result<(), ReclaimError> {
+        let known = reclaim::recounted_domains(&self.view())?;
+        for chunks in marks.recounted.chunks(COMMIT_ROWS) {
+            work.report.recounted += self.done(Command::RecountChunks(chunks.to_vec())).await?;
+        }
+        if from.recount == Cursor::default().recount {
+            work.recount = known.clone();
+        }
+        work.recount.retain(|domain| !marks.held.contains(domain));
+        let mut wanted: BTreeSet<DomainId> = known.union(&marks.held).copied().collect();
+        if marks.next.recount == Cursor::default().recount {
+            wanted.retain(|domain| !work.recount.contains(domain));
+        }
+        if wanted != known {
+            let value: Vec<String> = wanted.iter().map(|domain| domain.0.to_string()).collect();
+            self.set(RECOUNT_SETTING, value.join(" ")).await?;
+        }
+        (work.report.unread_manifests, work.report.kept) = (marks.unread.len() as u64, marks.kept);
+        // A pass without anything to look for reads no manifest, and knows nothing new of them.
+        if marks.looked {
+            self.parts.shared.set_alarm(Alarm::Manifests, report::unread_words(&marks.unread));
+        }
+        Ok(())
+    }
+
+    async fn set(&self, name: &str, value: String) -> Result<(), ReclaimError> {
+        let row = SettingRow { name: name.to_owned(), value: Bytes::from(value) };
+        self.commit(Command::PutSetting(row)).await.map(drop)
+    }
+
     async fn delete(&self, work: &mut Work, began: Lsn, chunks: Vec<UnmarkedChunk>) -> Result<(), ReclaimError> {
         if !chunks.is_empty() {
             let delete = DeleteChunks { marked_from: began, grace_ms: self.parts.config.grace(), chunks };
@@ -440,185 +469,37 @@ impl Reclaimer {
         Ok(())
     }
 
-    /// Step 5.
-    async fn drop_stripes(&self, work: &mut Work, marks: &Marks) -> Result<(), ReclaimError> {
-        let everything = self.parts.shared.sabotage.is(Sabotage::DropCheck);
-        for (id, usage) in marks.usage.iter().filter(|(_, usage)| usage.frames == 0 || everything) {
-            let Some(layout) = lookup::layout(&self.view(), *id)? else { continue };
-            if !work.may_free(usage.stored) {
-                break;
-            }
-            let frames = match frames_of(&*self.parts.shared.node, &layout).await {
-                Ok(laid) => laid.into_iter().map(|laid| (laid.id, laid.place.len)).collect(),
-                Err(error) => {
-                    tracing::warn!(stripe = %id, %error, "a stripe of no use is kept, since nobody can say what is in it");
-                    work.report.unread += 1;
-                    continue;
-                }
-            };
-            let dropped = Command::DropStripes(vec![DroppedStripe { id: *id, frames }]);
-            work.report.dropped += self.done(dropped).await?;
-        }
-        Ok(())
-    }
-
-    /// Step 6. A stripe is freed only when the entry that dropped it is sealed, and so is everything that moved its frames
-    /// elsewhere. While these entries lie in the journal alone, a loss that is accepted there takes them back: the chunks would
-    /// be in this stripe again, and the one that they were moved to would be of nobody.
-    async fn free_stripes(&self, work: &mut Work) -> Result<(), ReclaimError> {
-        let mut sealed = self.sealed()?;
-        let mut from = StripeId::default();
-        loop {
-            let rows = reclaim::dropped(&self.view(), from, FREE_STRIPES)?;
-            let last = rows.len() < FREE_STRIPES;
-            let mut due = Vec::new();
-            for (lsn, row) in rows {
-                let descriptor = parse(&row)?;
-                from = StripeId { counter: descriptor.id.counter.saturating_add(1), ..descriptor.id };
-                if self.parts.shared.sabotage.is(Sabotage::FreeGrace)
-                    || reclaim::is_over(&self.view(), lsn, READERS_GRACE_MS)?
-                {
-                    if lsn > sealed && !work.sealing {
-                        work.sealing = true;
-                        if let Err(error) = self.parts.sealer.seal_now().await {
-                            tracing::warn!(%error, "dropped stripes are freed when the journal can be sealed");
-                        }
-                        sealed = self.sealed()?;
-                    }
-                    if lsn <= sealed {
-                        due.push((descriptor, row));
-                    }
-                }
-            }
-            self.free(work, due).await?;
-            if last {
-                return Ok(());
-            }
-        }
-    }
-
-    fn sealed(&self) -> Result<Lsn, ReclaimError> {
-        Ok(index::last_sealed(&self.view())?.map_or(Lsn(0), |row| Lsn(row.last)))
-    }
-
-    /// Frees the shards of dropped stripes. A stripe some of whose drives can't be reached waits for them; a drive that was
-    /// removed is not waited for, since what comes back with it are orphans.
-    async fn free(&self, work: &mut Work, due: Vec<(StripeDescriptor, StripeRow)>) -> Result<(), ReclaimError> {
-        // Again, just before: what was dropped before a hold is not freed under it.
-        if due.is_empty() || self.is_held(work)? {
-            return Ok(());
-        }
-        let mut by_drive: BTreeMap<DriveId, Vec<ShardRef>> = BTreeMap::new();
-        for (descriptor, row) in &due {
-            let root = descriptor.root();
-            for index in 0..descriptor.width() {
-                if let Some(drive) = row.drive(index).filter(|_| descriptor.is_present(index)) {
-                    let id = ShardId { stripe: descriptor.id, index };
-                    by_drive.entry(drive).or_default().push(ShardRef { id, root });
-                }
-            }
-        }
-        let mut waiting: HashSet<StripeId> = HashSet::new();
-        for (drive, shards) in by_drive {
-            let stripes: Vec<StripeId> = shards.iter().map(|shard| shard.id.stripe).collect();
-            if !self.free_on(work, drive, shards).await? {
-                waiting.extend(stripes);
-            }
-        }
-        let freed: Vec<StripeId> =
-            due.iter().map(|(descriptor, _)| descriptor.id).filter(|id| !waiting.contains(id)).collect();
-        if !freed.is_empty() {
-            work.report.freed += self.done(Command::StripesFreed(freed)).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether the shards are gone from this drive for good.
-    async fn free_on(&self, work: &mut Work, drive: DriveId, shards: Vec<ShardRef>) -> Result<bool, ReclaimError> {
-        let gone = index::drive(&self.view(), drive)?.is_none_or(|row| row.state == DriveState::Removed as i32);
-        if gone {
-            return Ok(true);
-        }
-        let node = &self.parts.shared.node;
-        let Ok(seen) = authority_of(&**node, drive).await else { return Ok(false) };
-        if is_behind(seen, self.parts.epoch, self.known()?) {
-            let error = ReclaimError::Behind { drive, seen };
-            self.hold(&error.to_string()).await?;
-            return Err(error);
-        }
-        let authority = Authority { epoch: self.parts.epoch, lsn: index::applied(&self.view())?.0.max(self.known()?) };
-        match in_time(drive, LONG_WORK, node.free_shards(drive, authority, shards)).await {
-            Ok(freed) => {
-                work.report.bytes = work.report.bytes.saturating_add(freed.bytes);
-                for shard in &freed.refused {
-                    tracing::warn!(%drive, %shard, "something else lies where a shard was to be freed: it is left alone");
-                }
-                Ok(true)
-            }
-            Err(WriteError::OldAuthority { drive, seen }) => {
-                let error = ReclaimError::Behind { drive, seen };
-                self.hold(&error.to_string()).await?;
-                Err(error)
-            }
-            Err(error) => {
-                tracing::debug!(%drive, %error, "shards are freed later");
+    /// Rewrites stripes that are half dead or narrow. They are dropped by a later round, when nothing is placed in them. Whether
+    /// some were left for the next round.
+    async fn restripe(
+        &self,
+        work: &mut Work,
+        usage: &BTreeMap<StripeId, Usage>,
+        pace: &Pace,
+    ) -> Result<bool, ReclaimError> {
+        let parts = &self.parts;
+        let level = parts.config.restripe.recompress_level;
+        let recompress = Recompressor::new(level, &self.view(), &parts.keys)?;
+        let restriper = Restriper { recompress, ..self.restriper(pace) };
+        let (done, error) = match restriper.restripe(usage, &parts.config.restripe).await {
+            Ok(done) => (done, None),
+            Err((done, error)) => (done, Some(error)),
+        };
+        let report = &mut work.report;
+        report.moved += done.moved;
+        report.moved_bytes += done.bytes;
+        report.saved += done.saved;
+        report.unread += done.unread;
+        (report.backlog_stripes, report.backlog_bytes) = (done.left + done.beyond, done.left_bytes);
+        match error {
+            // No room, or too few drives: no mistake, and nothing was changed.
+            Some(ReclaimError::Store(error)) => {
+                tracing::debug!(%error, "stripes are rewritten later");
                 Ok(false)
             }
+            Some(error) => Err(error),
+            None => Ok(done.beyond > 0 && done.moved > 0),
         }
-    }
-
-    /// Rewrites these stripes, each for itself, as wide as the drives of now allow: for those that have lost shards and find no
-    /// drive for them. Nothing is deleted by it, so it works while reclaim is held. Returns how many frames moved.
-    pub async fn rewrite(&self, stripes: &[StripeId]) -> Result<u64, ReclaimError> {
-        let _one_at_a_time = self.work.lock().await;
-        let mut done = restripe::Restriped::default();
-        for id in stripes {
-            let group = restripe::Group { stripes: vec![*id], gains: true };
-            restripe::rewrite(self, &self.parts.shared, &self.parts.stripes, &group, &mut done).await?;
-        }
-        Ok(done.moved)
-    }
-
-    /// Rewrites what the keeper finds no drive for, as soon as it says so: those stripes are short of shards.
-    pub async fn run_narrower(self: Arc<Self>, keeper: Arc<Keeper>) {
-        if self.parts.config.every.is_none() {
-            return;
-        }
-        // They stay in the keeper's list until they are dropped, which takes until the next round.
-        let mut tried: HashMap<StripeId, tokio::time::Instant> = HashMap::new();
-        loop {
-            tokio::time::sleep(NARROWER_EVERY).await;
-            tried.retain(|_, at| at.elapsed() < NARROWER_AGAIN);
-            let stripes: Vec<_> = keeper.narrower().into_iter().filter(|id| !tried.contains_key(id)).collect();
-            if stripes.is_empty() {
-                continue;
-            }
-            tried.extend(stripes.iter().map(|id| (*id, tokio::time::Instant::now())));
-            match self.rewrite(&stripes).await {
-                Ok(moved) => {
-                    tracing::info!(stripes = stripes.len(), moved, "stripes without a spare drive were rewritten")
-                }
-                Err(error) => tracing::warn!(%error, "stripes without a spare drive were not rewritten"),
-            }
-        }
-    }
-
-    /// Rewrites stripes that are half dead or narrow. They are dropped by a later round, when nothing is placed in them.
-    async fn restripe(&self, work: &mut Work, usage: &BTreeMap<StripeId, Usage>) -> Result<(), ReclaimError> {
-        let parts = &self.parts;
-        let done = restripe::restripe(self, &parts.shared, &parts.stripes, usage, &parts.config.restripe).await;
-        let done = match done {
-            Ok(done) => done,
-            // No room, or too few drives: no mistake, and nothing was changed.
-            Err(ReclaimError::Store(error)) => {
-                tracing::debug!(%error, "stripes are rewritten later");
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        work.report.moved += done.moved;
-        work.report.unread += done.unread;
-        Ok(())
     }
 }
 
@@ -635,23 +516,6 @@ fn parse(row: &StripeRow) -> Result<StripeDescriptor, ReclaimError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_allowance_begins_with_nothing_and_holds_a_day() {
-        let mut allowance = Allowance::default();
-        allowance.fill(1000, 0);
-        assert!(allowance.take(0) && !allowance.take(1));
-        allowance.fill(1000, DAY_MS / 2);
-        assert!(!allowance.take(501) && allowance.take(500) && !allowance.take(1));
-        allowance.fill(1000, 30 * DAY_MS);
-        assert!(allowance.take(1000) && !allowance.take(1), "days in which nothing was freed are not saved up");
-        // Small steps add up.
-        let mut allowance = Allowance::default();
-        for ms in 0..=DAY_MS / 1000 {
-            allowance.fill(1000, ms * 1000);
-        }
-        assert!(allowance.take(990));
-    }
 
     #[test]
     fn r10_a_drive_that_knows_a_later_state_is_recognised() {

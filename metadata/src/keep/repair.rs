@@ -78,6 +78,8 @@ impl Executor<'_> {
     }
 
     async fn steps(&self, item: &RepairItem, done: &mut Done) -> Result<(), Failure> {
+        // Until the commit is answered: what is written by this order is of nobody till then, and must not be collected.
+        let _claim = self.shared.claims.claim(item.stripe).ok_or(Failure::Changed)?;
         let descriptor = self.descriptor(item)?;
         let mut targets = item.targets.clone();
         self.look_again(item, &descriptor, &mut targets, done).await;

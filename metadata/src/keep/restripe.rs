@@ -1,23 +1,29 @@
 //! Restripe: rewriting live frames into fuller stripes, and into stripes that the drives of today can hold (R12).
 //!
-//! [`plan`] is pure. Carrying it out: read every frame of the old stripes, verified; pack those that chunks still have their
+//! [`plan`] is pure. Carrying it out, as fast as its share of the drives' time allows: read the frames of the old stripes,
+//! verified; pack those that chunks still have their
 //! place in; write the new stripe; read all of it back from the medium; and only then change the places, each only if it is
 //! still where it was read. A chunk that was deleted, or moved by another, meanwhile is left alone. The old stripe stays as it
 //! is: reclaim drops it when no chunk is placed in it any more, and frees it after the readers' grace. A crash anywhere leaves a
 //! stripe that nobody knows (an orphan of this epoch), or one in which nothing is placed.
 
-use super::frames::{Laid, frames_of};
+use super::frames::{Laid, frames_in};
 use super::mark::Usage;
+use super::pace::Pace;
 use super::reclaim::{ReclaimError, Reclaimer};
+use super::recompress::Recompressor;
 use crate::command::{Command, Move, Outcome};
 use crate::index::{self, Overlay};
 use crate::lookup;
 use crate::service::Shared;
 use crate::stripe_writer::{OpenStripe, Stored, StripeWriter};
+use crate::topology::Topology;
 use bytes::Bytes;
 use codec::effect::Place;
 use codec::id::{ChunkId, DriveId, ShardId, StripeId};
 use codec::stripe::StripeClass;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
 use storage_node::client::Reserve;
 use storage_node::keep::ShardRef;
@@ -30,13 +36,16 @@ pub struct RestripePolicy {
     pub live_percent: u8,
     /// Also those that are narrower than the drives allow, where several make a fuller one.
     pub narrow: bool,
-    /// Bytes in use that one round moves.
+    /// Bytes in use that one round moves; the next one begins at once.
     pub round_bytes: u64,
+    /// The zstd level, 1 to 22, at which frames that are rewritten are compressed again if that makes them smaller; 0: they
+    /// stay as they are.
+    pub recompress_level: i32,
 }
 
 impl Default for RestripePolicy {
     fn default() -> RestripePolicy {
-        RestripePolicy { live_percent: 50, narrow: true, round_bytes: 4 << 30 }
+        RestripePolicy { live_percent: 50, narrow: true, round_bytes: 256 << 30, recompress_level: 0 }
     }
 }
 
@@ -49,10 +58,19 @@ pub struct Group {
     pub gains: bool,
 }
 
+/// What one round rewrites.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In this order.
+    pub groups: Vec<Group>,
+    /// Stripes for which the round has no room.
+    pub beyond: u64,
+}
+
 /// Groups of stripes whose live frames go into one new stripe each. `width` and `capacity` are those of a stripe that is
 /// written now: data shards, and bytes in them. A group either frees at least half of what it holds, or makes fewer stripes of
 /// several; so rewriting comes to an end.
-pub fn plan(usage: &BTreeMap<StripeId, Usage>, width: u8, capacity: u64, policy: &RestripePolicy) -> Vec<Group> {
+pub fn plan(usage: &BTreeMap<StripeId, Usage>, width: u8, capacity: u64, policy: &RestripePolicy) -> Plan {
     let mut dead = Vec::new();
     let mut narrow = Vec::new();
     for (id, usage) in usage.iter().filter(|(_, usage)| usage.frames > 0 && usage.stored > 0) {
@@ -66,9 +84,11 @@ pub fn plan(usage: &BTreeMap<StripeId, Usage>, width: u8, capacity: u64, policy:
     narrow.sort_unstable();
     let mut groups = Vec::new();
     let (mut group, mut live, mut gains, mut total) = (Vec::new(), 0u64, false, 0u64);
+    let mut beyond = 0;
     for (bytes, id, is_dead) in dead.into_iter().chain(narrow) {
-        if total.saturating_add(bytes) > policy.round_bytes {
-            break;
+        if beyond > 0 || total.saturating_add(bytes) > policy.round_bytes {
+            beyond += 1;
+            continue;
         }
         if !group.is_empty() && live.saturating_add(bytes) > capacity {
             close(&mut groups, std::mem::take(&mut group), gains);
@@ -78,7 +98,7 @@ pub fn plan(usage: &BTreeMap<StripeId, Usage>, width: u8, capacity: u64, policy:
         group.push(id);
     }
     close(&mut groups, group, gains);
-    groups
+    Plan { groups, beyond }
 }
 
 fn close(groups: &mut Vec<Group>, stripes: Vec<StripeId>, gains: bool) {
@@ -89,95 +109,201 @@ fn close(groups: &mut Vec<Group>, stripes: Vec<StripeId>, gains: bool) {
 
 /// Frames of one new stripe: they move in one entry, which takes some 150 bytes for each.
 const MOST_FRAMES: usize = 100_000;
+/// Bytes that drives read and write for each live byte: it is read, written with its parity (1.4 bytes at 10+4), read back from
+/// the medium, and once more as a reader would.
+pub(crate) const COST: u64 = 5;
+/// Rewrites that run at a time: one for so many drives, [`MOST_AT_A_TIME`] at most. Each holds the frames of a full stripe, one
+/// shard that is being read, and what packing adds.
+const DRIVES_EACH: usize = 16;
+const MOST_AT_A_TIME: usize = 8;
 
 /// What was rewritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restriped {
     /// Frames whose place changed.
     pub moved: u64,
-    /// Stripes that could not be read.
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that compressing them again saved.
+    pub saved: u64,
+    /// Stripes some of whose frames could not be read.
     pub unread: u64,
+    /// Stripes that are worth rewriting and were not.
+    pub left: u64,
+    /// Bytes in use in them.
+    pub left_bytes: u64,
+    /// Stripes that are worth rewriting and were not planned, for want of room in the round.
+    pub beyond: u64,
+    /// Bytes of frames that one rewrite held at most, the shard that it was reading included.
+    pub held: u64,
+    /// A new stripe did not read back.
+    failed: bool,
 }
 
-/// Plans and carries out.
-pub(crate) async fn restripe(
-    reclaimer: &Reclaimer,
-    shared: &Shared,
-    writer: &StripeWriter,
-    usage: &BTreeMap<StripeId, Usage>,
-    policy: &RestripePolicy,
-) -> Result<Restriped, ReclaimError> {
-    let mut done = Restriped::default();
-    if (policy.live_percent == 0 && !policy.narrow) || usage.is_empty() {
-        return Ok(done);
+impl Restriped {
+    pub(crate) fn add(&mut self, other: &Restriped) {
+        self.moved += other.moved;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.saved = self.saved.saturating_add(other.saved);
+        self.unread += other.unread;
+        self.held = self.held.max(other.held);
+        self.failed |= other.failed;
     }
-    let topology = shared.topology(Reserve::Client).await?;
-    let width = writer.width(&topology)?;
-    let capacity = u64::from(width) * u64::from(writer.shard_target());
-    for group in plan(usage, width, capacity, policy) {
-        let result = rewrite(reclaimer, shared, writer, &group, &mut done).await?;
-        if !result {
-            // A drive that does not give back what it took: repair looks at it; nothing is moved meanwhile.
-            break;
-        }
-    }
-    Ok(done)
 }
 
-/// Rewrites the live frames of some stripes; `false` when a new stripe did not read back.
-pub(crate) async fn rewrite(
-    reclaimer: &Reclaimer,
-    shared: &Shared,
-    writer: &StripeWriter,
-    group: &Group,
-    done: &mut Restriped,
-) -> Result<bool, ReclaimError> {
-    let topology = shared.topology(Reserve::Client).await?;
-    let width = writer.width(&topology)?;
-    let mut open = Batch { stripe: writer.open(width, false), frames: Vec::new() };
-    let mut full = Vec::new();
-    for id in &group.stripes {
-        let Some(layout) = lookup::layout(&Overlay::new(&*shared.kv), *id)? else { continue };
-        let laid = match frames_of(&*shared.node, &layout).await {
-            Ok(laid) => laid,
-            Err(error) => {
-                tracing::warn!(stripe = %id, %error, "a stripe is not rewritten, since not all of it can be read");
-                done.unread += 1;
-                continue;
-            }
-        };
-        for Laid { id, place, frame } in live(shared, laid)? {
-            if !open.stripe.fits(&frame) || open.frames.len() >= MOST_FRAMES {
-                let next = Batch { stripe: writer.open(width, false), frames: Vec::new() };
-                full.push(std::mem::replace(&mut open, next));
-            }
-            // A copy: the slice would keep its whole shard in memory until the stripe is written.
-            open.stripe.add(Bytes::copy_from_slice(&frame));
-            open.frames.push((id, place));
+/// Who rewrites, and with what.
+pub(crate) struct Restriper<'a> {
+    pub reclaimer: &'a Reclaimer,
+    pub shared: &'a Shared,
+    pub writer: &'a StripeWriter,
+    pub pace: &'a Pace,
+    pub recompress: Option<Recompressor>,
+}
+
+impl Restriper<'_> {
+    /// Plans and carries out.
+    pub async fn restripe(
+        &self,
+        usage: &BTreeMap<StripeId, Usage>,
+        policy: &RestripePolicy,
+    ) -> Result<Restriped, (Restriped, ReclaimError)> {
+        let mut done = Restriped::default();
+        if (policy.live_percent == 0 && !policy.narrow) || usage.is_empty() {
+            return Ok(done);
         }
+        let planned = self.planned(usage, policy).await.map_err(|error| (done, error))?;
+        let (Plan { groups, beyond }, at_a_time) = planned;
+        done.beyond = beyond;
+        let live = |id: &StripeId| usage.get(id).map_or(0, |usage| usage.live);
+        for group in &groups {
+            done.left += group.stripes.len() as u64;
+            done.left_bytes += group.stripes.iter().map(live).sum::<u64>();
+        }
+        let (mut waiting, mut running) = (groups.iter(), FuturesUnordered::new());
+        loop {
+            while running.len() < at_a_time
+                && let Some(group) = waiting.next()
+            {
+                running.push(self.one(group));
+            }
+            let Some((group, result)) = running.next().await else { break };
+            let result = result.map_err(|error| (done, error))?;
+            done.add(&result);
+            if result.failed {
+                // A drive that does not give back what it took: repair looks at it; nothing is moved meanwhile.
+                break;
+            }
+            done.left -= group.stripes.len() as u64;
+            done.left_bytes -= group.stripes.iter().map(live).sum::<u64>();
+        }
+        Ok(done)
     }
-    full.push(open);
-    if !group.gains && full.len() >= group.stripes.len() {
-        return Ok(true);
+
+    async fn one<'g>(&self, group: &'g Group) -> (&'g Group, Result<Restriped, ReclaimError>) {
+        (group, self.rewrite(group).await)
     }
-    for Batch { stripe, frames } in full.into_iter().filter(|batch| !batch.frames.is_empty()) {
-        let stored = writer.store(stripe, StripeClass::Data, None, &topology, Reserve::Client).await?;
-        if !shared.sabotage.is(Sabotage::RestripeVerify) && !reads_back(shared, &stored).await {
+
+    async fn planned(
+        &self,
+        usage: &BTreeMap<StripeId, Usage>,
+        policy: &RestripePolicy,
+    ) -> Result<(Plan, usize), ReclaimError> {
+        let topology = self.shared.topology(Reserve::Restripe).await?;
+        let width = self.writer.width(&topology)?;
+        let capacity = u64::from(width) * u64::from(self.writer.shard_target());
+        let at_a_time = (topology.usable().count() / DRIVES_EACH).clamp(1, MOST_AT_A_TIME);
+        Ok((plan(usage, width, capacity, policy), at_a_time))
+    }
+
+    /// Rewrites the live frames of some stripes, shard by shard. What can't be read stays where it is; the rest moves. A group
+    /// that makes room stores each new stripe as soon as it is full; one that does not is gathered first, to see whether it
+    /// makes fewer stripes, and is no larger than one stripe by its plan.
+    pub async fn rewrite(&self, group: &Group) -> Result<Restriped, ReclaimError> {
+        let topology = self.shared.topology(Reserve::Restripe).await?;
+        let width = self.writer.width(&topology)?;
+        let mut done = Restriped::default();
+        let new = || Batch { stripe: self.writer.open(width, false), frames: Vec::new(), bytes: 0 };
+        let (mut open, mut full) = (new(), Vec::<Batch>::new());
+        for id in &group.stripes {
+            let Some(layout) = lookup::layout(&Overlay::new(&*self.shared.kv), *id)? else { continue };
+            let unread = done.unread;
+            for shard in layout.descriptor.data_present() {
+                let laid = match frames_in(&*self.shared.node, &layout, shard).await {
+                    Ok(laid) => laid,
+                    Err(error) => {
+                        tracing::warn!(stripe = %id, %error, "not all of a stripe can be read: that part is not rewritten");
+                        done.unread = unread + 1;
+                        continue;
+                    }
+                };
+                let held = open.bytes + full.iter().map(|batch| batch.bytes).sum::<u64>();
+                done.held = done.held.max(held + u64::from(layout.descriptor.shard_len(shard)));
+                let mut laid = live(self.shared, laid)?;
+                if let Some(recompress) = &self.recompress {
+                    let saved;
+                    (laid, saved) = recompress.all(laid).await;
+                    done.saved = done.saved.saturating_add(saved);
+                }
+                for Laid { id, place, frame } in laid {
+                    if !open.stripe.fits(&frame) || open.frames.len() >= MOST_FRAMES {
+                        full.push(std::mem::replace(&mut open, new()));
+                    }
+                    // A copy: the slice would keep its whole shard in memory until the stripe is written.
+                    open.add(id, place, Bytes::copy_from_slice(&frame));
+                }
+                if group.gains {
+                    for batch in full.drain(..) {
+                        if !self.store(batch, &topology, &mut done).await? {
+                            return Ok(done);
+                        }
+                    }
+                }
+            }
+        }
+        full.push(open);
+        if !group.gains && full.len() >= group.stripes.len() {
+            return Ok(done);
+        }
+        for batch in full.into_iter().filter(|batch| !batch.frames.is_empty()) {
+            if !self.store(batch, &topology, &mut done).await? {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes a stripe, reads it back, and moves its frames; `false` when it did not read back.
+    async fn store(&self, batch: Batch, topology: &Topology, done: &mut Restriped) -> Result<bool, ReclaimError> {
+        let Batch { stripe, frames, bytes } = batch;
+        let stored = self.writer.store(stripe, StripeClass::Data, None, topology, Reserve::Restripe).await?;
+        if !self.shared.sabotage.is(Sabotage::RestripeVerify) && !reads_back(self.shared, &stored).await {
+            done.failed = true;
             return Ok(false);
         }
         let moves = frames.into_iter().zip(&stored.places).map(|((id, from), to)| Move { id, from, to: *to }).collect();
-        let outcome = reclaimer.commit(Command::MoveFrames { stripes: vec![stored.row], moves }).await?;
+        let outcome = self.reclaimer.commit(Command::MoveFrames { stripes: vec![stored.row], moves }).await?;
         if let Outcome::Sealed { moved, .. } = outcome {
             done.moved += moved;
+            done.bytes = done.bytes.saturating_add(bytes);
         }
+        self.pace.spend(bytes.saturating_mul(COST)).await;
+        Ok(true)
     }
-    Ok(true)
 }
 
 struct Batch {
     stripe: OpenStripe,
     /// Each frame's chunk and present place.
     frames: Vec<(ChunkId, Place)>,
+    bytes: u64,
+}
+
+impl Batch {
+    fn add(&mut self, id: ChunkId, from: Place, frame: Bytes) {
+        self.bytes += frame.len() as u64;
+        self.stripe.add(frame);
+        self.frames.push((id, from));
+    }
 }
 
 /// The frames that a chunk still has its place in, condemned ones included: a commit may revive them.
@@ -247,20 +373,23 @@ mod tests {
         let policy = RestripePolicy::default();
         let all = usage(&[(4, 400, 400), (4, 400, 200), (4, 400, 201), (4, 400, 0), (1, 100, 10)]);
         let group = Group { stripes: vec![id(5), id(2)], gains: true };
-        assert_eq!(plan(&all, 4, 400, &policy), [group], "the empty one is reclaim's");
+        assert_eq!(plan(&all, 4, 400, &policy).groups, [group], "the empty one is reclaim's");
     }
 
     #[test]
     fn narrow_stripes_go_together_or_not_at_all() {
         let policy = RestripePolicy::default();
         let none: [Group; 0] = [];
-        assert_eq!(plan(&usage(&[(1, 100, 100)]), 4, 400, &policy), none);
+        assert_eq!(plan(&usage(&[(1, 100, 100)]), 4, 400, &policy).groups, none);
         let two = usage(&[(1, 100, 100), (2, 150, 150), (4, 400, 400)]);
         let group = Group { stripes: vec![id(1), id(2)], gains: false };
-        assert_eq!(plan(&two, 4, 400, &policy), [group]);
-        assert_eq!(plan(&two, 1, 100, &policy), none, "the drives of today hold no wider ones");
-        assert_eq!(plan(&two, 4, 400, &RestripePolicy { narrow: false, ..policy }), none);
-        assert_eq!(plan(&two, 4, 400, &RestripePolicy { round_bytes: 120, ..policy }), none);
+        assert_eq!(plan(&two, 4, 400, &policy), Plan { groups: vec![group], beyond: 0 });
+        assert_eq!(plan(&two, 1, 100, &policy).groups, none, "the drives of today hold no wider ones");
+        assert_eq!(plan(&two, 4, 400, &RestripePolicy { narrow: false, ..policy }).groups, none);
+        assert_eq!(
+            plan(&two, 4, 400, &RestripePolicy { round_bytes: 120, ..policy }),
+            Plan { groups: vec![], beyond: 1 }
+        );
     }
 
     proptest! {
@@ -268,7 +397,7 @@ mod tests {
         fn every_group_is_worth_it(rows in prop::collection::vec((1u8..6, 1u64..500, 0u64..500), 0..30)) {
             let rows: Vec<_> = rows.into_iter().map(|(width, stored, live)| (width, stored, live.min(stored))).collect();
             let all = usage(&rows);
-            let groups = plan(&all, 5, 500, &RestripePolicy::default());
+            let groups = plan(&all, 5, 500, &RestripePolicy::default()).groups;
             let mut seen = BTreeSet::new();
             for Group { stripes: group, .. } in groups {
                 prop_assert!(group.iter().all(|id| seen.insert(*id) && all[id].frames > 0));

@@ -118,8 +118,12 @@ impl<'a> ChunkChanges<'a> {
                 is_manifest: new.is_manifest,
             };
             self.rows.insert(new.id, Changed { before: None, now: row });
-            // Only now, when it becomes known: a second commit of a node must not count its children twice.
+            // Only now, when it becomes known: a second commit of a node must not count its children twice. They are of its
+            // domain: reclaim keeps no more than that when it can't read the node.
             for &child in &new.children {
+                if self.row(child)?.is_some_and(|row| row.domain != new.domain.0) {
+                    return Err(Refusal::BadManifest(ManifestFault::Chunk).into());
+                }
                 self.hold(child)?;
             }
             return Ok(true);

@@ -14,7 +14,8 @@ use super::chunks::{fits, revive};
 use super::cluster::{check_stripe, put_stripe};
 use super::{DecideError, Draft};
 use crate::command::{
-    DeleteChunks, DroppedStripe, MAX_ROWS, MIN_GRACE_MS, Move, Outcome, Refusal, SparedChunk, UnmarkedChunk,
+    DeleteChunks, DroppedStripe, MAX_ROWS, MIN_GRACE_MS, Move, Outcome, RecountedChunk, Refusal, SparedChunk,
+    UnmarkedChunk,
 };
 use crate::index::reclaim::{self, FLOOR_SETTING, HOLD_SETTING, RELEASED_SETTING};
 use crate::index::{self, View};
@@ -46,9 +47,14 @@ pub(super) fn delete_chunks(draft: &mut Draft<'_>, delete: &DeleteChunks) -> Res
     }
     // What a node lists stays until the node is gone: a mark pass that saw the node saw its children.
     let listed: BTreeSet<ChunkId> = delete.chunks.iter().flat_map(|chunk| chunk.children.iter().copied()).collect();
+    // One that can't be read may be listed by another such: none of them goes while one of them stays.
+    let mut unread_due = true;
+    for chunk in delete.chunks.iter().filter(|chunk| chunk.unread) {
+        unread_due &= is_due(draft, delete, chunk)?;
+    }
     let mut done = 0;
     for chunk in delete.chunks.iter().filter(|chunk| !listed.contains(&chunk.id)) {
-        if !is_due(draft, delete, chunk)? {
+        if (chunk.unread && !unread_due) || !is_due(draft, delete, chunk)? {
             continue;
         }
         draft.chunks.delete(chunk.id);
@@ -65,14 +71,16 @@ fn is_due(draft: &mut Draft<'_>, delete: &DeleteChunks, chunk: &UnmarkedChunk) -
     let sabotage = &draft.at.sabotage;
     let Some(row) = draft.chunks.row(chunk.id)? else { return Ok(false) };
     let same = condemned_by(row, chunk.condemned_lsn) && row.refs == 0;
-    // Without its children their references would never go.
-    if (!same && !sabotage.is(Sabotage::ReclaimState)) || row.is_manifest == chunk.children.is_empty() {
+    // Without its children their references would never go, but by a recount.
+    let children_known = row.is_manifest != chunk.children.is_empty();
+    let shape = if chunk.unread { row.is_manifest && chunk.children.is_empty() } else { children_known };
+    if (!same && !sabotage.is(Sabotage::ReclaimState)) || !shape {
         return Ok(false);
     }
     if chunk.condemned_lsn > delete.marked_from && !sabotage.is(Sabotage::ReclaimMark) {
         return Ok(false);
     }
-    let grace = delete.grace_ms.max(MIN_GRACE_MS);
+    let grace = delete.grace_ms.max(MIN_GRACE_MS).saturating_mul(if chunk.unread { 2 } else { 1 });
     Ok(sabotage.is(Sabotage::ReclaimGrace) || reclaim::is_over(draft.view, chunk.condemned_lsn, grace)?)
 }
 
@@ -91,6 +99,25 @@ pub(super) fn spare_chunks(draft: &mut Draft<'_>, chunks: &[SparedChunk]) -> Res
         if let Some(row) = draft.chunks.row(chunk.id)?.filter(|row| condemned_by(row, chunk.condemned_lsn)) {
             revive(row);
             row.refs = chunk.refs;
+            done += 1;
+        }
+    }
+    Ok(outcome(done, chunks.len()))
+}
+
+pub(super) fn recount_chunks(draft: &mut Draft<'_>, chunks: &[RecountedChunk]) -> Result<Outcome, DecideError> {
+    if chunks.len() > MAX_ROWS {
+        return Err(Refusal::TooLarge.into());
+    }
+    let (mut done, lsn) = (0, draft.at.lsn);
+    for chunk in chunks {
+        let row = draft.chunks.row(chunk.id)?;
+        if let Some(row) = row.filter(|row| row.state == ChunkState::Live as i32 && row.refs == chunk.was) {
+            row.refs = chunk.refs;
+            if chunk.refs == 0 {
+                row.state = ChunkState::Condemned as i32;
+                row.condemned_lsn = lsn.0;
+            }
             done += 1;
         }
     }

@@ -1,114 +1,196 @@
 //! Shards of stripes that nobody knows: what writers of fenced epochs left behind (R9). See the order in the parent.
+//!
+//! All drives are listed twice, page by page, so that memory is bounded however many orphans there are. First they are only
+//! counted: every drive must answer, and more stripes than [`Limits::orphans`], or than a tenth of those that the index has,
+//! are more likely missing from the index than left over. Then reclaim is held. An operator who releases it has seen that, and
+//! what was there by then is not counted again, or it would be held again after each release; the setting
+//! [`ORPHANS_SETTING`] says so until they are freed.
 
-use super::{BTreeMap, BTreeSet, LONG_WORK, ReclaimError, Reclaimer, Sabotage, Work, index, reclaim};
+use super::{ReclaimError, Reclaimer, Work};
+use crate::index::reclaim::{self, Hold, ORPHANS_SETTING};
+use crate::index::{self, View};
 use crate::journal::read_in_time;
+use crate::keep::LONG_WORK;
+use crate::keep::mark::Limits;
 use codec::effect::DriveState;
-use codec::id::{DriveId, ShardId, StripeId};
+use codec::id::{DriveId, Epoch, ShardId, StripeId};
 use codec::stripe::StripeClass;
+use std::collections::BTreeSet;
+use storage_node::client::ReadError;
 use storage_node::keep::ShardRef;
+use storage_node::sabotage::Sabotage;
 
-/// Headers that are read at a time.
-const PAGE: usize = 4096;
-/// Orphans of one round.
-const MOST: usize = 100_000;
-/// As many stripes of no row, or as many as a tenth of those with one, are not left over by crashes: an index that lacks them
-/// is more likely.
-const PLAUSIBLE: usize = 10_000;
+/// A shard whose header was listed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed {
+    /// The shard.
+    pub shard: ShardRef,
+    /// What its stripe holds.
+    pub class: StripeClass,
+    /// Bytes of its payload.
+    pub bytes: u64,
+}
 
-/// What is to be freed on each drive.
-type Orphans = BTreeMap<DriveId, Vec<(ShardRef, u64)>>;
+/// What counting came to.
+enum Count {
+    /// A drive can't be listed (R13).
+    Unknown,
+    /// There are none.
+    None,
+    /// There are some that may be freed.
+    Some,
+    /// There are more than anybody expected.
+    TooMany(usize),
+}
 
 impl Reclaimer {
     /// Step 7. Whether it is done for this start.
-    pub(super) async fn orphans(&self, work: &mut Work) -> Result<bool, ReclaimError> {
-        let Some((orphans, stripes)) = self.find_orphans().await? else { return Ok(false) };
-        let known = reclaim_known(self)?;
-        if stripes > PLAUSIBLE.max(known / 10) {
-            let reason = format!("{stripes} stripes on the drives are not in the index, which has {known}");
-            self.hold(&reason).await?;
-            return Ok(false);
+    pub(super) async fn orphans(&self, work: &mut Work, limits: Limits) -> Result<bool, ReclaimError> {
+        match self.count_orphans(limits).await? {
+            Count::Unknown => return Ok(false),
+            Count::None => {}
+            Count::Some => {
+                if !self.free_orphans(work, limits).await? {
+                    return Ok(false);
+                }
+            }
+            Count::TooMany(known) => {
+                self.hold_orphans(limits, known).await?;
+                return Ok(false);
+            }
         }
-        // Again, just before: it has taken a while.
-        if self.is_held(work)? {
-            return Ok(false);
+        if reclaim::accepted_orphans(&self.view())? > Epoch(0) {
+            self.set(ORPHANS_SETTING, "0".to_owned()).await?;
         }
-        let mut all = true;
-        for (drive, shards) in orphans {
-            let mut some = Vec::new();
-            for (shard, bytes) in shards {
-                if !work.may_free(bytes) {
-                    all = false;
+        Ok(true)
+    }
+
+    /// Holds reclaim, and remembers what an operator is shown by it.
+    async fn hold_orphans(&self, limits: Limits, known: usize) -> Result<(), ReclaimError> {
+        let reason = format!(
+            "more than {} stripes on the drives are not in the index, which has {known}{}: if it lacks what it should have, \
+             rebuild it; if they are left over, release reclaim",
+            limits.orphans.max(known / 10),
+            if known >= most_known(limits) { " or more" } else { "" }
+        );
+        self.hold(&reason).await?;
+        // Only when this is what the operator sees. A crash in between shows it once more.
+        if reclaim::hold(&self.view())? == Some(Hold::Held(reason)) {
+            self.set(ORPHANS_SETTING, self.parts.epoch.0.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Drives whose shards count: an index that names a removed one is not asked for it.
+    fn listed_drives(&self) -> Result<Vec<DriveId>, ReclaimError> {
+        let rows = index::drives(&self.view())?;
+        let there = rows.iter().filter(|row| row.state != DriveState::Removed as i32);
+        Ok(there.filter_map(|row| DriveId::from_slice(&row.id)).collect())
+    }
+
+    /// The next shards of a drive; fewer than a page is the end.
+    pub(super) async fn list(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        page: usize,
+    ) -> Result<Vec<Listed>, ReadError> {
+        let listed = self.parts.shared.node.list_shards(drive, None, after, page);
+        let headers = read_in_time(drive, LONG_WORK, listed).await?;
+        let listed = headers.into_iter().map(|header| Listed {
+            shard: ShardRef { id: header.id(), root: header.descriptor.root() },
+            class: header.descriptor.class,
+            bytes: u64::from(header.payload_len()),
+        });
+        Ok(listed.collect())
+    }
+
+    async fn count_orphans(&self, limits: Limits) -> Result<Count, ReclaimError> {
+        let unknown_is_absent = self.parts.shared.sabotage.is(Sabotage::UnknownIsAbsent);
+        let known = self.view().rows(index::STRIPES, &[], &[0xff; 17], most_known(limits))?.len();
+        let (accepted, most) = (reclaim::accepted_orphans(&self.view())?, limits.orphans.max(known / 10));
+        let (mut new, mut some) = (BTreeSet::new(), false);
+        for drive in self.listed_drives()? {
+            let mut after = None;
+            loop {
+                let listed = match self.list(drive, after, limits.page).await {
+                    Ok(listed) => listed,
+                    Err(_) if unknown_is_absent => break,
+                    Err(error) => {
+                        tracing::debug!(%drive, %error, "orphans are looked for when every drive can be listed");
+                        return Ok(Count::Unknown);
+                    }
+                };
+                after = listed.last().map(|last| last.shard.id);
+                for found in &listed {
+                    let stripe = found.shard.id.stripe;
+                    if self.is_orphan(found)? {
+                        some = true;
+                        new.extend((stripe.epoch >= accepted).then_some(stripe));
+                    }
+                }
+                if new.len() > most {
+                    return Ok(Count::TooMany(known));
+                }
+                if listed.len() < limits.page {
                     break;
                 }
-                some.push(shard);
             }
-            let count = some.len() as u64;
-            if count > 0 {
-                match self.free_on(work, drive, some).await? {
-                    true => work.report.orphans += count,
-                    false => all = false,
+        }
+        Ok(if some { Count::Some } else { Count::None })
+    }
+
+    /// Whether all of them were freed.
+    async fn free_orphans(&self, work: &mut Work, limits: Limits) -> Result<bool, ReclaimError> {
+        let mut all = true;
+        for drive in self.listed_drives()? {
+            let mut after = None;
+            loop {
+                let Ok(listed) = self.list(drive, after, limits.page).await else {
+                    all = false;
+                    break;
+                };
+                after = listed.last().map(|last| last.shard.id);
+                let mut some = Vec::new();
+                for found in &listed {
+                    if self.is_orphan(found)? {
+                        if !work.may_free(found.bytes) {
+                            all = false;
+                            break;
+                        }
+                        some.push(found.shard);
+                    }
+                }
+                let count = some.len() as u64;
+                if count > 0 {
+                    match self.free_on(work, drive, some).await? {
+                        true => work.report.orphans += count,
+                        false => all = false,
+                    }
+                }
+                if listed.len() < limits.page || work.report.allowance_used {
+                    break;
                 }
             }
         }
         Ok(all)
     }
 
-    /// Orphans by drive, and of how many stripes they are; `None` when a drive can't be listed (R13), or there are more than
-    /// one round takes on.
-    async fn find_orphans(&self) -> Result<Option<(Orphans, usize)>, ReclaimError> {
-        let unknown_is_absent = self.parts.shared.sabotage.is(Sabotage::UnknownIsAbsent);
-        let (mut found, mut stripes, mut count) = (Orphans::new(), BTreeSet::new(), 0);
-        for row in index::drives(&self.view())? {
-            let Some(drive) = DriveId::from_slice(&row.id).filter(|_| row.state != DriveState::Removed as i32) else {
-                continue;
-            };
-            let mut after: Option<ShardId> = None;
-            loop {
-                let listed = self.parts.shared.node.list_shards(drive, None, after, PAGE);
-                let listed = read_in_time(drive, LONG_WORK, listed).await;
-                let headers = match listed {
-                    Ok(headers) => headers,
-                    Err(_) if unknown_is_absent => break,
-                    Err(error) => {
-                        tracing::debug!(%drive, %error, "orphans are looked for when every drive can be listed");
-                        return Ok(None);
-                    }
-                };
-                let last = headers.len() < PAGE;
-                for header in headers {
-                    let (id, root) = (header.id(), header.descriptor.root());
-                    after = Some(id);
-                    // What sealing left behind holds entries, and helps where the ledger is damaged. What is left of a
-                    // checkpoint that was not finished helps nobody.
-                    if header.descriptor.class != StripeClass::Ledger && self.is_orphan(id.stripe)? {
-                        count += 1;
-                        stripes.insert(id.stripe);
-                        let bytes = u64::from(header.payload_len());
-                        found.entry(drive).or_default().push((ShardRef { id, root }, bytes));
-                    }
-                }
-                if count > MOST {
-                    tracing::warn!(count, "more orphan shards than one start should leave behind");
-                    return Ok(Some((Orphans::new(), usize::MAX)));
-                }
-                if last {
-                    break;
-                }
-            }
-        }
-        Ok(Some((found, stripes.len())))
+    /// No row, not on its way out, and of an epoch whose commits are refused. What sealing left behind holds entries, and helps
+    /// where the ledger is damaged; what is left of a checkpoint that was not finished helps nobody.
+    fn is_orphan(&self, found: &Listed) -> Result<bool, ReclaimError> {
+        Ok(found.class != StripeClass::Ledger && self.is_unknown(found.shard.id.stripe)?)
     }
 
-    /// No row, not on its way out, and of an epoch whose commits are refused.
-    fn is_orphan(&self, stripe: StripeId) -> Result<bool, ReclaimError> {
+    /// Whether nobody knows the stripe, and nobody can make it known any more.
+    pub(super) fn is_unknown(&self, stripe: StripeId) -> Result<bool, ReclaimError> {
         let fenced = stripe.epoch < self.parts.epoch || self.parts.shared.sabotage.is(Sabotage::OrphanEpoch);
         let view = self.view();
         Ok(fenced && index::stripe(&view, stripe)?.is_none() && !reclaim::was_dropped(&view, stripe)?)
     }
 }
 
-/// How many stripes the index has; no more than matter here are counted.
-fn reclaim_known(reclaimer: &Reclaimer) -> Result<usize, ReclaimError> {
-    let rows = index::View::rows(&reclaimer.view(), index::STRIPES, &[], &[0xff; 17], 20 * super::orphans::PLAUSIBLE)?;
-    Ok(rows.len())
+/// How many of the index's stripes are counted: no more than matter here.
+fn most_known(limits: Limits) -> usize {
+    limits.orphans.saturating_mul(20)
 }

@@ -3,260 +3,30 @@
 
 use super::world::*;
 use crate::client::MetadataClient;
-use crate::command::{Command, CommitObject, Condition, MIN_GRACE_MS, NewChunk, NewFrame, Outcome};
+use crate::command::{Command, MIN_GRACE_MS};
 use crate::index::reclaim::{self as rows, Hold};
-use crate::index::{self, CHUNKS, FAMILIES, Overlay, STRIPES, View};
-use crate::keep::mark::MarkError;
-use crate::keep::reclaim::{READERS_GRACE_MS, ReclaimConfig, ReclaimError, ReclaimReport};
-use crate::keep::restripe::RestripePolicy;
-use crate::keys::Domain;
-use crate::service::Metadata;
-use bytes::Bytes;
-use codec::effect::{AcceptedLossRow, ChunkRow, ChunkState, ClockTick, Content, ObjectMeta, StripeRow};
+use crate::index::{self, FAMILIES};
+use crate::keep::reclaim::READERS_GRACE_MS;
+use codec::effect::{AcceptedLossRow, ChunkState};
 use codec::erasure::Erasure;
-use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
-use codec::id::{BucketId, ChunkId, Epoch, Lsn, StripeId};
-use codec::manifest::{Entry, Manifest};
+use codec::id::{Epoch, Lsn, StripeId};
+use codec::manifest::Entry;
 use codec::stripe::{StripeClass, StripeDescriptor, StripePacker};
 use proptest::prelude::*;
-use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use storage_node::client::{NodeClient, Reserve};
-use storage_node::disk::DiskOp;
 use storage_node::disk::faulty::Fault;
 use storage_node::keep::Authority;
-use storage_node::kv::{KvBatch, MemoryKv};
+use storage_node::kv::MemoryKv;
 use storage_node::sabotage::Sabotage;
 use storage_node::stripe_io::{TargetsWanted, write_stripe};
+use store::*;
 
-const DAY: u64 = 24 * 3600 * 1000;
-/// Large enough that a stripe of a few has some weight.
-const CHUNK: usize = 10_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    Inline,
-    Striped,
-    /// Striped, behind a manifest chunk.
-    Node,
-}
-
-struct Store {
-    world: World,
-    metadata: Metadata,
-    bucket: BucketId,
-    objects: BTreeMap<u8, Vec<u8>>,
-}
-
-fn reclaim_config() -> ReclaimConfig {
-    let restripe = RestripePolicy { live_percent: 50, narrow: true, round_bytes: 1 << 30 };
-    ReclaimConfig { every: None, daily_percent: 100, restripe, ..ReclaimConfig::default() }
-}
-
-impl Store {
-    async fn new(drives: usize, geometry: &str) -> Store {
-        let mut world = World::new(drives, geometry);
-        world.config.reclaim = reclaim_config();
-        let metadata = world.serving().await;
-        let mut client = Client::default();
-        client.create_bucket(&metadata).await;
-        Store { world, metadata, bucket: client.bucket.unwrap(), objects: BTreeMap::new() }
-    }
-
-    fn view(&self) -> Overlay<'_> {
-        Overlay::new(&**self.metadata.kv())
-    }
-
-    async fn domain(&self) -> Arc<Domain> {
-        self.metadata.domain("alice", false).await.unwrap()
-    }
-
-    async fn commit(&self, command: Command) -> Outcome {
-        self.metadata.commit(self.metadata.epoch(), command).await.unwrap()
-    }
-
-    /// Lets time pass for the steady count.
-    async fn pass(&self, ms: u64) {
-        // The first is noted, so that nothing is lost to the step between notes.
-        for ms in [rows::TICK_STEP_MS, ms] {
-            let last = index::clock(&self.view()).unwrap().unwrap_or_default();
-            let (retention_ms, steady_ms) = (last.retention_ms + ms, last.steady_ms + ms);
-            self.commit(Command::ClockTick(ClockTick { retention_ms, steady_ms, ..last })).await;
-        }
-    }
-
-    async fn round(&self) -> ReclaimReport {
-        self.metadata.reclaimer().unwrap().round().await.unwrap()
-    }
-
-    /// Rounds until there is nothing to do any more.
-    async fn quiet(&self) {
-        for _ in 0..5 {
-            self.round().await;
-            self.pass(8 * DAY).await;
-            self.round().await;
-        }
-    }
-
-    async fn restart(mut self) -> Store {
-        self.metadata.shutdown().await;
-        self.metadata = self.world.serving().await;
-        self
-    }
-
-    async fn new_chunk(&self, plain: &[u8], children: &[ChunkId], is_manifest: bool) -> (NewChunk, Bytes) {
-        let domain = self.domain().await;
-        let id = chunk_id(&domain.chunk_key, plain);
-        let frame: Bytes =
-            encode(&FrameSpec { domain: domain.id, id, level: 1, data_key: None }, plain).unwrap().into();
-        let chunk = NewChunk {
-            id,
-            domain: domain.id,
-            plain_len: plain.len() as u32,
-            frame: NewFrame::Inline(frame.clone()),
-            is_manifest,
-            children: children.to_vec(),
-        };
-        (chunk, frame)
-    }
-
-    /// Those that are no dedup hits, as a gateway asks.
-    async fn misses(&self, chunks: &[(NewChunk, Bytes)]) -> Vec<(NewChunk, Bytes)> {
-        let ids: Vec<ChunkId> = chunks.iter().map(|(chunk, _)| chunk.id).collect();
-        let hits = self.metadata.find_chunks(self.domain().await.id, &ids).await.unwrap();
-        let mut seen = BTreeSet::new();
-        let missing = chunks.iter().zip(hits).filter(|((chunk, _), hit)| hit.is_none() && seen.insert(chunk.id));
-        missing.map(|(chunk, _)| chunk.clone()).collect()
-    }
-
-    async fn store(&self, chunks: Vec<(NewChunk, Bytes)>) {
-        let frame = |(chunk, frame): (NewChunk, Bytes)| crate::client::StripeFrame {
-            id: chunk.id,
-            domain: chunk.domain,
-            plain_len: chunk.plain_len,
-            is_manifest: chunk.is_manifest,
-            children: chunk.children,
-            frame,
-        };
-        let frames = chunks.into_iter().map(frame).collect();
-        self.metadata.store_stripe(self.metadata.epoch(), frames).await.unwrap();
-    }
-
-    /// An object of some chunks, as a gateway stores it.
-    async fn put(&mut self, key: u8, numbers: &[u8], how: How) {
-        let mut chunks = Vec::new();
-        let mut entries = Vec::new();
-        for number in numbers {
-            let (chunk, frame) = self.new_chunk(&noise(u64::from(*number), CHUNK), &[], false).await;
-            entries.push(Entry { id: chunk.id, len: CHUNK as u64, leaf: true });
-            chunks.push((chunk, frame));
-        }
-        let mut inline = Vec::new();
-        match how {
-            How::Inline => inline = self.misses(&chunks).await.into_iter().map(|(chunk, _)| chunk).collect(),
-            How::Striped | How::Node => self.store(self.misses(&chunks).await).await,
-        }
-        if how == How::Node {
-            let node = Manifest::new(entries.clone()).unwrap();
-            let children: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
-            let (chunk, frame) = self.new_chunk(&node.encode(), &children, true).await;
-            entries = vec![Entry { id: chunk.id, len: node.total_len(), leaf: false }];
-            self.store(self.misses(&[(chunk, frame)]).await).await;
-        }
-        self.commit(self.object(key, entries, inline).await).await;
-        self.objects.insert(key, numbers.to_vec());
-    }
-
-    async fn object(&self, key: u8, entries: Vec<Entry>, chunks: Vec<NewChunk>) -> Command {
-        let manifest = Manifest::new(entries).unwrap();
-        let content = Content {
-            size: manifest.total_len(),
-            etag: format!("{key}"),
-            domain: self.domain().await.id.0,
-            manifest: manifest.encode(),
-            ..Content::default()
-        };
-        let (key, meta) = (format!("key-{key}"), ObjectMeta::default());
-        let condition = Condition::None;
-        Command::CommitObject(CommitObject { bucket: self.bucket, key, condition, meta, content, chunks, now_ms: 1 })
-    }
-
-    async fn delete(&mut self, key: u8) {
-        let (bucket, condition) = (self.bucket, Condition::None);
-        self.commit(Command::DeleteObject { bucket, key: format!("key-{key}"), condition }).await;
-        self.objects.remove(&key);
-    }
-
-    async fn read(&self, id: ChunkId) -> Result<Vec<u8>, String> {
-        let located = self.metadata.locate(&[id]).await.map_err(|error| error.to_string())?;
-        let located = located.into_iter().next().flatten().ok_or("not known")?;
-        let frame = self.metadata.read_frame(&located).await.map_err(|error| error.to_string())?;
-        let domain = self.domain().await;
-        let (chunk_key, plain_len) = (&domain.chunk_key, located.plain_len);
-        let expect = Expect { id, domain: domain.id, plain_len, chunk_key, data_key: None };
-        decode(&frame, &expect).map_err(|error| error.to_string())
-    }
-
-    async fn get(&self, key: u8) -> Result<Vec<u8>, String> {
-        let version = self.metadata.current_version(self.bucket, &format!("key-{key}")).await.unwrap();
-        let content = version.ok_or("no such key")?.content.unwrap();
-        let mut entries = Manifest::parse(&content.manifest).unwrap().entries().to_vec();
-        if let [Entry { id, leaf: false, .. }] = entries[..] {
-            entries = Manifest::parse(&self.read(id).await?).unwrap().entries().to_vec();
-        }
-        let mut out = Vec::new();
-        for entry in entries {
-            out.extend(self.read(entry.id).await?);
-        }
-        Ok(out)
-    }
-
-    /// Every object is whole.
-    async fn check(&self) {
-        for (key, numbers) in &self.objects {
-            let wanted: Vec<u8> = numbers.iter().flat_map(|number| noise(u64::from(*number), CHUNK)).collect();
-            assert!(self.get(*key).await.unwrap_or_else(|error| panic!("key {key}: {error}")) == wanted, "key {key}");
-        }
-    }
-
-    fn chunks(&self) -> Vec<ChunkRow> {
-        let rows = self.view().rows(CHUNKS, &[], &[0xff; 40], usize::MAX).unwrap();
-        rows.into_iter().map(|(key, value)| index::decode(CHUNKS, &key, value).unwrap()).collect()
-    }
-
-    fn stripes(&self, class: StripeClass) -> BTreeMap<StripeId, StripeRow> {
-        let rows = self.view().rows(STRIPES, &[], &[0xff; 40], usize::MAX).unwrap();
-        let row = |(key, value): (Bytes, Bytes)| index::decode::<StripeRow>(STRIPES, &key, value).unwrap();
-        let all = rows.into_iter().map(row).map(|row| (StripeDescriptor::parse(&row.descriptor).unwrap(), row));
-        all.filter(|(descriptor, _)| descriptor.class == class).map(|(descriptor, row)| (descriptor.id, row)).collect()
-    }
-
-    /// Stripes of which some drive has a data shard.
-    async fn on_drives(&self) -> BTreeSet<StripeId> {
-        let mut found = BTreeSet::new();
-        for drive in self.metadata.node().drives().await {
-            let headers = self.metadata.node().list_shards(drive.id, Some(StripeClass::Data), None, 10_000).await;
-            found.extend(headers.unwrap_or_default().into_iter().map(|header| header.id().stripe));
-        }
-        found
-    }
-
-    async fn chunk(&self, number: u8) -> Option<ChunkRow> {
-        let id = chunk_id(&self.domain().await.chunk_key, &noise(u64::from(number), CHUNK));
-        index::chunk(&self.view(), id).unwrap()
-    }
-
-    /// Makes a chunk's count wrong, as a mistake in this program would: it looks unreferenced since `lsn`.
-    async fn miscount(&self, number: u8, lsn: Lsn) {
-        let row = self.chunk(number).await.unwrap();
-        let wrong = ChunkRow { refs: 0, state: ChunkState::Condemned as i32, condemned_lsn: lsn.0, ..row };
-        let mut overlay = Overlay::new(&**self.metadata.kv());
-        overlay.put(CHUNKS, wrong.id.clone(), &wrong);
-        let batch: KvBatch = overlay.into_batch();
-        self.metadata.kv().write(batch).unwrap();
-    }
-}
+mod manifests;
+mod restored;
+mod space;
+mod store;
+mod strays;
 
 #[test]
 fn what_nobody_needs_goes_in_its_time_and_the_space_comes_back() {
@@ -341,29 +111,6 @@ fn r11_marks_are_the_authority_and_counts_are_mended() {
         store.world.config.sabotage.set(Sabotage::ReclaimMark, true);
         assert_eq!(store.round().await.deleted, 1);
         assert!(store.get(1).await.is_err(), "an object without its chunk");
-    });
-}
-
-#[test]
-fn r13_a_manifest_chunk_that_cant_be_read_stops_all_deletes() {
-    run(async {
-        let mut store = Store::new(3, "1+1").await;
-        store.put(1, &[1], How::Node).await;
-        store.put(2, &[2], How::Striped).await;
-        let lsn = index::applied(&store.view()).unwrap().0;
-        store.miscount(1, lsn).await;
-        store.delete(2).await;
-        store.pass(8 * DAY).await;
-        for drive in 0..3 {
-            store.world.trace.inject(Fault::error(Errno::IO).drive(drive).on(DiskOp::Read).path("segments"));
-        }
-        let result = store.metadata.reclaimer().unwrap().round().await;
-        assert!(matches!(result, Err(ReclaimError::Mark(MarkError::Unreadable { .. }))), "{result:?}");
-        assert!(store.chunk(2).await.is_some(), "nothing was deleted");
-        assert!(!store.metadata.reclaimer().unwrap().status().error.is_empty());
-        store.world.config.sabotage.set(Sabotage::UnknownIsAbsent, true);
-        let _ = store.metadata.reclaimer().unwrap().round().await;
-        assert!(store.chunk(1).await.is_none(), "what only the unread manifest chunk names was deleted");
     });
 }
 
@@ -539,7 +286,7 @@ fn stripes_that_find_no_drive_are_rewritten_as_wide_as_there_are_drives() {
         }
         let ids: Vec<StripeId> = wide.keys().copied().collect();
         store.metadata.reclaimer().unwrap().hold("restriping is no delete").await.unwrap();
-        assert_eq!(store.metadata.reclaimer().unwrap().rewrite(&ids).await.unwrap(), 6);
+        assert_eq!(store.metadata.reclaimer().unwrap().rewrite(&ids).await.unwrap().moved, 6);
         for row in store.stripes(StripeClass::Data).values().filter(|row| !wide.values().any(|old| old == *row)) {
             let descriptor = StripeDescriptor::parse(&row.descriptor).unwrap();
             assert_eq!(descriptor.parity_present().len(), 2, "k shrinks, never m");
@@ -655,7 +402,8 @@ fn r12_a_crash_anywhere_in_reclaim_loses_nothing() {
                 let mut world = store.world.after(&image, Home::new(MemoryKv::new(&FAMILIES)));
                 world.config.geometry = store.world.config.geometry;
                 let metadata = world.serving().await;
-                let later = Store { world, metadata, bucket: store.bucket, objects: store.objects.clone() };
+                let later =
+                    Store { world, metadata, bucket: store.bucket, account: "alice", objects: store.objects.clone() };
                 later.check().await;
                 for days in [8, 1] {
                     later.pass(days * DAY).await;

@@ -25,7 +25,7 @@ fn pass(world: &mut World, ms: u64) {
 
 fn unmarked(world: &World, id: ChunkId) -> UnmarkedChunk {
     let condemned_lsn = Lsn(world.chunk(id).map_or(0, |row| row.condemned_lsn));
-    UnmarkedChunk { id, condemned_lsn, children: world.children.get(&id).cloned().unwrap_or_default() }
+    UnmarkedChunk { id, condemned_lsn, children: world.children.get(&id).cloned().unwrap_or_default(), unread: false }
 }
 
 fn delete_of(chunks: Vec<UnmarkedChunk>, marked_from: Lsn) -> Command {
