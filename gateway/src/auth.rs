@@ -9,7 +9,7 @@
 //! * A handler gets the account and the bucket from here and from nowhere else; without them it refuses.
 //! * The bucket of a copy's source goes through [`authorise`] like the bucket of a read.
 
-use crate::s3::{error, request, service};
+use crate::s3::{conditions, error, request, service};
 use async_trait::async_trait;
 use codec::effect::BucketRow;
 use http::HeaderMap;
@@ -97,6 +97,7 @@ impl S3Access for Gatekeeper {
         request::refuse_headers(cx.headers())?;
         request::refuse_query(&query)?;
         request::refuse_mistaken(&operation, &query, cx.headers())?;
+        request::refuse_unsized(&operation, cx.headers())?;
         if let Some(name) = cx.s3_path().get_bucket_name().map(str::to_owned)
             && operation != CREATES_ITS_BUCKET
         {
@@ -106,6 +107,8 @@ impl S3Access for Gatekeeper {
             check_expected_owner(&bucket, in_query.map(|(_, owner)| owner.as_str()))?;
             cx.extensions_mut().insert(Arc::new(bucket));
         }
+        // Only now: nobody learns of a condition what he may not see.
+        conditions::refuse_unjudged(&operation, cx.method(), cx.headers())?;
         cx.extensions_mut().insert(caller);
         Ok(())
     }

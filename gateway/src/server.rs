@@ -8,18 +8,17 @@
 //! * Every answer carries `x-amz-request-id`, and every error body names it.
 //! * After the shutdown signal no new request starts, and those that run may finish for [`Limits::drain`].
 
-mod digest;
 mod io;
 mod lenient;
-mod region;
 mod rest;
+mod scope;
+mod xml;
 
 use crate::auth::{Authenticator, Gatekeeper};
 use crate::engine::Gateway;
 use crate::s3::error;
 use crate::s3::service::Service;
 use bytes::Bytes;
-use digest::{Fault, watch};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
@@ -47,6 +46,9 @@ const MAX_XML: usize = 8 << 20;
 
 /// What a connection buffers of what it sends and receives, in bytes; a request's head is no longer than this.
 const BUFFER: usize = 64 << 10;
+
+/// Most header lines of a request. S3 takes 8 KB of headers, and 2 KB of user metadata may be hundreds of small ones.
+const HEADERS: usize = 512;
 
 /// What connections and requests may take.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +92,7 @@ pub struct Drained {
 pub struct Front {
     s3: S3Service,
     domains: Domains,
+    held: Arc<xml::Held>,
 }
 
 impl fmt::Debug for Front {
@@ -104,7 +107,7 @@ pub fn service(gateway: &Arc<Gateway>, domains: Domains) -> Front {
     let mended = builder(gateway, &domains).build();
     let mut builder = builder(gateway, &domains);
     builder.set_route(lenient::Lenient::new(mended));
-    Front { s3: builder.build(), domains }
+    Front { s3: builder.build(), domains, held: Arc::default() }
 }
 
 fn builder(gateway: &Arc<Gateway>, domains: &Domains) -> S3ServiceBuilder {
@@ -233,7 +236,8 @@ async fn connection(
     let activity = Arc::new(Activity::new());
     let io = TokioIo::new(TimedIo::new(stream, Arc::clone(&activity)));
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(BUFFER);
+    let mut http1 = builder.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(limits.header_read).max_buf_size(BUFFER).max_headers(HEADERS);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128).max_send_buf_size(BUFFER);
     let handler = {
         let activity = Arc::clone(&activity);
@@ -275,6 +279,9 @@ async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>)
     let started = Instant::now();
     let (method, path, version) = (req.method().clone(), req.uri().path().to_owned(), req.version());
     let waits = req.headers().contains_key(header::EXPECT);
+    // Nobody is told to continue with nothing. boto3 and `aws` then take the next answer on the connection for this one, and
+    // wait a minute for its end: the connection is not used again.
+    let unasked = waits && req.body().is_end_stream();
     let (parts, body) = req.into_parts();
     let (body, rest) = rest::split(body);
     let req = Request::from_parts(parts, body);
@@ -292,7 +299,8 @@ async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>)
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     let refused = response.status().is_client_error() || response.status().is_server_error();
-    if refused && !rest.read(waits).await && version <= http::Version::HTTP_11 {
+    let left = refused && !rest.read(waits).await;
+    if (left || unasked) && version <= http::Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if method == Method::HEAD {
@@ -310,24 +318,27 @@ async fn dispatch(service: Front, req: Request<Shared<Counted<Incoming>>>) -> Ht
     if is_form(&req) {
         return error_response(error::not_implemented("PostObject"));
     }
-    if let Some(refused) = region::refused(req.headers(), req.uri()) {
+    if let Some(allowed) = wrong_method(&req, &service.domains) {
+        return method_not_allowed(allowed);
+    }
+    if let Some(refused) = scope::refused(req.headers(), req.uri()) {
         return refused;
     }
     let has_xml = has_xml(&req) || (req.method() == Method::PUT && service.domains.names_bucket(&req));
     if has_xml && req.body().size_hint().lower() > MAX_XML as u64 {
         return error_response(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
     }
-    let fault = Arc::new(Fault::default());
+    let watch = Arc::new(xml::Watch::new(Arc::clone(&service.held)));
     let req = if !has_xml {
         req.map(Body::http_body_unsync)
     } else {
-        match watch(req.headers(), has_query(&req, "uploadId"), &fault) {
+        match xml::watch(req.headers(), has_query(&req, "uploadId"), &watch) {
             Ok(over) => req.map(|body| Body::http_body_unsync(over(body))),
             Err(refused) => return error_response(refused),
         }
     };
     let answered = service.s3.call(req).await;
-    if let Some(refused) = fault.take() {
+    if let Some(refused) = watch.take() {
         // s3s calls a body that can't be read an internal error; it was the client's.
         return error_response(refused);
     }
@@ -341,6 +352,25 @@ async fn dispatch(service: Front, req: Request<Shared<Counted<Incoming>>>) -> Ht
 fn is_form<B>(req: &Request<B>) -> bool {
     let kind = req.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     req.method() == Method::POST && kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data")
+}
+
+/// The methods that there are for what a request names, if its own is none of them.
+fn wrong_method<B>(req: &Request<B>, domains: &Domains) -> Option<&'static str> {
+    let at_root = req.uri().path() == "/" && !domains.names_bucket(req);
+    let bare = req.uri().query().unwrap_or_default().is_empty();
+    match *req.method() {
+        Method::PUT | Method::DELETE | Method::POST if at_root => Some("GET"),
+        Method::GET | Method::HEAD | Method::PUT | Method::DELETE => None,
+        Method::POST if !bare => None,
+        _ => Some("GET, HEAD, PUT, POST, DELETE"),
+    }
+}
+
+fn method_not_allowed(allowed: &'static str) -> HttpResponse {
+    let mut response =
+        error_response(s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource."));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 /// Requests with a short XML body. Other bodies are streamed, and their digests are the engine's business.
@@ -423,6 +453,27 @@ mod tests {
             names("localhost", "/docs") && names("localhost", "/docs/?location") && names("docs.s3.example.org", "/")
         );
         assert!(!names("localhost", "/docs/a") && !names("localhost", "/") && !names("docs.s3.example.org", "/a"));
+    }
+
+    #[test]
+    fn methods_that_there_are() {
+        let domains = Domains::new(&["s3.example.org".to_owned()]).expect("a domain");
+        let allowed = |method: &str, host: &str, target: &str| {
+            let req =
+                Request::builder().method(method).uri(target).header(header::HOST, host).body(()).expect("a request");
+            wrong_method(&req, &domains).is_none()
+        };
+        for (method, target) in
+            [("GET", "/"), ("PUT", "/b"), ("POST", "/b?delete"), ("POST", "/b/k?uploads"), ("HEAD", "/b/k")]
+        {
+            assert!(allowed(method, "localhost", target), "{method} {target}");
+        }
+        assert!(allowed("PUT", "b.s3.example.org", "/"), "a bucket");
+        for (method, target) in
+            [("PUT", "/"), ("DELETE", "/?x"), ("POST", "/b/k"), ("PATCH", "/b/k"), ("OPTIONS", "/b?cors")]
+        {
+            assert!(!allowed(method, "localhost", target), "{method} {target}");
+        }
     }
 
     #[test]

@@ -188,8 +188,12 @@ async fn the_unsigned_and_the_unknown_are_refused() {
         assert!(body.contains("<Code>AccessDenied</Code>") && body.contains("<RequestId>"), "{path}: {body}");
     }
     let s3 = &store.s3;
-    assert_eq!(code(s3.get_bucket_policy().bucket(BUCKET).send().await), "NotImplemented");
-    assert_eq!(code(s3.get_bucket_lifecycle_configuration().bucket(BUCKET).send().await), "NotImplemented");
+    assert_eq!(code(s3.get_bucket_policy().bucket(BUCKET).send().await), "NoSuchBucketPolicy");
+    assert_eq!(code(s3.put_bucket_policy().bucket(BUCKET).policy("{}").send().await), "NotImplemented");
+    assert_eq!(
+        code(s3.get_bucket_lifecycle_configuration().bucket(BUCKET).send().await),
+        "NoSuchLifecycleConfiguration"
+    );
     assert_eq!(
         code(s3.create_bucket().bucket("locked-bucket").object_lock_enabled_for_bucket(true).send().await),
         "NotImplemented"

@@ -16,9 +16,14 @@ pub fn timestamp(ms: u64) -> Timestamp {
 
 /// Milliseconds since the Unix epoch as an HTTP date.
 pub fn http_date(ms: u64) -> Option<HeaderValue> {
+    http_date_of(&timestamp(ms))?.parse().ok()
+}
+
+/// A timestamp of S3 as an HTTP date.
+pub fn http_date_of(timestamp: &Timestamp) -> Option<String> {
     let mut text = Vec::new();
-    timestamp(ms).format(s3s::dto::TimestampFormat::HttpDate, &mut text).ok()?;
-    HeaderValue::from_bytes(&text).ok()
+    timestamp.format(s3s::dto::TimestampFormat::HttpDate, &mut text).ok()?;
+    String::from_utf8(text).ok()
 }
 
 /// An entity tag.

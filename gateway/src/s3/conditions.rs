@@ -1,9 +1,11 @@
-//! Conditions of reads, and Range behind If-Range.
+//! Conditions of reads, Range behind If-Range, and conditions of writes that are not judged.
 
+use super::error;
 use codec::effect::VersionRow;
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_RANGE, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use http::{HeaderMap, Method, StatusCode};
 use s3s::dto::{ETagCondition, Timestamp};
-use s3s::{S3Error, s3_error};
+use s3s::{S3Error, S3Result, s3_error};
 
 /// An extension of a request: conditions that list several entity tags, which `s3s` can't express.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +93,31 @@ pub fn not_modified(version: &VersionRow) -> S3Error {
     error
 }
 
+/// Refuses a condition of a write that nobody here would judge. The client sent it so that something is not overwritten or
+/// deleted; ignored, it would be. An empty one names no object, and `s3s` takes it for none. `Content-Range` asks for a piece
+/// of an object to be replaced (`curl -C` resumes an upload like that): ignored, the piece would replace the whole.
+pub fn refuse_unjudged(operation: &str, method: &Method, headers: &HeaderMap) -> S3Result<()> {
+    if method == Method::GET || method == Method::HEAD {
+        return Ok(());
+    }
+    let writes = matches!(operation, "PutObject" | "CopyObject" | "CompleteMultipartUpload");
+    let judged = |name: &HeaderName| match *name {
+        IF_NONE_MATCH => writes,
+        IF_MATCH => writes || operation == "DeleteObject",
+        _ => false,
+    };
+    for name in [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, CONTENT_RANGE] {
+        let Some(value) = headers.get(&name) else { continue };
+        if !judged(&name) {
+            return Err(error::not_implemented(&format!("{name} on this request")));
+        }
+        if value.as_bytes().trim_ascii().is_empty() {
+            return Err(s3_error!(InvalidArgument, "The header {name} is empty."));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +152,27 @@ mod tests {
         assert_eq!(judge(ReadConditions { if_modified_since: at(1_700_000_000_000), ..none() }), Verdict::NotModified);
         assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_700_000_000_000), ..none() }), Verdict::Proceed);
         assert_eq!(judge(ReadConditions { if_unmodified_since: at(1_699_999_999_000), ..none() }), Verdict::Failed);
+    }
+
+    #[test]
+    fn a_write_is_not_done_in_spite_of_a_condition() {
+        let judge = |operation, method, name: HeaderName, value| {
+            let headers = HeaderMap::from_iter([(name, http::HeaderValue::from_static(value))]);
+            refuse_unjudged(operation, &method, &headers).err().map(|error| error.code().as_str().to_owned())
+        };
+        for operation in ["PutObject", "CopyObject", "CompleteMultipartUpload"] {
+            assert_eq!(judge(operation, Method::PUT, IF_NONE_MATCH, "*"), None);
+            assert_eq!(judge(operation, Method::PUT, IF_MATCH, "\"a\""), None);
+            assert_eq!(judge(operation, Method::PUT, IF_MATCH, " ").as_deref(), Some("InvalidArgument"));
+            for name in [IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, CONTENT_RANGE] {
+                assert_eq!(judge(operation, Method::PUT, name, "x").as_deref(), Some("NotImplemented"));
+            }
+        }
+        assert_eq!(judge("DeleteObject", Method::DELETE, IF_MATCH, "*"), None);
+        assert_eq!(judge("DeleteObject", Method::DELETE, IF_NONE_MATCH, "*").as_deref(), Some("NotImplemented"));
+        assert_eq!(judge("UploadPart", Method::PUT, IF_NONE_MATCH, "*").as_deref(), Some("NotImplemented"));
+        assert_eq!(judge("DeleteObjects", Method::POST, IF_MATCH, "*").as_deref(), Some("NotImplemented"));
+        assert_eq!(judge("GetObject", Method::GET, IF_UNMODIFIED_SINCE, "x"), None);
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn unavailable(reason: &str) -> S3Error {
 }
 
 /// 503 for a request that waited too long for its turn. SDKs wait longer with each try after this code.
-fn slow_down() -> S3Error {
+pub fn slow_down() -> S3Error {
     tracing::warn!("a request was refused: too many at once");
     s3_error!(SlowDown, "Please reduce your request rate.")
 }
@@ -58,6 +58,11 @@ pub fn internal(reason: &dyn std::fmt::Display) -> S3Error {
 
 fn internal_error() -> S3Error {
     s3_error!(InternalError, "We encountered an internal error. Please try again.")
+}
+
+/// 411.
+pub fn missing_length() -> S3Error {
+    s3_error!(MissingContentLength, "You must provide the Content-Length HTTP header.")
 }
 
 /// 412.

@@ -52,8 +52,7 @@ pub async fn put(gateway: &Gateway, req: S3Request<PutObjectInput>) -> S3Result<
 
 /// The announced length of a streamed body: S3 takes none without it.
 pub fn body_length(announced: Option<i64>) -> S3Result<u64> {
-    let announced =
-        announced.ok_or_else(|| s3_error!(MissingContentLength, "You must provide the Content-Length HTTP header."))?;
+    let announced = announced.ok_or_else(error::missing_length)?;
     let length = u64::try_from(announced)
         .map_err(|_| s3_error!(InvalidArgument, "The value of the Content-Length header is invalid."))?;
     if length > MAX_SINGLE {
@@ -65,7 +64,7 @@ pub fn body_length(announced: Option<i64>) -> S3Result<u64> {
 /// An aws-chunked body comes decoded, with its decoded length. Where the two differ, the client has framed a body without
 /// signing it as framed: stored as it is, the frame headers would become part of the object.
 pub fn check_decoded_length(headers: &http::HeaderMap, length: u64) -> S3Result<()> {
-    match request::header(headers, "x-amz-decoded-content-length") {
+    match request::header(headers, request::DECODED_LENGTH) {
         Some(decoded) if decoded.parse() != Ok(length) => Err(s3_error!(
             InvalidRequest,
             "x-amz-decoded-content-length differs from the body's length: an aws-chunked body needs a STREAMING- value in \
@@ -258,9 +257,27 @@ pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Resul
     };
     judge(&conditions, &row)?;
     let selection = Selection::new(&content, input.range, input.part_number)?;
-    let output = describe!(HeadObjectOutput, &row, &content, &selection, wants_checksums(input.checksum_mode.as_ref()));
+    let mut output =
+        describe!(HeadObjectOutput, &row, &content, &selection, wants_checksums(input.checksum_mode.as_ref()));
+    // `s3s` does this for GetObject only.
+    replace(&mut output.cache_control, input.response_cache_control)?;
+    replace(&mut output.content_disposition, input.response_content_disposition)?;
+    replace(&mut output.content_encoding, input.response_content_encoding)?;
+    replace(&mut output.content_language, input.response_content_language)?;
+    replace(&mut output.content_type, input.response_content_type)?;
+    replace(&mut output.expires, input.response_expires.as_ref().and_then(answer::http_date_of))?;
     let status = if selection.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     Ok(S3Response::with_status(output, status))
+}
+
+/// A header as a `response-*` parameter of the query asks for it.
+fn replace(header: &mut Option<String>, asked: Option<String>) -> S3Result<()> {
+    let Some(asked) = asked else { return Ok(()) };
+    if http::HeaderValue::from_str(&asked).is_err() {
+        return Err(s3_error!(InvalidRequest, "A response- parameter is no value of a header."));
+    }
+    *header = Some(asked);
+    Ok(())
 }
 
 /// GetObjectTagging. Tags are refused wherever they could be set, so an object has none; clients that copy by parts ask.

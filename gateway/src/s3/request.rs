@@ -16,6 +16,9 @@ use super::error;
 /// S3's limit for all user metadata of an object: names and values, in bytes of UTF-8.
 const USER_METADATA_LIMIT: usize = 2048;
 
+/// Of an aws-chunked body: its length without the framing.
+pub const DECODED_LENGTH: &str = "x-amz-decoded-content-length";
+
 /// The algorithms that are computed and verified.
 pub const ALGORITHMS: [ChecksumAlgorithm; 5] = [
     ChecksumAlgorithm::Crc32,
@@ -167,7 +170,10 @@ fn announced_trailer(headers: &HeaderMap) -> S3Result<Option<ChecksumAlgorithm>>
 fn trailer_value(trailing: &TrailingHeaders, algorithm: ChecksumAlgorithm) -> Option<Bytes> {
     trailing
         .read(|map| {
-            map.get(checksum_header(algorithm))?.to_str().ok().and_then(|value| decode_digest(algorithm, value))
+            let mut sent = map.get_all(checksum_header(algorithm)).iter();
+            // Two of them can't both be meant.
+            let (Some(value), None) = (sent.next(), sent.next()) else { return None };
+            value.to_str().ok().and_then(|value| decode_digest(algorithm, value))
         })
         .flatten()
 }
@@ -319,10 +325,20 @@ pub fn refuse_mistaken(operation: &str, query: &[(String, String)], headers: &He
     if whole && let Some((name, _)) = query.iter().find(|(name, _)| SUBRESOURCES.contains(&name.as_str())) {
         return Err(s3_error!(InvalidArgument, "The query parameter {name} does not fit this request."));
     }
+    if operation == "CopyObject" && headers.contains_key("x-amz-copy-source-range") {
+        return Err(s3_error!(InvalidArgument, "x-amz-copy-source-range is for parts: this copies the whole object."));
+    }
     if matches!(operation, "PutObject" | "UploadPart") && headers.contains_key("x-amz-copy-source") {
         return Err(s3_error!(InvalidRequest, "x-amz-copy-source does not fit this request."));
     }
     Ok(())
+}
+
+/// Refuses an upload that says nothing of the length of its body. HTTP reads that as no body, and `s3s` passes it on as one of
+/// length 0; but whoever forgot to say, or whose proxy did, would have an empty object for what was there.
+pub fn refuse_unsized(operation: &str, headers: &HeaderMap) -> S3Result<()> {
+    let said = headers.contains_key(http::header::CONTENT_LENGTH) || headers.contains_key(DECODED_LENGTH);
+    if matches!(operation, "PutObject" | "UploadPart") && !said { Err(error::missing_length()) } else { Ok(()) }
 }
 
 fn wrong_encryption(value: &str) -> S3Error {
@@ -542,6 +558,21 @@ mod tests {
         assert!(!mistaken("UploadPart", "partNumber=1&uploadId=x"));
         let copy = headers(&[("x-amz-copy-source", "/b/k")]);
         assert!(refuse_mistaken("PutObject", &[], &copy).is_err() && refuse_mistaken("CopyObject", &[], &copy).is_ok());
+        let ranged = headers(&[("x-amz-copy-source", "/b/k"), ("x-amz-copy-source-range", "bytes=0-1")]);
+        assert!(refuse_mistaken("CopyObject", &[], &ranged).is_err());
+        assert!(refuse_mistaken("UploadPartCopy", &[], &ranged).is_ok());
+    }
+
+    #[test]
+    fn an_upload_says_how_long_it_is() {
+        let (none, length) = (HeaderMap::new(), headers(&[("content-length", "0")]));
+        let decoded = headers(&[("transfer-encoding", "chunked"), (DECODED_LENGTH, "0")]);
+        for operation in ["PutObject", "UploadPart"] {
+            let refused = refuse_unsized(operation, &none).expect_err(operation);
+            assert_eq!(refused.status_code(), Some(StatusCode::LENGTH_REQUIRED));
+            assert!(refuse_unsized(operation, &length).is_ok() && refuse_unsized(operation, &decoded).is_ok());
+        }
+        assert!(refuse_unsized("CopyObject", &none).is_ok() && refuse_unsized("CreateBucket", &none).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The operations that exist. [`OPERATIONS`] and the trait implementation below list the same ones: the list is what
 //! [`crate::auth`] lets through, everything else ends there with NotImplemented before a byte of its body is read.
 
-use super::{bucket, copy, list, multipart, object};
+use super::{attributes, bucket, copy, list, multipart, object, unconfigured};
 use crate::engine::Gateway;
 use async_trait::async_trait;
 use s3s::dto::*;
@@ -9,7 +9,7 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 use std::sync::Arc;
 
 /// Names of the implemented operations, as `s3s` names them.
-pub const OPERATIONS: [&str; 26] = [
+pub const OPERATIONS: [&str; 43] = [
     "AbortMultipartUpload",
     "CompleteMultipartUpload",
     "CopyObject",
@@ -19,11 +19,28 @@ pub const OPERATIONS: [&str; 26] = [
     "DeleteBucketEncryption",
     "DeleteObject",
     "DeleteObjects",
+    "GetBucketAccelerateConfiguration",
+    "GetBucketAcl",
+    "GetBucketCors",
     "GetBucketEncryption",
+    "GetBucketLifecycleConfiguration",
     "GetBucketLocation",
+    "GetBucketLogging",
+    "GetBucketNotificationConfiguration",
+    "GetBucketOwnershipControls",
+    "GetBucketPolicy",
+    "GetBucketPolicyStatus",
+    "GetBucketReplication",
+    "GetBucketRequestPayment",
+    "GetBucketTagging",
     "GetBucketVersioning",
+    "GetBucketWebsite",
     "GetObject",
+    "GetObjectAcl",
+    "GetObjectAttributes",
+    "GetObjectLockConfiguration",
     "GetObjectTagging",
+    "GetPublicAccessBlock",
     "HeadBucket",
     "HeadObject",
     "ListBuckets",
@@ -100,4 +117,35 @@ operations! {
         |g, req| multipart::abort(g, req).await;
     list_parts(ListPartsInput) -> ListPartsOutput = |g, req| list::parts(g, req).await;
     list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput = |g, req| list::uploads(g, req).await;
+
+    get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = |g, req| attributes::get(g, req).await;
+
+    get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = |_g, req| unconfigured::bucket_acl(&req);
+    get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = |g, req| unconfigured::object_acl(g, req).await;
+    get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput =
+        |_g, req| unconfigured::ownership(&req);
+    get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput = |_g, req| unconfigured::logging(&req);
+    get_bucket_notification_configuration(GetBucketNotificationConfigurationInput)
+        -> GetBucketNotificationConfigurationOutput = |_g, req| unconfigured::notifications(&req);
+    get_bucket_request_payment(GetBucketRequestPaymentInput) -> GetBucketRequestPaymentOutput =
+        |_g, req| unconfigured::payer(&req);
+    get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput) -> GetBucketAccelerateConfigurationOutput =
+        |_g, req| unconfigured::acceleration(&req);
+    get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::TAGS);
+    get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::POLICY);
+    get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::POLICY);
+    get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput = |_g, req| unconfigured::unset(&req, unconfigured::CORS);
+    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::LIFECYCLE);
+    get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::WEBSITE);
+    get_public_access_block(GetPublicAccessBlockInput) -> GetPublicAccessBlockOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::PUBLIC_ACCESS_BLOCK);
+    get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::REPLICATION);
+    get_object_lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput =
+        |_g, req| unconfigured::unset(&req, unconfigured::OBJECT_LOCK);
 }

@@ -219,9 +219,14 @@ impl Server {
 
     /// Sends a head, ends it, sends the body, and reads the answer.
     pub async fn send(&self, head: &str, body: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head = format!("{head}connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        self.exchange(&[head.as_bytes(), body].concat()).await
+    }
+
+    /// Sends bytes and reads the answer, to the end of the connection.
+    pub async fn exchange(&self, request: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer");
