@@ -43,6 +43,13 @@ use tonic::{Request, Status, Streaming};
 /// vanished is noticed within both together, also while a long call waits.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
+/// Calls that were given up, such as the slower one of a hedged pair, and whose frames may still be on the way. A frame of one
+/// that was forgotten is an error of the whole connection, and with it of all other calls: the usual ten are soon reached.
+const GIVEN_UP: usize = 1024;
+
+/// How long a call that was given up is remembered.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(30);
+
 /// Pauses between attempts to connect: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -282,6 +289,8 @@ impl Link {
             .max_frame_size(FRAME)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEADERS)
+            .max_concurrent_reset_streams(GIVEN_UP)
+            .reset_stream_duration(GIVEN_UP_FOR)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
             .keep_alive_while_idle(true);

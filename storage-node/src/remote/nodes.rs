@@ -1,8 +1,8 @@
 //! Many nodes as one: every call goes to the node whose drive it names.
 //!
 //! Invariants:
-//! * A drive is known once its node has named it. A call for one that is not known asks all nodes first, so a drive that
-//!   moved with its disks to another node is found again.
+//! * A drive is known once its node has named it. A call for one that is not known asks all nodes first. One that moved to
+//!   another node is found there when [`drives`](NodeClient::drives) is asked next, as its owner does all the time.
 //! * While a node can't be asked, its drives stay known, and calls for them say that the node is not reachable; "no such
 //!   drive" is said only when every node was asked and none has it.
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * Room for the whole payload is taken before its first byte is read, so that any number of writers hold no more than
-//!   [`ServiceConfig::uploads`](super::ServiceConfig::uploads); who waits is held back by HTTP/2's windows.
+//!   [`ServiceConfig::uploads`](super::ServiceConfig::uploads), or one payload that is larger than that by itself; who waits
+//!   is held back by HTTP/2's windows.
 //! * Nothing is written that was not received whole and does not have the hash that the record's header names. The sender
 //!   made that hash when it made the shard, so this finds what changed since, wherever it changed.
 
