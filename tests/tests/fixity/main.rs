@@ -152,7 +152,8 @@ async fn a_report_tells_what_was_verified_and_never_more() {
         assert!(object["oldest_ms"].is_null(), "{object:#}");
         assert_eq!(number(&object["verified"]), 0);
         let journal = object["journal"].as_array().unwrap();
-        assert_eq!(journal.is_empty(), !key.starts_with("odd/"), "{object:#}");
+        // So may the manifest chunk of a large one.
+        assert!(!journal.is_empty() || !key.starts_with("odd/"), "{object:#}");
         assert!(journal.iter().all(|entry| entry["copies"].as_array().unwrap().len() == 3), "1+m copies: {object:#}");
     }
     assert!(summary["oldest_ms"].is_null());
@@ -195,7 +196,8 @@ async fn a_report_tells_what_was_verified_and_never_more() {
 async fn damaged(config: &ServerConfig) {
     succeed(config, &["repair", "pause"]).await;
     flip(&config.drive(1));
-    succeed(config, &["scrub", "start", "--wait"]).await;
+    let scrubbed = config.stele(&["scrub", "start", "--wait"]).await;
+    assert_eq!(scrubbed.status.code(), Some(2), "{}", String::from_utf8_lossy(&scrubbed.stderr));
     let (code, objects, _) = report(config, &[BUCKET]).await;
     let bad: Vec<&Value> = objects.values().filter(|object| object["outcome"] != "ok").collect();
     assert!(code == 2 && !bad.is_empty() && bad.len() < objects.len(), "{:?}", outcomes(&objects));
