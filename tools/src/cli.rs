@@ -3,10 +3,13 @@
 mod drive;
 mod fixity;
 mod keep;
+mod wait;
 
 use crate::admin_client::{AdminClient, ClientError, SealAnswer, StatusAnswer};
 use crate::data_dir::DataDirError;
+use crate::fixity::report::ReportError;
 use crate::offline::OfflineError;
+use crate::progress::{Progress, Unit};
 use crate::rescue::{RescueError, RescueOptions};
 use crate::serve::{ServeError, ServeOptions};
 use clap::{Args, Parser, Subcommand};
@@ -44,12 +47,14 @@ enum Command {
     /// Reclaim: what gives the space of deleted objects back.
     #[command(subcommand)]
     Reclaim(keep::Reclaim),
-    /// Where an object lies, and whether it is good there.
-    #[command(subcommand)]
-    Object(keep::Object),
     /// The drives: add, empty, replace and remove them while the server runs.
     #[command(subcommand)]
     Drive(drive::Drive),
+    /// Where an object lies, and whether it is good there.
+    #[command(subcommand)]
+    Object(keep::Object),
+    /// Report when the shards of each object were last verified, and what that comes to. Exits with 2 unless all are ok.
+    Fixity(fixity::Fixity),
     /// Read objects straight from drives, without index or server: the last resort. Nothing is written to the drives.
     Rescue(Rescue),
 }
@@ -80,16 +85,20 @@ struct Serve {
     /// A domain under which buckets are host names (bucket.NAME); once per domain.
     #[arg(long, value_name = "NAME")]
     domain: Vec<String>,
+    /// The zstd level, 1 to 22, at which data is compressed again when its stripe is rewritten; not at all without this.
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
+    archive_level: Option<i32>,
 }
 
 /// How a command finds its server.
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
 struct Server {
     /// The server's data directory, on the same machine.
-    #[arg(long, value_name = "DIR", required_unless_present = "admin")]
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The server's admin address, such as http://host:9001; the token comes from STELE_ADMIN_TOKEN.
-    #[arg(long, value_name = "URL", conflicts_with = "data")]
+    #[arg(long, value_name = "URL")]
     admin: Option<String>,
 }
 
@@ -169,13 +178,18 @@ enum CommandError {
     Data(#[from] DataDirError),
     #[error(transparent)]
     Rescue(#[from] RescueError),
+    #[error(transparent)]
+    Fixity(#[from] ReportError),
     #[error("the runtime could not be started: {0}")]
     Runtime(std::io::Error),
 }
 
 /// Runs the command line of this process. Returns its exit code.
 pub fn main() -> u8 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -183,6 +197,36 @@ pub fn main() -> u8 {
             1
         }
     }
+}
+
+/// Says what is wrong with the command line, or shows the help that was asked for. Ends with 1 and not, as clap would, with 2:
+/// to a script that would say that the command did its work and found something.
+fn misused(error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody reads it any more: that is no failure.
+            let _unread = error.print();
+            0
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _unread = error.print();
+            1
+        }
+        _ => {
+            eprintln!("stele: {} (see --help)", in_a_line(&error.render().to_string()));
+            1
+        }
+    }
+}
+
+/// The sentence of clap's message, without the usage below it.
+fn in_a_line(message: &str) -> String {
+    let sentence =
+        message.split("\n\n").take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
+    let words: Vec<&str> = sentence.flat_map(str::split_whitespace).collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 /// What a command ends with that did its work and found that not all is well.
@@ -219,7 +263,9 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
             }
         }
         Command::Journal(Journal::Seal { server, wait, json }) => {
+            let progress = Progress::new("sealing the journal", Unit::Nothing, json || !wait);
             let answer = runtime.block_on(async { client(&server)?.seal(wait).await })?;
+            progress.finish();
             print_seal(&answer, json);
         }
         Command::Journal(Journal::AcceptLoss { data }) => {
@@ -239,7 +285,9 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
         Command::Rescue(rescue) => return run_rescue(rescue),
         Command::Scrub(scrub) => return Ok(runtime.block_on(keep::scrub(scrub))?),
         Command::Reclaim(reclaim) => return Ok(runtime.block_on(keep::reclaim(reclaim))?),
+        Command::Drive(drive) => return Ok(runtime.block_on(drive::drive(drive))?),
         Command::Object(object) => return Ok(runtime.block_on(keep::object(object))?),
+        Command::Fixity(fixity) => return runtime.block_on(fixity::fixity(fixity)),
         Command::Repair(repair) => return Ok(runtime.block_on(keep::repair(repair))?),
     }
     Ok(0)
@@ -251,7 +299,9 @@ fn run_rescue(rescue: Rescue) -> Result<u8, CommandError> {
         None => (None, String::new()),
     };
     let Rescue { drive: drives, out, key_file, json, .. } = rescue;
-    let report = crate::rescue::rescue(&RescueOptions { drives, out, bucket, prefix, key_file })?;
+    let progress = Progress::new("rescue", Unit::Bytes, json);
+    let report = crate::rescue::rescue(&RescueOptions { drives, out, bucket, prefix, key_file }, &progress)?;
+    progress.finish();
     if json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
@@ -277,6 +327,7 @@ fn options(serve: Serve) -> ServeOptions {
         admin: serve.admin,
         accounts: serve.accounts,
         domains: serve.domain,
+        archive_level: serve.archive_level,
     }
 }
 
@@ -285,7 +336,6 @@ fn client(server: &Server) -> Result<AdminClient, ClientError> {
         (Some(data), _) => AdminClient::for_data_dir(data),
         (None, Some(url)) => AdminClient::for_url(url),
         (None, None) => Err(ClientError::NoServer),
-        Command::Drive(drive) => return Ok(runtime.block_on(drive::drive(drive))?),
     }
 }
 
@@ -313,8 +363,13 @@ fn print_status(status: &StatusAnswer, json: bool) {
             drive.path
         );
     }
+    let room = &status.capacity;
+    println!("capacity: {} of {} MiB free, parity included", room.free >> 20, room.total >> 20);
     if let Some(repair) = &status.repair {
         keep::print_repair(repair);
+    }
+    if let Some(reclaim) = &status.reclaim {
+        keep::print_reclaim(reclaim);
     }
     for warning in &status.warnings {
         println!("warning: {warning}");
@@ -341,11 +396,24 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
+    fn what_is_wrong_with_a_command_line_is_told_in_one_line() {
+        let line = |line: &str| in_a_line(&Cli::try_parse_from(line.split(' ')).unwrap_err().render().to_string());
+        assert_eq!(
+            line("stele status"),
+            "the following required arguments were not provided: <--data <DIR>|--admin <URL>>"
+        );
+        assert_eq!(line("stele frobnicate"), "unrecognized subcommand 'frobnicate'");
+        assert!(line("stele serve --data d --geometry 99+9").ends_with("k is at least 1 and k+m at most 32"));
+        let both = line("stele status --data d --admin http://h:1");
+        assert!(both.contains("cannot be used with") && !both.contains('\n'), "{both}");
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
         for line in [
             "stele serve --data d --drives 6 --geometry 4+2 --s3 127.0.0.1:0 --admin 127.0.0.1:0",
-            "stele serve --data d --drive a --drive b --domain s3.example.org --accounts f.toml",
+            "stele serve --data d --drive a --drive b --domain s3.example.org --accounts f.toml --archive-level 19",
             "stele status --data d --json",
             "stele status --admin http://h:1",
             "stele journal seal --data d --wait",
@@ -353,6 +421,8 @@ mod tests {
             "stele rebuild-index --data d",
             "stele key export --data d",
             "stele scrub start --data d",
+            "stele scrub start --data d --wait --json",
+            "stele repair wait --data d",
             "stele scrub pause --data d --json",
             "stele scrub resume --data d",
             "stele scrub status --admin http://h:1 --json",
@@ -363,11 +433,18 @@ mod tests {
             "stele repair resume --data d",
             "stele reclaim status --data d --json",
             "stele reclaim hold --data d",
-    let room = &status.capacity;
-    println!("capacity: {} of {} MiB free, parity included", room.free >> 20, room.total >> 20);
             "stele reclaim release --data d",
+            "stele drive list --data d --json",
+            "stele drive add /mnt/7 --data d --wait",
+            "stele drive drain 0a1b2c3d --data d --wait --json",
+            "stele drive drain 0a1b2c3d --data d --cancel",
+            "stele drive replace 0a1b2c3d /mnt/8 --admin http://h:1",
+            "stele drive remove 0a1b2c3d --data d --lost",
             "stele object locate bucket/a/key --data d",
             "stele object verify bucket/key --data d --json",
+            "stele fixity bucket --data d",
+            "stele fixity s3://bucket/a/prefix --data d --format premis --out f --verify",
+            "stele fixity bucket --admin http://h:1 --json",
             "stele rescue --drive a --drive b --out o --prefix bucket/2026/ --key-file k --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
@@ -377,19 +454,17 @@ mod tests {
             "stele serve --data d --drives 2 --drive a",
             "stele serve --data d --geometry 4",
             "stele status",
+            "stele fixity --data d",
+            "stele fixity s3:// --data d",
+            "stele fixity b --data d --format xml",
+            "stele fixity b --data d --format csv --json",
             "stele rescue --out o",
             "stele rescue --drive a",
             "stele status --data d --admin http://h:1",
+            "stele drive drain 0a1b2c3d --data d --wait --cancel",
+            "stele drive replace 0a1b2c3d --data d",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 }
-            "stele drive list --data d --json",
-            "stele drive add /mnt/7 --data d --wait",
-            "stele drive drain 0a1b2c3d --data d --wait --json",
-            "stele drive drain 0a1b2c3d --data d --cancel",
-            "stele drive replace 0a1b2c3d /mnt/8 --admin http://h:1",
-            "stele drive remove 0a1b2c3d --data d --lost",
-            "stele drive drain 0a1b2c3d --data d --wait --cancel",
-            "stele drive replace 0a1b2c3d --data d",

@@ -299,6 +299,42 @@ pub struct ReclaimAnswer {
     pub moved: u64,
     /// Why the last round ended early; empty when it did not.
     pub error: String,
+    /// Bytes of the shards of dropped stripes that wait to be freed.
+    #[serde(default)]
+    pub waiting_bytes: u64,
+    /// Chunks that nobody names any more, and that wait for their grace or for a pass.
+    #[serde(default)]
+    pub condemned: u64,
+    /// Bytes of their frames.
+    #[serde(default)]
+    pub condemned_bytes: u64,
+    /// Time in which the server ran since the oldest of them was condemned, in milliseconds; 0 when there is none.
+    #[serde(default)]
+    pub oldest_condemned_ms: u64,
+    /// When the last mark pass ended, in milliseconds since the Unix epoch; 0: none since the start.
+    #[serde(default)]
+    pub pass_ms: u64,
+    /// How long it took, in milliseconds.
+    #[serde(default)]
+    pub pass_took_ms: u64,
+    /// Stripes that are worth rewriting and wait, as far as the last round counted.
+    #[serde(default)]
+    pub backlog_stripes: u64,
+    /// Bytes that may be freed in a day; absent: no limit.
+    #[serde(default)]
+    pub day_bytes: Option<u64>,
+    /// Bytes of them that may be freed now; absent: no limit.
+    #[serde(default)]
+    pub day_left: Option<u64>,
+    /// Bytes that compressing frames again, while their stripes were rewritten, has saved since the start.
+    #[serde(default)]
+    pub saved_bytes: u64,
+    /// Manifests that the last pass could not read: their dedup domains give nothing back.
+    #[serde(default)]
+    pub unread_manifests: u64,
+    /// Shards that could not be matched and were left alone since the start.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 impl ReclaimAnswer {
@@ -312,6 +348,18 @@ impl ReclaimAnswer {
             deleted: status.last.deleted,
             moved: status.last.moved,
             error: status.error.clone(),
+            waiting_bytes: status.waiting_bytes,
+            condemned: status.condemned.chunks,
+            condemned_bytes: status.condemned.bytes,
+            oldest_condemned_ms: status.oldest_condemned_ms,
+            pass_ms: status.pass_ms,
+            pass_took_ms: status.pass_took_ms,
+            backlog_stripes: status.last.backlog_stripes,
+            day_bytes: (status.day_bytes < u64::MAX).then_some(status.day_bytes),
+            day_left: (status.day_left < u64::MAX).then_some(status.day_left),
+            saved_bytes: status.saved,
+            unread_manifests: status.last.unread_manifests,
+            refused: status.refused,
         }
     }
 }

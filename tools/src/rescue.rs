@@ -15,6 +15,7 @@ pub mod paths;
 pub mod print;
 pub mod stripes;
 
+use crate::progress::Progress;
 use chain::{Chain, Gap};
 use codec::effect::{BucketRow, VersionRow};
 use codec::id::BucketId;
@@ -148,12 +149,13 @@ struct Line<'a> {
     lost: Option<String>,
 }
 
-/// Rescues what there is to rescue.
-pub fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError> {
+/// Rescues what there is to rescue; `progress` counts bytes of objects.
+pub fn rescue(options: &RescueOptions, progress: &Progress) -> Result<RescueReport, RescueError> {
     let keys = match &options.key_file {
         Some(path) => Some(Keys::open(path, false)?.0),
         None => None,
     };
+    progress.note("reading the drives' headers");
     let (media, drives) = Media::scan(&options.drives);
     if media.is_empty() {
         return Err(RescueError::NoDrives);
@@ -162,6 +164,7 @@ pub fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError> {
         let names: Vec<String> = media.clusters().keys().map(ToString::to_string).collect();
         return Err(RescueError::Clusters(names.join(", ")));
     }
+    progress.note("replaying the journal");
     let chain = Chain::build(&media);
     let (names, more_gaps) = Namespace::replay(&chain)?;
     if let Some(keys) = &keys {
@@ -184,7 +187,9 @@ pub fn rescue(options: &RescueOptions) -> Result<RescueReport, RescueError> {
         loop {
             let page = names.objects(BucketId(bucket.id), &options.prefix, after)?;
             for version in &page.objects {
+                progress.note(&version.key);
                 output.object(&reader, bucket, version, &mut report)?;
+                progress.set(report.bytes, 0);
             }
             match page.next {
                 Some(next) => after = next,

@@ -1,6 +1,6 @@
 //! `stele scrub`, `stele repair`, `stele reclaim` and `stele object`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
 
-use super::{NOT_WELL, Server, client};
+use super::{NOT_WELL, Server, client, wait};
 use crate::admin_client::{AdminClient, ClientError};
 use crate::keep_answers::{FindingsAnswer, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer};
 use crate::object_map::{ObjectAnswer, ObjectQuestion};
@@ -21,8 +21,15 @@ pub(super) struct Asked {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Scrub {
-    /// Begin a whole pass on every drive now; ends a pause.
-    Start(Asked),
+    /// Begin a whole pass on every drive now; ends a pause. With --wait it exits with 2 when there are findings, or a drive
+    /// could not be read.
+    Start {
+        #[command(flatten)]
+        asked: Asked,
+        /// Wait until the passes have ended.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Read nothing until told otherwise; survives restarts.
     Pause(Asked),
     /// End a pause.
@@ -39,6 +46,9 @@ pub(super) enum Repair {
     Status(Asked),
     /// What is to be mended, the most endangered first, and what waits.
     Plan(Asked),
+    /// Wait until every stripe that repair knows of is whole, or it can do nothing more. Exits with 2 when some are not whole,
+    /// or there is an alarm.
+    Wait(Asked),
     /// Mend nothing until told otherwise, or until a restart.
     Pause(Asked),
     /// Let repair go on.
@@ -98,19 +108,45 @@ pub(super) async fn object(command: Object) -> Result<u8, ClientError> {
     Ok(if answer.good { 0 } else { NOT_WELL })
 }
 
-fn print_reclaim(answer: &ReclaimAnswer) {
+pub(super) fn print_reclaim(answer: &ReclaimAnswer) {
     match &answer.held {
         Some(reason) => println!("reclaim is held: {reason}"),
         None => println!("reclaim is on"),
     }
     println!(
-        "  since the start: {} rounds, {} MiB given back; {} stripes wait to be freed; last round: {} chunks deleted, {} moved",
+        "  since the start: {} rounds, {} MiB given back; last round: {} chunks deleted, {} moved",
         answer.rounds,
         answer.freed_bytes >> 20,
-        answer.waiting,
         answer.deleted,
         answer.moved
     );
+    println!(
+        "  waiting: {} chunks of {} MiB{}, {} stripes of {} MiB to be freed, {} to be rewritten",
+        answer.condemned,
+        answer.condemned_bytes >> 20,
+        match answer.oldest_condemned_ms {
+            0 => String::new(),
+            age => format!(" (the oldest for {})", length(age)),
+        },
+        answer.waiting,
+        answer.waiting_bytes >> 20,
+        answer.backlog_stripes
+    );
+    if answer.pass_ms > 0 {
+        println!("  last pass {}, in {}", ago(answer.pass_ms), length(answer.pass_took_ms));
+    }
+    if let (Some(day), Some(left)) = (answer.day_bytes, answer.day_left) {
+        println!("  {} MiB may be freed a day, {} of them now", day >> 20, left >> 20);
+    }
+    if answer.saved_bytes > 0 {
+        println!("  {} MiB saved by compressing again what was rewritten", answer.saved_bytes >> 20);
+    }
+    if answer.unread_manifests > 0 {
+        println!("  {} manifests can't be read: see the warnings of stele status", answer.unread_manifests);
+    }
+    if answer.refused > 0 {
+        println!("  {} shards lie where something else was found, and were left alone", answer.refused);
+    }
     if !answer.error.is_empty() {
         println!("  the last round ended early: {}", answer.error);
     }
@@ -134,7 +170,8 @@ fn print_object(answer: &ObjectAnswer) {
 /// Runs `stele scrub`.
 pub(super) async fn scrub(command: Scrub) -> Result<u8, ClientError> {
     let (method, path, asked) = match command {
-        Scrub::Start(asked) => (Method::POST, "/v1/scrub/start", asked),
+        Scrub::Start { asked, wait: true } => return scrub_wait(asked).await,
+        Scrub::Start { asked, wait: false } => (Method::POST, "/v1/scrub/start", asked),
         Scrub::Pause(asked) => (Method::POST, "/v1/scrub/pause", asked),
         Scrub::Resume(asked) => (Method::POST, "/v1/scrub/resume", asked),
         Scrub::Status(asked) => (Method::GET, "/v1/scrub", asked),
@@ -143,8 +180,18 @@ pub(super) async fn scrub(command: Scrub) -> Result<u8, ClientError> {
     let looks = method == Method::GET;
     let answer: ScrubAnswer = client(&asked.server)?.ask(method, path).await?;
     show(&answer, asked.json, print_scrub);
-    let found = answer.drives.iter().flat_map(|drive| drive.findings.values()).any(|count| *count > 0);
-    Ok(if looks && found { NOT_WELL } else { 0 })
+    Ok(if looks && found(&answer) { NOT_WELL } else { 0 })
+}
+
+fn found(answer: &ScrubAnswer) -> bool {
+    answer.drives.iter().flat_map(|drive| drive.findings.values()).any(|count| *count > 0)
+}
+
+async fn scrub_wait(asked: Asked) -> Result<u8, ClientError> {
+    let answer = wait::scrub(&client(&asked.server)?, asked.json).await?;
+    show(&answer, asked.json, print_scrub);
+    let stopped = answer.drives.iter().any(|drive| drive.state == "stopped");
+    Ok(if stopped || found(&answer) { NOT_WELL } else { 0 })
 }
 
 async fn report(asked: Asked) -> Result<u8, ClientError> {
@@ -159,6 +206,11 @@ pub(super) async fn repair(command: Repair) -> Result<u8, ClientError> {
         Repair::Status(asked) => (Method::GET, "/v1/repair", asked),
         Repair::Pause(asked) => (Method::POST, "/v1/repair/pause", asked),
         Repair::Resume(asked) => (Method::POST, "/v1/repair/resume", asked),
+        Repair::Wait(asked) => {
+            let answer = wait::repair(&client(&asked.server)?, asked.json).await?;
+            show(&answer, asked.json, print_repair);
+            return Ok(if answer.is_well() { 0 } else { NOT_WELL });
+        }
         Repair::Plan(asked) => {
             let answer: PlanAnswer = client(&asked.server)?.ask(Method::GET, "/v1/repair/plan").await?;
             show(&answer, asked.json, print_plan);
