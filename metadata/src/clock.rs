@@ -11,6 +11,7 @@
 use codec::effect::ClockTick;
 use std::fmt::Debug;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use storage_node::sabotage::{Sabotage, SabotageSet};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + Debug {
@@ -86,6 +87,14 @@ impl RetentionClock {
         let same_year = base_ms / YEAR_MS == last.retention_ms / YEAR_MS;
         let caught_up_ms = if same_year { used } else { step };
         RetentionClock { base_ms, base_monotonic_ms, caught_up_ms, base_steady_ms: last.steady_ms }
+    }
+
+    /// The same clock, or, without [`Sabotage::SteadyCatchUp`], one whose steady count has caught up as well.
+    #[must_use]
+    pub fn sabotaged(self, last: Option<&ClockTick>, sabotage: &SabotageSet) -> RetentionClock {
+        let caught_up = last.map_or(0, |last| self.base_ms.saturating_sub(last.retention_ms));
+        let more = if sabotage.is(Sabotage::SteadyCatchUp) { caught_up } else { 0 };
+        RetentionClock { base_steady_ms: self.base_steady_ms.saturating_add(more), ..self }
     }
 
     /// Now, as a tick to be journaled.

@@ -129,6 +129,12 @@ switches! {
     RebuildVerify,
     /// The retention clock takes a tick that runs backwards (R15).
     ClockMonotonic,
+    /// The count that graces are judged by catches up after time off, as the retention clock does (R15).
+    SteadyCatchUp,
+    /// Scrub reads what the page cache remembers.
+    ScrubMedium,
+    /// A pass of scrub begins anew with each start.
+    ScrubCursor,
     /// A start does not ask the erasure code for known answers (R3).
     SelfTest,
     /// A frame is stored without being compared with its chunk (R4).

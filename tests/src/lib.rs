@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a whole store in one process, and the means to crash, damage and judge it.
 
 pub mod crash;
+pub mod keeping;
 pub mod oracle;
 pub mod process;
 pub mod record;

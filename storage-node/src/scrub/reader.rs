@@ -5,8 +5,9 @@
 
 use super::Halt;
 use super::check::Bad;
-use crate::disk::{Disk, DiskError, DiskFile};
+use crate::disk::{Access, Disk, DiskError, DiskFile};
 use crate::keep::{FindingKind, Medium};
+use crate::sabotage::Sabotage;
 use crate::segment::BLOCK_BYTES;
 use codec::block::BLOCK;
 use rustix::io::Errno;
@@ -53,7 +54,11 @@ pub(crate) struct MediumReader {
 impl MediumReader {
     /// Opens a file, or says what is wrong with it.
     pub fn open(disk: &dyn Disk, path: &str, end: u64) -> Result<Result<MediumReader, Bad>, Halt> {
-        let (file, medium) = match disk.open_medium(path) {
+        let opened = match disk.sabotage().is(Sabotage::ScrubMedium) {
+            false => disk.open_medium(path),
+            true => disk.open(path, Access::Read).map(|file| (file, Medium::Dropped)),
+        };
+        let (file, medium) = match opened {
             Ok(opened) => opened,
             Err(DiskError::NotFound { .. }) => {
                 return Ok(Err(Bad { kind: FindingKind::Missing, detail: format!("{path} is gone") }));

@@ -9,6 +9,7 @@ use super::{DriveScrub, Halt};
 use crate::keep::ScrubState;
 use crate::kv::KvBatch;
 use crate::open::OpenDrive;
+use crate::sabotage::Sabotage;
 use crate::segment::{BLOCK_BYTES, SegmentMeta};
 use crate::write::Job;
 use std::collections::BTreeSet;
@@ -87,6 +88,9 @@ impl Worker {
         let _nicer = rustix::process::nice(NICE);
         let drive = Arc::clone(&self.drive);
         let scrub = &drive.scrub;
+        if drive.disk.sabotage().is(Sabotage::ScrubCursor) {
+            self.forget_cursor();
+        }
         scrub.wait(scrub.shared.config.settle, |c| c.stop || c.ordered);
         loop {
             let wait = match self.turn() {
@@ -106,6 +110,13 @@ impl Worker {
             if scrub.control().stop {
                 return;
             }
+        }
+    }
+
+    /// What is left of a pass without [`Sabotage::ScrubCursor`]: its beginning.
+    fn forget_cursor(&self) {
+        if let Ok(pass) = self.drive.scrub.rows.pass() {
+            let _saved = self.save(KvBatch::new(), &Pass { segment: 0, chain: None, bytes: 0, ..pass });
         }
     }
 

@@ -9,6 +9,7 @@ mod bytes;
 mod data;
 mod drives;
 mod journal;
+mod keep;
 mod rules;
 
 use drives::FAILED;
@@ -110,6 +111,9 @@ fn scenario(step: Sabotage) -> Scenario {
         Sabotage::SealCondition => story!(rules::seal_of_what_moved),
         Sabotage::RepairCondition => story!(rules::repair_of_what_moved),
         Sabotage::ClockMonotonic => story!(rules::clock_set_back),
+        Sabotage::SteadyCatchUp => story!(keep::a_week_off),
+        Sabotage::ScrubMedium => story!(keep::rot_below_the_cache),
+        Sabotage::ScrubCursor => story!(keep::restart_during_a_pass),
         Sabotage::SelfTest => story!(bytes::start_with_a_wrong_erasure_code),
         Sabotage::FrameCheck => story!(bytes::encoder_that_errs),
         Sabotage::DomainKeysFirst => story!(bytes::first_object_of_a_domain),
