@@ -23,6 +23,7 @@ use metadata::listing::{ListRequest, PartsRequest, UploadsRequest};
 use metadata::service::Metadata;
 use metadata::start::{self, Config, IndexHome, Parts, StartError};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage_node::disk::Disk;
@@ -120,6 +121,7 @@ pub struct RecordedKv {
     inner: MemoryKv,
     trace: Option<Trace>,
     history: Mutex<Vec<(u64, MemorySnapshot)>>,
+    paused: AtomicBool,
 }
 
 impl RecordedKv {
@@ -135,7 +137,14 @@ impl RecordedKv {
 
     fn over(inner: MemoryKv, trace: Option<Trace>) -> Arc<RecordedKv> {
         let first = (trace.as_ref().map_or(0, Trace::position), inner.snapshot());
-        Arc::new(RecordedKv { inner, trace, history: Mutex::new(vec![first]) })
+        Arc::new(RecordedKv { inner, trace, history: Mutex::new(vec![first]), paused: AtomicBool::new(false) })
+    }
+
+    /// Forgets the states so far, and remembers those that come, or none.
+    pub fn record(&self, on: bool) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        self.paused.store(!on, Ordering::Relaxed);
+        *history = vec![(self.trace.as_ref().map_or(0, Trace::position), self.inner.snapshot())];
     }
 
     /// The state now.
@@ -158,6 +167,10 @@ impl Kv for RecordedKv {
         let Some(trace) = &self.trace else { return self.inner.write(batch) };
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.write(batch)?;
+        if self.paused.load(Ordering::Relaxed) {
+            history.clear();
+            return Ok(());
+        }
         // Everything that led to this write lies before this position.
         history.push((trace.position(), self.inner.snapshot()));
         Ok(())
