@@ -182,6 +182,30 @@ impl DriveState {
         self.change_dir(position, dir, vec![(name.into(), None)])
     }
 
+    /// Lets go of how everything came about, and of what files without a name hold.
+    pub(super) fn forget(&mut self, position: u64) {
+        let mut named = vec![false; self.inodes.len()];
+        let mut left: Vec<Ino> = self.named_root().into_iter().collect();
+        while let Some(ino) = left.pop() {
+            if !std::mem::replace(&mut named[ino], true)
+                && let Inode::Dir { live, .. } = &self.inodes[ino]
+            {
+                left.extend(live.values());
+            }
+        }
+        for (inode, named) in self.inodes.iter_mut().zip(named) {
+            match inode {
+                Inode::File { live, history, medium } => {
+                    if !named {
+                        (*live, *medium) = (Arc::default(), None);
+                    }
+                    *history = History::new(position, Arc::clone(medium.as_ref().unwrap_or(live)));
+                }
+                Inode::Dir { live, history, .. } => *history = History::new(position, Arc::clone(live)),
+            }
+        }
+    }
+
     fn forget_space(&mut self, ino: Ino) -> Result<(), Errno> {
         self.used = self.used.saturating_sub(self.content(ino)?.space());
         Ok(())

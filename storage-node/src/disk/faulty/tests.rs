@@ -442,3 +442,19 @@ fn thousands_of_images_are_cheap_and_distinct() {
     // The aim is 0.3 ms; the bound allows for a loaded machine.
     assert!(each < Duration::from_millis(3), "{each:?} for each image");
 }
+
+#[test]
+fn what_was_forgotten_is_durable_and_the_rest_goes_on_as_before() {
+    let trace = Trace::new(1);
+    let disk = trace.disk(0);
+    disk.create("kept").unwrap().write_at(b"kept", 0).unwrap();
+    disk.create("gone").unwrap().write_at(b"gone", 0).unwrap();
+    disk.remove("gone").unwrap();
+    trace.forget();
+    let at = trace.position();
+    assert_eq!(outcomes(&trace, at, "kept"), set([Some(b"kept")]));
+    assert_eq!(outcomes(&trace, at, "gone"), set([None]));
+    disk.open("kept", Access::ReadWrite).unwrap().write_at(b"more", 0).unwrap();
+    assert_eq!(read(disk.as_ref(), "kept").as_deref(), Some(&b"more"[..]));
+    assert!(outcomes(&trace, trace.position(), "kept").contains(&Some(b"kept".to_vec())), "not synced since");
+}

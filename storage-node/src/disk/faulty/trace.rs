@@ -183,6 +183,15 @@ impl Trace {
         self.image(self.position(), &CrashChoice::Everything)
     }
 
+    /// Forgets what happened until now, so that a long run keeps no more in memory than the drives hold. Everything counts as
+    /// durable: no crash before this moment can be asked for any more, and nobody may hold a file that has no name.
+    pub fn forget(&self) {
+        let mut world = self.world();
+        let position = world.position;
+        world.events = Vec::new();
+        world.drives.iter_mut().for_each(|drive| drive.forget(position));
+    }
+
     /// Lets a fault loose.
     pub fn inject(&self, fault: Fault) -> FaultId {
         self.world().faults.add(fault)
