@@ -292,6 +292,10 @@ mod tests {
         let plan = PlanAnswer { items: Vec::new(), later: 0, narrower: Vec::new(), waiting: Vec::new() };
         assert_eq!(fields(serde_json::to_value(plan).unwrap()), described("Plan"));
         assert_eq!(fields(serde_json::to_value(ReclaimAnswer::default()).unwrap()), described("Reclaim"));
+        use crate::fixity::answers::{FixityAnswer, FixityQuestion, ObjectLine};
+        assert_eq!(fields(serde_json::to_value(FixityQuestion::default()).unwrap()), described("FixityQuestion"));
+        assert_eq!(fields(serde_json::to_value(FixityAnswer::default()).unwrap()), described("Fixity"));
+        assert_eq!(fields(serde_json::to_value(ObjectLine::default()).unwrap()), described("FixityObject"));
         let findings = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
         assert_eq!(fields(serde_json::to_value(findings).unwrap()), described("Findings"));
         let drives = serde_json::to_value(crate::admin_drives::DriveInfo::default()).unwrap();
