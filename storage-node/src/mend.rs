@@ -3,8 +3,9 @@
 //! Block 0 is the only block that its node can restore by itself: it is a copy of what the index and the running process
 //! have, and nobody else has it. Without it a loss of the index would cost every record of the segment.
 //!
-//! It is done by the drive's own thread, and only where it can do no harm: to a segment that is closed, whose file has
-//! had no failed write or sync (R6), and whose first record continues this header and no other (R7).
+//! It is done by the drive's own thread, and only where it can do no harm: to a segment that is closed (the last one of data is
+//! closed for it), whose file has had no failed write or sync (R6), and whose first record continues this header and no other
+//! (R7).
 
 use crate::client::WriteError;
 use crate::disk::{Access, DiskError};
@@ -17,11 +18,18 @@ impl Writer {
     pub fn mend_header(&mut self, number: u64) -> Result<bool, WriteError> {
         self.check_writable()?;
         let Some(meta) = self.drive.segment(number) else { return Ok(false) };
+        if self.free_work.struck.contains(&number) {
+            return Ok(false);
+        }
         let closed = match meta.class() {
-            SegmentClass::Data => self.drive.closed_length(number).is_some(),
+            SegmentClass::Data => {
+                // The last one may stay the last for years on a drive that nobody writes to.
+                self.follow(number)?;
+                self.drive.closed_length(number).is_some()
+            }
             SegmentClass::Journal => self.drive.journal().get(number).is_some_and(|segment| segment.closed),
         };
-        if !closed || self.free_work.struck.contains(&number) {
+        if !closed {
             return Ok(false);
         }
         let file = match self.drive.disk.open(&meta.path(), Access::ReadWrite) {
