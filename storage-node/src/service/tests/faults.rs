@@ -234,6 +234,30 @@ async fn what_was_begun_is_finished_when_a_server_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_are_given_up_do_no_harm_to_others() {
+    let cluster = Cluster::large(ServiceConfig::default()).await;
+    put(&*cluster.node, 1, LEN).await.unwrap();
+    let (target, lane) = bare(&cluster, Role::Gateway, 4 << 20).await;
+    let link = lane.link(&target).await.unwrap();
+    let (header, _) = shard(1, LEN);
+    let question = OfShard {
+        drive: drive_bytes(first_drive()),
+        shard: shard_bytes(header.id()),
+        root: Bytes::copy_from_slice(&header.descriptor.root()),
+        start: 0,
+        end: LEN as u32,
+    };
+    let time = Duration::from_secs(60);
+    for _ in 0..100 {
+        // Begun, so that there are frames on the way, and dropped.
+        let mut answer = link.open(Method::ReadShard, question.clone(), time).await.unwrap();
+        assert!(answer.message().await.unwrap().is_some());
+    }
+    let whole = link.ask(Method::ReadShard, question, (LEN, LEN), time).await;
+    assert!(whole.unwrap().unwrap() == noise(1, LEN), "over the same connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_connects_again_ends_its_older_connection() {
     let cluster = Cluster::small().await;
     put(&*cluster.node, 1, 100).await.unwrap();
