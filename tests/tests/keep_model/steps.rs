@@ -204,8 +204,19 @@ impl Run {
                 keeper.take_inventory().await.map_err(|error| refused(&error))?;
             }
             Op::Scrub => quiet::scrub(&self.store).await?,
-            Op::Seal => drop(metadata.seal_now().await.map_err(|error| refused(&error))?),
-            Op::Checkpoint => drop(metadata.checkpoint_now().await.map_err(|error| refused(&error))?),
+            // A drive that turns out to be gone while what is on it is read back ends a seal; the next one goes on without it.
+            Op::Seal => {
+                if metadata.seal_now().await.is_err() {
+                    metadata.check_drives().await;
+                    metadata.seal_now().await.map_err(|error| refused(&error))?;
+                }
+            }
+            Op::Checkpoint => {
+                if metadata.checkpoint_now().await.is_err() {
+                    metadata.check_drives().await;
+                    metadata.checkpoint_now().await.map_err(|error| refused(&error))?;
+                }
+            }
             Op::Lose(drive) => {
                 if !alone {
                     // The others are in the middle of something then.
