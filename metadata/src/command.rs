@@ -106,6 +106,8 @@ pub enum Command {
         /// Its shards that moved.
         moves: Vec<ShardMove>,
     },
+    /// Repair, where no spare drive is left: a ledger stripe was written again narrower. Only if its range still names it.
+    ReplaceLedger(ReplaceLedger),
     /// Restripe: frames were written again into new stripes, read back and verified. A move whose chunk is no longer at `from`
     /// is left out, silently: another won (R12). Stripes that no frame moves to are not made known.
     MoveFrames {
@@ -232,6 +234,17 @@ pub struct CompleteUpload {
     pub condition: Condition,
     /// Milliseconds since the Unix epoch: Last-Modified.
     pub now_ms: u64,
+}
+
+/// A ledger stripe that others take the place of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplaceLedger {
+    /// The first entry of the sealed range that names it.
+    pub first: Lsn,
+    /// The stripe.
+    pub old: StripeId,
+    /// Those that hold the same entries, in order.
+    pub stripes: Vec<StripeRow>,
 }
 
 /// Body of [`Command::Seal`].

@@ -3,15 +3,19 @@
 //! Invariants:
 //! * The index is a function of the journal: nothing is in it that some effect did not put there. It is disposable.
 //! * `applied` (LSN and hash of the last entry) changes in the batch that holds that entry's rows, and only grows.
-//! * A row's value is one format byte and then Protocol Buffers. The byte leaves room (a checksum, another encoding);
-//!   an unknown one is damage.
+//! * A row's value is one format byte, a checksum and then Protocol Buffers. The checksum covers family and key as well: what
+//!   lies in another row's place, or rotted between the store's own checksum and here, is damage and never an answer.
+//!   Rows of format 1, of a checkpoint or an index of an earlier version, have no checksum. An unknown format is damage.
 //!
 //! Keys are built so that byte order is the order that listings want: numbers big endian, object keys escaped
 //! (0x00 becomes 00 FF) and ended with 00 01, versions of one key newest first (the complement of their LSN).
 
+mod keys;
 pub mod reclaim;
 
-use bytes::{BufMut, Bytes};
+pub use self::keys::*;
+
+use bytes::Bytes;
 use codec::effect::{
     AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow,
     SealedRow, SettingRow, StripeRow, UploadName, UploadRow, VersionRow,
@@ -47,7 +51,12 @@ pub const META: Family = "meta";
 pub const FAMILIES: [Family; 10] =
     [BUCKETS, OBJECTS, UPLOADS, CHUNKS, STRIPES, DRIVES, ACCOUNTS, RECLAIM, LEDGER, META];
 
-const ROW_FORMAT: u8 = 1;
+/// Protocol Buffers behind the format byte.
+const ROW_PLAIN: u8 = 1;
+/// The format byte, four bytes of [`row_sum`], Protocol Buffers.
+const ROW_SUMMED: u8 = 2;
+/// Bytes in front of a summed row's message.
+const ROW_HEAD: usize = 5;
 const APPLIED: &[u8] = b"applied";
 const EPOCH: &[u8] = b"epoch";
 const CLOCK: &[u8] = b"clock";
@@ -79,6 +88,9 @@ pub enum RowFault {
     /// An unknown format byte, or none.
     #[error("unknown row format")]
     Format,
+    /// The checksum is not that of these bytes under this key.
+    #[error("its checksum does not match")]
+    Checksum,
     /// The bytes do not decode.
     #[error("it does not decode")]
     Malformed,
@@ -143,9 +155,12 @@ impl<'a> Overlay<'a> {
 
     /// Sets a row.
     pub fn put(&mut self, family: Family, key: impl Into<Bytes>, row: &impl Message) {
-        let mut value = Vec::with_capacity(1 + row.encoded_len());
-        value.push(ROW_FORMAT);
+        let key = key.into();
+        let mut value = Vec::with_capacity(ROW_HEAD + row.encoded_len());
+        value.extend_from_slice(&[ROW_SUMMED, 0, 0, 0, 0]);
         row.encode_raw(&mut value);
+        let sum = row_sum(family, &key, &value[ROW_HEAD..]);
+        value[1..ROW_HEAD].copy_from_slice(&sum);
         self.put_raw(family, key, value);
     }
 
@@ -227,167 +242,33 @@ impl View for Overlay<'_> {
     }
 }
 
-// ---- keys ----------------------------------------------------------------------------------------------------------
-
-/// Appends an object key (or any byte string) escaped, without its end.
-pub fn escape_into(out: &mut Vec<u8>, bytes: &[u8]) {
-    for &byte in bytes {
-        out.push(byte);
-        if byte == 0 {
-            out.push(0xff);
-        }
-    }
-}
-
-/// Appends an object key escaped, with its end.
-fn terminated_into(out: &mut Vec<u8>, bytes: &[u8]) {
-    escape_into(out, bytes);
-    out.extend_from_slice(&[0, 1]);
-}
-
-/// Splits an escaped and ended string off the front: (the string, what follows). `None` when malformed.
-pub fn unescape(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
-    let mut out = Vec::with_capacity(bytes.len());
-    loop {
-        let (&byte, rest) = bytes.split_first()?;
-        bytes = rest;
-        if byte != 0 {
-            out.push(byte);
-            continue;
-        }
-        let (&next, rest) = bytes.split_first()?;
-        bytes = rest;
-        match next {
-            0xff => out.push(0),
-            1 => return Some((out, bytes)),
-            _ => return None,
-        }
-    }
-}
-
-/// The first key after every key that starts with `prefix`; `None` when there is no such key.
-pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return Some(end);
-        }
-    }
-    None
-}
-
-/// The exclusive end of the rows that start with `prefix`, for prefixes that are never all 0xff (every prefix here begins
-/// with a letter or with a bucket id, which is an LSN).
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    after_prefix(prefix).unwrap_or_else(|| vec![0xff; prefix.len() + 1])
-}
-
-fn tagged(tag: u8, rest: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + rest.len());
-    key.push(tag);
-    key.extend_from_slice(rest);
-    key
-}
-
-/// Key of a bucket's row.
-pub fn bucket_key(name: &str) -> Vec<u8> {
-    tagged(b'n', name.as_bytes())
-}
-
-/// Key of the row that names the bucket with an id.
-pub fn bucket_id_key(id: BucketId) -> Vec<u8> {
-    tagged(b'i', &id.0.to_be_bytes())
-}
-
-/// What the keys of all versions in a bucket start with.
-pub fn bucket_objects(bucket: BucketId) -> Vec<u8> {
-    bucket.0.to_be_bytes().to_vec()
-}
-
-/// What the keys of all versions of an object key start with.
-pub fn versions_of(bucket: BucketId, key: &str) -> Vec<u8> {
-    let mut out = bucket_objects(bucket);
-    terminated_into(&mut out, key.as_bytes());
-    out
-}
-
-/// Key of a version's row.
-pub fn version_key(bucket: BucketId, key: &str, seq: Lsn) -> Vec<u8> {
-    let mut out = versions_of(bucket, key);
-    out.put_u64(!seq.0);
-    out
-}
-
-/// What the keys of all uploads in a bucket start with.
-pub fn bucket_uploads(bucket: BucketId) -> Vec<u8> {
-    tagged(b'u', &bucket.0.to_be_bytes())
-}
-
-fn upload_name_key(tag: u8, name: &UploadName) -> Vec<u8> {
-    let mut out = tagged(tag, &name.bucket.to_be_bytes());
-    terminated_into(&mut out, name.key.as_bytes());
-    terminated_into(&mut out, name.upload_id.as_bytes());
-    out
-}
-
-/// Key of an upload's row.
-pub fn upload_key(name: &UploadName) -> Vec<u8> {
-    upload_name_key(b'u', name)
-}
-
-/// What the keys of all parts of an upload start with.
-pub fn upload_parts(name: &UploadName) -> Vec<u8> {
-    upload_name_key(b'p', name)
-}
-
-/// Key of a part's row.
-pub fn part_key(name: &UploadName, number: u32) -> Vec<u8> {
-    let mut out = upload_parts(name);
-    out.put_u32(number);
-    out
-}
-
-/// Key of a setting's row.
-pub fn setting_key(name: &str) -> Vec<u8> {
-    tagged(b's', name.as_bytes())
-}
-
-/// Key of an account's row.
-pub fn account_key(id: &str) -> Vec<u8> {
-    tagged(b'a', id.as_bytes())
-}
-
-/// Key of the row that says whose an access key is.
-pub fn access_key_key(access_key: &str) -> Vec<u8> {
-    tagged(b'k', access_key.as_bytes())
-}
-
-/// Key of the row that says whose an account name is.
-pub fn account_name_key(name: &str) -> Vec<u8> {
-    tagged(b'n', name.as_bytes())
-}
-
-/// Key of a dedup domain's row.
-pub fn domain_key(id: DomainId) -> Vec<u8> {
-    tagged(b'd', &id.0.to_be_bytes())
-}
-
-/// Key of the row that says which domain an account and protection class have.
-pub fn domain_owner_key(account: &str, encrypted: bool) -> Vec<u8> {
-    let mut key = tagged(b'o', &[u8::from(encrypted)]);
-    key.extend_from_slice(account.as_bytes());
-    key
-}
-
 // ---- typed reads ---------------------------------------------------------------------------------------------------
+
+/// The first four bytes of BLAKE3 over family, key and message, the first two with their lengths in front.
+fn row_sum(family: Family, key: &[u8], message: &[u8]) -> [u8; 4] {
+    let mut hasher = blake3::Hasher::new();
+    for part in [family.as_bytes(), key] {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    let hash = hasher.update(message).finalize();
+    let [a, b, c, d, ..] = *hash.as_bytes();
+    [a, b, c, d]
+}
 
 /// Decodes a row's value.
 pub fn decode<M: Message + Default>(family: Family, key: &[u8], value: Bytes) -> Result<M, IndexError> {
-    if value.first() != Some(&ROW_FORMAT) {
-        return Err(damaged(family, key, RowFault::Format));
-    }
-    M::decode(value.slice(1..)).map_err(|_| damaged(family, key, RowFault::Malformed))
+    let message = match value.first() {
+        Some(&ROW_PLAIN) => value.slice(1..),
+        Some(&ROW_SUMMED) if value.len() >= ROW_HEAD => {
+            let message = value.slice(ROW_HEAD..);
+            if row_sum(family, key, &message) != value[1..ROW_HEAD] {
+                return Err(damaged(family, key, RowFault::Checksum));
+            }
+            message
+        }
+        _ => return Err(damaged(family, key, RowFault::Format)),
+    };
+    M::decode(message).map_err(|_| damaged(family, key, RowFault::Malformed))
 }
 
 fn read<M: Message + Default>(view: &dyn View, family: Family, key: &[u8]) -> Result<Option<M>, IndexError> {
@@ -630,9 +511,19 @@ pub fn last_sealed(view: &dyn View) -> Result<Option<SealedRow>, IndexError> {
     read(view, META, SEALED)
 }
 
-pub(crate) fn put_sealed(overlay: &mut Overlay<'_>, row: &SealedRow) {
+/// The sealed range that begins with an entry.
+pub fn sealed_range(view: &dyn View, first: Lsn) -> Result<Option<SealedRow>, IndexError> {
+    read(view, LEDGER, &first.0.to_be_bytes())
+}
+
+/// A range that is known is put again when other stripes take the place of one of its own; it is the last one only if none
+/// comes after it.
+pub(crate) fn put_sealed(overlay: &mut Overlay<'_>, row: &SealedRow) -> Result<(), IndexError> {
     overlay.put(LEDGER, row.first.to_be_bytes().to_vec(), row);
-    overlay.put(META, SEALED, row);
+    if last_sealed(overlay)?.is_none_or(|last| last.last <= row.last) {
+        overlay.put(META, SEALED, row);
+    }
+    Ok(())
 }
 
 /// A hash over the rows that people put in: buckets, versions, uploads, chunks, stripes, drives, accounts. What depends
@@ -710,6 +601,30 @@ mod tests {
             kv.write(batch).unwrap();
             prop_assert_eq!(seen, Overlay::new(&kv).rows(CHUNKS, &[start], &[end], limit).unwrap());
         }
+    }
+
+    #[test]
+    fn a_row_that_is_another_rows_or_rotten_is_damage_and_one_of_an_earlier_version_is_read() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let mut overlay = Overlay::new(&kv);
+        let row = SealedRow { first: 7, last: 9, stripes: Vec::new(), last_hash: Bytes::from_static(&[1; 32]) };
+        overlay.put(LEDGER, b"key".to_vec(), &row);
+        let value = overlay.row(LEDGER, b"key").unwrap().unwrap();
+        assert_eq!(decode::<SealedRow>(LEDGER, b"key", value.clone()), Ok(row.clone()));
+        let fault = |family, key: &[u8], value: Vec<u8>| match decode::<SealedRow>(family, key, value.into()) {
+            Err(IndexError::Damaged { fault, .. }) => Some(fault),
+            _ => None,
+        };
+        assert_eq!(fault(LEDGER, b"kez", value.to_vec()), Some(RowFault::Checksum));
+        assert_eq!(fault(META, b"key", value.to_vec()), Some(RowFault::Checksum));
+        for at in 0..value.len() {
+            let mut rotten = value.to_vec();
+            rotten[at] ^= 4;
+            assert!(fault(LEDGER, b"key", rotten).is_some(), "byte {at}");
+            assert!(fault(LEDGER, b"key", value[..at].to_vec()).is_some(), "cut at {at}");
+        }
+        let plain = [&[ROW_PLAIN], &value[ROW_HEAD..]].concat();
+        assert_eq!(decode::<SealedRow>(LEDGER, b"anything", plain.into()), Ok(row));
     }
 
     #[test]

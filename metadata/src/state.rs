@@ -101,6 +101,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
         Command::MoveShards { stripe, moves } => repair::move_shards(&mut draft, *stripe, moves),
+        Command::ReplaceLedger(replace) => repair::replace_ledger(&mut draft, replace),
         Command::MoveFrames { stripes, moves } => reclaim::move_frames(&mut draft, stripes, moves),
         Command::DeleteChunks(delete) => reclaim::delete_chunks(&mut draft, delete),
         Command::SpareChunks(chunks) => reclaim::spare_chunks(&mut draft, chunks),

@@ -10,8 +10,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use metadata::index::Overlay;
 use metadata::keep::Keeper;
 use metadata::keep::reclaim::Reclaimer;
+use metadata::keep::wounds;
 use metadata::service::Metadata;
 use std::sync::Arc;
 use storage_node::client::NodeClient;
@@ -75,10 +77,13 @@ async fn report(State(state): Shared) -> Response {
         Err(stage) => return unavailable(stage),
     };
     let node = metadata.node();
+    let view = Overlay::new(&**metadata.kv());
     let mut answer = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
     for status in node.scrub_status().await {
         match node.findings(status.drive).await {
-            Ok(findings) => {
+            Ok(mut findings) => {
+                // What a move or a delete has left behind is nothing that anybody misses; reclaim frees it in time.
+                findings.retain(|finding| wounds::is_current(&view, finding).unwrap_or(true));
                 let room = MAX_FINDINGS.saturating_sub(answer.findings.len());
                 answer.more |= findings.len() > room;
                 answer.findings.extend(findings.iter().take(room).map(FindingLine::new));

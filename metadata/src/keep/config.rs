@@ -14,11 +14,11 @@ pub struct KeepConfig {
     pub drive_rate: u64,
     /// Orders that one drive takes part in at a time.
     pub per_drive: u32,
-    /// Orders that are carried out at a time; each holds the shards that it makes in memory.
+    /// Orders that are carried out at a time, for each fifty drives; each holds the shards that it makes in memory.
     pub orders: usize,
     /// A round begins no order after this time.
     pub round_ms: u64,
-    /// Stripes that one round plans.
+    /// Stripes that one round looks at, for each fifty drives, and so with the items of its plan.
     pub window: usize,
     /// Rows that one round walks over in search of stripes on drives that are lost, back or being emptied.
     pub walk_rows: usize,
@@ -36,6 +36,20 @@ pub struct KeepConfig {
     pub pause_rows: usize,
     /// How long they pause.
     pub pause: Duration,
+}
+
+/// Drives that one measure of orders, items and window is meant for.
+const SCALE_DRIVES: usize = 50;
+
+impl KeepConfig {
+    /// For a cluster of so many drives. Without it a thousand drives would wait for the eight orders that suit a dozen, and
+    /// a plan would end before most of them had anything to do.
+    pub fn for_drives(self, drives: usize) -> KeepConfig {
+        let scale = (drives / SCALE_DRIVES).max(1);
+        let repair = Policy { items: self.repair.items.saturating_mul(scale), ..self.repair };
+        let (orders, window) = (self.orders.saturating_mul(scale), self.window.saturating_mul(scale));
+        KeepConfig { repair, orders, window, ..self }
+    }
 }
 
 const HOUR_MS: u64 = 3_600_000;

@@ -16,7 +16,7 @@ use codec::effect::StripeRow;
 use codec::id::{DriveId, ShardId, StripeId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use storage_node::client::NodeClient;
-use storage_node::keep::{FindingKind, ShardRef};
+use storage_node::keep::{FindingKind, ShardRef, Subject};
 use storage_node::kv::Kv;
 
 /// Shards that a drive is asked for at a time.
@@ -43,6 +43,8 @@ pub struct InventoryReport {
     pub orphans: u64,
     /// Rows that do not decode.
     pub bad_rows: u64,
+    /// Findings of damage to nobody knows what that were taken off the drives' lists: all that should be there is known by name.
+    pub settled: u64,
 }
 
 /// A shard that the inventory found wrong.
@@ -80,6 +82,12 @@ impl Pass {
         let cursor = |drive| (drive, Cursor { after: None, page: VecDeque::new(), ended: false });
         let report = InventoryReport { began_ms: now_ms, ..InventoryReport::default() };
         Pass { report, cursors: drives.into_iter().map(cursor).collect(), next: Vec::new() }
+    }
+
+    /// The drives all of whose shards were compared, once the pass has ended. None if some row could not be read: what it
+    /// names may be what is damaged.
+    pub fn whole(&self) -> Vec<DriveId> {
+        if self.report.bad_rows > 0 { Vec::new() } else { self.cursors.keys().copied().collect() }
     }
 
     /// Compares the next `rows` rows. `None`: that was all; otherwise what was found.
@@ -211,4 +219,11 @@ impl Pass {
         }
         Ok(met)
     }
+}
+
+/// What a drive lists as damage to nobody knows what.
+pub async fn unnamed(node: &dyn NodeClient, drive: DriveId) -> Vec<Subject> {
+    let found = read_in_time(drive, LONG_WORK, node.findings(drive)).await.unwrap_or_default();
+    let unnamed = found.iter().filter(|finding| finding.kind == FindingKind::Unknown);
+    unnamed.map(|finding| finding.subject).filter(|subject| matches!(subject, Subject::Blocks { .. })).collect()
 }

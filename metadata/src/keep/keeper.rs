@@ -5,11 +5,12 @@
 //! * One round at a time, and one inventory; both may run beside each other.
 //! * Whatever it does may be ended anywhere: what is half done is an orphan, or is done again.
 
+mod narrow;
 mod round;
 
 use super::config::KeepConfig;
 use super::dependents::{Dependents, dependents};
-use super::inventory::{InventoryReport, Met, Pass};
+use super::inventory::{InventoryReport, Met, Pass, unnamed};
 use super::lanes::Lanes;
 use super::plan::{Plan, Wait};
 use super::rows::{RowsReport, Slice, scrub_rows};
@@ -18,18 +19,25 @@ use super::watch::{Drives, Sight};
 use super::wounds::{Findings, Queue};
 use crate::commit::Request;
 use crate::index::IndexError;
+use crate::journal::read_in_time;
+use crate::keep::LONG_WORK;
 use crate::seal::Sealer;
 use crate::service::Shared;
+use crate::stripe_writer::StripeWriter;
 use codec::erasure::Geometry;
 use codec::id::{DriveId, Epoch, Lsn, StripeId};
+use codec::stripe::StripeClass;
+use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use storage_node::keep::Subject;
+use storage_node::kv::KvError;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// While there is work, rounds follow each other after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -73,6 +81,8 @@ pub struct KeeperParts {
     pub(crate) shared: Arc<Shared>,
     /// Mends journal copies by sealing what they hold.
     pub(crate) sealer: Arc<Sealer>,
+    /// Writes ledger stripes that are to be narrower.
+    pub(crate) stripes: Arc<StripeWriter>,
     /// The committer.
     pub(crate) requests: mpsc::Sender<Request>,
     /// The epoch of this start.
@@ -110,6 +120,8 @@ struct Shown {
     status: KeepStatus,
     plan: Plan,
     narrower: Vec<StripeId>,
+    /// The index's store said that it is damaged; so it is until the restart that rebuilds it.
+    damaged: Option<String>,
 }
 
 /// The walk over all stripes.
@@ -134,7 +146,12 @@ struct Work {
     /// Drives that did not take a shard, and until when they are left alone.
     avoid: BTreeMap<DriveId, u64>,
     waits: HashMap<StripeId, Wait>,
-    narrower: BTreeSet<StripeId>,
+    /// Stripes that are to be made narrower, and what they hold.
+    narrower: BTreeMap<StripeId, StripeClass>,
+    /// Ledger and checkpoint stripes among these, and when they were last tried.
+    narrowed: BTreeMap<StripeId, u64>,
+    /// A checkpoint that is being written in place of one that is to be narrower; ends with the keeper.
+    checkpoint: JoinSet<()>,
     inconsistent: BTreeSet<StripeId>,
     /// Drives with damaged journal entries: when sealing was last tried for them, and why it failed.
     journal: BTreeMap<DriveId, Journal>,
@@ -175,7 +192,9 @@ impl Keeper {
             usable: Vec::new(),
             avoid: BTreeMap::new(),
             waits: HashMap::new(),
-            narrower: BTreeSet::new(),
+            narrower: BTreeMap::new(),
+            narrowed: BTreeMap::new(),
+            checkpoint: JoinSet::new(),
             inconsistent: BTreeSet::new(),
             journal: BTreeMap::new(),
             damaged: Vec::new(),
@@ -217,7 +236,7 @@ impl Keeper {
         self.shown().plan.clone()
     }
 
-    /// Stripes that are to be made narrower, because no spare drive is left for their lost shards: work for restriping. One
+    /// Data stripes that are to be made narrower, because no spare drive is left for their lost shards: work for restriping. One
     /// stays in the list until its row is gone, or it is whole.
     pub fn narrower(&self) -> Vec<StripeId> {
         self.shown().narrower.clone()
@@ -269,7 +288,7 @@ impl Keeper {
     /// The index failed.
     pub async fn run_once(&self) -> Result<Round, KeepError> {
         let mut work = self.work.lock().await;
-        let round = self.round(&mut work).await;
+        let round = self.note_damage(self.round(&mut work).await);
         self.publish(&mut work);
         self.show(&work).await;
         round
@@ -280,9 +299,16 @@ impl Keeper {
     /// # Errors
     /// The index failed.
     pub async fn take_inventory(&self) -> Result<InventoryReport, KeepError> {
+        self.note_damage(self.inventory_pass().await)
+    }
+
+    async fn inventory_pass(&self) -> Result<InventoryReport, KeepError> {
         let _one_at_a_time = self.inventory.lock().await;
         let shared = &self.parts.shared;
-        let drives = shared.node.drives().await.into_iter().map(|drive| drive.id);
+        let drives: Vec<DriveId> = shared.node.drives().await.into_iter().map(|drive| drive.id).collect();
+        // Before the pass: what is damaged while it goes by is for the next one to settle.
+        let unnamed = join_all(drives.iter().map(|drive| unnamed(&*shared.node, *drive))).await;
+        let unnamed: BTreeMap<DriveId, Vec<Subject>> = drives.iter().copied().zip(unnamed).collect();
         let mut pass = Pass::new(drives, self.now_ms());
         loop {
             let (met, last) =
@@ -297,6 +323,13 @@ impl Keeper {
             }
             tokio::time::sleep(self.parts.config.pause).await;
         }
+        for drive in pass.whole() {
+            let Some(unnamed) = unnamed.get(&drive).filter(|unnamed| !unnamed.is_empty()) else { continue };
+            match read_in_time(drive, LONG_WORK, shared.node.settle_unnamed(drive, unnamed.clone())).await {
+                Ok(settled) => pass.report.settled += settled,
+                Err(error) => tracing::warn!(%drive, %error, "what is damaged on a drive and nobody's stays listed"),
+            }
+        }
         pass.report.ended_ms = self.now_ms();
         self.shown().status.inventory = Some(pass.report.clone());
         Ok(pass.report)
@@ -307,6 +340,18 @@ impl Keeper {
     /// # Errors
     /// The index failed, or can't be read as of one moment.
     pub async fn scrub_rows(&self) -> Result<RowsReport, KeepError> {
+        self.note_damage(self.rows_pass().await)
+    }
+
+    /// A damaged store is an alarm, whoever met it: a warning in the log is seen by nobody.
+    fn note_damage<T>(&self, result: Result<T, KeepError>) -> Result<T, KeepError> {
+        if let Err(KeepError::Index(IndexError::Store(error @ KvError::Corrupt { .. }))) = &result {
+            self.shown().damaged.get_or_insert_with(|| error.to_string());
+        }
+        result
+    }
+
+    async fn rows_pass(&self) -> Result<RowsReport, KeepError> {
         let kv = self.parts.shared.kv.clone();
         let KeepConfig { pause_rows, pause, .. } = self.parts.config;
         let of = u32::try_from(kv.stats().rows / SLICE_ROWS + 1).unwrap_or(u32::MAX);
@@ -354,9 +399,12 @@ impl Keeper {
             alarms: Vec::new(),
         };
         status.alarms = alarms(work, &status, self.parts.config.repair.grace_ms);
+        status.alarms.extend(shown.damaged.clone().map(|reason| Alarm::Index { reason }));
+        status.alarms.sort();
         shown.status = status;
         shown.plan = work.plan.clone();
-        shown.narrower = work.narrower.iter().copied().collect();
+        let data = work.narrower.iter().filter(|(_, class)| **class == StripeClass::Data);
+        shown.narrower = data.map(|(id, _)| *id).collect();
     }
 
     /// The background tasks.
@@ -427,8 +475,8 @@ fn alarms(work: &Work, status: &KeepStatus, grace_ms: u64) -> Vec<Alarm> {
     };
     alarms.extend(work.journal.iter().filter_map(journal));
     let faults = status.rows.as_ref().map_or(0, |(_, report)| report.faults);
+    let faults = faults.max(status.inventory.as_ref().map_or(0, |report| report.bad_rows));
     alarms.extend((faults > 0).then_some(Alarm::Rows { faults }));
     alarms.extend(status.overflowed.then_some(Alarm::Overflowed));
-    alarms.sort();
     alarms
 }

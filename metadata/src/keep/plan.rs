@@ -401,7 +401,7 @@ impl Planner<'_> {
         };
         let (stay, leave) = (drives_of(false), drives_of(true));
         let seed = stripe.id.epoch.0 ^ stripe.id.counter.rotate_left(32) ^ 0x7265_7061_6972;
-        let mut drives = place(&self.topology, moving.len(), &stay, &leave, seed).into_iter();
+        let mut drives = self.draw(moving.len(), &stay, &leave, seed).into_iter();
         for &at in &moving {
             let shard = &stripe.shards[at];
             // With no other drive left, the one that it was on is better than none.
@@ -415,6 +415,19 @@ impl Planner<'_> {
             self.fill(target.to, u64::from(target.len));
         }
         (targets, left)
+    }
+
+    /// Of two draws of targets the one whose busiest drive has less to do. With one draw the drive that chance favours most has
+    /// half as much again to do as the others, and everybody waits for it in the end (the power of two choices: Azar et al.,
+    /// "Balanced allocations", 1994).
+    fn draw(&self, count: usize, stay: &[DriveId], leave: &[DriveId], seed: u64) -> Vec<DriveId> {
+        let first = place(&self.topology, count, stay, leave, seed);
+        if count == 0 {
+            return first;
+        }
+        let second = place(&self.topology, count, stay, leave, seed.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15);
+        let busiest = |drives: &[DriveId]| drives.iter().map(|drive| self.load.get(drive).copied().unwrap_or(0)).max();
+        if second.len() >= first.len() && busiest(&second) < busiest(&first) { second } else { first }
     }
 
     fn takes(&self, drive: DriveId) -> bool {

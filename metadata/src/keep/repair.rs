@@ -21,6 +21,7 @@ use codec::id::{DriveId, Epoch, ShardId};
 use codec::stripe::StripeDescriptor;
 use storage_node::client::{ReadError, WriteError};
 use storage_node::keep::{FindingKind, RebuildError, RebuildOrder, Rebuilt, ShardRef};
+use storage_node::sabotage::Sabotage;
 use tokio::sync::{mpsc, oneshot};
 
 /// What came of one item.
@@ -124,10 +125,11 @@ impl Executor<'_> {
         targets: &mut Vec<Target>,
         done: &mut Done,
     ) {
+        let blind = self.shared.sabotage.is(Sabotage::SuspectCheck);
         let mut left = Vec::with_capacity(targets.len());
         for target in targets.drain(..) {
             let id = shard(item, &target);
-            if let Some(drive) = target.from.filter(|_| target.suspect) {
+            if let Some(drive) = target.from.filter(|_| target.suspect && !blind) {
                 let asked = vec![ShardRef { id, root: descriptor.root() }];
                 let answer = read_in_time(drive, LONG_WORK, self.shared.node.verify_shards(drive, asked)).await;
                 if answer.is_ok_and(|answers| answers.first().is_some_and(Result::is_ok)) {

@@ -114,6 +114,12 @@ pub enum Alarm {
         /// For how long.
         for_ms: u64,
     },
+    /// The index's store is damaged: what can't be read is refused, and never guessed.
+    #[error("the index is damaged: restart the server, and it is rebuilt from the drives ({reason})")]
+    Index {
+        /// The store's own words.
+        reason: String,
+    },
     /// Rows of the index are wrong.
     #[error("{faults} rows of the index are wrong: rebuild it")]
     Rows {

@@ -98,6 +98,21 @@ impl Findings {
     }
 }
 
+/// Whether a finding is about something that is still wanted where it was found: a copy that a move has left behind, or a
+/// shard of a stripe that is gone, is nothing that anybody misses. Reclaim frees it in time, and its finding goes with it.
+///
+/// # Errors
+/// The index failed.
+pub fn is_current(view: &dyn View, finding: &Finding) -> Result<bool, IndexError> {
+    match finding.subject {
+        Subject::Shard(shard) => {
+            let row = index::stripe(view, shard.stripe)?;
+            Ok(row.is_some_and(|row| row.drive(shard.index) == Some(finding.drive)))
+        }
+        Subject::Entries(..) | Subject::Blocks { .. } => Ok(true),
+    }
+}
+
 /// How a shard is, from all that is known.
 pub fn condition(
     drives: &Drives,

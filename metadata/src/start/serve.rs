@@ -245,7 +245,8 @@ async fn finish_start(
     epoch: Epoch,
     accepted: Option<Accepted>,
 ) -> Result<Metadata, StartError> {
-    let retention = RetentionClock::resume(index::clock(&Overlay::new(&*kv))?, &*parts.clock);
+    let last = index::clock(&Overlay::new(&*kv))?;
+    let retention = RetentionClock::resume(last.clone(), &*parts.clock).sabotaged(last.as_ref(), &config.sabotage);
     let mark = index_mark(&*kv)?;
     let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
@@ -267,8 +268,8 @@ async fn finish_start(
             answer.map_err(|error| StartError::Journal(error.to_string()))?;
         }
     }
-    let node: Arc<dyn NodeClient> = scene.node.clone();
     forget_removed(&scene.node, &kv).await?;
+    let node: Arc<dyn NodeClient> = scene.node.clone();
     let stripes = Arc::new(StripeWriter::new(
         node,
         scene.cluster,
@@ -293,6 +294,7 @@ async fn finish_start(
     let keeper = Keeper::new(KeeperParts {
         shared: shared.clone(),
         sealer: sealer.clone(),
+        stripes: stripes.clone(),
         requests: requests.clone(),
         epoch,
         geometry: scene.geometry,
@@ -323,8 +325,6 @@ async fn finish_start(
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
 }
 
-/// What a start journals: an accepted loss first (it must follow the last entry that was kept), then the epoch, then, at a
-/// first start, what a cluster is.
 /// A drive that was removed is no drive of this cluster any more, also when somebody brings it again: what it holds is from
 /// before, and whatever it held was rebuilt elsewhere or given up.
 async fn forget_removed(node: &Arc<StorageNode>, kv: &Arc<dyn Kv>) -> Result<(), StartError> {
@@ -338,6 +338,8 @@ async fn forget_removed(node: &Arc<StorageNode>, kv: &Arc<dyn Kv>) -> Result<(),
     Ok(())
 }
 
+/// What a start journals: an accepted loss first (it must follow the last entry that was kept), then the epoch, then, at a
+/// first start, what a cluster is.
 fn first_commands(
     scene: &Scene,
     kv: &Arc<dyn Kv>,

@@ -119,7 +119,12 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
             overlay.put(ACCOUNTS, domain_key(DomainId(row.id)), row);
             overlay.put_raw(ACCOUNTS, domain_owner_key(&row.account, row.encrypted), row.id.to_be_bytes().to_vec());
         }
-        EffectKind::PutSetting(row) => overlay.put(META, setting_key(&row.name), row),
+        EffectKind::PutSetting(row) => {
+            overlay.put(META, setting_key(&row.name), row);
+            if row.name == index::reclaim::RELEASED_SETTING {
+                index::reclaim::note_release(overlay)?;
+            }
+        }
         EffectKind::StripeFreed(name) => {
             let id = StripeId { epoch: Epoch(name.epoch), counter: name.counter };
             index::reclaim::stripe_freed(overlay, id)?;
@@ -132,7 +137,7 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
             index::reclaim::note_tick(overlay, lsn, tick)?;
             index::put_clock(overlay, tick);
         }
-        EffectKind::Sealed(row) => index::put_sealed(overlay, row),
+        EffectKind::Sealed(row) => index::put_sealed(overlay, row)?,
         EffectKind::PutCheckpoint(row) => index::put_checkpoint(overlay, row),
         EffectKind::DeleteCheckpoint(row) => index::delete_checkpoint(overlay, row),
         EffectKind::AcceptedLoss(row) => {

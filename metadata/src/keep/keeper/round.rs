@@ -21,6 +21,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use storage_node::client::DriveStatus;
 use storage_node::keep::{Finding, RebuildError, ShardRef, Subject};
+use storage_node::sabotage::Sabotage;
 
 /// Rows that are walked over without letting others run.
 const WALK_STEP: usize = 2048;
@@ -62,6 +63,7 @@ impl Keeper {
         self.publish(work);
         let mut round = self.mend(work, &now).await?;
         self.mend_journal(work, now.ms).await;
+        self.narrow(work, now.ms).await;
         round.left = work.queue.first(usize::MAX).len();
         round.looking = work.walk.is_some() || !work.drives.back().is_empty();
         Ok(round)
@@ -75,6 +77,9 @@ impl Keeper {
         let rows = index::drives(&view)?;
         let ms = self.now_ms();
         let look = work.drives.look(&view, &rows, &status, ms, self.parts.config.repair.grace_ms)?;
+        if shared.sabotage.is(Sabotage::ReturnVerify) {
+            work.drives.back().into_iter().for_each(|(drive, _)| work.drives.verified(drive, None));
+        }
         for note in look.notes {
             if let Err(error) = commit(&self.parts.requests, self.parts.epoch, Command::PutSetting(note)).await {
                 tracing::warn!(%error, "since when a drive is silent was not journaled");
@@ -96,7 +101,7 @@ impl Keeper {
         Ok(Now { rows, status, ms })
     }
 
-    fn judge(&self, work: &mut Work, id: StripeId, now_ms: u64) -> Result<Option<Stripe>, IndexError> {
+    pub(super) fn judge(&self, work: &mut Work, id: StripeId, now_ms: u64) -> Result<Option<Stripe>, IndexError> {
         let view = Overlay::new(&*self.parts.shared.kv);
         let judged = match judge(&view, &mut work.queue, id, &work.drives, &work.findings, now_ms) {
             Err(error @ IndexError::Damaged { .. }) => {
@@ -276,7 +281,7 @@ impl Keeper {
     async fn mend(&self, work: &mut Work, now: &Now) -> Result<Round, KeepError> {
         let mut round = Round::default();
         for _ in 0..PLANS {
-            let window = work.queue.first(self.parts.config.window.max(1));
+            let window = work.queue.first(self.parts.config.for_drives(work.usable.len()).window.max(1));
             let mut stripes = Vec::with_capacity(window.len());
             for id in &window {
                 stripes.extend(self.judge(work, *id, now.ms)?);
@@ -314,7 +319,11 @@ impl Keeper {
         };
         let lost_drives = work.drives.iter().filter(|(_, seen)| is_lost(seen.sight)).count();
         let scene = Scene { topology: &topology, lost_drives, room, geometry: self.parts.geometry, now_ms: now.ms };
-        plan_repairs(&scene, stripes, policy)
+        let mut policy = self.parts.config.for_drives(work.usable.len()).repair;
+        if self.parts.shared.sabotage.is(Sabotage::RepairGrace) {
+            policy.grace_ms = 0;
+        }
+        plan_repairs(&scene, stripes, &policy)
     }
 
     /// Stripes that wait are put behind those that don't.
@@ -329,7 +338,7 @@ impl Keeper {
                 None => drop(work.waits.remove(&id)),
             }
             match narrower.contains(&id) {
-                true => work.narrower.insert(id),
+                true => work.narrower.insert(id, stripe.class),
                 false => work.narrower.remove(&id),
             };
             if why.is_some() || narrower.contains(&id) {
@@ -346,6 +355,7 @@ impl Keeper {
         let executor = Executor { shared: &parts.shared, requests: &parts.requests, epoch: parts.epoch };
         let end_ms = self.now_ms().saturating_add(parts.config.round_ms);
         let mut items: VecDeque<RepairItem> = items.into();
+        let orders = parts.config.for_drives(work.usable.len()).orders.max(1);
         let mut running = FuturesUnordered::new();
         // Bounded even if the clock stands still.
         let mut naps =
@@ -353,7 +363,7 @@ impl Keeper {
         loop {
             let (mut at, now_ms) = (0, self.now_ms());
             let may_begin = now_ms <= end_ms && !self.is_paused();
-            while may_begin && running.len() < parts.config.orders.max(1) && at < items.len() {
+            while may_begin && running.len() < orders && at < items.len() {
                 let task: Vec<(DriveId, u64)> = items[at].work().collect();
                 if !work.lanes.start(&task, items[at].share, now_ms) {
                     at += 1;

@@ -1,0 +1,143 @@
+//! Drives that fall silent and come back: whom repair waits for, what it believes, and what it never does. Each rule also with
+//! its step taken away, to see that the test would notice.
+
+use super::failures::numbers;
+use super::keeping::{bad_shards, keeper, pass, settle, striped, stripes};
+use super::world::{World, run};
+use crate::client::MetadataClient;
+use crate::keep::watch::Sight;
+use crate::service::Metadata;
+use codec::effect::StripeRow;
+use codec::id::DriveId;
+use storage_node::disk::{Access, Disk};
+use storage_node::sabotage::{Sabotage, SabotageSet};
+
+const GRACE_MS: u64 = 15 * 60_000;
+const BLOCK: u64 = 4096;
+
+fn sabotaged(drives: usize, geometry: &str, step: Option<Sabotage>) -> World {
+    let mut world = World::new(drives, geometry);
+    world.config.sabotage = step.map(SabotageSet::only).unwrap_or_default();
+    world
+}
+
+/// How many shards of each stripe lie on some drives.
+fn shards_on(metadata: &Metadata, drives: &[DriveId]) -> Vec<usize> {
+    let on = |row: &StripeRow| {
+        row.drives.iter().filter(|d| DriveId::from_slice(d).is_some_and(|d| drives.contains(&d))).count()
+    };
+    stripes(metadata).iter().map(|(_, row)| on(row)).collect()
+}
+
+/// Flips a bit in every third block of a drive's data segments; the headers of segments are left alone.
+fn rot(world: &World, number: usize) {
+    let disk = world.trace.disk(number);
+    for name in disk.list("segments").unwrap() {
+        let path = format!("segments/{name}");
+        let len = disk.open(&path, Access::Read).unwrap().len().unwrap();
+        for at in (2 * BLOCK + 100..len).step_by(3 * BLOCK as usize) {
+            world.trace.flip(number, &path, at, 0x10).unwrap();
+        }
+    }
+}
+
+/// Two drives fall silent at once. Within the grace a stripe that lacks one shard waits, and one that lacks two does not.
+async fn two_silent(step: Option<Sabotage>) -> (usize, usize, usize) {
+    let world = sabotaged(9, "3+2", step);
+    let (metadata, _) = striped(&world, 60).await;
+    settle(&metadata).await;
+    let members = metadata.status().ensemble;
+    let numbers = numbers(&world, &metadata).await;
+    let silent: Vec<_> = numbers.iter().filter(|(id, _)| !members.contains(id)).take(2).copied().collect();
+    let ids: Vec<DriveId> = silent.iter().map(|(id, _)| *id).collect();
+    let before = shards_on(&metadata, &ids);
+    silent.iter().for_each(|(_, number)| world.trace.remove_drive(*number));
+    metadata.check_drives().await;
+    pass(&world, 1000);
+    settle(&metadata).await;
+    let after = shards_on(&metadata, &ids);
+    let left = |of: usize| before.iter().zip(&after).filter(|(before, after)| **before == of && **after > 0).count();
+    let result = (before.iter().filter(|count| **count == 2).count(), left(2), left(1));
+    metadata.shutdown().await;
+    result
+}
+
+#[test]
+fn r13_one_silent_drive_has_its_grace_and_two_have_none() {
+    run(async {
+        let (twice, left_of_two, left_of_one) = two_silent(None).await;
+        assert!(twice > 0 && left_of_two == 0 && left_of_one > 5, "{twice} {left_of_two} {left_of_one}");
+        let (.., hasty) = two_silent(Some(Sabotage::RepairGrace)).await;
+        assert_eq!(hasty, 0, "without the grace nothing waits");
+    });
+}
+
+/// A drive comes back with rot on it. Gives the shards that are bad when repair has nothing to do any more.
+async fn comes_back_rotten(step: Option<Sabotage>) -> usize {
+    let mut world = sabotaged(7, "3+2", step);
+    let (metadata, client) = striped(&world, 40).await;
+    let members = metadata.status().ensemble;
+    let away = *numbers(&world, &metadata).await.iter().find(|(id, _)| !members.contains(id)).unwrap();
+    metadata.shutdown().await;
+    world.given.retain(|n| *n != away.1);
+    let metadata = world.serving().await;
+    keeper(&metadata).pause(true);
+    settle_paused(&metadata).await;
+    pass(&world, GRACE_MS + 1000);
+    settle_paused(&metadata).await;
+    metadata.shutdown().await;
+    rot(&world, away.1);
+    world.given.push(away.1);
+    let metadata = world.serving().await;
+    // Not one of its shards counts for a dedup hit, or as a source, before it was verified.
+    if step.is_none() {
+        assert!(metadata.wounds().unverified.contains_key(&away.0));
+    }
+    settle(&metadata).await;
+    assert_eq!(keeper(&metadata).status().drives[&away.0].sight, Sight::There);
+    let bad = bad_shards(&metadata).await.len();
+    client.check(&metadata).await;
+    metadata.shutdown().await;
+    bad
+}
+
+async fn settle_paused(metadata: &Metadata) {
+    for _ in 0..3 {
+        keeper(metadata).run_once().await.unwrap();
+    }
+}
+
+#[test]
+fn r13_a_drive_that_is_back_is_verified_before_it_counts() {
+    run(async {
+        assert_eq!(comes_back_rotten(None).await, 0);
+        let unseen = comes_back_rotten(Some(Sabotage::ReturnVerify)).await;
+        assert!(unseen > 0, "without verification the rot waits for scrub");
+    });
+}
+
+/// A finding whose cause is gone: bytes rebuilt for it, and shards that were found good.
+async fn healed_by_itself(step: Option<Sabotage>) -> (u64, u64) {
+    let world = sabotaged(5, "3+2", step);
+    let (metadata, client) = striped(&world, 20).await;
+    settle(&metadata).await;
+    let number = numbers(&world, &metadata).await[1].1;
+    rot(&world, number);
+    assert!(!bad_shards(&metadata).await.is_empty());
+    rot(&world, number);
+    settle(&metadata).await;
+    let totals = keeper(&metadata).status().totals;
+    client.check(&metadata).await;
+    metadata.shutdown().await;
+    (totals.written, totals.found_good)
+}
+
+#[test]
+fn r13_what_is_said_to_be_damaged_is_looked_at_once_more() {
+    run(async {
+        let (written, found_good) = healed_by_itself(None).await;
+        assert!(written == 0 && found_good > 0, "{written} {found_good}");
+        let (written, _) = healed_by_itself(Some(Sabotage::SuspectCheck)).await;
+        assert!(written > 0, "good shards are written again");
+    });
+}
