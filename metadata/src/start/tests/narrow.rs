@@ -1,14 +1,17 @@
-//! Without a spare drive: what becomes of ledger and checkpoint stripes.
+//! Without a spare drive: what becomes of ledger and checkpoint stripes, and of findings that speak of nothing any more.
 
 use super::failures::numbers;
 use super::keeping::{bad_shards, keeper, pass, settle, striped, stripes};
-use super::world::{World, digest, run};
+use super::world::{World, digest, new_node_index, run};
 use crate::index::{self, Overlay};
+use crate::keep::wounds;
 use crate::lookup;
 use crate::service::Metadata;
 use codec::id::{DriveId, Epoch, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::BTreeSet;
+use storage_node::client::NodeClient;
+use storage_node::disk::Disk;
 
 const GRACE_MS: u64 = 15 * 60_000;
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -86,6 +89,61 @@ fn ledger_and_checkpoint_stripes_are_made_narrower_when_no_spare_drive_is_left()
         let metadata = world.rebuilt(metadata).await;
         assert_eq!(digest(&metadata), before);
         client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+#[test]
+fn findings_that_speak_of_nothing_any_more_go_away() {
+    run(async {
+        let mut world = World::new(6, "2+2");
+        world.node_index = Some(new_node_index());
+        let (metadata, mut client) = striped(&world, 20).await;
+        let (drive, number) = numbers(&world, &metadata).await[1];
+        metadata.shutdown().await;
+        // A start begins new segments, whose headers name those before them.
+        let metadata = world.serving().await;
+        client.puts(&metadata, 200..215, 4000).await;
+        metadata.seal_now().await.unwrap();
+        metadata.shutdown().await;
+
+        // A segment is gone, and with it what the node knew: nobody can say what was in it.
+        let name = world.trace.disk(number).list("segments").unwrap().into_iter().min().unwrap();
+        world.trace.disk(number).remove(&format!("segments/{name}")).unwrap();
+        world.node_index = Some(new_node_index());
+        let metadata = world.serving().await;
+        client.puts(&metadata, 100..103, 3000).await;
+        super::keeping::scrub(&metadata, drive).await;
+        let found = metadata.node().findings(drive).await.unwrap();
+        assert!(!found.is_empty(), "a segment that a header names is missed");
+        let report = keeper(&metadata).take_inventory().await.unwrap();
+        assert_eq!(report.settled, 1, "{report:?} {found:?}");
+        // By name it is known all the same, and mended.
+        settle(&metadata).await;
+        assert_eq!(bad_shards(&metadata).await, []);
+        for _ in 0..2 {
+            super::keeping::scrub(&metadata, drive).await;
+            assert_eq!(metadata.node().findings(drive).await.unwrap(), []);
+        }
+        metadata.shutdown().await;
+        let metadata = world.serving().await;
+        super::keeping::scrub(&metadata, drive).await;
+        assert_eq!(metadata.node().findings(drive).await.unwrap(), []);
+
+        // A copy that a move has left behind is not what an operator has to look at.
+        let view = Overlay::new(&**metadata.kv());
+        let (id, row) = stripes(&metadata).into_iter().next().unwrap();
+        let elsewhere =
+            numbers(&world, &metadata).await.into_iter().find(|(drive, _)| Some(*drive) != row.drive(0)).unwrap();
+        let finding = |drive| storage_node::keep::Finding {
+            drive,
+            subject: storage_node::keep::Subject::Shard(codec::id::ShardId { stripe: id, index: 0 }),
+            kind: storage_node::keep::FindingKind::Damaged,
+            found_ms: 0,
+            detail: String::new(),
+        };
+        assert!(wounds::is_current(&view, &finding(row.drive(0).unwrap())).unwrap());
+        assert!(!wounds::is_current(&view, &finding(elsewhere.0)).unwrap());
         metadata.shutdown().await;
     });
 }

@@ -5,14 +5,21 @@ use super::failures::numbers;
 use super::keeping::{bad_shards, keeper, pass, settle, striped, stripes};
 use super::world::{World, run};
 use crate::client::MetadataClient;
+use crate::keep::Alarm;
 use crate::keep::watch::Sight;
+use crate::lookup;
 use crate::service::Metadata;
 use codec::effect::StripeRow;
-use codec::id::DriveId;
+use codec::id::{DriveId, StripeId};
+use codec::segment::SegmentClass;
+use storage_node::client::NodeClient;
 use storage_node::disk::{Access, Disk};
+use storage_node::keep::ShardRef;
 use storage_node::sabotage::{Sabotage, SabotageSet};
+use storage_node::segment::segment_path;
 
 const GRACE_MS: u64 = 15 * 60_000;
+const DAY_MS: u64 = 24 * 3_600_000;
 const BLOCK: u64 = 4096;
 
 fn sabotaged(drives: usize, geometry: &str, step: Option<Sabotage>) -> World {
@@ -139,5 +146,122 @@ fn r13_what_is_said_to_be_damaged_is_looked_at_once_more() {
         assert!(written == 0 && found_good > 0, "{written} {found_good}");
         let (written, _) = healed_by_itself(Some(Sabotage::SuspectCheck)).await;
         assert!(written > 0, "good shards are written again");
+    });
+}
+
+#[test]
+fn two_drives_that_claim_a_shard_are_told_apart_by_the_row() {
+    run(async {
+        let mut world = World::new(8, "3+2");
+        let (metadata, client) = striped(&world, 40).await;
+        let members = metadata.status().ensemble;
+        let away = *numbers(&world, &metadata).await.iter().find(|(id, _)| !members.contains(id)).unwrap();
+        let had: Vec<(StripeId, u8)> = indexes_on(&metadata, away.0);
+        metadata.shutdown().await;
+        world.given.retain(|n| *n != away.1);
+        let metadata = world.serving().await;
+        settle(&metadata).await;
+        pass(&world, GRACE_MS + 1000);
+        settle(&metadata).await;
+        assert!(indexes_on(&metadata, away.0).is_empty());
+        metadata.shutdown().await;
+
+        // It is back with its old copies, all of them rotten; and a new copy rots as well.
+        rot(&world, away.1);
+        world.given.push(away.1);
+        let metadata = world.serving().await;
+        settle(&metadata).await;
+        let report = keeper(&metadata).take_inventory().await.unwrap();
+        assert!(report.orphans > 0 && report.found == [0; 7], "{report:?}");
+        let (stripe, index) =
+            *had.iter().find(|(stripe, _)| stripes(&metadata).iter().any(|(id, _)| id == stripe)).unwrap();
+        let row = |metadata: &Metadata| stripes(metadata).into_iter().find(|(id, _)| *id == stripe).unwrap().1;
+        let present = row(&metadata).drive(index).unwrap();
+        let number = numbers(&world, &metadata).await.into_iter().find(|(id, _)| *id == present).unwrap().1;
+        rot(&world, number);
+        let root = lookup::descriptor(stripe, &row(&metadata)).unwrap().root();
+        let asked = vec![ShardRef { id: codec::id::ShardId { stripe, index }, root }];
+        let old = metadata.node().verify_shards(away.0, asked.clone()).await.unwrap();
+        assert!(bad_shards(&metadata).await.iter().all(|(drive, _)| *drive == present));
+        let before = keeper(&metadata).status().totals.shards;
+        settle(&metadata).await;
+        assert_eq!(bad_shards(&metadata).await, []);
+        assert_eq!(row(&metadata).drive(index), Some(present), "mended where the row has it");
+        assert!(keeper(&metadata).status().totals.shards > before);
+        assert_eq!(metadata.node().verify_shards(away.0, asked).await.unwrap(), old, "the other copy is left as it is");
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+fn indexes_on(metadata: &Metadata, drive: DriveId) -> Vec<(StripeId, u8)> {
+    let of = |(id, row): (StripeId, StripeRow)| {
+        (0..row.drives.len() as u8).find(|index| row.drive(*index) == Some(drive)).map(|index| (id, index))
+    };
+    stripes(metadata).into_iter().filter_map(of).collect()
+}
+
+#[test]
+fn without_a_spare_drive_one_is_waited_for_and_its_return_needs_no_rebuild() {
+    run(async {
+        let mut world = World::new(5, "3+2");
+        let (metadata, client) = striped(&world, 30).await;
+        let members = metadata.status().ensemble;
+        let away = *numbers(&world, &metadata).await.iter().find(|(id, _)| !members.contains(id)).unwrap();
+        metadata.shutdown().await;
+        world.given.retain(|n| *n != away.1);
+        let metadata = world.serving().await;
+        settle(&metadata).await;
+        for ms in [GRACE_MS + 1000, DAY_MS - 2 * GRACE_MS] {
+            pass(&world, ms);
+            settle(&metadata).await;
+            let status = keeper(&metadata).status();
+            assert!(status.alarms.iter().any(|alarm| matches!(alarm, Alarm::NoSpare { .. })), "{:?}", status.alarms);
+            assert_eq!(status.narrower, 0);
+            // Short stripes find a place; those as wide as the cluster wait.
+            assert!(shards_on(&metadata, &[away.0]).iter().sum::<usize>() > 0);
+        }
+        metadata.shutdown().await;
+        world.given.push(away.1);
+        let metadata = world.serving().await;
+        settle(&metadata).await;
+        let status = keeper(&metadata).status();
+        assert!(status.wounded.is_empty() && status.alarms.is_empty() && status.totals.shards == 0, "{status:?}");
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+#[test]
+fn a_truncated_segment_and_a_lost_row_of_the_node_are_known_with_the_next_inventory() {
+    run(async {
+        let mut world = World::new(6, "2+2");
+        world.node_index = Some(super::world::new_node_index());
+        let (metadata, client) = striped(&world, 30).await;
+        settle(&metadata).await;
+        let numbers = numbers(&world, &metadata).await;
+        // One drive's segment ends early, of another the node forgets a shard, a third holds a shard of another stripe.
+        let disk = world.trace.disk(numbers[0].1);
+        let name = disk.list("segments").unwrap().into_iter().min().unwrap();
+        let path = format!("segments/{name}");
+        assert_eq!(path, segment_path(SegmentClass::Data, name.trim_end_matches(".seg").parse().unwrap()));
+        disk.open(&path, Access::ReadWrite).unwrap().truncate(3 * BLOCK).unwrap();
+        let (forgotten, index) = indexes_on(&metadata, numbers[1].0)[0];
+        let key = [numbers[1].0.as_bytes(), &forgotten.to_bytes()[..], &[index]].concat();
+        let mut batch = storage_node::kv::KvBatch::new();
+        batch.delete(storage_node::index::SHARDS, key);
+        storage_node::kv::Kv::write(&**world.node_index.as_ref().unwrap(), batch).unwrap();
+        let report = keeper(&metadata).take_inventory().await.unwrap();
+        let found: u64 = report.found.iter().sum();
+        assert!(report.found[0] >= 2 && found >= 2, "{report:?}");
+        settle(&metadata).await;
+        // Of the shard that was cut in two its header is there: what it has lost is seen when it is read.
+        assert!(bad_shards(&metadata).await.len() <= 1);
+        settle(&metadata).await;
+        assert_eq!(bad_shards(&metadata).await, []);
+        let again = keeper(&metadata).take_inventory().await.unwrap();
+        assert_eq!((again.found, again.unasked, again.bad_rows), ([0; 7], 0, 0), "{again:?}");
+        client.check(&metadata).await;
+        metadata.shutdown().await;
     });
 }
