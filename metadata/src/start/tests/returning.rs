@@ -6,6 +6,7 @@ use super::keeping::{bad_shards, keeper, pass, settle, striped, stripes};
 use super::world::{World, run};
 use crate::client::MetadataClient;
 use crate::keep::Alarm;
+use crate::keep::plan::Wait;
 use crate::keep::watch::Sight;
 use crate::lookup;
 use crate::service::Metadata;
@@ -227,6 +228,45 @@ fn without_a_spare_drive_one_is_waited_for_and_its_return_needs_no_rebuild() {
         settle(&metadata).await;
         let status = keeper(&metadata).status();
         assert!(status.wounded.is_empty() && status.alarms.is_empty() && status.totals.shards == 0, "{status:?}");
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+#[test]
+fn without_a_spare_drive_two_are_not_waited_for_and_the_reserve_is_left_alone() {
+    run(async {
+        let world = World::new(5, "3+2");
+        let (metadata, client) = striped(&world, 40).await;
+        settle(&metadata).await;
+        let members = metadata.status().ensemble;
+        let lost: Vec<_> =
+            numbers(&world, &metadata).await.into_iter().filter(|(id, _)| !members.contains(id)).take(2).collect();
+        for (_, number) in &lost {
+            world.trace.remove_drive(*number);
+        }
+        // What is left is full up to the reserve: narrower stripes find no room.
+        for number in 0..5 {
+            world.trace.set_room(number, 0);
+        }
+        metadata.check_drives().await;
+        keeper(&metadata).run_once().await.unwrap();
+        let waiting = keeper(&metadata).plan().waiting;
+        assert!(!waiting.iter().any(|w| matches!(w.why, Wait::Grace { .. } | Wait::Replacement { .. })), "{waiting:?}");
+        let status = keeper(&metadata).status();
+        assert_eq!(status.narrower, 0);
+        let full = |alarm: &Alarm| matches!(alarm, Alarm::NoRoom { .. } | Alarm::TooFewDrives { .. });
+        assert!(status.alarms.iter().any(full), "{:?}", status.alarms);
+        // With room again they are made narrower, and nobody waits a day for that.
+        for number in 0..5 {
+            world.trace.set_room(number, 1 << 40);
+        }
+        metadata.check_drives().await;
+        pass(&world, GRACE_MS + 1000);
+        settle(&metadata).await;
+        let status = keeper(&metadata).status();
+        assert!(status.narrower > 0, "{status:?}");
+        assert!(!keeper(&metadata).narrower().is_empty());
         client.check(&metadata).await;
         metadata.shutdown().await;
     });
