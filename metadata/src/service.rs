@@ -9,9 +9,9 @@ use crate::client::{
 use crate::clock::Clock;
 use crate::command::{Command, NewChunk, NewFrame, Outcome};
 use crate::commit::Request;
+use crate::fail_slow::{FailSlow, Sample};
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{Held, JournalMap, JournalReadError};
-use crate::fail_slow::{FailSlow, Sample};
 use crate::keep::Keeper;
 use crate::keep::claims::Claims;
 use crate::keep::reclaim::Reclaimer;
@@ -537,7 +537,8 @@ impl Metadata {
         for (drive, slow) in self.shared.slow().slow() {
             let spared = if slow.spared { "it gets no new shards" } else { "it can't be spared" };
             let (p99, median) = (slow.p99_ms, slow.median_ms);
-            warnings.push(format!("drive {drive} is slow: its p99 is {p99} ms, that of the others {median} ms; {spared}"));
+            warnings
+                .push(format!("drive {drive} is slow: its p99 is {p99} ms, that of the others {median} ms; {spared}"));
         }
         let drives = self.shared.volatile().drives.clone();
         warnings.extend(topology::shared_file_systems(&drives).map(|warning| warning.to_string()));

@@ -293,11 +293,12 @@ pub fn admin_address(root: &Path) -> Result<String, DataDirError> {
     }
 }
 
-/// Only what an interrupted first start or a file system leaves: nothing of anybody else's.
+/// Only what an interrupted first start or a file system leaves, or an operator has put back: nothing of anybody else's.
 fn holds_nothing(root: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(root)? {
         let name = entry?.file_name();
-        if name != "lock" && name != "lost+found" && name != ".config.new" {
+        let ours = ["lock", "lost+found", ".config.new", "keys", "credentials"];
+        if !ours.iter().any(|known| name == *known) {
             return Ok(false);
         }
     }
@@ -378,6 +379,9 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let absent = dir.path().join("absent");
         assert!(DataDir::open(&absent, false).is_err());
+        // Keys that an operator has put back are ours.
+        std::fs::create_dir_all(absent.join("keys")).unwrap();
+        assert!(DataDir::open(&absent, true).is_ok());
     }
 
     #[test]

@@ -86,7 +86,11 @@ pub const ALL: [(&str, &str, &str); 33] = [
     (DRIVE_ERRORS, "counter", "Failed reads and writes of a drive since it was opened"),
     (DRIVE_P99, "gauge", "Time that 99 of 100 recent reads or writes of a drive did not exceed"),
     (DRIVE_SLOW, "gauge", "1 for a drive that takes far longer than the others"),
-    (DRIVE_LEFT, "gauge", "Bytes still to be moved or rebuilt elsewhere, of a drive that is being emptied or was removed"),
+    (
+        DRIVE_LEFT,
+        "gauge",
+        "Bytes still to be moved or rebuilt elsewhere, of a drive that is being emptied or was removed",
+    ),
     (CAPACITY_TOTAL, "gauge", "Bytes of all drives' file systems, each counted once"),
     (CAPACITY_FREE, "gauge", "Bytes free on them, parity included"),
     (WOUNDED, "gauge", "Stripes that are not whole, by how many more shards they can lose"),

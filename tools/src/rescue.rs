@@ -63,6 +63,14 @@ pub enum RescueError {
     /// The output directory has something in it.
     #[error("{0} is not empty: rescue never writes over anything")]
     NotEmpty(PathBuf),
+    /// The output would be written to a drive that is being rescued.
+    #[error("{out} is on the drive {drive}: nothing is written there")]
+    OnDrive {
+        /// The output directory.
+        out: PathBuf,
+        /// The drive's directory.
+        drive: PathBuf,
+    },
     /// The output directory.
     #[error("{path}: {source}")]
     Out {
@@ -151,6 +159,7 @@ struct Line<'a> {
 
 /// Rescues what there is to rescue; `progress` counts bytes of objects.
 pub fn rescue(options: &RescueOptions, progress: &Progress) -> Result<RescueReport, RescueError> {
+    stays_off_drives(options)?;
     let keys = match &options.key_file {
         Some(path) => Some(Keys::open(path, false)?.0),
         None => None,
@@ -200,6 +209,22 @@ pub fn rescue(options: &RescueOptions, progress: &Progress) -> Result<RescueRepo
     output.finish()?;
     report.complete = report.lost == 0 && report.gaps.is_empty() && report.doubts.is_empty();
     Ok(report)
+}
+
+/// The output is not below a drive, by whatever way it is named.
+fn stays_off_drives(options: &RescueOptions) -> Result<(), RescueError> {
+    let failed = |source| RescueError::Out { path: options.out.clone(), source };
+    let out = std::path::absolute(&options.out).map_err(failed)?;
+    // What is not there yet will be below what is.
+    let existing = out.ancestors().find_map(|path| path.canonicalize().ok());
+    for drive in &options.drives {
+        if let Ok(root) = drive.canonicalize()
+            && existing.as_ref().is_some_and(|path| path.starts_with(&root))
+        {
+            return Err(RescueError::OnDrive { out: options.out.clone(), drive: drive.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn wanted_buckets(names: &Namespace, options: &RescueOptions) -> Result<Vec<BucketRow>, RescueError> {
@@ -324,5 +349,29 @@ impl Output {
         self.manifest.flush().map_err(|source| self.failed(MANIFEST, source))?;
         let root = File::open(&self.root).map_err(|source| self.failed("", source))?;
         rustix::fs::syncfs(&root).map_err(|errno| self.failed("", errno.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_to_a_drive_that_is_rescued() {
+        let dir = tempfile::tempdir().unwrap();
+        let (drive, link) = (dir.path().join("drive"), dir.path().join("link"));
+        std::fs::create_dir(&drive).unwrap();
+        std::os::unix::fs::symlink(&drive, &link).unwrap();
+        let options = |out: PathBuf| RescueOptions {
+            drives: vec![drive.clone()],
+            out,
+            bucket: None,
+            prefix: String::new(),
+            key_file: None,
+        };
+        for out in [drive.clone(), drive.join("new/deep"), link.join("new")] {
+            assert!(matches!(stays_off_drives(&options(out)), Err(RescueError::OnDrive { .. })));
+        }
+        assert!(stays_off_drives(&options(dir.path().join("drive-2/new"))).is_ok());
     }
 }

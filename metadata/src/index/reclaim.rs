@@ -7,6 +7,10 @@
 //! * `d` and a stripe's id: the stripe is gone from the index, its shards are not freed yet.
 //! * `x` and a stripe's id: its shards are freed, and its epoch is not fenced yet. A stripe may be committed in several
 //!   entries; one that came late would bring back a stripe whose shards are gone (R1).
+//! * `e` and an epoch: it was granted. A stripe of any other epoch was written by a service whose journal this is not, or no
+//!   longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
+//!   has these rows from some epoch on; earlier ones count as granted.
+//! * `r`: the epoch in which an operator last released reclaim, and so has seen what is left of earlier ones.
 
 use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
 use codec::effect::{ClockTick, DroppedRow, StripeRow};
@@ -52,6 +56,10 @@ pub enum Hold {
 
 fn tick_key(lsn: Lsn) -> Vec<u8> {
     tagged(b't', &lsn.0.to_be_bytes())
+}
+
+fn epoch_key(epoch: Epoch) -> Vec<u8> {
+    tagged(b'e', &epoch.0.to_be_bytes())
 }
 
 fn stripe_key(tag: u8, id: StripeId) -> Vec<u8> {
@@ -125,12 +133,35 @@ pub(crate) fn stripe_freed(overlay: &mut Overlay<'_>, id: StripeId) -> Result<()
     Ok(())
 }
 
-/// Forgets the freed stripes of fenced epochs: nobody can commit those any more (R9).
+/// Notes that an operator has released reclaim.
+pub(crate) fn note_release(overlay: &mut Overlay<'_>) -> Result<(), IndexError> {
+    let current = epoch(overlay)?;
+    overlay.put_raw(RECLAIM, b"r".to_vec(), current.0.to_be_bytes().to_vec());
+    Ok(())
+}
+
+/// Whether an epoch was never granted in this journal, and no operator has released reclaim since.
+pub fn is_foreign(view: &dyn View, epoch: Epoch) -> Result<bool, IndexError> {
+    let number = |bytes: &[u8], key: &[u8]| {
+        let bytes = bytes.try_into().map_err(|_| damaged(RECLAIM, key, RowFault::Malformed))?;
+        Ok::<_, IndexError>(Epoch(u64::from_be_bytes(bytes)))
+    };
+    if let Some(released) = view.row(RECLAIM, b"r")?
+        && epoch <= number(&released, b"r")?
+    {
+        return Ok(false);
+    }
+    let Some((first, _)) = view.rows(RECLAIM, b"e", &[b'e' + 1], 1)?.pop() else { return Ok(false) };
+    Ok(epoch > number(&first[1..], &first)? && view.row(RECLAIM, &epoch_key(epoch))?.is_none())
+}
+
+/// Notes that an epoch is granted, and forgets the freed stripes of fenced ones: nobody can commit those any more (R9).
 pub(crate) fn fence(overlay: &mut Overlay<'_>, current: Epoch) -> Result<(), IndexError> {
     let end = stripe_key(b'x', StripeId { epoch: current, counter: 0 });
     for (key, _) in overlay.rows(RECLAIM, b"x", &end, usize::MAX)? {
         overlay.delete(RECLAIM, key);
     }
+    overlay.put_raw(RECLAIM, epoch_key(current), Vec::new());
     Ok(())
 }
 

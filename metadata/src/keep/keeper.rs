@@ -201,11 +201,16 @@ impl Keeper {
             totals: Totals::default(),
             plan: Plan::default(),
         };
+        // Nothing was counted yet: an operator who asks now is not told that all is well.
+        let unseen = Shown {
+            status: KeepStatus { walk: WalkStatus { running: true, stripes: 0 }, ..KeepStatus::default() },
+            ..Shown::default()
+        };
         Arc::new(Keeper {
             parts,
             base_ms,
             work: tokio::sync::Mutex::new(work),
-            shown: Mutex::default(),
+            shown: Mutex::new(unseen),
             inbox: Mutex::default(),
             inventory: tokio::sync::Mutex::default(),
             slice: AtomicU32::new(0),

@@ -51,7 +51,7 @@ use storage_node::sabotage::Sabotage;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 mod drops;
-mod orphans;
+pub(crate) mod orphans;
 mod report;
 mod run;
 mod strays;
@@ -126,6 +126,17 @@ pub enum ReclaimError {
         drive: DriveId,
         /// What it remembers.
         seen: Authority,
+    },
+    /// A drive has stripes of a later state than this one.
+    #[error(
+        "drive {drive} has stripes of epoch {epoch}, which this journal has never granted: drives or index were put back from \
+         the past, and what was written since is on that drive at most"
+    )]
+    Foreign {
+        /// The drive.
+        drive: DriveId,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// The committer has ended.
     #[error("the service is stopping")]

@@ -12,7 +12,7 @@ use crate::commit::{Asked, Committer, Request};
 use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keep::keeper::{Keeper, KeeperParts};
-use crate::keep::reclaim::{self, ReclaimError, ReclaimParts, Reclaimer};
+use crate::keep::reclaim::{self, ReclaimError, ReclaimParts, Reclaimer, orphans};
 use crate::keep::returning::Returning;
 use crate::keys::Keys;
 use crate::replay::{Replay, ReplayError, index_mark};
@@ -254,12 +254,22 @@ async fn finish_start(
     let drives = scene.node.drives().await;
     shared.set_drives(drives.clone());
     committer.check(&drives).await;
+    let accepts = accepted.is_some();
     let mut commands = first_commands(&scene, &kv, &keys, epoch, accepted, &drives)?;
     let known = mark.applied.max(index::reclaim::floor(&Overlay::new(&*kv))?);
     // R10: drives that have freed for a later state than the one that was found know of deletes, and so of commits, that it
     // lacks. Said before anything else is committed: later its LSNs will have grown past those.
-    if let Some((drive, seen)) = reclaim::behind(&*scene.node, epoch, known).await {
-        let reason = ReclaimError::Behind { drive, seen }.to_string();
+    let evidence = match reclaim::behind(&*scene.node, epoch, known).await {
+        Some((drive, seen)) => Some(ReclaimError::Behind { drive, seen }),
+        // An accepted loss holds reclaim by itself, and what the lost entries wrote is there.
+        None if accepts => None,
+        None => {
+            let view = Overlay::new(&*kv);
+            let found = orphans::foreign(&*scene.node, &view, index::epoch(&view)?).await;
+            found.map(|(drive, epoch)| ReclaimError::Foreign { drive, epoch })
+        }
+    };
+    if let Some(reason) = evidence.map(|evidence| evidence.to_string()) {
         tracing::error!(reason, "nothing is deleted until an operator releases it");
         commands.push(Asked { writer: epoch, command: Command::HoldReclaim { reason }, reply: None });
     }

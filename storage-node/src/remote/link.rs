@@ -394,9 +394,9 @@ impl Link {
         let path = PathAndQuery::from_static(method.path());
         let request = self.request(uploads, time);
         let done: Done = grpc.client_streaming(request, path, Wire::<Upload, Done>::default()).await?.into_inner();
-        Ok(done.fault.as_ref().map_or(Ok(Ok(())), |fault: &FaultMessage| {
+        done.fault.as_ref().map_or(Ok(Ok(())), |fault: &FaultMessage| {
             Fault::of_message(fault).map(Err).ok_or(AskError::Fault(fault.kind))
-        })?)
+        })
     }
 }
 

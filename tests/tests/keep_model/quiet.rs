@@ -244,8 +244,9 @@ async fn strays(store: &Store, named: &BTreeSet<(DriveId, ShardId)>) -> Result<(
         let listed = listed.map_err(|error| wrong("no list", error))?;
         let known = stripes(store)?.into_iter().map(|(descriptor, _)| descriptor.id).collect::<BTreeSet<_>>();
         // What sealing left behind helps where the ledger is damaged, and stays.
-        let others = listed.into_iter().filter(|header| header.descriptor.class != StripeClass::Ledger);
-        for header in others.filter(|header| !named.contains(&(drive, header.id()))) {
+        let mut others = listed.into_iter().filter(|header| header.descriptor.class != StripeClass::Ledger);
+        let unnamed = others.find(|header| !named.contains(&(drive, header.id())));
+        if let Some(header) = unnamed {
             let kind = if known.contains(&header.id().stripe) { "an old copy of a shard" } else { "an orphan" };
             return Err(wrong(kind, format!("{} on drive {number}", header.id())));
         }

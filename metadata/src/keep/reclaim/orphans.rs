@@ -5,6 +5,10 @@
 //! are more likely missing from the index than left over. Then reclaim is held. An operator who releases it has seen that, and
 //! what was there by then is not counted again, or it would be held again after each release; the setting
 //! [`ORPHANS_SETTING`] says so until they are freed.
+//!
+//! A shard of an epoch that this journal never granted is no orphan but a witness: its service went on where this one knows of
+//! nothing, so this state was put back from the past (R10). One is enough to hold reclaim, and it is looked for at the start too,
+//! before anything is deleted ([`foreign`]).
 
 use super::{ReclaimError, Reclaimer, Work};
 use crate::index::reclaim::{self, Hold, ORPHANS_SETTING};
@@ -16,7 +20,7 @@ use codec::effect::DriveState;
 use codec::id::{DriveId, Epoch, ShardId, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::BTreeSet;
-use storage_node::client::ReadError;
+use storage_node::client::{NodeClient, ReadError};
 use storage_node::keep::ShardRef;
 use storage_node::sabotage::Sabotage;
 
@@ -41,6 +45,8 @@ enum Count {
     Some,
     /// There are more than anybody expected.
     TooMany(usize),
+    /// A drive has what a later state than this one wrote.
+    Foreign(DriveId, Epoch),
 }
 
 impl Reclaimer {
@@ -56,6 +62,10 @@ impl Reclaimer {
             }
             Count::TooMany(known) => {
                 self.hold_orphans(limits, known).await?;
+                return Ok(false);
+            }
+            Count::Foreign(drive, epoch) => {
+                self.hold(&ReclaimError::Foreign { drive, epoch }.to_string()).await?;
                 return Ok(false);
             }
         }
@@ -111,7 +121,7 @@ impl Reclaimer {
         let (accepted, most) = (reclaim::accepted_orphans(&self.view())?, limits.orphans.max(known / 10));
         let (mut new, mut some) = (BTreeSet::new(), false);
         for drive in self.listed_drives()? {
-            let mut after = None;
+            let (mut after, mut granted) = (None, None);
             loop {
                 let listed = match self.list(drive, after, limits.page).await {
                     Ok(listed) => listed,
@@ -124,6 +134,12 @@ impl Reclaimer {
                 after = listed.last().map(|last| last.shard.id);
                 for found in &listed {
                     let stripe = found.shard.id.stripe;
+                    if granted != Some(stripe.epoch) && !unknown_is_absent {
+                        if reclaim::is_foreign(&self.view(), stripe.epoch)? {
+                            return Ok(Count::Foreign(drive, stripe.epoch));
+                        }
+                        granted = Some(stripe.epoch);
+                    }
                     if self.is_orphan(found)? {
                         some = true;
                         new.extend((stripe.epoch >= accepted).then_some(stripe));
@@ -188,6 +204,23 @@ impl Reclaimer {
         let view = self.view();
         Ok(fenced && index::stripe(&view, stripe)?.is_none() && !reclaim::was_dropped(&view, stripe)?)
     }
+}
+
+/// The first drive with a shard of a later epoch than the last that the journal had granted before this start took its own. No
+/// crash leaves that: an epoch is journaled before a stripe is written in it. A drive that can't be asked now is asked when
+/// orphans are counted.
+pub(crate) async fn foreign(node: &dyn NodeClient, view: &dyn View, last: Epoch) -> Option<(DriveId, Epoch)> {
+    let after = ShardId { stripe: StripeId { epoch: last, counter: u64::MAX }, index: u8::MAX };
+    for drive in node.drives().await {
+        let listed = read_in_time(drive.id, LONG_WORK, node.list_shards(drive.id, None, Some(after), 1)).await;
+        if let Some(first) = listed.ok().and_then(|mut listed| listed.pop())
+            && let epoch = first.id().stripe.epoch
+            && reclaim::is_foreign(view, epoch).unwrap_or(false)
+        {
+            return Some((drive.id, epoch));
+        }
+    }
+    None
 }
 
 /// How many of the index's stripes are counted: no more than matter here.

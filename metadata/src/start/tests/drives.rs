@@ -18,6 +18,9 @@ use storage_node::disk::faulty::Fault;
 use storage_node::disk::{Access, Disk, DiskOp};
 use storage_node::drive::{ProbedDrive, format, probe};
 
+/// What the rows place on drives is not counted for every question anew.
+const COUNTED_AGAIN: std::time::Duration = std::time::Duration::from_millis(1100);
+
 /// Formats a directory that the service does not know.
 fn formatted(world: &World, number: usize, drive: DriveId) -> ProbedDrive {
     let cluster = probe(world.trace.disk(0), None).identity.unwrap().cluster;
@@ -34,8 +37,10 @@ async fn state(metadata: &Metadata, drive: DriveId) -> &'static str {
 async fn register(metadata: &Metadata) -> Register {
     let mut newest: Option<Register> = None;
     for drive in metadata.node().drives().await {
-        if let Ok(bytes) = metadata.node().read_register(drive.id).await {
-            let register = Register::parse(&bytes).unwrap();
+        // One that was formatted and not registered has none.
+        if let Ok(bytes) = metadata.node().read_register(drive.id).await
+            && let Ok(register) = Register::parse(&bytes)
+        {
             newest = Some(newest.filter(|newest| newest.age() >= register.age()).unwrap_or(register));
         }
     }
@@ -63,8 +68,21 @@ fn copy_of(world: &World, number: usize) -> Vec<(String, Vec<u8>)> {
 }
 
 fn put_back(world: &World, number: usize, files: &[(String, Vec<u8>)]) {
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    let mut files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    files.extend([("segments/", &[][..]), ("journal/", &[])]);
     world.trace.replace_drive(number, &files).unwrap();
+}
+
+/// Waits until a drive that was put back serves: one that was not back when it was looked for is looked for again seconds later.
+async fn returned(metadata: &Metadata, drive: DriveId) {
+    for _ in 0..200 {
+        metadata.check_drives().await;
+        if state(metadata, drive).await == "serving" {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("the drive is still {}", state(metadata, drive).await);
 }
 
 async fn more(metadata: &Metadata, client: &mut Client, keys: std::ops::Range<u64>) {
@@ -108,7 +126,7 @@ fn a_drive_is_added_emptied_and_removed_while_serving() {
         assert!(matches!(early, Err(DriveChangeError::NotEmpty { shards: 1.., .. })), "{early:?}");
         client.puts(&metadata, 60..70, 3000).await;
         settle(&metadata).await;
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        tokio::time::sleep(COUNTED_AGAIN).await;
         assert_eq!(state(&metadata, old).await, "drained");
         assert!(shards(&metadata).iter().all(|(drive, _)| *drive != old));
         metadata.remove_drive(old, false).await.unwrap();
@@ -169,16 +187,16 @@ fn a_drive_is_not_emptied_where_the_others_could_not_take_it() {
 #[test]
 fn a_lost_drive_that_is_removed_is_made_good_at_once_and_one_that_is_needed_is_not_given_up() {
     run(async {
-        let mut world = World::new(7, "2+2");
-        world.given.retain(|n| *n != 6);
-        let (metadata, client) = striped(&world, 40).await;
+        let mut world = World::new(8, "2+2");
+        world.given.retain(|n| *n != 7);
+        let (metadata, client) = striped(&world, 80).await;
         let drives = numbers(&world, &metadata).await;
         let lost = drives[1];
         world.trace.remove_drive(lost.1);
         metadata.check_drives().await;
         let new = DriveId([0xaa; 16]);
-        metadata.add_drive(formatted(&world, 6, new)).await.unwrap();
-        world.given.push(6);
+        metadata.add_drive(formatted(&world, 7, new)).await.unwrap();
+        world.given.push(7);
         settle(&metadata).await;
         assert_eq!(keeper(&metadata).status().totals.shards, 0, "the grace");
         metadata.check_lost(lost.0).await.unwrap();
@@ -188,6 +206,7 @@ fn a_lost_drive_that_is_removed_is_made_good_at_once_and_one_that_is_needed_is_n
         settle(&metadata).await;
         assert_eq!(bad_shards(&metadata).await, []);
         assert!(shards(&metadata).iter().all(|(drive, _)| *drive != lost.0));
+        tokio::time::sleep(COUNTED_AGAIN).await;
         let detail = metadata.drive_details().await.unwrap().into_iter().find(|d| d.id == lost.0).unwrap();
         assert_eq!(detail.left.unwrap().shards, 0);
 
@@ -284,8 +303,7 @@ fn a_drive_that_is_back_is_opened_by_itself_and_verified_before_it_counts() {
         assert_eq!(state(&metadata, drive).await, "failed");
         // An older copy of it is put back before repair has looked: it answers as if nothing had happened.
         put_back(&world, number, &old);
-        metadata.check_drives().await;
-        assert_eq!(state(&metadata, drive).await, "serving");
+        returned(&metadata, drive).await;
         let health = metadata.node().drives().await.into_iter().find(|d| d.id == drive).unwrap();
         assert_eq!((health.health, health.opened), (DriveHealth::Healthy, 2));
         keeper(&metadata).pause(true);
@@ -318,8 +336,16 @@ fn a_member_that_is_back_with_less_gets_what_it_lacks() {
         let failed = client.put(&metadata, "in-between", noise(1, 2000)).await;
         assert!(failed.is_err(), "1+m drives are needed");
         put_back(&world, drives[0].1, &old);
-        metadata.check_drives().await;
-        let _writes_go_on = metadata.check_drives().await;
+        returned(&metadata, drives[0].0).await;
+        for again in 0.. {
+            // The committer takes it in when it has seen the last look.
+            metadata.check_drives().await;
+            match client.put(&metadata, "writes-go-on", noise(2, 2000)).await {
+                Ok(_) => break,
+                Err(error) if again == 100 => panic!("{error}"),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
         client.puts(&metadata, 20..30, 2000).await;
         metadata.shutdown().await;
         world.given = vec![drives[0].1];
@@ -356,8 +382,7 @@ fn a_directory_that_was_not_there_at_the_start_is_opened_when_it_is() {
         let metadata = world.serving().await;
         assert_eq!(state(&metadata, drive).await, "absent");
         put_back(&world, number, &files);
-        metadata.check_drives().await;
-        assert_eq!(state(&metadata, drive).await, "serving");
+        returned(&metadata, drive).await;
         settle(&metadata).await;
         assert_eq!(bad_shards(&metadata).await, []);
         client.check(&metadata).await;

@@ -324,6 +324,9 @@ impl DriveState {
             for (end, _) in rel.match_indices('/') {
                 self.create_dir(position, root, &rel[..end])?;
             }
+            if rel.ends_with('/') {
+                continue;
+            }
             let ino = self.create(position, root, rel)?;
             self.change_file(position, ino, ContentOp::Write(Written::new(0, bytes)), true)?;
         }

@@ -230,7 +230,8 @@ impl Trace {
         world.drives[drive].delete_root(position);
     }
 
-    /// Puts another directory at a drive's path, with these files (path, content), durably. Whoever holds the old one
+    /// Puts another directory at a drive's path, with these files (path, content), durably; a path that ends with `/` is a
+    /// directory. Whoever holds the old one
     /// goes on writing to it; whoever opens the path finds the new one.
     pub fn replace_drive(&self, drive: usize, files: &[(&str, &[u8])]) -> Result<(), Errno> {
         let mut world = self.world();

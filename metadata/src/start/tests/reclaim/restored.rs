@@ -75,6 +75,44 @@ fn r10_drives_from_the_past_delete_nothing_until_they_are_released() {
     });
 }
 
+/// Everything from the past but one drive, which never freed anything: it has stripes of an epoch that nobody remembers. What it
+/// holds would be collected as orphans, and it may be all that is left of what was written since.
+#[test]
+fn r10_a_drive_with_a_later_epoch_holds_reclaim_until_it_is_released() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let later = Epoch(store.metadata.epoch().0 + 1);
+        let witness = orphan(&store, later, 1000).await;
+        // A drive that comes back while it serves.
+        assert_eq!(store.round().await.orphans, 0);
+        assert!(matches!(rows::hold(&store.view()).unwrap(), Some(Hold::Held(_))));
+        store.metadata.reclaimer().unwrap().release().await.unwrap();
+        // One that is there at the start: nothing is deleted before it was looked at.
+        let later = Epoch(store.metadata.epoch().0 + 2);
+        let second = orphan(&store, later, 1001).await;
+        let store = store.restart().await;
+        assert!(matches!(rows::hold(&store.view()).unwrap(), Some(Hold::Held(_))));
+        for _ in 0..2 {
+            store.pass(8 * DAY).await;
+            let report = store.round().await;
+            assert!(matches!(report.held, Some(Hold::Held(_))) && report.orphans == 0, "{report:?}");
+        }
+        let there = store.on_drives().await;
+        assert!(there.contains(&witness) && there.contains(&second));
+        store.check().await;
+        store.metadata.reclaimer().unwrap().release().await.unwrap();
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None, "an operator has seen it");
+        store.check().await;
+        // Epochs that were granted hold nothing.
+        let store = store.restart().await.restart().await;
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        store.check().await;
+    });
+}
+
 /// Everything that can be freed waits for it: condemned chunks, dropped stripes, orphans.
 #[test]
 fn the_switch_stops_every_delete_and_survives_restarts() {
