@@ -12,7 +12,7 @@ use crate::encode::{self, Plain};
 use crate::engine::{Body, Claims, Gateway, MAX_SINGLE, PutDone, PutRequest};
 use crate::error::{BodyError, PutError};
 use crate::stripe_pool::{StripePool, Ticket};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use codec::chunk::{ChunkSizes, Chunker};
 use codec::id::{ChunkId, Epoch};
 use codec::manifest::Entry;
@@ -31,6 +31,8 @@ use storage_node::sabotage::SabotageSet;
 const BATCH: usize = 1 << 20;
 /// Groups of chunks in work at once, per request.
 const GROUPS: usize = 4;
+/// Pieces of a body below this are copied together, so that they do not keep the buffers that they were read into.
+const SMALL_PIECE: usize = 4 << 10;
 
 /// While others wait to be admitted, a body may be silent for this part of the time that it may otherwise.
 const IMPATIENCE: u32 = 6;
@@ -221,6 +223,7 @@ impl Feed {
     /// The next batch, of [`BATCH`] bytes except at the end; empty after the end.
     async fn batch(&mut self) -> Result<Vec<Bytes>, PutError> {
         let (mut batch, mut room) = (Vec::new(), BATCH);
+        let mut small = BytesMut::new();
         while room > 0 {
             if self.rest.is_empty() {
                 match self.source.next().await {
@@ -230,9 +233,19 @@ impl Feed {
             }
             let piece = self.rest.split_to(room.min(self.rest.len()));
             room -= piece.len();
-            if !piece.is_empty() {
-                batch.push(piece);
+            // A piece keeps the buffer that it was read into, 8 KiB at least: a client that sends byte by byte would make a
+            // batch of 1 MiB hold 8 GiB.
+            if piece.len() < SMALL_PIECE {
+                small.extend_from_slice(&piece);
+                continue;
             }
+            if !small.is_empty() {
+                batch.push(small.split().freeze());
+            }
+            batch.push(piece);
+        }
+        if !small.is_empty() {
+            batch.push(small.freeze());
         }
         match self.announced {
             Some(announced) if batch.is_empty() && self.got < announced => {
@@ -529,5 +542,24 @@ pub(crate) async fn spill(storing: &Storing, loose: &mut Vec<Loose>, tickets: &m
 fn add_ticket(tickets: &mut Vec<Ticket>, ticket: Ticket) {
     if !tickets.iter().rev().any(|have| have.same(&ticket)) {
         tickets.push(ticket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each piece of a few bytes kept the 8 KiB that it was read into.
+    #[tokio::test]
+    async fn small_pieces_of_a_body_do_not_keep_their_buffers() {
+        let buffer = Bytes::from(vec![7; 8192]);
+        let pieces: Vec<_> = (0..100).map(|n| Ok(buffer.slice(n..n + 10))).chain([Ok(buffer.clone())]).collect();
+        let source: Source = Box::pin(stream::iter(pieces));
+        let mut feed = Feed { source: source.fuse(), rest: Bytes::new(), got: 0, announced: None };
+        let batch = feed.batch().await.unwrap();
+        assert_eq!(batch.iter().map(Bytes::len).collect::<Vec<_>>(), [1000, 8192]);
+        let mine = buffer.as_ptr_range();
+        assert!(!mine.contains(&batch[0].as_ptr()), "copied");
+        assert!(feed.batch().await.unwrap().is_empty());
     }
 }

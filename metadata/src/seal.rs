@@ -426,7 +426,8 @@ impl Sealer {
     /// Frees the closed segments whose entries are all sealed. What can't be freed now is freed by a later seal.
     async fn free(&self, sealed: Lsn) -> u64 {
         let node = &self.shared.node;
-        let Ok(losses) = index::accepted_losses(&Overlay::new(&*self.shared.kv)) else { return 0 };
+        let view = Overlay::new(&*self.shared.kv);
+        let Ok(losses) = index::accepted_losses(&view) else { return 0 };
         let mut freed = 0;
         for drive in node.drives().await {
             let listed = node.journal_segments(drive.id);
@@ -443,7 +444,15 @@ impl Sealer {
                 let first = segment.first.unwrap_or(segment.head.first_lsn);
                 let given_up =
                     |loss: &AcceptedLossRow| first.0 <= loss.known && last.is_none_or(|last| last.0 > loss.kept);
-                if losses.iter().any(given_up) {
+                // A loss may have been accepted for fewer entries than there were, when all drives that kept them were away:
+                // their LSNs were given again, to other entries of later epochs. So with a history that went on elsewhere.
+                let another = |loss: &AcceptedLossRow| {
+                    let accepted = index::reclaim::granted_behind(&view, Lsn(loss.known)).ok().flatten();
+                    last.is_none_or(|last| last.0 > loss.kept)
+                        && accepted.is_some_and(|accepted| segment.last_epoch.is_some_and(|epoch| epoch < accepted))
+                };
+                let foreign = segment.last_epoch.map_or(Ok(false), |epoch| index::reclaim::is_foreign(&view, epoch));
+                if losses.iter().any(|loss| given_up(loss) || another(loss)) || foreign.unwrap_or(true) {
                     continue;
                 }
                 // What damage hides may be a better copy of the entry that is missing than anybody else has.

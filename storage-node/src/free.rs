@@ -274,6 +274,10 @@ impl Writer {
     }
 
     fn forget_place(&self, shard: ShardRef, place: ShardPlace) {
+        // The shard may have been written again elsewhere on the drive since: that copy is live.
+        if !matches!(self.drive.index.place(shard.id), Ok(named) if named == Some(place)) {
+            return;
+        }
         let mut batch = KvBatch::new();
         self.drive.index.delete_place(&mut batch, shard.id);
         self.drive.scrub.freed(&mut batch, shard.id, Some(place));

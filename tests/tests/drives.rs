@@ -228,7 +228,6 @@ async fn a_drive_is_added_drained_under_load_and_removed() {
     store.verify("after a restart").await;
     assert_eq!(store.state(&old).await, "removed");
     assert_eq!(store.state(&id).await, "serving");
-    std::fs::remove_dir_all(store.config.index()).ok();
     server.kill().await;
     std::fs::remove_dir_all(store.config.index()).unwrap();
     let server = store.config.start().await;

@@ -19,7 +19,11 @@ use metadata::index::IndexError;
 use metadata::service::{DriveChangeError, DriveDetail, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use storage_node::drive::{DriveError, ProbedState, format, probe};
+
+/// How long a directory may take to say whose it is.
+const PROBE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Why the drives were not changed.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +140,7 @@ impl DriveSet {
     pub async fn remove(&self, drive: &DriveDetail, lost: bool) -> Result<(), DriveSetError> {
         let mut config = self.config.lock().await;
         self.metadata.remove_drive(drive.id, lost).await?;
-        self.forget(&mut config, drive)
+        self.forget(&mut config, drive).await
     }
 
     /// What an interruption has left: goes on with drives that are formatted and not registered, and takes removed ones out.
@@ -160,7 +164,7 @@ impl DriveSet {
             Err(error) => return tracing::warn!(%error, "removed drives are not known"),
         };
         for drive in removed {
-            if let Err(error) = self.forget(&mut config, &drive) {
+            if let Err(error) = self.forget(&mut config, &drive).await {
                 tracing::warn!(drive = %drive.id, %error, "a removed drive is still named in config");
             }
         }
@@ -243,24 +247,30 @@ impl DriveSet {
     async fn give_up(&self, config: &mut Config, old: DriveId) -> Result<(), DriveSetError> {
         let Some(detail) = self.details().await?.into_iter().find(|drive| drive.id == old) else { return Ok(()) };
         match self.metadata.remove_drive(old, true).await {
-            Ok(()) => self.forget(config, &detail),
+            Ok(()) => self.forget(config, &detail).await,
             // It answers: what it has is moved, and nothing is given up.
             Err(DriveChangeError::NotLost(_)) => Ok(self.metadata.drain_drive(old).await?),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Takes the directory of a removed drive out of `config`, unless another drive is there now.
-    fn forget(&self, config: &mut Config, drive: &DriveDetail) -> Result<(), DriveSetError> {
-        let is_theirs = |entry: &PathBuf| {
-            let path = self.data.drive_path(entry);
-            let identity = probe(disk_at(&path), None).identity;
-            let pending = config.pending.iter().any(|pending| pending.path == *entry);
-            real(&path) == real(Path::new(&drive.path))
-                && !pending
-                && identity.is_none_or(|identity| identity.drive == drive.id)
-        };
-        let Some(at) = config.drives.iter().position(is_theirs) else { return Ok(()) };
+    /// Takes the directory of a removed drive out of `config`, unless another drive is there now, or was when it last answered:
+    /// at a start before its file system is mounted, nothing in the directory says whose it is.
+    async fn forget(&self, config: &mut Config, drive: &DriveDetail) -> Result<(), DriveSetError> {
+        let named = |entry: &PathBuf| real(&self.data.drive_path(entry)) == real(Path::new(&drive.path));
+        let Some(at) = config.drives.iter().position(named) else { return Ok(()) };
+        let entry = &config.drives[at];
+        let taken = |other: &DriveDetail| other.state != "removed" && other.path == drive.path;
+        if config.pending.iter().any(|pending| pending.path == *entry) || self.details().await?.iter().any(taken) {
+            return Ok(());
+        }
+        let disk = disk_at(&self.data.drive_path(entry));
+        let probing = tokio::task::spawn_blocking(move || probe(disk, None).identity);
+        // One that hangs is left in the list: it is no drive of the cluster, and the next start asks again.
+        let Ok(Ok(identity)) = tokio::time::timeout(PROBE_DEADLINE, probing).await else { return Ok(()) };
+        if identity.is_some_and(|identity| identity.drive != drive.id) {
+            return Ok(());
+        }
         let mut changed = config.clone();
         changed.changed = true;
         let entry = changed.drives.remove(at);

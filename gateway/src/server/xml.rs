@@ -31,6 +31,8 @@ use std::task::{Context, Poll};
 const MOST_HELD: u64 = 128 << 20;
 /// A body as small as this always has its place, whatever others hold.
 const SMALL: u64 = 64 << 10;
+/// What a piece of a body counts for at least, in bytes.
+const LEAST_HELD: usize = 64;
 
 /// The bytes of XML bodies in memory.
 pub type Held = AtomicU64;
@@ -63,7 +65,7 @@ impl Watch {
 
     /// Counts what has come. `false`: there is no room for it.
     fn hold(&self, more: usize) -> bool {
-        let more = more as u64;
+        let more = more.max(LEAST_HELD) as u64;
         let own = self.bytes.fetch_add(more, Ordering::Relaxed) + more;
         let all = self.held.fetch_add(more, Ordering::Relaxed) + more;
         own <= SMALL || all <= MOST_HELD
@@ -206,6 +208,7 @@ where
     type Data = Bytes;
     type Error = StdError;
 
+    // A piece keeps the buffer that it was read into, 8 KiB at least, and whoever collects the body keeps them all.
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
         let polled = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match polled {
@@ -219,7 +222,7 @@ where
                 // Judged with the last frame: who counts on the announced length may end before it asks for more.
                 match self.body.is_end_stream().then(|| self.judge()) {
                     Some(Err(error)) => Poll::Ready(Some(Err(error))),
-                    _ => Poll::Ready(Some(Ok(frame))),
+                    _ => Poll::Ready(Some(Ok(frame.map_data(|data| Bytes::copy_from_slice(&data))))),
                 }
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),

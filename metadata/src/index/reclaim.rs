@@ -7,10 +7,9 @@
 //! * `d` and a stripe's id: the stripe is gone from the index, its shards are not freed yet.
 //! * `x` and a stripe's id: its shards are freed, and its epoch is not fenced yet. A stripe may be committed in several
 //!   entries; one that came late would bring back a stripe whose shards are gone (R1).
-//! * `e` and an epoch: it was granted. A stripe of any other epoch was written by a service whose journal this is not, or no
+//! * `e` and an epoch: the LSN at which it was granted. A stripe of any other epoch was written by a service whose journal this is not, or no
 //!   longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
 //!   has these rows from some epoch on; earlier ones count as granted.
-//! * `r`: the epoch in which an operator last released reclaim, and so has seen what is left of earlier ones.
 
 use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
 use codec::effect::{ClockTick, DroppedRow, StripeRow};
@@ -36,6 +35,9 @@ pub const FLOOR_SETTING: &str = "reclaim-floor";
 /// Name of the setting that holds an epoch, in ASCII: an operator has seen that the drives have stripes of earlier epochs which
 /// the index lacks, and has released reclaim all the same; 0 when there is nothing to be seen.
 pub const ORPHANS_SETTING: &str = "reclaim-orphans";
+/// Name of the setting that lists, in ASCII, the epochs that this journal never granted and of which a drive had stripes when an
+/// operator released reclaim. A drive that was away then may bring others: nobody has seen those.
+pub const SEEN_SETTING: &str = "reclaim-seen";
 /// Name of the setting that lists, in ASCII, the dedup domains whose chunks are to be counted again: a manifest chunk of them
 /// could not be read once, and may have gone without its children.
 pub const RECOUNT_SETTING: &str = "reclaim-recount";
@@ -133,35 +135,44 @@ pub(crate) fn stripe_freed(overlay: &mut Overlay<'_>, id: StripeId) -> Result<()
     Ok(())
 }
 
-/// Notes that an operator has released reclaim.
-pub(crate) fn note_release(overlay: &mut Overlay<'_>) -> Result<(), IndexError> {
-    let current = epoch(overlay)?;
-    overlay.put_raw(RECLAIM, b"r".to_vec(), current.0.to_be_bytes().to_vec());
-    Ok(())
+/// The epochs that were granted, oldest first, with the LSNs.
+fn granted(view: &dyn View, limit: usize) -> Result<Vec<(Epoch, Lsn)>, IndexError> {
+    let number = |bytes: Option<&[u8]>, key: &[u8]| {
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(u64::from_be_bytes).ok_or_else(|| damaged(RECLAIM, key, RowFault::Malformed))
+    };
+    let rows = view.rows(RECLAIM, b"e", &[b'e' + 1], limit)?;
+    rows.into_iter()
+        .map(|(key, lsn)| Ok((Epoch(number(key.get(1..), &key)?), Lsn(number(Some(&lsn), &key)?))))
+        .collect()
 }
 
-/// Whether an epoch was never granted in this journal, and no operator has released reclaim since.
+/// Whether an epoch was never granted in this journal, and none that an operator has seen and released.
 pub fn is_foreign(view: &dyn View, epoch: Epoch) -> Result<bool, IndexError> {
-    let number = |bytes: &[u8], key: &[u8]| {
-        let bytes = bytes.try_into().map_err(|_| damaged(RECLAIM, key, RowFault::Malformed))?;
-        Ok::<_, IndexError>(Epoch(u64::from_be_bytes(bytes)))
-    };
-    if let Some(released) = view.row(RECLAIM, b"r")?
-        && epoch <= number(&released, b"r")?
-    {
-        return Ok(false);
-    }
-    let Some((first, _)) = view.rows(RECLAIM, b"e", &[b'e' + 1], 1)?.pop() else { return Ok(false) };
-    Ok(epoch > number(&first[1..], &first)? && view.row(RECLAIM, &epoch_key(epoch))?.is_none())
+    let Some((first, _)) = granted(view, 1)?.pop() else { return Ok(false) };
+    let unknown = epoch > first && view.row(RECLAIM, &epoch_key(epoch))?.is_none();
+    Ok(unknown && !seen_epochs(view)?.contains(&epoch))
+}
+
+/// The first epoch that was granted behind an LSN; `None` when there is none.
+pub fn granted_behind(view: &dyn View, lsn: Lsn) -> Result<Option<Epoch>, IndexError> {
+    Ok(granted(view, usize::MAX)?.into_iter().find(|(_, at)| *at > lsn).map(|(epoch, _)| epoch))
+}
+
+/// Epochs of another history that were on a drive when an operator released reclaim.
+pub fn seen_epochs(view: &dyn View) -> Result<BTreeSet<Epoch>, IndexError> {
+    let value = setting(view, SEEN_SETTING)?.map(|row| row.value).unwrap_or_default();
+    let value = String::from_utf8_lossy(&value).into_owned();
+    Ok(value.split_ascii_whitespace().filter_map(|epoch| epoch.parse().ok()).map(Epoch).collect())
 }
 
 /// Notes that an epoch is granted, and forgets the freed stripes of fenced ones: nobody can commit those any more (R9).
-pub(crate) fn fence(overlay: &mut Overlay<'_>, current: Epoch) -> Result<(), IndexError> {
+pub(crate) fn fence(overlay: &mut Overlay<'_>, lsn: Lsn, current: Epoch) -> Result<(), IndexError> {
     let end = stripe_key(b'x', StripeId { epoch: current, counter: 0 });
     for (key, _) in overlay.rows(RECLAIM, b"x", &end, usize::MAX)? {
         overlay.delete(RECLAIM, key);
     }
-    overlay.put_raw(RECLAIM, epoch_key(current), Vec::new());
+    overlay.put_raw(RECLAIM, epoch_key(current), lsn.0.to_be_bytes().to_vec());
     Ok(())
 }
 

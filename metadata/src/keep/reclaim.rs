@@ -30,7 +30,7 @@ use super::restripe::{self, RestripePolicy, Restriper};
 use crate::client::CommitError;
 use crate::command::{Command, DeleteChunks, MIN_GRACE_MS, Outcome, UnmarkedChunk};
 use crate::commit::Request;
-use crate::index::reclaim::{self, MAX_GRACE_MS, RECOUNT_SETTING};
+use crate::index::reclaim::{self, MAX_GRACE_MS, RECOUNT_SETTING, SEEN_SETTING};
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{Patience, read_in_time};
 use crate::keys::Keys;
@@ -260,6 +260,12 @@ impl Reclaimer {
                 Err(_) => {}
             }
         }
+        let mut seen = reclaim::seen_epochs(&self.view())?;
+        seen.extend(
+            orphans::foreign(&**node, &*self.parts.shared.kv, Epoch(0)).await.into_iter().map(|(_, epoch)| epoch),
+        );
+        let seen: Vec<String> = seen.into_iter().map(|epoch| epoch.0.to_string()).collect();
+        self.set(SEEN_SETTING, seen.join(" ")).await?;
         self.commit(Command::ReleaseReclaim { floor }).await?;
         let authority = self.authority()?;
         for drive in forgetful {

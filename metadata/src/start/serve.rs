@@ -264,9 +264,9 @@ async fn finish_start(
         // An accepted loss holds reclaim by itself, and what the lost entries wrote is there.
         None if accepts => None,
         None => {
-            let view = Overlay::new(&*kv);
-            let found = orphans::foreign(&*scene.node, &view, index::epoch(&view)?).await;
-            found.map(|(drive, epoch)| ReclaimError::Foreign { drive, epoch })
+            let last = index::epoch(&Overlay::new(&*kv))?;
+            let found = orphans::foreign(&*scene.node, &*kv, last).await;
+            found.into_iter().next().map(|(drive, epoch)| ReclaimError::Foreign { drive, epoch })
         }
     };
     if let Some(reason) = evidence.map(|evidence| evidence.to_string()) {

@@ -119,19 +119,14 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
             overlay.put(ACCOUNTS, domain_key(DomainId(row.id)), row);
             overlay.put_raw(ACCOUNTS, domain_owner_key(&row.account, row.encrypted), row.id.to_be_bytes().to_vec());
         }
-        EffectKind::PutSetting(row) => {
-            overlay.put(META, setting_key(&row.name), row);
-            if row.name == index::reclaim::RELEASED_SETTING {
-                index::reclaim::note_release(overlay)?;
-            }
-        }
+        EffectKind::PutSetting(row) => overlay.put(META, setting_key(&row.name), row),
         EffectKind::StripeFreed(name) => {
             let id = StripeId { epoch: Epoch(name.epoch), counter: name.counter };
             index::reclaim::stripe_freed(overlay, id)?;
         }
         EffectKind::StartEpoch(row) => {
             index::put_epoch(overlay, Epoch(row.epoch));
-            index::reclaim::fence(overlay, Epoch(row.epoch))?;
+            index::reclaim::fence(overlay, lsn, Epoch(row.epoch))?;
         }
         EffectKind::ClockTick(tick) => {
             index::reclaim::note_tick(overlay, lsn, tick)?;

@@ -25,9 +25,6 @@ impl Reclaimer {
         let everything = self.parts.shared.sabotage.is(Sabotage::DropCheck);
         for (id, usage) in marks.usage.iter().filter(|(_, usage)| usage.frames == 0 || everything) {
             let Some(layout) = lookup::layout(&self.view(), *id)? else { continue };
-            if !work.may_free(usage.stored) {
-                break;
-            }
             pace.spend(usage.stored).await;
             let frames = match frames_of(&*self.parts.shared.node, &layout).await {
                 Ok(laid) => laid.into_iter().map(|laid| (laid.id, laid.place.len)).collect(),
@@ -37,6 +34,10 @@ impl Reclaimer {
                     continue;
                 }
             };
+            // Not before: those that can't be read would use up the allowance in every round, and nothing else would ever go.
+            if !work.may_free(usage.stored) {
+                break;
+            }
             let dropped = Command::DropStripes(vec![DroppedStripe { id: *id, frames }]);
             work.report.dropped += self.done(dropped).await?;
         }

@@ -12,7 +12,7 @@
 
 use super::{ReclaimError, Reclaimer, Work};
 use crate::index::reclaim::{self, Hold, ORPHANS_SETTING};
-use crate::index::{self, View};
+use crate::index::{self, Overlay, View};
 use crate::journal::read_in_time;
 use crate::keep::LONG_WORK;
 use crate::keep::mark::Limits;
@@ -22,6 +22,7 @@ use codec::stripe::StripeClass;
 use std::collections::BTreeSet;
 use storage_node::client::{NodeClient, ReadError};
 use storage_node::keep::ShardRef;
+use storage_node::kv::Kv;
 use storage_node::sabotage::Sabotage;
 
 /// A shard whose header was listed.
@@ -209,18 +210,22 @@ impl Reclaimer {
 /// The first drive with a shard of a later epoch than the last that the journal had granted before this start took its own. No
 /// crash leaves that: an epoch is journaled before a stripe is written in it. A drive that can't be asked now is asked when
 /// orphans are counted.
-pub(crate) async fn foreign(node: &dyn NodeClient, view: &dyn View, last: Epoch) -> Option<(DriveId, Epoch)> {
-    let after = ShardId { stripe: StripeId { epoch: last, counter: u64::MAX }, index: u8::MAX };
+pub(crate) async fn foreign(node: &dyn NodeClient, kv: &dyn Kv, last: Epoch) -> Vec<(DriveId, Epoch)> {
+    let mut found = Vec::new();
     for drive in node.drives().await {
-        let listed = read_in_time(drive.id, LONG_WORK, node.list_shards(drive.id, None, Some(after), 1)).await;
-        if let Some(first) = listed.ok().and_then(|mut listed| listed.pop())
-            && let epoch = first.id().stripe.epoch
-            && reclaim::is_foreign(view, epoch).unwrap_or(false)
-        {
-            return Some((drive.id, epoch));
+        let mut epoch = last;
+        // One seek for each epoch that has shards there.
+        loop {
+            let after = ShardId { stripe: StripeId { epoch, counter: u64::MAX }, index: u8::MAX };
+            let listed = read_in_time(drive.id, LONG_WORK, node.list_shards(drive.id, None, Some(after), 1)).await;
+            let Some(next) = listed.ok().and_then(|mut listed| listed.pop()) else { break };
+            epoch = next.id().stripe.epoch;
+            if reclaim::is_foreign(&Overlay::new(kv), epoch).unwrap_or(false) {
+                found.push((drive.id, epoch));
+            }
         }
     }
-    None
+    found
 }
 
 /// How many of the index's stripes are counted: no more than matter here.
