@@ -13,7 +13,7 @@
 use crate::client::CommitError;
 use crate::command::{Command, Move, Outcome, Seal};
 use crate::commit::Request;
-use crate::index::{self, IndexError, Overlay};
+use crate::index::{self, IndexError, Overlay, View};
 use crate::journal::{JournalReadError, JournalStopped, read_in_time};
 use crate::service::{Alarm, Shared};
 use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
@@ -427,7 +427,7 @@ impl Sealer {
     async fn free(&self, sealed: Lsn) -> u64 {
         let node = &self.shared.node;
         let view = Overlay::new(&*self.shared.kv);
-        let Ok(losses) = index::accepted_losses(&view) else { return 0 };
+        let Ok(losses) = accepted_with_epochs(&view) else { return 0 };
         let mut freed = 0;
         for drive in node.drives().await {
             let listed = node.journal_segments(drive.id);
@@ -442,17 +442,18 @@ impl Sealer {
                 // Entries that were given up as lost came back with a drive: their LSNs are below what is sealed, but they
                 // themselves are in no ledger, and this is the last copy of what they hold.
                 let first = segment.first.unwrap_or(segment.head.first_lsn);
-                let given_up =
-                    |loss: &AcceptedLossRow| first.0 <= loss.known && last.is_none_or(|last| last.0 > loss.kept);
+                let behind = |loss: &AcceptedLossRow| last.is_none_or(|last| last.0 > loss.kept);
+                let given_up = |loss: &AcceptedLossRow| first.0 <= loss.known && behind(loss);
                 // A loss may have been accepted for fewer entries than there were, when all drives that kept them were away:
                 // their LSNs were given again, to other entries of later epochs. So with a history that went on elsewhere.
-                let another = |loss: &AcceptedLossRow| {
-                    let accepted = index::reclaim::granted_behind(&view, Lsn(loss.known)).ok().flatten();
-                    last.is_none_or(|last| last.0 > loss.kept)
-                        && accepted.is_some_and(|accepted| segment.last_epoch.is_some_and(|epoch| epoch < accepted))
+                let another = |loss: &AcceptedLossRow, accepted: Option<Epoch>| {
+                    let older = segment.last_epoch.zip(accepted).is_some_and(|(epoch, accepted)| epoch < accepted);
+                    older && behind(loss)
                 };
                 let foreign = segment.last_epoch.map_or(Ok(false), |epoch| index::reclaim::is_foreign(&view, epoch));
-                if losses.iter().any(|loss| given_up(loss) || another(loss)) || foreign.unwrap_or(true) {
+                if losses.iter().any(|(loss, accepted)| given_up(loss) || another(loss, *accepted))
+                    || foreign.unwrap_or(true)
+                {
                     continue;
                 }
                 // What damage hides may be a better copy of the entry that is missing than anybody else has.
@@ -469,4 +470,14 @@ impl Sealer {
         }
         freed
     }
+}
+
+/// Losses that were accepted, each with the first epoch of the history that went on without the lost entries.
+fn accepted_with_epochs(view: &dyn View) -> Result<Vec<(AcceptedLossRow, Option<Epoch>)>, IndexError> {
+    let losses = index::accepted_losses(view)?.into_iter();
+    let with_epoch = |loss: AcceptedLossRow| {
+        let epoch = index::reclaim::granted_behind(view, Lsn(loss.known))?;
+        Ok((loss, epoch))
+    };
+    losses.map(with_epoch).collect()
 }

@@ -7,14 +7,15 @@
 //! * `d` and a stripe's id: the stripe is gone from the index, its shards are not freed yet.
 //! * `x` and a stripe's id: its shards are freed, and its epoch is not fenced yet. A stripe may be committed in several
 //!   entries; one that came late would bring back a stripe whose shards are gone (R1).
-//! * `e` and an epoch: the LSN at which it was granted. A stripe of any other epoch was written by a service whose journal this is not, or no
-//!   longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
+//! * `e` and an epoch: the LSN at which it was granted. A stripe of any other epoch was written by a service whose journal
+//!   this is not, or no longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
 //!   has these rows from some epoch on; earlier ones count as granted.
 
 use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
 use codec::effect::{ClockTick, DroppedRow, StripeRow};
 use codec::id::{DomainId, Epoch, Lsn, StripeId};
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 /// The steady count is noted once in this many milliseconds.
 pub const TICK_STEP_MS: u64 = 10 * 60 * 1000;
@@ -161,9 +162,7 @@ pub fn granted_behind(view: &dyn View, lsn: Lsn) -> Result<Option<Epoch>, IndexE
 
 /// Epochs of another history that were on a drive when an operator released reclaim.
 pub fn seen_epochs(view: &dyn View) -> Result<BTreeSet<Epoch>, IndexError> {
-    let value = setting(view, SEEN_SETTING)?.map(|row| row.value).unwrap_or_default();
-    let value = String::from_utf8_lossy(&value).into_owned();
-    Ok(value.split_ascii_whitespace().filter_map(|epoch| epoch.parse().ok()).map(Epoch).collect())
+    listed(view, SEEN_SETTING, Epoch)
 }
 
 /// Notes that an epoch is granted, and forgets the freed stripes of fenced ones: nobody can commit those any more (R9).
@@ -198,6 +197,13 @@ pub fn dropped(view: &dyn View, from: StripeId, limit: usize) -> Result<Vec<(Lsn
     rows.into_iter().map(row).collect()
 }
 
+/// A setting that lists numbers, in ASCII; what does not read is left out.
+fn listed<N: FromStr, T: Ord>(view: &dyn View, name: &str, of: impl Fn(N) -> T) -> Result<BTreeSet<T>, IndexError> {
+    let value = setting(view, name)?.map(|row| row.value).unwrap_or_default();
+    let value = String::from_utf8_lossy(&value);
+    Ok(value.split_ascii_whitespace().filter_map(|number| number.parse().ok()).map(of).collect())
+}
+
 /// A setting that is an LSN; one that does not read is one that was never set.
 fn lsn_setting(view: &dyn View, name: &str) -> Result<Lsn, IndexError> {
     let value = setting(view, name)?.map(|row| row.value);
@@ -216,9 +222,7 @@ pub fn accepted_orphans(view: &dyn View) -> Result<Epoch, IndexError> {
 
 /// The dedup domains whose chunks are to be counted again.
 pub fn recounted_domains(view: &dyn View) -> Result<BTreeSet<DomainId>, IndexError> {
-    let value = setting(view, RECOUNT_SETTING)?.map(|row| row.value).unwrap_or_default();
-    let value = String::from_utf8_lossy(&value).into_owned();
-    Ok(value.split_ascii_whitespace().filter_map(|domain| domain.parse().ok()).map(DomainId).collect())
+    listed(view, RECOUNT_SETTING, DomainId)
 }
 
 /// How long ago, by the steady count, the entry at `lsn` was, at least; `None` when no tick has followed it.
