@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -379,4 +380,17 @@ pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, Strin
         Ok((status, body))
     };
     tokio::time::timeout(Duration::from_secs(30), exchange).await.map_err(|_| std::io::Error::other("no answer"))?
+}
+
+/// Flips a bit in the middle of the largest data segment of a drive: in a payload, as good as certainly.
+pub fn flip(drive: &Path) {
+    let segments = std::fs::read_dir(drive.join("segments")).expect("a drive has segments");
+    let paths = segments.map(|entry| entry.expect("a directory is read").path());
+    let largest = paths.max_by_key(|path| std::fs::metadata(path).expect("a segment is there").len());
+    let path = largest.expect("a drive has a segment");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("a segment is opened");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 300_000).expect("a segment is read");
+    file.write_all_at(&[byte[0] ^ 4], 300_000).expect("a segment is written");
+    file.sync_all().expect("a segment is synced");
 }

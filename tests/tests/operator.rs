@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use aws_sdk_s3::primitives::ByteStream;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
-use tests::process::{ServerConfig, get};
+use tests::process::{ServerConfig, flip, get};
 use tests::s3::{client, document};
 
 /// How long scrub and repair may take over a few megabytes on a busy machine.
@@ -40,20 +39,6 @@ async fn until(
 
 fn number(value: &serde_json::Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))
-}
-
-/// Flips a bit in the middle of the largest data segment of a drive: in a payload, as good as certainly.
-fn flip(drive: &std::path::Path) {
-    let segments = std::fs::read_dir(drive.join("segments")).unwrap().map(|entry| entry.unwrap().path());
-    let path = segments.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let at = SeekFrom::Start(300_000);
-    let mut byte = [0];
-    file.seek(at).unwrap();
-    file.read_exact(&mut byte).unwrap();
-    file.seek(at).unwrap();
-    file.write_all(&[byte[0] ^ 4]).unwrap();
-    file.sync_all().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,9 +10,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, ServerSideEncryption};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
-use tests::process::{ServerConfig, get};
+use tests::process::{ServerConfig, flip, get};
 use tests::s3::{client, document};
 
 /// How long scrub, repair and the check of the drives may take on a busy machine.
@@ -119,20 +118,6 @@ async fn multipart(s3: &Client, key: &str) {
     }
     let whole = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
     s3.complete_multipart_upload().bucket(BUCKET).key(key).upload_id(id).multipart_upload(whole).send().await.unwrap();
-}
-
-/// Flips a bit in the middle of the largest data segment of a drive: in a payload, as good as certainly.
-fn flip(drive: &std::path::Path) {
-    let segments = std::fs::read_dir(drive.join("segments")).unwrap().map(|entry| entry.unwrap().path());
-    let path = segments.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let at = SeekFrom::Start(300_000);
-    let mut byte = [0];
-    file.seek(at).unwrap();
-    file.read_exact(&mut byte).unwrap();
-    file.seek(at).unwrap();
-    file.write_all(&[byte[0] ^ 4]).unwrap();
-    file.sync_all().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
