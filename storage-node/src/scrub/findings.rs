@@ -150,6 +150,11 @@ impl Findings {
         self.lock().noted.values().filter_map(broken).collect()
     }
 
+    /// Whether something was found about a block, other than about a shard there.
+    pub fn has_place(&self, segment: u64, block: u64) -> bool {
+        self.lock().noted.contains_key(&FindingKey::Place { segment, block })
+    }
+
     /// Adds a finding, or replaces that of the same subject, which keeps its time.
     pub fn note(&self, mut noted: Noted) -> Result<(), KvError> {
         let key = noted.key();

@@ -105,7 +105,7 @@ impl OpenDrive {
     }
 
     /// Every shard that the index has in a segment, by block.
-    fn shards_in(&self, segment: u64) -> Result<BTreeMap<u64, ShardId>, KvError> {
+    pub(crate) fn shards_in(&self, segment: u64) -> Result<BTreeMap<u64, ShardId>, KvError> {
         let (mut found, mut after) = (BTreeMap::new(), None);
         loop {
             let rows = self.index.list(after, INDEX_STEP)?;
@@ -197,13 +197,20 @@ impl<'a> Walk<'a> {
     }
 
     fn check_segment_header(&mut self, tools: &mut Tools<'_>) -> Result<(), Halt> {
-        match self.checker(tools).segment_header()? {
-            Some(bad) => self.note_blocks(0, 1, &bad),
-            None => {
-                self.drive.scrub.findings.clear_places(tools.batch, self.meta.header.number, 0..1);
-                Ok(())
-            }
+        let number = self.number();
+        let Some(bad) = self.checker(tools).segment_header()? else {
+            self.drive.scrub.findings.clear_places(tools.batch, number, 0..1);
+            return Ok(());
+        };
+        // The index has no shard here, and the node could not write the header again when this pass began (crate::mend): nobody
+        // needs it any more. Whoever knows all shards that should be on the drive settles that, and it is not noted again.
+        let is_empty = self.meta.class() == SegmentClass::Data && self.drive.shards_in(number)?.is_empty();
+        if is_empty && self.drive.scrub.rows.is_dead(self.here(0))? {
+            return Ok(());
         }
+        let is_retired = is_empty && self.drive.scrub.findings.has_place(number, 0);
+        let kind = if is_retired { FindingKind::Unknown } else { bad.kind };
+        self.note_blocks(0, 1, &Bad { kind, ..bad })
     }
 
     /// Draws the conclusions from a record whose header is good.

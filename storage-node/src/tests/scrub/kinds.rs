@@ -136,14 +136,52 @@ async fn a_segment_header_is_found_broken_and_written_again() {
     assert_found(&world.pass().await, &[]);
     assert_eq!(world.read(0, SECOND, 0), before);
     put(&world.node, DRIVE(), 300, 5000).await.unwrap();
-    // Not one whose first record does not continue it.
-    world.trace.flip(0, FIRST, 100, 1).unwrap();
-    world.trace.flip(0, FIRST, BLOCK_BYTES, 1).unwrap();
-    let subject_1 = Subject::Blocks { segment: 1, start: 0, end: 1 };
+    world.node.stop().await;
+}
+
+/// With the header the first record's has rotted, which would vouch for it: another record of the segment does.
+#[tokio::test]
+async fn a_segment_header_is_written_again_although_the_first_record_is_rotten_too() {
+    let world = World::new().await;
+    let entries = Subject::Entries(Lsn(1), Lsn(3));
+    for (number, path, first) in [(1, FIRST, subject(0)), (2, JOURNAL, entries)] {
+        let before = world.read(0, path, 0);
+        let header = Subject::Blocks { segment: number, start: 0, end: 1 };
+        world.trace.flip(0, path, 100, 1).unwrap();
+        world.trace.flip(0, path, BLOCK_BYTES, 1).unwrap();
+        assert_found(&world.pass().await, &[(header, FindingKind::Damaged), (first, FindingKind::Damaged)]);
+        assert_found(&world.pass().await, &[(first, FindingKind::Damaged)]);
+        assert_eq!(world.read(0, path, 0), before);
+        world.trace.flip(0, path, BLOCK_BYTES, 1).unwrap();
+        assert_found(&world.pass().await, &[]);
+    }
+    world.node.stop().await;
+}
+
+/// Nothing in the segment verifies, so nothing vouches for its header: it stays damaged as long as the index has shards there,
+/// and once they were rebuilt elsewhere nobody needs it.
+#[tokio::test]
+async fn a_segment_of_which_nothing_is_left_is_retired_when_its_shards_are_rebuilt() {
+    let world = World::new().await;
+    for block in [0].iter().chain(&world.blocks[..6]) {
+        world.trace.flip(0, FIRST, block * BLOCK_BYTES + 100, 1).unwrap();
+    }
+    let header = Subject::Blocks { segment: 1, start: 0, end: 1 };
+    let mut expected: Vec<_> = (0..6).map(|i| (subject(i), FindingKind::Damaged)).collect();
+    expected.push((header, FindingKind::Damaged));
     for _ in 0..2 {
-        let expected = [(subject_1, FindingKind::Damaged), (self::subject(0), FindingKind::Damaged)];
         assert_found(&world.pass().await, &expected);
     }
+    for (i, len) in LENS.iter().enumerate() {
+        put(&world.node, DRIVE(), i as u64, *len).await.unwrap();
+    }
+    let rotten = world.read(0, FIRST, 0);
+    assert_found(&world.pass().await, &[(header, FindingKind::Unknown)]);
+    assert_eq!(world.node.settle_unnamed(DRIVE(), vec![header]).await.unwrap(), 1);
+    for _ in 0..2 {
+        assert_found(&world.pass().await, &[]);
+    }
+    assert_eq!(world.read(0, FIRST, 0), rotten);
     world.node.stop().await;
 }
 
