@@ -10,6 +10,7 @@
 //! * The bucket of a copy's source goes through [`authorise`] like the bucket of a read.
 
 use crate::s3::{conditions, error, request, service};
+use crate::server::xml::Watch;
 use async_trait::async_trait;
 use codec::effect::BucketRow;
 use http::HeaderMap;
@@ -103,12 +104,17 @@ impl S3Access for Gatekeeper {
         {
             let bucket = authorise(self.metadata.as_ref(), &caller, &name).await?;
             check_expected_owner(&bucket, request::header(cx.headers(), "x-amz-expected-bucket-owner"))?;
-            let in_query = query.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-amz-expected-bucket-owner"));
-            check_expected_owner(&bucket, in_query.map(|(_, owner)| owner.as_str()))?;
+            for (_, owner) in query.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-amz-expected-bucket-owner"))
+            {
+                check_expected_owner(&bucket, Some(owner))?;
+            }
             cx.extensions_mut().insert(Arc::new(bucket));
         }
         // Only now: nobody learns of a condition what he may not see.
         conditions::refuse_unjudged(&operation, cx.method(), cx.headers())?;
+        if let Some(watch) = cx.extensions_mut().get::<Arc<Watch>>() {
+            watch.counts_for(&caller.row.id);
+        }
         cx.extensions_mut().insert(caller);
         Ok(())
     }

@@ -1,23 +1,26 @@
 //! The HTTP server: connections, their limits and their end. What a request means is [`crate::s3`]'s business.
 //!
 //! Invariants:
-//! * At most [`Limits::connections`] are open; the next one waits in the kernel's queue.
-//! * Nothing waits for ever: not for a request's head ([`Limits::header_read`]), not on a connection that gets nowhere
+//! * At most [`Limits::connections`] are served; the next one waits a moment in the kernel's queue, and is then told to come
+//!   back ([`accept`]).
+//! * Nothing waits for ever: not for a connection while there are no descriptors ([`accept`]), not for a request's head ([`Limits::header_read`]), not on a connection that gets nowhere
 //!   ([`Limits::idle`], or [`Limits::stall`] while a request runs), not on one request ([`Limits::request`], R9).
 //! * A connection buffers little ([`BUFFER`]): what a slow client holds is counted where it is read ([`crate::budget`]).
 //! * Every answer carries `x-amz-request-id`, and every error body names it.
 //! * After the shutdown signal no new request starts, and those that run may finish for [`Limits::drain`].
 
+mod accept;
 mod io;
 mod lenient;
 mod rest;
 mod scope;
-mod xml;
+pub(crate) mod xml;
 
 use crate::auth::{Authenticator, Gatekeeper};
 use crate::engine::Gateway;
 use crate::s3::error;
 use crate::s3::service::Service;
+use accept::Acceptor;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
@@ -47,6 +50,11 @@ const MAX_XML: usize = 8 << 20;
 /// What a connection buffers of what it sends and receives, in bytes; a request's head is no longer than this.
 const BUFFER: usize = 64 << 10;
 
+/// A connection waits so long for others to end. Idle ones live for minutes, and a client without an answer can only wait.
+const SLOT_PATIENCE: Duration = Duration::from_secs(1);
+/// Connections that are being told to come back at once.
+const TURNED_AWAY: usize = 64;
+
 /// Most header lines of a request. S3 takes 8 KB of headers, and 2 KB of user metadata may be hundreds of small ones.
 const HEADERS: usize = 512;
 
@@ -59,6 +67,8 @@ pub struct Limits {
     pub header_read: Duration,
     /// Without a request.
     pub idle: Duration,
+    /// For an XML body, if it comes more slowly than 16 KiB/s.
+    pub xml: Duration,
     /// With a request whose body, or whose answer's, moves less than 16 KiB in it.
     pub stall: Duration,
     /// For one request (R9: a request lives 12 hours at most).
@@ -73,6 +83,7 @@ impl Default for Limits {
             connections: 4096,
             header_read: Duration::from_secs(60),
             idle: Duration::from_secs(120),
+            xml: Duration::from_secs(60),
             stall: Duration::from_secs(900),
             request: Duration::from_secs(12 * 3600),
             drain: Duration::from_secs(30),
@@ -186,34 +197,40 @@ pub async fn serve(
 ) -> Drained {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
+    let (mut acceptor, mut starved) = (Acceptor::new(listener), false);
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     loop {
+        let patience = if starved { Duration::ZERO } else { SLOT_PATIENCE };
         let slot = tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
-            slot = Arc::clone(&slots).acquire_owned() => slot,
+            slot = tokio::time::timeout(patience, Arc::clone(&slots).acquire_owned()) => slot,
         };
-        let accepted = tokio::select! {
+        starved = slot.is_err();
+        let (stream, peer) = tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.next() => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let (service, stop) = (service.clone(), shutdown.clone());
+        let (service, stop) = (service.clone(), shutdown.clone());
+        match slot {
+            Ok(slot) => connections.spawn(async move {
+                connection(stream, peer, service, limits, stop).await;
+                drop(slot);
+            }),
+            Err(_) => {
+                acceptor.one_too_many();
+                // Waits for those before it, once they are many: they are gone in a moment.
+                let turn = Arc::clone(&turned_away).acquire_owned().await;
                 connections.spawn(async move {
-                    connection(stream, peer, service, limits, stop).await;
-                    drop(slot);
-                });
+                    accept::refuse(stream).await;
+                    drop(turn);
+                })
             }
-            Err(error) => {
-                // Out of file descriptors, usually: others will be closed, so wait a little instead of spinning.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        };
         while connections.try_join_next().is_some() {}
     }
-    drop(listener);
+    drop(acceptor);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     let cut = match tokio::time::timeout(limits.drain, all_ended).await {
         Ok(()) => 0,
@@ -285,7 +302,7 @@ async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>)
     let (parts, body) = req.into_parts();
     let (body, rest) = rest::split(body);
     let req = Request::from_parts(parts, body);
-    let mut response = match tokio::time::timeout(limits.request, dispatch(service, req)).await {
+    let mut response = match tokio::time::timeout(limits.request, dispatch(service, limits.xml, req)).await {
         Ok(response) => response,
         Err(_) => error_response(error::custom(
             "RequestTimeout",
@@ -314,7 +331,7 @@ async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>)
     response
 }
 
-async fn dispatch(service: Front, req: Request<Shared<Counted<Incoming>>>) -> HttpResponse {
+async fn dispatch(service: Front, xml_limit: Duration, req: Request<Shared<Counted<Incoming>>>) -> HttpResponse {
     if is_form(&req) {
         return error_response(error::not_implemented("PostObject"));
     }
@@ -332,10 +349,12 @@ async fn dispatch(service: Front, req: Request<Shared<Counted<Incoming>>>) -> Ht
     let req = if !has_xml {
         req.map(Body::http_body_unsync)
     } else {
-        match xml::watch(req.headers(), has_query(&req, "uploadId"), &watch) {
+        let mut req = match xml::watch(req.headers(), has_query(&req, "uploadId"), xml_limit, &watch) {
             Ok(over) => req.map(|body| Body::http_body_unsync(over(body))),
             Err(refused) => return error_response(refused),
-        }
+        };
+        req.extensions_mut().insert(Arc::clone(&watch));
+        req
     };
     let answered = service.s3.call(req).await;
     if let Some(refused) = watch.take() {

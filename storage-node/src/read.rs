@@ -16,6 +16,7 @@ use codec::journal::{BatchHeader, Entry};
 use codec::segment::{RecordHeader, RecordKind, SegmentClass};
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +43,15 @@ impl Files {
         if let Some(file) = self.touch(number) {
             return Ok(file);
         }
-        let file = disk.open(&segment_path(class, number), Access::Read)?;
+        let path = segment_path(class, number);
+        let file = match disk.open(&path, Access::Read) {
+            // Those of this drive that nobody reads from at present can be had again.
+            Err(error) if no_descriptors(&error) => {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).files.clear();
+                disk.open(&path, Access::Read)?
+            }
+            opened => opened?,
+        };
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.files.len() >= OPEN_FILES {
             let oldest = open.files.iter().min_by_key(|(_, (used, _))| *used).map(|(number, _)| *number);
@@ -66,6 +75,11 @@ impl Files {
     pub fn forget(&self, number: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).files.remove(&number);
     }
+}
+
+/// Whether there are no descriptors left. That is the process's trouble and says nothing about the drive.
+fn no_descriptors(error: &DiskError) -> bool {
+    matches!(error, DiskError::Io { errno: Errno::MFILE | Errno::NFILE, .. })
 }
 
 impl OpenDrive {
@@ -93,6 +107,10 @@ impl OpenDrive {
         self.files.get(&*self.disk, meta.class(), meta.header.number).map_err(|error| match error {
             // The segment is known and its file is gone: the shard is lost, whatever else the drive still has.
             DiskError::NotFound { .. } => ReadError::Damaged { segment: meta.header.number, block: 0 },
+            // Not counted as the drive's: one that is well would count as failing until somebody reads from it.
+            error if no_descriptors(&error) => {
+                ReadError::DriveFailed { drive: self.identity.drive, reason: error.to_string() }
+            }
             other => self.read_failed(other),
         })
     }

@@ -107,12 +107,16 @@ pub fn refuse_unjudged(operation: &str, method: &Method, headers: &HeaderMap) ->
         _ => false,
     };
     for name in [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, CONTENT_RANGE] {
-        let Some(value) = headers.get(&name) else { continue };
+        let mut values = headers.get_all(&name).iter();
+        let Some(value) = values.next() else { continue };
         if !judged(&name) {
             return Err(error::not_implemented(&format!("{name} on this request")));
         }
         if value.as_bytes().trim_ascii().is_empty() {
             return Err(s3_error!(InvalidArgument, "The header {name} is empty."));
+        }
+        if values.next().is_some() {
+            return Err(s3_error!(InvalidArgument, "The header {name} is there more than once."));
         }
     }
     Ok(())
@@ -168,6 +172,8 @@ mod tests {
                 assert_eq!(judge(operation, Method::PUT, name, "x").as_deref(), Some("NotImplemented"));
             }
         }
+        let two = HeaderMap::from_iter(["\"a\"", "*"].map(|v| (IF_MATCH, http::HeaderValue::from_static(v))));
+        assert!(refuse_unjudged("PutObject", &Method::PUT, &two).is_err(), "only one of them would be judged");
         assert_eq!(judge("DeleteObject", Method::DELETE, IF_MATCH, "*"), None);
         assert_eq!(judge("DeleteObject", Method::DELETE, IF_NONE_MATCH, "*").as_deref(), Some("NotImplemented"));
         assert_eq!(judge("UploadPart", Method::PUT, IF_NONE_MATCH, "*").as_deref(), Some("NotImplemented"));

@@ -44,6 +44,11 @@ pub fn slow_down() -> S3Error {
     s3_error!(SlowDown, "Please reduce your request rate.")
 }
 
+/// 503 for a connection that there is no descriptor for. Whoever meets it logs it, once for many.
+pub fn out_of_descriptors() -> S3Error {
+    s3_error!(SlowDown, "Please reduce your request rate.")
+}
+
 /// 503 that stays until drives come back. The operator's line comes from where it is known what was asked for
 /// ([`crate::noted::ReadAlarm`]): an SDK repeats the request for a while, and each time would be a line.
 fn unreachable() -> S3Error {
@@ -150,11 +155,16 @@ fn body_answer(error: &BodyError) -> S3Error {
         BodyError::Malformed(_) => s3_error!(InvalidRequest, "The request body is malformed."),
         BodyError::Signature(_) => s3_error!(SignatureDoesNotMatch),
         BodyError::PayloadHash => payload_hash(),
-        BodyError::Idle { .. } => s3_error!(
-            RequestTimeout,
-            "Your socket connection to the server was not read from or written to within the timeout period."
-        ),
+        BodyError::Idle { .. } => too_slow(),
     }
+}
+
+/// 400: the body did not come in time.
+pub fn too_slow() -> S3Error {
+    s3_error!(
+        RequestTimeout,
+        "Your socket connection to the server was not read from or written to within the timeout period."
+    )
 }
 
 /// A write that did not happen.

@@ -188,12 +188,42 @@ pub fn digest_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     headers.get(name).map(|value| value.to_str().unwrap_or_default().trim())
 }
 
+/// `x-amz-*` headers that may be empty: they ask for nothing, or for nothing when they are.
+const MAY_BE_EMPTY: [&str; 5] =
+    ["user-agent", "security-token", "website-redirect-location", "request-payer", "content-sha256"];
+/// `x-amz-*` headers that list things, on as many lines as they like.
+const MAY_REPEAT: [&str; 3] = ["trailer", "object-attributes", "optional-object-attributes"];
+
+/// Refuses a header that says nothing, or two things. `s3s` takes an empty one for none, so the condition, the owner or the
+/// range that its client meant and did not fill in would not be looked at; and of two lines the one that is read may be the
+/// other.
+fn refuse_unclear(headers: &HeaderMap, name: &str, rest: &str) -> S3Result<()> {
+    let mut values = headers.get_all(name).iter();
+    let (value, more) = (values.next(), values.next().is_some());
+    if more && !MAY_REPEAT.contains(&rest) {
+        return Err(s3_error!(InvalidArgument, "The header {name} is there more than once."));
+    }
+    let text = value.and_then(|value| value.to_str().ok()).map(str::trim);
+    match text {
+        None => Err(s3_error!(InvalidArgument, "The header {name} is not text.")),
+        Some("") if !MAY_BE_EMPTY.contains(&rest) => Err(s3_error!(InvalidArgument, "The header {name} is empty.")),
+        Some(_) => Ok(()),
+    }
+}
+
 /// Refuses every request header that asks for something that is not given. Ignoring one of these would make the client
 /// believe in a protection (a lock, its own key, a grant) that its object does not have.
 pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
     for name in headers.keys() {
         let name = name.as_str();
         let Some(rest) = name.strip_prefix("x-amz-") else { continue };
+        if rest.starts_with("meta-") {
+            continue;
+        }
+        // Of digests, those who compare them say what is wrong with them.
+        if !rest.starts_with("checksum-") {
+            refuse_unclear(headers, name, rest)?;
+        }
         let value = header(headers, name).unwrap_or_default();
         let refused = match rest {
             _ if rest.starts_with("server-side-encryption-customer-")
@@ -513,8 +543,48 @@ mod tests {
             let refused = refuse_headers(&headers(&[(name, value)])).expect_err(name);
             assert_eq!(refused.code().as_str(), code, "{name}");
         }
-        let fine = [("x-amz-server-side-encryption", "AES256"), ("x-amz-acl", "private"), ("x-amz-meta-tagging", "x")];
+        let fine = [
+            ("x-amz-server-side-encryption", "AES256"),
+            ("x-amz-acl", "private"),
+            ("x-amz-meta-tagging", "x"),
+            ("x-amz-meta-empty", ""),
+            ("x-amz-meta-twice", "a"),
+            ("x-amz-meta-twice", "b"),
+            ("x-amz-website-redirect-location", ""),
+            ("x-amz-object-attributes", "ETag"),
+            ("x-amz-object-attributes", "ObjectSize"),
+        ];
         assert!(refuse_headers(&headers(&fine)).is_ok());
+    }
+
+    /// An empty x-amz-copy-source-if-match was none, and of two owners the first one counted.
+    #[test]
+    fn what_asks_for_nothing_or_for_two_things_is_refused() {
+        let refused = |pairs: &[(&'static str, &'static str)]| {
+            refuse_headers(&headers(pairs)).err().map(|error| error.code().as_str().to_owned())
+        };
+        for name in [
+            "x-amz-copy-source-if-match",
+            "x-amz-copy-source-if-none-match",
+            "x-amz-copy-source-if-unmodified-since",
+            "x-amz-copy-source-range",
+            "x-amz-if-match-size",
+            "x-amz-if-match-last-modified-time",
+            "x-amz-expected-bucket-owner",
+            "x-amz-source-expected-bucket-owner",
+            "x-amz-metadata-directive",
+            "x-amz-storage-class",
+            "x-amz-sdk-checksum-algorithm",
+            "x-amz-what-is-next",
+        ] {
+            for value in ["", " "] {
+                assert_eq!(refused(&[(name, value)]).as_deref(), Some("InvalidArgument"), "{name}");
+            }
+            assert_eq!(refused(&[(name, "a"), (name, "a")]).as_deref(), Some("InvalidArgument"), "{name}");
+        }
+        let mut binary = HeaderMap::new();
+        binary.insert("x-amz-copy-source-if-match", http::HeaderValue::from_bytes(b"\xe9").expect("a value"));
+        assert!(refuse_headers(&binary).is_err());
     }
 
     #[test]
@@ -535,10 +605,11 @@ mod tests {
             "x-amz-checksum-crc32=AAAAAA%3D%3D",
             "x-amz-storage-class=GLACIER",
             "x-amz-copy-source=%2Fb%2Fk",
-            "x-amz-what-is-next",
+            "x-amz-what-is-next=1",
         ] {
             assert_eq!(refused(query).as_deref(), Some("NotImplemented"), "{query}");
         }
+        assert_eq!(refused("x-amz-expected-bucket-owner=").as_deref(), Some("InvalidArgument"));
         assert_eq!(
             query_pairs("a%2=%zz&b&=c&%41=%e4"),
             [("a%2", "%zz"), ("b", ""), ("", "c"), ("A", "\u{fffd}")].map(|(n, v)| (n.to_owned(), v.to_owned()))

@@ -7,6 +7,9 @@
 //!
 //! A signature for another service opens nothing (`s3s` sees to that, too), but `s3s` calls it not implemented, and a client
 //! takes a 501 for a server that might come to its senses.
+//!
+//! Signatures of version 2 open nothing, and count as none. boto3 presigns with them unless it is told otherwise, and whoever
+//! sees "Access Denied" looks for the mistake in the keys.
 
 use super::{add_to_error, error_response};
 use crate::s3::request::{header, query_pairs};
@@ -21,6 +24,14 @@ const SERVICE: &str = "s3";
 /// The answer to a request whose signature can't be one for this service.
 pub fn refused(headers: &HeaderMap, uri: &Uri) -> Option<HttpResponse> {
     let pairs = query_pairs(uri.query().unwrap_or_default());
+    if header(headers, "authorization").is_some_and(|value| value.starts_with("AWS "))
+        || pairs.iter().any(|(name, _)| name == "AWSAccessKeyId")
+    {
+        return Some(error_response(s3_error!(
+            InvalidRequest,
+            "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+        )));
+    }
     let in_query = pairs.iter().find(|(name, _)| name == "X-Amz-Credential").map(|(_, value)| value.as_str());
     let in_header = header(headers, "authorization").and_then(|value| {
         let (_, credential) = value.split_once("Credential=")?;
@@ -80,6 +91,16 @@ mod tests {
         let query = Uri::from_static("/?X-Amz-Credential=a%2F20260101%2FUS%2Fs3%2Faws4_request");
         assert!(refused(&HeaderMap::new(), &query).is_some());
         assert!(refused(&HeaderMap::new(), &Uri::from_static("/")).is_none());
+    }
+
+    #[test]
+    fn version_2_is_called_by_its_name() {
+        let old = Uri::from_static("/b/k?AWSAccessKeyId=a&Signature=b%3D&Expires=1");
+        let told = text(refused(&HeaderMap::new(), &old).expect("refused"));
+        assert!(told.contains("InvalidRequest") && told.contains("AWS4-HMAC-SHA256"), "{told}");
+        let value = http::HeaderValue::from_static("AWS a:b=");
+        let old = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
+        assert!(refused(&old, &Uri::from_static("/")).is_some());
     }
 
     #[test]

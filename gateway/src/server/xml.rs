@@ -7,74 +7,148 @@
 //! And `s3s` skips a CDATA section: `<Key>a<![CDATA[b]]></Key>` would be the key `a`, and another object would be deleted than
 //! the one that was named. A body with one is refused.
 //!
-//! And `s3s` keeps such a body whole until it is parsed.
+//! And `s3s` keeps such a body whole until it is parsed, whatever its pieces were, for as long as its client takes.
 //!
-//! Invariant: what is kept of all XML bodies together is at most [`MOST_HELD`], and [`SMALL`] for each connection besides.
+//! Invariants:
+//! * What is kept of all XML bodies together is at most [`LARGE`] and [`SMALL`] bytes, and of one account's a quarter of that. A
+//!   byte is read only when `s3s` asks for it, which is after [`crate::auth`] has let the request through: nobody without an
+//!   account holds any.
+//! * The first [`BEGINNING`] bytes of a body count apart from the rest: a few large bodies do not keep small ones out.
+//! * A body has come after [`Limits::xml`](super::Limits::xml), or goes on at [`SLOWEST`].
 
 use super::find;
 use crate::digest::Digester;
 use crate::engine::{Claim, Claims};
 use crate::error::PutError;
 use crate::s3::{error, request};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use codec::effect::ChecksumAlgorithm;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use s3s::{S3Error, S3Result, StdError, s3_error};
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
 
-/// Most bytes of XML bodies in memory. Whoever sends more is asked to come back: without it, each connection could hold a body
-/// of the largest size, and all of them tens of GiB.
-const MOST_HELD: u64 = 128 << 20;
-/// A body as small as this always has its place, whatever others hold.
-const SMALL: u64 = 64 << 10;
-/// What a piece of a body counts for at least, in bytes.
-const LEAST_HELD: usize = 64;
+/// Most bytes of XML bodies in memory, but for their beginnings. Whoever sends more is asked to come back: without it, each
+/// connection could hold bodies of the largest size, and all of them tens of GiB.
+const LARGE: u64 = 128 << 20;
+/// Most bytes of the beginnings of XML bodies in memory. They are few for each request, but a connection has many at once.
+const SMALL: u64 = 64 << 20;
+/// What of a body counts as its beginning, in bytes: all of it, most often.
+const BEGINNING: u64 = 64 << 10;
+/// An account holds this part of either at most: one that sends slowly leaves room for the others.
+const SHARE: u64 = 4;
+/// Bytes a second at which a body may take longer than others.
+const SLOWEST: u64 = 16 << 10;
+/// Pieces of a body are copied together up to this many bytes: a piece keeps the buffer that it was read into, 8 KiB at least,
+/// and whoever collects the body keeps them all.
+const GATHERED: usize = 16 << 10;
+/// Most tags in a body: 10,000 parts with everything that S3 says of them. Parsed, an element takes some hundred bytes, however
+/// short it was.
+const MOST_TAGS: usize = 200_000;
 
-/// The bytes of XML bodies in memory.
-pub type Held = AtomicU64;
+/// The bytes of XML bodies in memory: those of beginnings, and the others.
+#[derive(Debug, Default)]
+pub struct Held(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: [u64; 2],
+    /// By account. Those without any are not there.
+    of: HashMap<String, [u64; 2]>,
+}
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How `bytes` of a body count.
+fn counted(bytes: u64) -> [u64; 2] {
+    let beginning = bytes.min(BEGINNING);
+    [beginning, bytes - beginning]
+}
 
 /// What becomes of one request's body.
 #[derive(Debug)]
 pub struct Watch {
-    /// What was wrong with it.
-    fault: Mutex<Option<S3Error>>,
-    /// What is held of it.
-    bytes: AtomicU64,
+    state: Mutex<State>,
     /// What is held of all bodies.
     held: Arc<Held>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was wrong with it.
+    fault: Option<S3Error>,
+    /// Whose it is; of nobody's before that is known, and then none of it has been read.
+    account: String,
+    /// What is held of it.
+    bytes: u64,
 }
 
 impl Watch {
     /// `held` counts for all requests of a server. What this one holds, it holds as long as this lives.
     pub fn new(held: Arc<Held>) -> Watch {
-        Watch { fault: Mutex::new(None), bytes: AtomicU64::new(0), held }
+        Watch { state: Mutex::default(), held }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, error: S3Error) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.lock().fault = Some(error);
     }
 
     /// The fault, once.
     pub fn take(&self) -> Option<S3Error> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().fault.take()
     }
 
-    /// Counts what has come. `false`: there is no room for it.
+    /// The body counts for this account. To be said before it is read.
+    pub fn counts_for(&self, account: &str) {
+        self.lock().account = account.to_owned();
+    }
+
+    /// Counts what has come. `false`: there is no room for it, and it is not counted.
     fn hold(&self, more: usize) -> bool {
-        let more = more.max(LEAST_HELD) as u64;
-        let own = self.bytes.fetch_add(more, Ordering::Relaxed) + more;
-        let all = self.held.fetch_add(more, Ordering::Relaxed) + more;
-        own <= SMALL || all <= MOST_HELD
+        let mut state = self.lock();
+        let (before, after) = (counted(state.bytes), counted(state.bytes + more as u64));
+        let mut counts = self.held.lock();
+        let own = counts.of.get(&state.account).copied().unwrap_or_default();
+        let (mut all, mut of) = (counts.all, own);
+        for (kind, most) in [SMALL, LARGE].into_iter().enumerate() {
+            let more = after[kind] - before[kind];
+            (all[kind], of[kind]) = (all[kind] + more, of[kind] + more);
+            if more > 0 && (all[kind] > most || of[kind] > most / SHARE) {
+                return false;
+            }
+        }
+        counts.all = all;
+        counts.of.insert(state.account.clone(), of);
+        state.bytes += more as u64;
+        true
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.held.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        let state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut counts = self.held.lock();
+        let Some(own) = counts.of.get(&state.account).copied() else { return };
+        let bytes = counted(state.bytes);
+        let less = |from: [u64; 2]| [from[0].saturating_sub(bytes[0]), from[1].saturating_sub(bytes[1])];
+        counts.all = less(counts.all);
+        match less(own) {
+            [0, 0] => drop(counts.of.remove(&state.account)),
+            left => drop(counts.of.insert(state.account, left)),
+        }
     }
 }
 
@@ -154,18 +228,47 @@ impl Sections {
     }
 }
 
-/// A body that is compared with its digests as it passes.
+/// When a body must have come.
+struct Patience {
+    /// For all of a body that is slower than [`SLOWEST`].
+    limit: Duration,
+    /// Since the body is waited for; none before.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Patience {
+    /// Nothing came just now, after `got` bytes: whether that is for too long.
+    fn is_over(&mut self, got: u64, cx: &mut Context<'_>) -> bool {
+        let limit = self.limit;
+        let (since, sleep) = self.waiting.get_or_insert_with(|| {
+            let now = Instant::now();
+            (now, Box::pin(tokio::time::sleep_until(now + limit)))
+        });
+        let end = *since + limit + Duration::from_millis(got.saturating_mul(1000) / SLOWEST);
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        sleep.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// A body that is compared with its digests as it passes, and passes in large pieces.
 pub struct WatchedBody<B> {
     body: B,
     sections: Sections,
     expected: Option<(Expected, Digester)>,
     watch: Arc<Watch>,
+    patience: Patience,
+    gathered: BytesMut,
+    got: u64,
+    tags: usize,
 }
 
 /// How to watch a body: [`WatchedBody`] over it. `Err` when what its headers say makes no sense.
 pub fn watch<B>(
     headers: &HeaderMap,
     of_object: bool,
+    limit: Duration,
     watch: &Arc<Watch>,
 ) -> S3Result<impl FnOnce(B) -> WatchedBody<B> + use<B>> {
     let expected = Expected::new(headers, of_object)?;
@@ -175,7 +278,8 @@ pub fn watch<B>(
             let digester = expected.digester();
             (expected, digester)
         });
-        WatchedBody { body, sections: Sections::default(), expected, watch }
+        let (sections, patience) = (Sections::default(), Patience { limit, waiting: None });
+        WatchedBody { body, sections, expected, watch, patience, gathered: BytesMut::new(), got: 0, tags: 0 }
     })
 }
 
@@ -188,6 +292,11 @@ impl<B> WatchedBody<B> {
         if self.sections.found(data) {
             return Err(s3_error!(MalformedXML, "CDATA sections are not supported."));
         }
+        self.got += data.len() as u64;
+        self.tags += data.iter().filter(|byte| **byte == b'<').count();
+        if self.tags > MOST_TAGS {
+            return Err(s3_error!(MalformedXML, "The body has more elements than any request needs."));
+        }
         if self.watch.hold(data.len()) { Ok(()) } else { Err(error::slow_down()) }
     }
 
@@ -197,6 +306,12 @@ impl<B> WatchedBody<B> {
         let Some(Err(error)) = judged else { return Ok(()) };
         self.watch.set(error);
         Err("the body's digest differs".into())
+    }
+
+    /// Ends the body with what the client is told.
+    fn refuse(&mut self, error: S3Error) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        self.watch.set(error);
+        Poll::Ready(Some(Err("a body that is not taken".into())))
     }
 }
 
@@ -208,53 +323,68 @@ where
     type Data = Bytes;
     type Error = StdError;
 
-    // A piece keeps the buffer that it was read into, 8 KiB at least, and whoever collects the body keeps them all.
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let polled = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match polled {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref()
-                    && let Err(refused) = self.look_at(data)
-                {
-                    self.watch.set(refused);
-                    return Poll::Ready(Some(Err("a body that is not taken".into())));
+        while self.gathered.len() < GATHERED {
+            let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else {
+                let got = self.got;
+                return match self.patience.is_over(got, cx) {
+                    true => self.refuse(error::too_slow()),
+                    false => Poll::Pending,
+                };
+            };
+            match polled {
+                Some(Ok(frame)) => {
+                    // Trailers of HTTP itself say nothing that anybody reads.
+                    let Ok(data) = frame.into_data() else { continue };
+                    if let Err(refused) = self.look_at(&data) {
+                        return self.refuse(refused);
+                    }
+                    self.gathered.extend_from_slice(&data);
                 }
-                // Judged with the last frame: who counts on the announced length may end before it asks for more.
-                match self.body.is_end_stream().then(|| self.judge()) {
-                    Some(Err(error)) => Poll::Ready(Some(Err(error))),
-                    _ => Poll::Ready(Some(Ok(frame.map_data(|data| Bytes::copy_from_slice(&data))))),
-                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => break,
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-            None => match self.judge() {
-                Ok(()) => Poll::Ready(None),
-                Err(error) => Poll::Ready(Some(Err(error))),
-            },
+            // Judged with the last frame: who counts on the announced length may end before it asks for more.
+            if self.body.is_end_stream() {
+                break;
+            }
         }
+        let ended = self.gathered.len() < GATHERED || self.body.is_end_stream();
+        if ended && let Err(error) = self.judge() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let piece = self.gathered.split().freeze();
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
         // The end must be polled for, or the digests would never be compared.
-        self.expected.is_none() && self.body.is_end_stream()
+        self.expected.is_none() && self.gathered.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (left, gathered) = (self.body.size_hint(), self.gathered.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower().saturating_add(gathered));
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper.saturating_add(gathered));
+        }
+        hint
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::StreamExt;
     use http::{HeaderName, HeaderValue};
     use http_body_util::{BodyExt, Full};
 
     async fn read(pairs: &[(&'static str, &'static str)], of_object: bool, body: &'static str) -> Option<String> {
         let headers: HeaderMap =
             pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
-        let held = Arc::new(Held::default());
-        let fault = Arc::new(Watch::new(Arc::clone(&held)));
-        let watched = match watch(&headers, of_object, &fault) {
+        let fault = Arc::new(Watch::new(Arc::default()));
+        let watched = match watch(&headers, of_object, Duration::from_secs(60), &fault) {
             Ok(over) => over(Full::new(Bytes::from_static(body.as_bytes()))),
             Err(refused) => return Some(refused.code().as_str().to_owned()),
         };
@@ -264,20 +394,100 @@ mod tests {
         fault.map(|error| error.code().as_str().to_owned())
     }
 
+    fn of(held: &Arc<Held>, account: &str) -> Watch {
+        let watch = Watch::new(Arc::clone(held));
+        watch.counts_for(account);
+        watch
+    }
+
     /// A hundred bodies of 8 MiB that were sent slowly took 700 MiB, and the next hundred as much again.
     #[test]
     fn bodies_are_held_within_a_limit() {
         let held = Arc::new(Held::default());
-        let watch = || Watch::new(Arc::clone(&held));
-        let large: Vec<Watch> = (0..16).map(|_| watch()).collect();
+        let large: Vec<Watch> = (0..16).map(|n| of(&held, &(n % 4).to_string())).collect();
         assert!(large.iter().all(|watch| watch.hold(8 << 20)), "as many as there is room for");
-        let (late, small) = (watch(), watch());
-        assert!(small.hold(1 << 10) && small.hold(63 << 10), "a small one always");
-        assert!(!late.hold(65 << 10), "and no other");
+        let (late, small) = (of(&held, "late"), of(&held, "late"));
+        assert!(small.hold(1 << 10) && small.hold(63 << 10), "a small one all the same");
+        assert!(late.hold(64 << 10) && !late.hold(2 << 20), "and no other");
         drop((large, late));
         assert!(small.hold(8 << 20), "until there is room again");
         drop(small);
-        assert_eq!(held.load(Ordering::Relaxed), 0);
+        let counts = held.lock();
+        assert!(counts.all == [0, 0] && counts.of.is_empty());
+    }
+
+    /// One account could hold all that there was, and keep everybody else's deletes out.
+    #[test]
+    fn an_account_holds_no_more_than_its_share() {
+        let held = Arc::new(Held::default());
+        let greedy: Vec<Watch> = (0..16).map(|_| of(&held, "greedy")).collect();
+        assert_eq!(greedy.iter().filter(|watch| watch.hold(8 << 20)).count(), 4);
+        assert!(of(&held, "modest").hold(8 << 20));
+    }
+
+    /// The beginning of each request's body always had its place: with 128 requests on each of 4096 connections, 32 GiB of it.
+    #[test]
+    fn many_small_bodies_are_held_within_a_limit() {
+        let held = Arc::new(Held::default());
+        let many = |account: &str| -> Vec<Watch> {
+            (0..1000).map(|_| of(&held, account)).take_while(|watch| watch.hold(BEGINNING as usize)).collect()
+        };
+        let kept: Vec<_> = ["a", "b", "c", "d", "e"].map(|account| many(account)).into_iter().collect();
+        assert_eq!(kept.iter().map(Vec::len).collect::<Vec<_>>(), [256, 256, 256, 256, 0]);
+    }
+
+    type Pieces = Vec<Result<Frame<Bytes>, StdError>>;
+
+    fn pieces(
+        pieces: Pieces,
+        watch: &Arc<Watch>,
+        limit: Duration,
+    ) -> WatchedBody<impl Body<Data = Bytes, Error = StdError>> {
+        let body = http_body_util::StreamBody::new(futures::stream::iter(pieces));
+        super::watch(&HeaderMap::new(), false, limit, watch).unwrap()(body)
+    }
+
+    /// Each piece of a byte counted as 64, and cost a hundred.
+    #[tokio::test]
+    async fn small_pieces_pass_as_large_ones() {
+        let watch = Arc::new(of(&Arc::default(), "a"));
+        let bytes = (0..40_000).map(|n| Ok(Frame::data(Bytes::from(vec![n as u8])))).collect();
+        let mut body = pieces(bytes, &watch, Duration::from_secs(60));
+        let mut seen = Vec::new();
+        while let Some(frame) = body.frame().await {
+            seen.push(frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(seen.iter().map(Bytes::len).collect::<Vec<_>>(), [GATHERED, GATHERED, 40_000 - 2 * GATHERED]);
+        assert!(seen.concat().iter().enumerate().all(|(n, byte)| n as u8 == *byte));
+        assert_eq!(watch.lock().bytes, 40_000);
+    }
+
+    /// 8 MiB of the shortest elements were 40 MiB when they were parsed, and counted as 8.
+    #[tokio::test]
+    async fn a_body_has_no_more_elements_than_any_request_needs() {
+        let watch = Arc::new(of(&Arc::default(), "a"));
+        let body = pieces(vec![Ok(Frame::data("<a>".repeat(MOST_TAGS + 1).into()))], &watch, Duration::from_secs(60));
+        assert!(body.collect().await.is_err());
+        assert_eq!(watch.take().unwrap().code().as_str(), "MalformedXML");
+    }
+
+    /// A body could come as slowly as its connection let it, 18 bytes a second, and hold what it held for days.
+    #[tokio::test]
+    async fn a_body_comes_in_time() {
+        let read = async |every: u64, len: usize| {
+            let watch = Arc::new(of(&Arc::default(), "a"));
+            let slow = futures::stream::iter(0..20).then(move |_| async move {
+                tokio::time::sleep(Duration::from_millis(every)).await;
+                Ok::<_, StdError>(Frame::data(Bytes::from(vec![7; len])))
+            });
+            let body = http_body_util::StreamBody::new(Box::pin(slow));
+            let body = super::watch(&HeaderMap::new(), false, Duration::from_millis(300), &watch).unwrap()(body);
+            let read = body.collect().await.map(|read| read.to_bytes().len()).ok();
+            (read, watch.take().map(|error| error.code().as_str().to_owned()))
+        };
+        assert_eq!(read(50, 10).await, (None, Some("RequestTimeout".to_owned())));
+        assert_eq!(read(50, 10_000).await, (Some(200_000), None), "fast enough, however long it takes");
+        assert_eq!(read(1, 10).await, (Some(200), None), "slow, and short enough");
     }
 
     #[test]

@@ -32,6 +32,43 @@ async fn a_body_that_dribbles_in_does_not_keep_its_connection() {
     assert!(ended.is_ok(), "still open");
 }
 
+/// It held its part of the memory for XML bodies for as long as it liked.
+#[tokio::test]
+async fn an_xml_body_that_dribbles_in_is_refused() {
+    let server = Server::start_with(Limits { xml: Duration::from_secs(1), ..Limits::default() }).await;
+    server.request("alice", "PUT", "/docs", &[], b"").await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = server.signed("alice", "POST", "/docs", "delete=", "UNSIGNED-PAYLOAD", &[]);
+    stream.write_all(format!("{head}content-length: 1000000\r\n\r\n<Delete>").as_bytes()).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let dribbling = tokio::spawn(async move {
+        while writing.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut answer = String::new();
+    let ended = tokio::time::timeout(Duration::from_secs(15), reading.read_to_string(&mut answer)).await;
+    dribbling.abort();
+    assert!(ended.is_ok(), "still open");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("<Code>RequestTimeout</Code>"), "{answer}");
+}
+
+/// The next connection waited in the kernel's queue, for as long as nobody else went.
+#[tokio::test]
+async fn one_connection_too_many_is_told_to_come_back() {
+    let server = Server::start_with(Limits { connections: 2, ..Limits::default() }).await;
+    let idle = [TcpStream::connect(server.address).await.unwrap(), TcpStream::connect(server.address).await.unwrap()];
+    let began = Instant::now();
+    for _ in 0..3 {
+        crate::refused(&server.request("alice", "GET", "/", &[], b"").await, 503, "SlowDown");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(idle);
+    while server.request("alice", "GET", "/", &[], b"").await.status != 200 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// The preface of HTTP/2 and its settings; then pings for ever.
 #[tokio::test]
 async fn pings_do_not_keep_a_connection() {

@@ -37,6 +37,30 @@ async fn a_condition_that_is_not_judged_stops_the_write() {
     assert_eq!(server.request("alice", "DELETE", "/docs/a", &[("if-match", HELLO)], b"").await.status, 204);
 }
 
+/// A copy was made though the condition that its client had left empty, or sent twice, did not hold.
+#[tokio::test]
+async fn a_condition_that_says_nothing_stops_the_copy() {
+    let server = server().await;
+    for name in ["x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match", "x-amz-copy-source-if-modified-since"]
+    {
+        let copy = [("x-amz-copy-source", "/docs/a"), (name, "")];
+        refused(&server.request("alice", "PUT", "/docs/c", &copy, b"").await, 400, "InvalidArgument");
+        refused(&server.request("bob", "PUT", "/docs/c", &copy, b"").await, 400, "InvalidArgument");
+    }
+    let owner = [("x-amz-expected-bucket-owner", "")];
+    refused(&server.request("alice", "DELETE", "/docs/a", &owner, b"").await, 400, "InvalidArgument");
+    let twice = server.presigned(
+        "alice",
+        "DELETE",
+        "/docs/a",
+        "x-amz-expected-bucket-owner=alice&x-amz-expected-bucket-owner=bob",
+        b"",
+    );
+    refused(&twice.await, 403, "AccessDenied");
+    assert_eq!(server.request("alice", "HEAD", "/docs/c", &[], b"").await.status, 404);
+    assert_eq!(server.request("alice", "GET", "/docs/a", &[], b"").await.body, b"hello");
+}
+
 /// A PUT without any length made an empty object of what was there.
 #[tokio::test]
 async fn a_body_has_a_length() {

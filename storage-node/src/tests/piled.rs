@@ -75,6 +75,25 @@ async fn r5_running_out_of_file_descriptors_fails_no_drive() {
     assert_readable(&node, drive, 50, 20_000).await;
 }
 
+/// Files that are kept open for the next read kept others from being opened, and each failed open counted against a drive that
+/// was well.
+#[tokio::test]
+async fn reads_go_on_with_the_file_descriptors_that_there_are() {
+    let (trace, node, drive) = one_drive().await;
+    for i in 0..40 {
+        put(&node, drive, i, 20_000).await.unwrap();
+    }
+    assert_readable(&node, drive, 0, 20_000).await;
+    trace.inject(Fault::error(Errno::MFILE).on(DiskOp::Open).times(1));
+    assert_readable(&node, drive, 39, 20_000).await;
+    let fault = trace.inject(Fault::error(Errno::MFILE).on(DiskOp::Open));
+    assert!(get(&node, drive, 0, 20_000).await.is_err(), "its file was closed, and can't be opened");
+    trace.heal(fault);
+    assert_readable(&node, drive, 0, 20_000).await;
+    let status = node.drives().await.remove(0);
+    assert_eq!((status.errors, status.health), (0, DriveHealth::Healthy));
+}
+
 /// Rows that led astray are deleted in steps, and the mark that says so was among the first to go. A start that was
 /// killed between two steps left a drive without shard rows and without the mark, but with rows that called its
 /// segments indexed: the next start skipped them, and every shard in them was "not found" from then on.
