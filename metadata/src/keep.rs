@@ -12,6 +12,7 @@ pub mod frames;
 pub mod inventory;
 pub mod keeper;
 pub mod lanes;
+pub mod manifests;
 pub mod mark;
 pub mod pace;
 pub mod plan;

@@ -289,15 +289,13 @@ mod tests {
         let described = |name: &str| fields(document["components"]["schemas"][name]["properties"].clone());
         let repair = serde_json::to_value(RepairAnswer::default()).unwrap();
         assert_eq!(fields(repair), described("Repair"));
-        let plan = PlanAnswer { items: Vec::new(), later: 0, narrower: Vec::new(), waiting: Vec::new() };
-        assert_eq!(fields(serde_json::to_value(plan).unwrap()), described("Plan"));
+        assert_eq!(fields(serde_json::to_value(PlanAnswer::default()).unwrap()), described("Plan"));
         assert_eq!(fields(serde_json::to_value(ReclaimAnswer::default()).unwrap()), described("Reclaim"));
         use crate::fixity::answers::{FixityAnswer, FixityQuestion, ObjectLine};
         assert_eq!(fields(serde_json::to_value(FixityQuestion::default()).unwrap()), described("FixityQuestion"));
         assert_eq!(fields(serde_json::to_value(FixityAnswer::default()).unwrap()), described("Fixity"));
         assert_eq!(fields(serde_json::to_value(ObjectLine::default()).unwrap()), described("FixityObject"));
-        let findings = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
-        assert_eq!(fields(serde_json::to_value(findings).unwrap()), described("Findings"));
+        assert_eq!(fields(serde_json::to_value(FindingsAnswer::default()).unwrap()), described("Findings"));
         let drives = serde_json::to_value(crate::admin_drives::DriveInfo::default()).unwrap();
         assert_eq!(fields(drives), described("DriveInfo"));
         let changed = serde_json::to_value(crate::admin_drives::DriveChanged::default()).unwrap();

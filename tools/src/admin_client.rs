@@ -190,6 +190,11 @@ impl AdminClient {
         tokio::time::timeout(TIMEOUT, answer).await.map_err(|_| self.unreachable("it takes too long"))?
     }
 
+    /// The same, waiting as long as the answer takes.
+    pub async fn ask_patiently<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+        self.request(method, path).await
+    }
+
     /// Seals the journal. With `wait` this takes as long as it takes.
     pub async fn seal(&self, wait: bool) -> Result<SealAnswer, ClientError> {
         if wait {

@@ -5,21 +5,26 @@ use crate::keep_answers::{
     FindingLine, FindingsAnswer, MAX_FINDINGS, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer, ScrubDrive,
 };
 use crate::object_map::{ObjectMapError, ObjectQuestion};
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use metadata::index::Overlay;
+use codec::id::{BucketId, DriveId};
+use metadata::index::{self, Overlay};
 use metadata::keep::Keeper;
+use metadata::keep::dependents::{DependentsError, dependents};
 use metadata::keep::reclaim::Reclaimer;
 use metadata::keep::wounds;
 use metadata::service::Metadata;
 use std::sync::Arc;
-use storage_node::client::NodeClient;
-use storage_node::keep::ScrubOrder;
+use storage_node::client::{NodeClient, ReadError};
+use storage_node::keep::{Finding, ScrubOrder, Subject};
 
 type Shared = State<Arc<AdminState>>;
+
+/// Objects that are named at most for one finding.
+const MAX_OBJECTS: usize = 1000;
 
 /// The routes.
 pub(crate) fn routes() -> Router<Arc<AdminState>> {
@@ -40,9 +45,31 @@ pub(crate) fn routes() -> Router<Arc<AdminState>> {
         .route("/v1/object/verify", post(|state: Shared, question| object(state, question, true)))
 }
 
-/// Scrub on all drives.
+/// Scrub on all drives. Findings about what nobody misses there are not counted, as they are not reported.
 pub(crate) async fn scrub_of(metadata: &Metadata) -> ScrubAnswer {
-    ScrubAnswer { drives: metadata.node().scrub_status().await.iter().map(ScrubDrive::new).collect() }
+    let mut drives = Vec::new();
+    for status in metadata.node().scrub_status().await {
+        let mut drive = ScrubDrive::new(&status);
+        if status.findings.iter().any(|count| *count > 0)
+            && let Ok((_, left_behind)) = findings_of(metadata, status.drive).await
+        {
+            for finding in left_behind {
+                if let Some(count) = drive.findings.get_mut(finding.kind.name()) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+        }
+        drives.push(drive);
+    }
+    ScrubAnswer { drives }
+}
+
+/// A drive's findings: those that matter; and those about what a move or a delete has left behind there, which is nothing that
+/// anybody misses: reclaim frees it in time.
+async fn findings_of(metadata: &Metadata, drive: DriveId) -> Result<(Vec<Finding>, Vec<Finding>), ReadError> {
+    let findings = metadata.node().findings(drive).await?;
+    let view = Overlay::new(&**metadata.kv());
+    Ok(findings.into_iter().partition(|finding| wounds::is_current(&view, finding).unwrap_or(true)))
 }
 
 async fn scrub(State(state): Shared) -> Response {
@@ -71,27 +98,63 @@ async fn order(State(state): Shared, order: ScrubOrder) -> Response {
     }
 }
 
-async fn report(State(state): Shared) -> Response {
+/// `?objects=N`: so many of the objects that depend on each finding are to be named.
+async fn report(State(state): Shared, RawQuery(query): RawQuery) -> Response {
+    let limit = query.as_deref().map(|query| query.strip_prefix("objects=").and_then(|n| n.parse::<usize>().ok()));
+    if limit == Some(None) {
+        return (StatusCode::BAD_REQUEST, "only objects=N can be asked for\n").into_response();
+    }
     let metadata = match state.metadata() {
         Ok(metadata) => metadata,
         Err(stage) => return unavailable(stage),
     };
-    let node = metadata.node();
-    let view = Overlay::new(&**metadata.kv());
-    let mut answer = FindingsAnswer { findings: Vec::new(), more: false, unasked: Vec::new() };
-    for status in node.scrub_status().await {
-        match node.findings(status.drive).await {
-            Ok(mut findings) => {
-                // What a move or a delete has left behind is nothing that anybody misses; reclaim frees it in time.
-                findings.retain(|finding| wounds::is_current(&view, finding).unwrap_or(true));
+    let mut answer = FindingsAnswer::default();
+    let mut subjects = Vec::new();
+    for status in metadata.node().scrub_status().await {
+        match findings_of(&metadata, status.drive).await {
+            Ok((findings, _)) => {
                 let room = MAX_FINDINGS.saturating_sub(answer.findings.len());
                 answer.more |= findings.len() > room;
                 answer.findings.extend(findings.iter().take(room).map(FindingLine::new));
+                subjects.extend(findings.iter().take(room).map(|finding| finding.subject));
             }
             Err(error) => answer.unasked.push(format!("drive {}: {error}", status.drive)),
         }
     }
+    if let Some(limit) = limit.flatten().filter(|_| !subjects.is_empty())
+        && let Err(error) = name_objects(&metadata, &mut answer, &subjects, limit.min(MAX_OBJECTS)).await
+    {
+        return unavailable(error);
+    }
     Json(answer).into_response()
+}
+
+/// Adds which objects depend on each finding.
+async fn name_objects(
+    metadata: &Metadata,
+    answer: &mut FindingsAnswer,
+    subjects: &[Subject],
+    limit: usize,
+) -> Result<(), DependentsError> {
+    let report = dependents(metadata, subjects, limit).await?;
+    let view = Overlay::new(&**metadata.kv());
+    let bucket = |id: u64| {
+        let row = index::bucket_by_id(&view, BucketId(id)).ok().flatten();
+        row.map_or_else(|| id.to_string(), |row| row.name)
+    };
+    for ((line, subject), of) in answer.findings.iter_mut().zip(subjects).zip(report.of) {
+        if matches!(subject, Subject::Blocks { .. }) {
+            continue;
+        }
+        let versions = of.versions.iter().map(|version| format!("{}/{}", bucket(version.bucket), version.key));
+        let parts = of.parts.iter().map(|(upload, number)| {
+            format!("{}/{} (part {number} of upload {})", bucket(upload.bucket), upload.key, upload.upload_id)
+        });
+        line.objects = Some(versions.chain(parts).take(limit).collect());
+        line.object_count = Some(of.version_count + of.part_count);
+    }
+    answer.unread_manifests = report.unread;
+    Ok(())
 }
 
 /// Does something with the keeper, which there is while writes are served.
@@ -110,7 +173,7 @@ async fn repair(State(state): Shared) -> Response {
 }
 
 async fn plan(State(state): Shared) -> Response {
-    with_keeper(&state, |keeper| PlanAnswer::new(&keeper.plan()))
+    with_keeper(&state, |keeper| PlanAnswer::new(&keeper.plan(), &keeper.status()))
 }
 
 async fn pause(State(state): Shared, paused: bool) -> Response {

@@ -1,6 +1,6 @@
 //! What the admin port says about keeping, and how it is put together. Times are milliseconds since the Unix epoch; 0: never.
 
-use metadata::keep::plan::{Plan, Wait};
+use metadata::keep::plan::{Plan, Wait, Waits};
 use metadata::keep::reclaim::ReclaimStatus;
 use metadata::keep::status::KeepStatus;
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,7 @@ impl ScrubDrive {
 }
 
 /// `GET /v1/scrub/report`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindingsAnswer {
     /// What is not as it should be, drive by drive.
     pub findings: Vec<FindingLine>,
@@ -83,6 +83,9 @@ pub struct FindingsAnswer {
     pub more: bool,
     /// Drives that could not be asked, and why.
     pub unasked: Vec<String>,
+    /// Manifests that can't be read, when it was asked which objects depend on what: there may be more of them.
+    #[serde(default)]
+    pub unread_manifests: u64,
 }
 
 /// A finding.
@@ -98,6 +101,13 @@ pub struct FindingLine {
     pub found_ms: u64,
     /// More for the operator.
     pub detail: String,
+    /// Objects that depend on it, as BUCKET/KEY, up to the number asked for. Absent when it was not asked, or when nobody can
+    /// say what was there.
+    #[serde(default)]
+    pub objects: Option<Vec<String>>,
+    /// How many versions, and parts of open uploads, depend on it.
+    #[serde(default)]
+    pub object_count: Option<u64>,
 }
 
 impl FindingLine {
@@ -114,6 +124,8 @@ impl FindingLine {
             kind: finding.kind.name().to_owned(),
             found_ms: finding.found_ms,
             detail: finding.detail.clone(),
+            objects: None,
+            object_count: None,
         }
     }
 }
@@ -127,12 +139,19 @@ pub struct RepairAnswer {
     pub by_slack: Vec<SlackLine>,
     /// Of these, how many nothing can be done about for now.
     pub waiting: u64,
+    /// What they wait for.
+    #[serde(default)]
+    pub waits: Vec<WaitLine>,
     /// Of these, how many are beyond repair unless drives come back.
     pub beyond: u64,
     /// How long the stripe that has been short of a shard for longest has been so, in milliseconds.
     pub oldest_ms: Option<u64>,
-    /// All stripes are being walked over: what is counted is not all yet.
+    /// All stripes are being walked over: what is counted may not be all yet.
     pub walking: bool,
+    /// All stripes were walked over since the start, and since a drive last went, came back or changed: that nothing else is
+    /// short of a shard is known.
+    #[serde(default)]
+    pub whole_walk: bool,
     /// Stripes that the last whole walk met.
     pub stripes: u64,
     /// Shards rebuilt since the start.
@@ -178,9 +197,11 @@ impl RepairAnswer {
                 .map(|(slack, stripes)| SlackLine { slack: *slack, stripes: *stripes })
                 .collect(),
             waiting: status.waiting,
+            waits: status.waits.iter().map(WaitLine::new).collect(),
             beyond: status.beyond,
             oldest_ms: status.oldest_repair_ms,
             walking: status.walk.running,
+            whole_walk: status.walk.whole,
             stripes: status.walk.stripes,
             rebuilt_shards: status.totals.shards,
             read_bytes: status.totals.read,
@@ -195,23 +216,49 @@ impl RepairAnswer {
         }
     }
 
-    /// Whether every stripe is whole and nothing is alarming.
+    /// Whether every stripe is known to be whole, and nothing is alarming.
     pub fn is_well(&self) -> bool {
-        self.by_slack.is_empty() && self.alarms.is_empty()
+        self.whole_walk && self.by_slack.is_empty() && self.alarms.is_empty()
+    }
+}
+
+/// Stripes that wait for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitLine {
+    /// Why they wait.
+    pub why: String,
+    /// How many they are.
+    pub stripes: u64,
+    /// Until when the first of them waits; absent: until something changes.
+    pub until_ms: Option<u64>,
+    /// Until when the last of them waits.
+    pub last_ms: Option<u64>,
+}
+
+impl WaitLine {
+    fn new(waits: &Waits) -> WaitLine {
+        let Waits { why: first, stripes, until_ms } = *waits;
+        WaitLine { why: why(first), stripes, until_ms: first.until_ms(), last_ms: until_ms }
     }
 }
 
 /// `GET /v1/repair/plan`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanAnswer {
     /// To be rebuilt, the most endangered first.
     pub items: Vec<PlanItem>,
-    /// To be rebuilt after those.
+    /// How many are to be rebuilt after those.
     pub later: u64,
-    /// Stripes to be made narrower.
+    /// Stripes to be made narrower, up to a thousand.
     pub narrower: Vec<String>,
-    /// Left as they are for now.
+    /// Left as they are for now: the most endangered first, up to a thousand.
     pub waiting: Vec<PlanWaiting>,
+    /// All that wait, counted by reason.
+    #[serde(default)]
+    pub waits: Vec<WaitLine>,
+    /// All stripes were walked over: nothing else is short of a shard.
+    #[serde(default)]
+    pub whole_walk: bool,
 }
 
 /// One stripe's repair.
@@ -240,11 +287,14 @@ pub struct PlanWaiting {
     pub slack: i32,
     /// Why it waits.
     pub why: String,
+    /// Until when; absent: until something changes.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
 }
 
 impl PlanAnswer {
-    /// From the planner's own.
-    pub fn new(plan: &Plan) -> PlanAnswer {
+    /// From the keeper's own.
+    pub fn new(plan: &Plan, status: &KeepStatus) -> PlanAnswer {
         let items = plan.items.iter().map(|item| PlanItem {
             stripe: item.stripe.to_string(),
             slack: item.slack,
@@ -257,12 +307,15 @@ impl PlanAnswer {
             stripe: waiting.stripe.to_string(),
             slack: waiting.slack,
             why: why(waiting.why),
+            until_ms: waiting.why.until_ms(),
         });
         PlanAnswer {
             items: items.collect(),
             later: plan.later as u64,
             narrower: plan.narrower.iter().map(ToString::to_string).collect(),
             waiting: waiting.collect(),
+            waits: status.waits.iter().map(WaitLine::new).collect(),
+            whole_walk: status.walk.whole,
         }
     }
 }
@@ -272,6 +325,7 @@ fn why(wait: Wait) -> String {
         Wait::Grace { .. } => "its drive may answer again".to_owned(),
         Wait::Verify => "its drive is back and is being verified".to_owned(),
         Wait::Replacement { .. } => "no spare drive is left: a replacement is waited for".to_owned(),
+        Wait::Again { .. } => "it was tried and came to nothing: it is tried again".to_owned(),
         Wait::TooFewDrives => "no spare drive is left, and too few for a narrower stripe".to_owned(),
         Wait::NoRoom => "no spare drive is left, and no room outside the reserve for a narrower stripe".to_owned(),
         Wait::NoSpare => "no other drive can take the shard of the drive that is being emptied".to_owned(),
@@ -361,5 +415,24 @@ impl ReclaimAnswer {
             unread_manifests: status.last.unread_manifests,
             refused: status.refused,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metadata::keep::status::{Alarm, WalkStatus};
+
+    /// To a script that asks right after a start, "no stripe is short of a shard" must not be the answer of one who has not looked.
+    #[test]
+    fn all_is_well_only_after_somebody_has_looked() {
+        let walked =
+            |whole| KeepStatus { walk: WalkStatus { whole, ..WalkStatus::default() }, ..KeepStatus::default() };
+        assert!(!RepairAnswer::new(&walked(false)).is_well());
+        assert!(RepairAnswer::new(&walked(true)).is_well());
+        let alarmed = KeepStatus { alarms: vec![Alarm::Overflowed], ..walked(true) };
+        assert!(!RepairAnswer::new(&alarmed).is_well());
+        let wounded = KeepStatus { wounded: [(1, 1)].into(), ..walked(true) };
+        assert!(!RepairAnswer::new(&wounded).is_well());
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::admin_client::StatusAnswer;
 use crate::admin_drives::DriveInfo;
-use crate::keep_answers::{ReclaimAnswer, ScrubDrive};
+use crate::keep_answers::{ReclaimAnswer, RepairAnswer, ScrubDrive};
 use std::fmt::Write;
 
 /// 1 while reads and writes are served, 0 while only reads are.
@@ -75,8 +75,55 @@ pub const RECLAIM_SAVED: &str = "stele_reclaim_saved_bytes_total";
 /// Manifests that can't be read, so that their dedup domain gives nothing back.
 pub const RECLAIM_UNREAD: &str = "stele_reclaim_unread_manifests";
 
+/// Stripes that are not whole, and that nothing can be done about for now.
+pub const REPAIR_WAITING: &str = "stele_repair_waiting_stripes";
+/// Stripes that are beyond repair unless drives come back.
+pub const REPAIR_BEYOND: &str = "stele_repair_beyond_stripes";
+/// Stripes that are to be made narrower.
+pub const REPAIR_NARROWER: &str = "stele_repair_narrower_stripes";
+/// Bytes read for repair since the start.
+pub const REPAIR_READ: &str = "stele_repair_read_bytes_total";
+/// Bytes written by repair since the start.
+pub const REPAIR_WRITTEN: &str = "stele_repair_written_bytes_total";
+/// Stripes that the last whole walk over all of them met.
+pub const STRIPES: &str = "stele_stripes";
+/// 1 when all stripes were looked at since the start and since a drive last changed.
+pub const WALKED: &str = "stele_repair_walked";
+/// Time since the last inventory ended.
+pub const INVENTORY_AGE: &str = "stele_inventory_age_seconds";
+/// Shards that the last inventory found wrong.
+pub const INVENTORY_FOUND: &str = "stele_inventory_found";
+/// Shards that no row names.
+pub const ORPHANS: &str = "stele_inventory_orphans";
+/// Shards on a drive.
+pub const SCRUB_SHARDS: &str = "stele_scrub_shards";
+/// Shards on a drive that were verified from the medium at least once.
+pub const SCRUB_VERIFIED: &str = "stele_scrub_verified_shards";
+/// 1 for a drive whose scrub an operator has paused.
+pub const SCRUB_PAUSED: &str = "stele_scrub_paused";
+/// Warnings: see stele status.
+pub const WARNINGS: &str = "stele_warnings";
+/// Chunks that nobody names any more, by the last pass.
+pub const RECLAIM_CHUNKS: &str = "stele_reclaim_condemned_chunks";
+/// Stripes that were dropped and are not freed yet.
+pub const RECLAIM_STRIPES: &str = "stele_reclaim_waiting_stripes";
+/// Rounds of reclaim since the start.
+pub const RECLAIM_ROUNDS: &str = "stele_reclaim_rounds_total";
+/// Chunks that the last round deleted.
+pub const RECLAIM_DELETED: &str = "stele_reclaim_deleted_chunks";
+/// Frames that the last round moved into fuller stripes.
+pub const RECLAIM_MOVED: &str = "stele_reclaim_moved_frames";
+/// 1 when the last round ended early.
+pub const RECLAIM_FAILED: &str = "stele_reclaim_failed";
+/// Shards that were left alone since the start, because something else lies in their place.
+pub const RECLAIM_REFUSED: &str = "stele_reclaim_refused_total";
+/// How long the last mark pass took.
+pub const RECLAIM_TOOK: &str = "stele_reclaim_pass_seconds";
+/// The epoch of this start.
+pub const EPOCH: &str = "stele_epoch";
+
 /// All names, and what they mean: for the page itself, and for the test that compares the alert rules with it.
-pub const ALL: [(&str, &str, &str); 33] = [
+pub const ALL: [(&str, &str, &str); 56] = [
     (SERVING, "gauge", "1 while reads and writes are served"),
     (JOURNAL_APPLIED, "counter", "The last journal entry"),
     (JOURNAL_SEALED, "counter", "The last sealed journal entry"),
@@ -114,6 +161,33 @@ pub const ALL: [(&str, &str, &str); 33] = [
     (RECLAIM_LEFT, "gauge", "Bytes of them that may be freed now"),
     (RECLAIM_SAVED, "counter", "Bytes that compressing again what was rewritten has saved since the start"),
     (RECLAIM_UNREAD, "gauge", "Manifests that can't be read, so that their dedup domain gives nothing back"),
+    (REPAIR_WAITING, "gauge", "Stripes that are not whole, and that nothing can be done about for now"),
+    (REPAIR_BEYOND, "gauge", "Stripes that are beyond repair unless drives come back"),
+    (REPAIR_NARROWER, "gauge", "Stripes that are to be made narrower"),
+    (REPAIR_READ, "counter", "Bytes read for repair since the start"),
+    (REPAIR_WRITTEN, "counter", "Bytes written by repair since the start"),
+    (STRIPES, "gauge", "Stripes that the last whole walk over all of them met"),
+    (WALKED, "gauge", "1 when all stripes were looked at since the start and since a drive last changed"),
+    (INVENTORY_AGE, "gauge", "Time since the last inventory ended"),
+    (INVENTORY_FOUND, "gauge", "Shards that the last inventory found wrong"),
+    (ORPHANS, "gauge", "Shards that no row names"),
+    (SCRUB_SHARDS, "gauge", "Shards on a drive"),
+    (SCRUB_VERIFIED, "gauge", "Shards on a drive that were verified from the medium at least once"),
+    (SCRUB_PAUSED, "gauge", "1 for a drive whose scrub an operator has paused"),
+    (WARNINGS, "gauge", "Warnings: see stele status"),
+    (RECLAIM_CHUNKS, "gauge", "Chunks that nobody names any more, by the last pass"),
+    (RECLAIM_STRIPES, "gauge", "Stripes that were dropped and are not freed yet"),
+    (RECLAIM_ROUNDS, "counter", "Rounds of reclaim since the start"),
+    (RECLAIM_DELETED, "gauge", "Chunks that the last round deleted"),
+    (RECLAIM_MOVED, "gauge", "Frames that the last round moved into fuller stripes"),
+    (RECLAIM_FAILED, "gauge", "1 when the last round ended early"),
+    (
+        RECLAIM_REFUSED,
+        "counter",
+        "Shards that were left alone since the start, because something else lies in their place",
+    ),
+    (RECLAIM_TOOK, "gauge", "How long the last mark pass took"),
+    (EPOCH, "gauge", "The epoch of this start"),
 ];
 
 struct Page(String);
@@ -146,6 +220,8 @@ fn escape(value: &str) -> String {
 pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive], now_ms: u64) -> String {
     let mut page = Page(String::new());
     page.single(SERVING, f64::from(u8::from(status.mode == "serving")));
+    page.single(WARNINGS, status.warnings.len() as f64);
+    page.single(EPOCH, status.epoch as f64);
     page.single(JOURNAL_APPLIED, status.applied as f64);
     page.single(JOURNAL_SEALED, status.sealed as f64);
     page.single(CAPACITY_TOTAL, status.capacity.total as f64);
@@ -163,6 +239,7 @@ pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive
         page.single(REPAIR_FAILED, repair.failed as f64);
         page.single(ALARMS, repair.alarms.len() as f64);
         page.single(ROW_FAULTS, repair.row_faults.unwrap_or(0) as f64);
+        repairs(&mut page, repair, now_ms);
     }
     if let Some(answer) = &status.reclaim {
         reclaim(&mut page, answer, now_ms);
@@ -171,7 +248,30 @@ pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive
     page.0
 }
 
+fn repairs(page: &mut Page, answer: &RepairAnswer, now_ms: u64) {
+    page.single(REPAIR_WAITING, answer.waiting as f64);
+    page.single(REPAIR_BEYOND, answer.beyond as f64);
+    page.single(REPAIR_NARROWER, answer.narrower as f64);
+    page.single(REPAIR_READ, answer.read_bytes as f64);
+    page.single(REPAIR_WRITTEN, answer.written_bytes as f64);
+    page.single(STRIPES, answer.stripes as f64);
+    page.single(WALKED, f64::from(u8::from(answer.whole_walk)));
+    // Without an inventory there is no age of one.
+    if let Some(ended_ms) = answer.inventory_ms {
+        page.single(INVENTORY_AGE, now_ms.saturating_sub(ended_ms) as f64 / 1000.0);
+        page.single(INVENTORY_FOUND, answer.inventory_found as f64);
+        page.single(ORPHANS, answer.orphans as f64);
+    }
+}
+
 fn reclaim(page: &mut Page, answer: &ReclaimAnswer, now_ms: u64) {
+    page.single(RECLAIM_CHUNKS, answer.condemned as f64);
+    page.single(RECLAIM_STRIPES, answer.waiting as f64);
+    page.single(RECLAIM_ROUNDS, answer.rounds as f64);
+    page.single(RECLAIM_DELETED, answer.deleted as f64);
+    page.single(RECLAIM_MOVED, answer.moved as f64);
+    page.single(RECLAIM_FAILED, f64::from(u8::from(!answer.error.is_empty())));
+    page.single(RECLAIM_REFUSED, answer.refused as f64);
     page.single(RECLAIM_HELD, f64::from(u8::from(answer.held.is_some())));
     page.single(RECLAIM_FREED, answer.freed_bytes as f64);
     page.single(RECLAIM_CONDEMNED, answer.condemned_bytes as f64);
@@ -180,6 +280,7 @@ fn reclaim(page: &mut Page, answer: &ReclaimAnswer, now_ms: u64) {
     // Without a pass there is no age of one.
     if answer.pass_ms > 0 {
         page.single(RECLAIM_PASS, now_ms.saturating_sub(answer.pass_ms) as f64 / 1000.0);
+        page.single(RECLAIM_TOOK, answer.pass_took_ms as f64 / 1000.0);
     }
     page.single(RECLAIM_BACKLOG, answer.backlog_stripes as f64);
     if let (Some(day), Some(left)) = (answer.day_bytes, answer.day_left) {
@@ -233,6 +334,14 @@ fn scrubs(page: &mut Page, scrub: &[ScrubDrive], now_ms: u64) {
         let done = if drive.total_bytes == 0 { 1.0 } else { drive.pass_bytes as f64 / drive.total_bytes as f64 };
         page.sample(SCRUB_PROGRESS, &[("drive", &drive.drive)], done.min(1.0));
     }
+    for (name, of) in [
+        (SCRUB_SHARDS, (|drive| drive.shards) as fn(&ScrubDrive) -> u64),
+        (SCRUB_VERIFIED, |drive| drive.verified_shards),
+        (SCRUB_PAUSED, |drive| u64::from(drive.state == "paused")),
+    ] {
+        page.head(name);
+        scrub.iter().for_each(|drive| page.sample(name, &[("drive", &drive.drive)], of(drive) as f64));
+    }
     page.head(FINDINGS);
     for drive in scrub {
         for (kind, count) in &drive.findings {
@@ -244,6 +353,8 @@ fn scrubs(page: &mut Page, scrub: &[ScrubDrive], now_ms: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin_client::CapacityAnswer;
+    use crate::keep_answers::SlackLine;
 
     /// An alert on a metric that nobody exports never fires.
     #[test]
@@ -255,6 +366,78 @@ mod tests {
         for word in used {
             assert!(ALL.iter().any(|(name, ..)| *name == word), "{word} is not a metric");
         }
+        let expressions: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+        assert_eq!(expressions.len(), rules.matches("- alert: ").count());
+        assert!(expressions.iter().all(|expression| expression.contains("stele_")), "{expressions:?}");
+    }
+
+    /// Puts another number, all of them different, in the place of each number and each absent value.
+    fn numbered<T: serde::Serialize + serde::de::DeserializeOwned>(of: &T, next: &mut u64) -> (T, Vec<(String, u64)>) {
+        let mut value = serde_json::to_value(of).unwrap();
+        let mut numbers = Vec::new();
+        for (name, field) in value.as_object_mut().unwrap() {
+            if (field.is_number() || field.is_null()) && name != "held" {
+                *next += 1000;
+                *field = (*next).into();
+                numbers.push((name.clone(), *next));
+            }
+        }
+        (serde_json::from_value(value).unwrap(), numbers)
+    }
+
+    /// What `stele status` shows and nobody can watch is watched by nobody.
+    #[test]
+    fn every_figure_of_the_status_has_a_metric() {
+        let mut next = 1_000_000;
+        let (repair, mut figures) = numbered(&RepairAnswer::default(), &mut next);
+        let (reclaim, more) = numbered(&ReclaimAnswer::default(), &mut next);
+        figures.extend(more);
+        let drive = ScrubDrive {
+            drive: "d".to_owned(),
+            state: "running".to_owned(),
+            medium: "direct".to_owned(),
+            pass_began_ms: 0,
+            last_pass_ms: 0,
+            pass_bytes: 0,
+            total_bytes: 0,
+            verified_shards: 0,
+            shards: 0,
+            oldest_ms: 0,
+            findings: [("missing".to_owned(), 77)].into(),
+        };
+        let (scrub, more) = numbered(&drive, &mut next);
+        // Of a pass `stele status` shows which part is done.
+        let of_pass = ["pass_began_ms", "last_pass_ms", "pass_bytes", "total_bytes"];
+        figures.extend(more.into_iter().filter(|(name, _)| !of_pass.contains(&name.as_str())));
+        let (capacity, more) = numbered(&CapacityAnswer::default(), &mut next);
+        figures.extend(more);
+        let repair = RepairAnswer { by_slack: vec![SlackLine { slack: 1, stripes: 33 }], ..repair };
+        let status = StatusAnswer {
+            mode: "serving".to_owned(),
+            reason: String::new(),
+            geometry: "3+2".to_owned(),
+            epoch: 11,
+            applied: 12,
+            sealed: 13,
+            drives: Vec::new(),
+            capacity,
+            warnings: vec![String::new(); 14],
+            repair: Some(RepairAnswer { alarms: vec![String::new(); 15], ..repair }),
+            reclaim: Some(reclaim),
+        };
+        figures.extend([33, 77, 11, 12, 13, 14, 15].map(|n: u64| (format!("number {n}"), n)));
+        let now_ms = 1_000_000_000;
+        let page = page(&status, &[], &[scrub], now_ms);
+        let samples = page.lines().filter(|line| !line.starts_with('#'));
+        let values: Vec<f64> = samples.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        for (name, figure) in figures {
+            let shown = [figure as f64, figure as f64 / 1000.0, (now_ms - figure) as f64 / 1000.0];
+            assert!(shown.iter().any(|value| values.contains(value)), "{name} has no metric:\n{page}");
+        }
+        let named =
+            |name: &str| page.contains(&format!("\n# TYPE {name} ")) || page.starts_with(&format!("# HELP {name} "));
+        let missing: Vec<&str> = ALL.iter().map(|(name, ..)| *name).filter(|name| !named(name)).collect();
+        assert!(missing.is_empty(), "never on the page: {missing:?}");
     }
 
     #[test]

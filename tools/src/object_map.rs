@@ -2,12 +2,11 @@
 //!
 //! Verifying reads the shards from the medium where they lie, on their nodes; the object's bytes go nowhere.
 
-use codec::frame::{Expect, FrameError};
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Lsn, ShardId};
 use codec::manifest::{MAX_DEPTH, Manifest, ManifestError};
-use metadata::client::{FrameReadError, LookupError, MetadataClient};
+use metadata::client::{LookupError, MetadataClient};
 use metadata::index::{self, IndexError, Overlay};
-use metadata::lookup::Located;
+use metadata::keep::manifests::{ManifestReadError, read_manifest};
 use metadata::service::Metadata;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,13 +88,10 @@ pub enum ObjectMapError {
     /// Chunks could not be looked up.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// A part of the manifest can't be read: which chunks there are is unknown.
-    #[error(transparent)]
-    Read(#[from] FrameReadError),
-    /// A part of the manifest is not what it should be.
-    #[error("chunk {0} of the manifest: {1}")]
-    Frame(ChunkId, FrameError),
-    /// A manifest.
+    /// A part of the manifest can't be had: which chunks there are is unknown.
+    #[error("a part of the manifest can't be read: {0}")]
+    Read(#[from] ManifestReadError),
+    /// The version's manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// Its manifest names a chunk that is not known.
@@ -168,26 +164,12 @@ async fn walk(meta: &Metadata, domain: DomainId, root: Manifest, places: &mut Pl
                     None => drop(places.entries.insert(Lsn(located.place.lsn))),
                 }
                 if !entry.leaf {
-                    waiting.push((node(meta, domain, &located).await?, depth + 1));
+                    waiting.push((read_manifest(meta, domain, &located).await?, depth + 1));
                 }
             }
         }
     }
     Ok(())
-}
-
-async fn node(meta: &Metadata, domain: DomainId, located: &Located) -> Result<Manifest, ObjectMapError> {
-    let keys = meta.domain_by_id(domain).await?;
-    let frame = meta.read_frame(located).await?;
-    let expect = Expect {
-        id: located.id,
-        domain,
-        plain_len: located.plain_len,
-        chunk_key: &keys.chunk_key,
-        data_key: keys.data_key.as_ref(),
-    };
-    let plain = codec::frame::decode(&frame, &expect).map_err(|error| ObjectMapError::Frame(located.id, error))?;
-    Ok(Manifest::parse(&plain)?)
 }
 
 /// The shards of a stripe, as the nodes know them without reading.

@@ -9,10 +9,9 @@ mod narrow;
 mod round;
 
 use super::config::KeepConfig;
-use super::dependents::{Dependents, dependents};
 use super::inventory::{InventoryReport, Met, Pass, unnamed};
 use super::lanes::Lanes;
-use super::plan::{Plan, Wait};
+use super::plan::{Plan, Wait, Waiting, count_waits};
 use super::rows::{RowsReport, Slice, scrub_rows};
 use super::status::{Alarm, KeepStatus, Totals, WalkStatus};
 use super::watch::{Drives, Sight};
@@ -41,6 +40,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// While there is work, rounds follow each other after this.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Stripes that wait, and those that are to be narrower, of which a plan that is shown lists so many; the rest is counted.
+const LISTED: usize = 1000;
 /// Rows of the index that one slice of the reference counts may take.
 const SLICE_ROWS: u64 = 4 << 20;
 
@@ -139,6 +140,8 @@ struct Work {
     lanes: Lanes,
     walk: Option<Walk>,
     walked: u64,
+    /// A whole walk has ended since a drive last changed.
+    walked_all: bool,
     walk_at_ms: u64,
     /// When those who wait are looked at again.
     wake_at_ms: u64,
@@ -172,6 +175,24 @@ impl Work {
     fn count_waits(&self, is: impl Fn(&Wait) -> bool) -> u64 {
         self.waits.values().filter(|wait| is(wait)).count() as u64
     }
+
+    /// The plan as an operator wants to see it: what is still to be done of the last one, and all that it had no room for. The
+    /// last plan alone is empty as soon as nothing is left but what waits.
+    fn outlook(&self) -> Plan {
+        let items: Vec<_> = self.plan.items.iter().filter(|item| self.queue.is_ready(item.stripe)).cloned().collect();
+        let ready = self.queue.len().saturating_sub(self.queue.waiting());
+        let waiting = self.queue.those_waiting().filter_map(|(stripe, slack, since_ms)| {
+            let why = *self.waits.get(&stripe)?;
+            Some(Waiting { stripe, slack, since_ms, why })
+        });
+        Plan {
+            later: ready.saturating_sub(items.len()),
+            items,
+            narrower: self.narrower.keys().copied().take(LISTED).collect(),
+            waiting: waiting.take(LISTED).collect(),
+            oldest_ms: self.queue.oldest_ms(),
+        }
+    }
 }
 
 impl Keeper {
@@ -187,6 +208,7 @@ impl Keeper {
             lanes: Lanes::new(drive_rate, per_drive),
             walk: Some(Walk::default()),
             walked: 0,
+            walked_all: false,
             walk_at_ms: 0,
             wake_at_ms: 0,
             usable: Vec::new(),
@@ -203,7 +225,7 @@ impl Keeper {
         };
         // Nothing was counted yet: an operator who asks now is not told that all is well.
         let unseen = Shown {
-            status: KeepStatus { walk: WalkStatus { running: true, stripes: 0 }, ..KeepStatus::default() },
+            status: KeepStatus { walk: WalkStatus { running: true, ..WalkStatus::default() }, ..KeepStatus::default() },
             ..Shown::default()
         };
         Arc::new(Keeper {
@@ -236,7 +258,7 @@ impl Keeper {
         status
     }
 
-    /// What was planned in the last round.
+    /// What is to be done as of the last round, and what waits: of each list the first [`LISTED`], the most endangered first.
     pub fn plan(&self) -> Plan {
         self.shown().plan.clone()
     }
@@ -261,16 +283,6 @@ impl Keeper {
     /// Begins a round soon.
     pub fn wake(&self) {
         self.wake.notify_one();
-    }
-
-    /// What depends on a stripe, up to `limit` of each kind. Scans the index.
-    ///
-    /// # Errors
-    /// The index failed, or the service is stopping.
-    pub async fn dependents(&self, stripe: StripeId, limit: usize) -> Result<Dependents, KeepError> {
-        let kv = self.parts.shared.kv.clone();
-        let scan = tokio::task::spawn_blocking(move || dependents(&*kv, stripe, limit));
-        Ok(scan.await.map_err(|_| KeepError::Stopping)??)
     }
 
     /// Takes up what the drives list, before anybody is served: findings survive a restart, and without them a chunk in a
@@ -391,10 +403,11 @@ impl Keeper {
             repair_paused: self.is_paused(),
             wounded: work.queue.by_slack(),
             waiting: work.queue.waiting() as u64,
+            waits: count_waits(work.waits.values().copied()),
             beyond: work.count_waits(|wait| matches!(wait, Wait::Beyond { .. })),
             overflowed: work.queue.overflowed,
             oldest_repair_ms: work.queue.oldest_ms().map(|since_ms| now_ms.saturating_sub(since_ms)),
-            walk: WalkStatus { running: work.walk.is_some(), stripes: work.walked },
+            walk: WalkStatus { running: work.walk.is_some(), stripes: work.walked, whole: work.walked_all },
             totals: work.totals,
             narrower: work.narrower.len() as u64,
             drives: work.drives.iter().collect(),
@@ -407,7 +420,7 @@ impl Keeper {
         status.alarms.extend(shown.damaged.clone().map(|reason| Alarm::Index { reason }));
         status.alarms.sort();
         shown.status = status;
-        shown.plan = work.plan.clone();
+        shown.plan = work.outlook();
         let data = work.narrower.iter().filter(|(_, class)| **class == StripeClass::Data);
         shown.narrower = data.map(|(id, _)| *id).collect();
     }

@@ -11,6 +11,7 @@
 mod show;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use crate::placement::place;
 use crate::topology::{MIN_FREE, Topology, usable_width};
@@ -18,6 +19,7 @@ use codec::erasure::Geometry;
 use codec::id::{DriveId, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::HashMap;
+pub use waits::{Waits, count_waits};
 
 /// How one shard is. Times are milliseconds on the planner's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +216,7 @@ impl RepairItem {
 }
 
 /// Why a stripe that is not whole is left as it is for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
     /// Its one lost shard is on a drive that may answer again.
     Grace {
@@ -225,6 +227,11 @@ pub enum Wait {
     Verify,
     /// No drive is left for the shard: one lost drive is waited for.
     Replacement {
+        /// Until when.
+        until_ms: u64,
+    },
+    /// It was tried, and came to nothing; others first.
+    Again {
         /// Until when.
         until_ms: u64,
     },
@@ -261,7 +268,7 @@ pub struct Waiting {
 pub struct Plan {
     /// To be rebuilt, the most endangered first.
     pub items: Vec<RepairItem>,
-    /// To be rebuilt after those: no sources and targets were chosen yet.
+    /// How many are to be rebuilt after those: no sources and targets were chosen yet.
     pub later: usize,
     /// To be made narrower, the most endangered first.
     pub narrower: Vec<StripeId>,

@@ -1,6 +1,7 @@
 //! What keeping tells an operator.
 
 use super::inventory::InventoryReport;
+use super::plan::Waits;
 use super::rows::RowsReport;
 use super::watch::Seen;
 use codec::id::{DriveId, StripeId};
@@ -31,6 +32,8 @@ pub struct WalkStatus {
     pub running: bool,
     /// Stripes that the last whole walk met.
     pub stripes: u64,
+    /// A whole walk has ended since the start, and since a drive last went, came back or changed: what is counted is all.
+    pub whole: bool,
 }
 
 /// The state of keeping. Times are milliseconds since the Unix epoch on the keeper's clock, which runs evenly.
@@ -44,6 +47,8 @@ pub struct KeepStatus {
     pub wounded: BTreeMap<i32, u64>,
     /// Of these, how many nothing can be done about for now.
     pub waiting: u64,
+    /// What they wait for, and until when.
+    pub waits: Vec<Waits>,
     /// Of these, how many are beyond repair unless drives come back.
     pub beyond: u64,
     /// More stripes are wounded than are tracked.

@@ -11,7 +11,7 @@ use super::watch::{Drives, Sight};
 use crate::index::{self, IndexError, View};
 use crate::lookup::{self, BadShards};
 use codec::effect::StripeRow;
-use codec::id::{DriveId, ShardId, StripeId};
+use codec::id::{DriveId, Epoch, ShardId, StripeId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use storage_node::keep::{Finding, FindingKind, Subject};
@@ -213,6 +213,18 @@ impl Queue {
     /// Up to `count` stripes that don't wait, in order.
     pub fn first(&self, count: usize) -> Vec<StripeId> {
         self.order.iter().take_while(|(waits, ..)| !waits).take(count).map(|(.., id)| *id).collect()
+    }
+
+    /// Whether something can be done about a stripe in it now.
+    pub fn is_ready(&self, id: StripeId) -> bool {
+        self.places.get(&id).is_some_and(|place| !place.waits)
+    }
+
+    /// Those that wait, in order: with their slack, and since when each has been short of a shard.
+    pub fn those_waiting(&self) -> impl Iterator<Item = (StripeId, i32, Option<u64>)> + '_ {
+        let from = (true, i32::MIN, StripeId { epoch: Epoch(0), counter: 0 });
+        let waiting = self.order.range(from..).filter_map(|(.., id)| Some((*id, self.places.get(id)?)));
+        waiting.map(|(id, place)| (id, place.slack, place.since_ms))
     }
 
     /// Nobody waits any more: something has changed.

@@ -1,10 +1,11 @@
 //! `stele drive`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
 
+use super::keep::{Asked, show};
 use super::{NOT_WELL, Server, client};
 use crate::admin_client::{AdminClient, ClientError};
 use crate::admin_drives::{AddQuestion, DriveChanged, DriveInfo, DriveQuestion, DrivesAnswer};
 use crate::progress::{Progress, Unit};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use hyper::Method;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -12,15 +13,6 @@ use std::time::Duration;
 
 /// How often the server is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-
-#[derive(Debug, Args)]
-pub(super) struct Asked {
-    #[command(flatten)]
-    server: Server,
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Drive {
@@ -86,7 +78,7 @@ pub(super) async fn drive(command: Drive) -> Result<u8, ClientError> {
         Drive::Add { path, wait, asked } => {
             let question = AddQuestion { drive: None, path: absolute(&path, &asked.server), wait };
             let changed = ask(&asked, "/v1/drives/add", &question, "adding a drive").await?;
-            say(&asked, &changed, |changed| match &changed.drive {
+            show(&changed, asked.json, |changed| match &changed.drive {
                 Some(drive) => println!("drive {drive} takes new data"),
                 None => println!("it is being added; stele drive list shows how far it is"),
             });
@@ -98,7 +90,7 @@ pub(super) async fn drive(command: Drive) -> Result<u8, ClientError> {
             if wait {
                 emptied(&asked, changed.drive.as_deref()).await?;
             }
-            say(&asked, &changed, |changed| {
+            show(&changed, asked.json, |changed| {
                 let drive = changed.drive.as_deref().unwrap_or_default();
                 match (cancel, wait) {
                     (true, _) => println!("drive {drive} takes new data again"),
@@ -116,7 +108,7 @@ pub(super) async fn drive(command: Drive) -> Result<u8, ClientError> {
                 true => emptied(&asked, changed.replaced.as_deref()).await?,
                 false => None,
             };
-            say(&asked, &changed, |changed| {
+            show(&changed, asked.json, |changed| {
                 let old = changed.replaced.as_deref().unwrap_or_default();
                 match (&changed.drive, state.as_deref()) {
                     (None, _) => println!("it is being added; stele drive list shows how far it is"),
@@ -132,7 +124,7 @@ pub(super) async fn drive(command: Drive) -> Result<u8, ClientError> {
         Drive::Remove { drive, lost, asked } => {
             let question = DriveQuestion { drive: named(drive, &asked.server), cancel: false, lost };
             let changed = ask(&asked, "/v1/drives/remove", &question, "removing").await?;
-            say(&asked, &changed, |changed| {
+            show(&changed, asked.json, |changed| {
                 println!("drive {} was removed and may be pulled", changed.drive.as_deref().unwrap_or_default())
             });
             Ok(0)
@@ -166,13 +158,6 @@ async fn ask(
     client(&asked.server)?.send(path, question).await
 }
 
-fn say(asked: &Asked, changed: &DriveChanged, print: impl FnOnce(&DriveChanged)) {
-    match asked.json {
-        true => println!("{}", serde_json::to_string_pretty(changed).unwrap_or_default()),
-        false => print(changed),
-    }
-}
-
 /// Waits until nothing is left on a drive; its state then.
 async fn emptied(asked: &Asked, drive: Option<&str>) -> Result<Option<String>, ClientError> {
     let Some(drive) = drive else { return Ok(None) };
@@ -200,10 +185,7 @@ async fn drives(client: &AdminClient) -> Result<Vec<DriveInfo>, ClientError> {
 
 async fn list(asked: Asked) -> Result<u8, ClientError> {
     let answer = DrivesAnswer { drives: drives(&client(&asked.server)?).await? };
-    match asked.json {
-        true => println!("{}", serde_json::to_string_pretty(&answer).unwrap_or_default()),
-        false => answer.drives.iter().for_each(print),
-    }
+    show(&answer, asked.json, |answer| answer.drives.iter().for_each(print));
     let bad = |drive: &DriveInfo| {
         matches!(drive.state.as_str(), "read-only" | "absent" | "failed") || drive.slow || drive.findings > 0
     };

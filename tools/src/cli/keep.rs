@@ -2,8 +2,9 @@
 
 use super::{NOT_WELL, Server, client, wait};
 use crate::admin_client::{AdminClient, ClientError};
-use crate::keep_answers::{FindingsAnswer, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer};
+use crate::keep_answers::{FindingsAnswer, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer, WaitLine};
 use crate::object_map::{ObjectAnswer, ObjectQuestion};
+use crate::progress::{Progress, Unit};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Serialize;
@@ -13,10 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug, Args)]
 pub(super) struct Asked {
     #[command(flatten)]
-    server: Server,
+    pub(super) server: Server,
     /// As JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -37,12 +38,19 @@ pub(super) enum Scrub {
     /// How far it is, drive by drive. Exits with 2 when there are findings.
     Status(Asked),
     /// What is not as it should be. Exits with 2 when there is anything, or a drive could not be asked.
-    Report(Asked),
+    Report {
+        #[command(flatten)]
+        asked: Asked,
+        /// Name the objects that depend on each, up to so many: goes over the whole index, and reads all manifests.
+        #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20")]
+        objects: Option<u32>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Repair {
-    /// Stripes that are not whole, and what repair did. Exits with 2 when there are any, or an alarm.
+    /// Stripes that are not whole, and what repair did. Exits with 2 when there are any, or an alarm, or when not all stripes
+    /// were looked at yet since the start or since a drive changed.
     Status(Asked),
     /// What is to be mended, the most endangered first, and what waits.
     Plan(Asked),
@@ -175,7 +183,7 @@ pub(super) async fn scrub(command: Scrub) -> Result<u8, ClientError> {
         Scrub::Pause(asked) => (Method::POST, "/v1/scrub/pause", asked),
         Scrub::Resume(asked) => (Method::POST, "/v1/scrub/resume", asked),
         Scrub::Status(asked) => (Method::GET, "/v1/scrub", asked),
-        Scrub::Report(asked) => return report(asked).await,
+        Scrub::Report { asked, objects } => return report(asked, objects).await,
     };
     let looks = method == Method::GET;
     let answer: ScrubAnswer = client(&asked.server)?.ask(method, path).await?;
@@ -194,8 +202,15 @@ async fn scrub_wait(asked: Asked) -> Result<u8, ClientError> {
     Ok(if stopped || found(&answer) { NOT_WELL } else { 0 })
 }
 
-async fn report(asked: Asked) -> Result<u8, ClientError> {
-    let answer: FindingsAnswer = client(&asked.server)?.ask(Method::GET, "/v1/scrub/report").await?;
+async fn report(asked: Asked, objects: Option<u32>) -> Result<u8, ClientError> {
+    let path = objects.map_or_else(|| "/v1/scrub/report".to_owned(), |n| format!("/v1/scrub/report?objects={n}"));
+    let progress = Progress::new("looking for what depends on it", Unit::Nothing, asked.json || objects.is_none());
+    let client = client(&asked.server)?;
+    let answer: FindingsAnswer = match objects {
+        Some(_) => client.ask_patiently(Method::GET, &path).await?,
+        None => client.ask(Method::GET, &path).await?,
+    };
+    progress.finish();
     show(&answer, asked.json, print_findings);
     Ok(if answer.findings.is_empty() && answer.unasked.is_empty() { 0 } else { NOT_WELL })
 }
@@ -228,7 +243,8 @@ pub(super) async fn scrub_status(client: &AdminClient) -> Result<ScrubAnswer, Cl
     client.ask(Method::GET, "/v1/scrub").await
 }
 
-fn show<T: Serialize>(answer: &T, json: bool, print: fn(&T)) {
+/// Prints an answer, as JSON or for people.
+pub(super) fn show<T: Serialize>(answer: &T, json: bool, print: impl FnOnce(&T)) {
     match json {
         true => println!("{}", serde_json::to_string_pretty(answer).unwrap_or_default()),
         false => print(answer),
@@ -301,9 +317,19 @@ fn print_findings(answer: &FindingsAnswer) {
             ago(finding.found_ms),
             finding.detail
         );
+        let (objects, count) = (finding.objects.as_deref().unwrap_or_default(), finding.object_count.unwrap_or(0));
+        // A key may hold anything, also what a terminal obeys.
+        objects.iter().for_each(|object| println!("    {}", object.escape_debug()));
+        match count.saturating_sub(objects.len() as u64) {
+            0 => {}
+            more => println!("    ... and {more} more objects"),
+        }
     }
     if answer.more {
         println!("... and more");
+    }
+    if answer.unread_manifests > 0 {
+        println!("{} manifests can't be read: more objects may depend on these", answer.unread_manifests);
     }
     answer.unasked.iter().for_each(|line| println!("not asked: {line}"));
     if answer.findings.is_empty() && answer.unasked.is_empty() {
@@ -315,11 +341,16 @@ fn print_findings(answer: &FindingsAnswer) {
 pub(super) fn print_repair(answer: &RepairAnswer) {
     let wounded: u64 = answer.by_slack.iter().map(|line| line.stripes).sum();
     let state = if answer.paused { " (paused)" } else { "" };
-    let walking = if answer.walking { ", still being counted" } else { "" };
+    let walking = match (answer.whole_walk, answer.walking) {
+        (false, _) => ", as far as was looked: not all were yet",
+        (true, true) => ", all being looked at once more",
+        (true, false) => "",
+    };
     println!(
         "repair{state}: {wounded} stripes are not whole{walking}; {} wait, {} are beyond repair",
         answer.waiting, answer.beyond
     );
+    print_waits(&answer.waits);
     for line in &answer.by_slack {
         match line.slack {
             0.. => println!("  {} stripes can lose {} more shards", line.stripes, line.slack),
@@ -344,6 +375,22 @@ pub(super) fn print_repair(answer: &RepairAnswer) {
     answer.alarms.iter().for_each(|alarm| println!("alarm: {alarm}"));
 }
 
+fn print_waits(waits: &[WaitLine]) {
+    for line in waits {
+        println!("  {} stripes wait{}: {}", line.stripes, until(line.until_ms, line.last_ms), line.why);
+    }
+}
+
+/// Until when something waits that ends at these times, from the first to the last of its kind.
+fn until(first: Option<u64>, last: Option<u64>) -> String {
+    let left = |ms: u64| length(ms.saturating_sub(now_ms()));
+    match (first.map(left), last.map(left)) {
+        (Some(first), Some(last)) if first != last => format!(" {first} to {last} more"),
+        (Some(left), _) => format!(" {left} more"),
+        (None, _) => String::new(),
+    }
+}
+
 fn print_plan(answer: &PlanAnswer) {
     for item in &answer.items {
         let targets: Vec<String> = item.targets.iter().map(|(i, drive)| format!("{i} -> {}", short(drive))).collect();
@@ -357,11 +404,17 @@ fn print_plan(answer: &PlanAnswer) {
         );
     }
     answer.narrower.iter().for_each(|stripe| println!("stripe {stripe}  to be made narrower"));
-    answer.waiting.iter().for_each(|w| println!("stripe {}  slack {}  waits: {}", w.stripe, w.slack, w.why));
     if answer.later > 0 {
         println!("... and {} more to be mended after those", answer.later);
     }
-    if answer.items.is_empty() && answer.narrower.is_empty() && answer.waiting.is_empty() {
-        println!("nothing is to be mended");
+    for w in &answer.waiting {
+        println!("stripe {}  slack {}  waits{}: {}", w.stripe, w.slack, until(w.until_ms, None), w.why);
+    }
+    print_waits(&answer.waits);
+    let nothing = answer.items.is_empty() && answer.narrower.is_empty() && answer.later == 0 && answer.waits.is_empty();
+    match (nothing, answer.whole_walk) {
+        (true, true) => println!("nothing is to be mended"),
+        (true, false) => println!("nothing is to be mended as far as was looked: not all stripes were yet"),
+        (false, _) => {}
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn repair(client: &AdminClient, json: bool) -> Result<RepairAns
     loop {
         let answer: RepairAnswer = client.ask(Method::GET, "/v1/repair").await?;
         let wounded: u64 = answer.by_slack.iter().map(|line| line.stripes).sum();
-        if !answer.walking && (answer.paused || wounded <= answer.waiting) {
+        if answer.whole_walk && !answer.walking && (answer.paused || wounded <= answer.waiting) {
             return Ok(answer);
         }
         most = most.max(wounded);

@@ -5,11 +5,11 @@ use super::stripes::{StripeFixity, Stripes};
 use super::{FixityError, OBJECT_SHARDS, ObjectFixity};
 use crate::client::{LookupError, MetadataClient};
 use crate::index::{self, OBJECTS, Overlay, View};
+use crate::keep::manifests::read_manifest;
 use crate::lookup::Located;
 use crate::service::Metadata;
 use codec::effect::{Content, VersionRow};
-use codec::frame::Expect;
-use codec::id::{BucketId, ChunkId, DomainId, Lsn, StripeId};
+use codec::id::{BucketId, ChunkId, Lsn, StripeId};
 use codec::manifest::{MAX_DEPTH, Manifest};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -142,9 +142,10 @@ impl<'l, 'a> Looking<'l, 'a> {
                     };
                     self.chunk(&located).await;
                     if !entry.leaf {
-                        match self.node(content.domain_id(), &located).await {
+                        // What it lists is part of the object.
+                        match read_manifest(self.meta, content.domain_id(), &located).await {
                             Ok(manifest) => manifests.push((manifest, depth + 1)),
-                            Err(reason) => self.unknown(format!("manifest chunk {}: {reason}", entry.id)),
+                            Err(error) => self.unknown(format!("manifest chunk {}: {error}", entry.id)),
                         }
                     }
                 }
@@ -164,21 +165,6 @@ impl<'l, 'a> Looking<'l, 'a> {
         if self.waiting.len() >= ASK {
             self.settle().await;
         }
-    }
-
-    /// Reads a manifest chunk: what it lists is part of the object.
-    async fn node(&self, domain: DomainId, located: &Located) -> Result<Manifest, String> {
-        let keys = self.meta.domain_by_id(domain).await.map_err(|error| error.to_string())?;
-        let frame = self.meta.read_frame(located).await.map_err(|error| error.to_string())?;
-        let expect = Expect {
-            id: located.id,
-            domain,
-            plain_len: located.plain_len,
-            chunk_key: &keys.chunk_key,
-            data_key: keys.data_key.as_ref(),
-        };
-        let plain = codec::frame::decode(&frame, &expect).map_err(|error| error.to_string())?;
-        Manifest::parse(&plain).map_err(|error| error.to_string())
     }
 
     /// Adds the stripes that wait.

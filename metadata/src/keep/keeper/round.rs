@@ -94,6 +94,7 @@ impl Keeper {
         work.usable = usable;
         if look.changed || (work.walk.is_none() && ms >= work.walk_at_ms) {
             work.walk = Some(Walk::default());
+            work.walked_all &= !look.changed;
             work.walk_at_ms = if look.changed { ms.saturating_add(WALK_AGAIN_MS) } else { u64::MAX };
         }
         work.avoid.retain(|_, until_ms| *until_ms > ms);
@@ -196,6 +197,7 @@ impl Keeper {
             }
             if ended {
                 work.walked = walk.stripes;
+                work.walked_all = true;
                 let again = now.ms.saturating_add(self.parts.config.walk_every_ms);
                 work.walk_at_ms = work.walk_at_ms.min(again);
                 if std::mem::take(&mut work.queue.overflowed) {
@@ -428,6 +430,7 @@ impl Keeper {
         {
             // The same again would come to the same at once; others first.
             work.queue.put(&stripe, true);
+            work.waits.insert(item.stripe, Wait::Again { until_ms: work.wake_at_ms });
         }
         Ok(())
     }

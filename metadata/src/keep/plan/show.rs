@@ -23,6 +23,7 @@ impl fmt::Display for Wait {
             Wait::Grace { .. } => write!(f, "waits for its drive to answer again"),
             Wait::Verify => write!(f, "waits until its drive, which is back, is verified"),
             Wait::Replacement { .. } => write!(f, "no spare drive: waits for a replacement"),
+            Wait::Again { .. } => write!(f, "was tried, and came to nothing; is tried again"),
             Wait::TooFewDrives => write!(f, "no spare drive, and too few for a narrower stripe"),
             Wait::NoRoom => write!(f, "no spare drive, and no room outside the reserve for a narrower stripe"),
             Wait::NoSpare => write!(f, "no other drive to move to"),
