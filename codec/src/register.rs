@@ -167,11 +167,7 @@ mod tests {
     /// The layout that docs/FORMAT.md shows; written again only when STELE_WRITE_GOLDEN is set.
     #[test]
     fn golden() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/register-v1.bin");
-        if std::env::var_os("STELE_WRITE_GOLDEN").is_some() {
-            std::fs::write(path, sample().encode()).unwrap();
-        }
-        let bytes = std::fs::read(path).unwrap();
+        let bytes = crate::golden::read("register-v1.bin", || sample().encode().to_vec());
         assert_eq!(Register::parse(&bytes).unwrap(), sample());
         assert_eq!(sample().encode(), bytes);
     }

@@ -1,6 +1,9 @@
 //! Chunk boundaries are part of the format: documents stored today must dedup against those of ten years ago.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../src/golden.rs"]
+mod golden;
+
 use bytes::Bytes;
 use codec::chunk::{ChunkSizes, Chunker};
 use proptest::prelude::*;
@@ -52,7 +55,7 @@ fn lengths(chunks: &[Bytes]) -> Vec<usize> {
 }
 
 /// One line per input: its name, the sizes, and the lengths of its chunks.
-fn golden() -> String {
+fn cuts() -> String {
     let inputs: [(&str, Vec<u8>); 5] = [
         ("empty", Vec::new()),
         ("noise-1", noise(1, 1 << 20)),
@@ -74,11 +77,8 @@ fn golden() -> String {
 
 #[test]
 fn boundaries_are_where_they_always_were() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/chunk-cuts-v1.txt");
-    if std::env::var_os("STELE_WRITE_GOLDEN").is_some() {
-        std::fs::write(path, golden()).unwrap();
-    }
-    assert_eq!(std::fs::read_to_string(path).unwrap(), golden());
+    let kept = golden::read("chunk-cuts-v1.txt", || cuts().into_bytes());
+    assert_eq!(String::from_utf8(kept).unwrap(), cuts());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! R3: the erasure code against a second implementation and against the crate that it takes its matrix from.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../src/golden.rs"]
+mod golden;
 mod oracle;
 
 use codec::erasure::{Erasure, Geometry, Kernel, self_test, self_test_of};
@@ -185,11 +187,7 @@ fn r3_known_answers_are_those_of_the_second_implementation() {
             answers.extend_from_slice(&blake3::hash(parity).as_bytes()[..8]);
         }
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/erasure-known-answers.bin");
-    if std::env::var_os("STELE_WRITE_GOLDEN").is_some() {
-        std::fs::write(path, &answers).unwrap();
-    }
-    assert_eq!(std::fs::read(path).unwrap(), answers);
+    golden::check("erasure-known-answers.bin", &answers);
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 #![allow(missing_docs)]
 
+#[path = "../src/golden.rs"]
+mod golden;
+
 use std::fs;
-use std::path::Path;
 
 fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
+    fs::read_to_string(golden::package().join(path)).expect(path)
 }
 
 /// The value of `attribute = "..."` in a line.

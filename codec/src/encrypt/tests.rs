@@ -37,11 +37,9 @@ fn r17_damaged_wrapped_secrets_are_refused() {
 
 #[test]
 fn golden_wrapped_secret_is_still_readable() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/wrapped-secret-v1.bin");
-    if std::env::var_os("STELE_WRITE_GOLDEN").is_some() {
-        std::fs::write(path, kek().wrap(b"purpose", b"golden secret").unwrap()).unwrap();
-    }
-    assert_eq!(&kek().unwrap(b"purpose", &std::fs::read(path).unwrap()).unwrap()[..], b"golden secret");
+    let wrapped =
+        crate::golden::read("wrapped-secret-v1.bin", || kek().wrap(b"purpose", b"golden secret").unwrap().to_vec());
+    assert_eq!(&kek().unwrap(b"purpose", &wrapped).unwrap()[..], b"golden secret");
 }
 
 #[test]

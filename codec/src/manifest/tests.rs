@@ -146,11 +146,7 @@ fn r17_every_flip_and_every_cut_is_detected() {
 fn the_golden_manifest_is_still_written_and_read() {
     let entries = vec![leaf(0, 65_536), Entry { leaf: false, ..leaf(1, 1 << 40) }, leaf(2, 1)];
     let manifest = Manifest::new(entries).unwrap();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/manifest-v1.bin");
-    if std::env::var_os("STELE_WRITE_GOLDEN").is_some() {
-        std::fs::write(path, manifest.encode()).unwrap();
-    }
-    let golden = std::fs::read(path).unwrap();
+    let golden = crate::golden::read("manifest-v1.bin", || manifest.encode().to_vec());
     assert_eq!(golden, manifest.encode());
     assert_eq!(Manifest::parse(&golden), Ok(manifest));
 }
