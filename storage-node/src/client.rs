@@ -50,6 +50,8 @@ pub enum DriveHealth {
 pub struct DriveStatus {
     /// Its identity.
     pub id: DriveId,
+    /// Its node, among those of the cluster: what fails together. 0 where there is one node, in the same process.
+    pub node: u32,
     /// Where it is, for people.
     pub path: String,
     /// Whether it can be used.
@@ -76,6 +78,19 @@ pub struct DriveStatus {
     /// How often the node has opened the drive since it started. One that was away and is back has a higher number than
     /// before, also for those who did not look while it was away: what it holds may have changed meanwhile.
     pub opened: u32,
+    /// How long the oldest of the operations that the drive was asked for has waited, in milliseconds; 0: none waits.
+    pub unanswered_ms: u64,
+}
+
+/// A drive that lets an operation wait for so long is stalled: none that works does, but one that tries hard to read a bad
+/// sector may. It is no place for new shards as far as others will do, and is not waited for by who can read elsewhere.
+pub const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+impl DriveStatus {
+    /// Whether the drive lets an operation wait for longer than `limit`.
+    pub fn waits(&self, limit: Duration) -> bool {
+        u128::from(self.unanswered_ms) >= limit.as_millis()
+    }
 }
 
 /// A journal segment, as found on a drive.
@@ -204,6 +219,10 @@ pub enum WriteError {
         /// The batch's first LSN.
         got: Lsn,
     },
+    /// A shard of that name is there, or is just being written, and it belongs to a stripe with another root: an id that was
+    /// used twice (R1). What is there stays.
+    #[error("the shard's id belongs to another stripe")]
+    WrongStripe,
     /// The header and the payload do not belong together: a mistake of the caller.
     #[error("malformed record: {0}")]
     Malformed(&'static str),
@@ -288,6 +307,13 @@ pub async fn in_time<T>(
 pub trait NodeClient: Send + Sync {
     /// The drives and how they are.
     async fn drives(&self) -> Vec<DriveStatus>;
+
+    /// Whether a drive is known to let an operation wait for [`STALLED_AFTER`] or longer just now: others are asked first, or
+    /// at the same time. A hint, answered at once from what is known; `false` where nothing is.
+    fn is_stalled(&self, drive: DriveId) -> bool {
+        let _not_known = drive;
+        false
+    }
 
     /// Appends a shard. `Ok` means durable: synced, on a file that still has its name, on a drive that is still the
     /// same (R5). Writing the same shard again is allowed; the newer copy is the one that is read.

@@ -10,6 +10,7 @@
 
 pub mod faulty;
 pub mod real;
+pub(crate) mod watched;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -139,6 +140,16 @@ impl DiskError {
     /// Whether the drive has no room, which is no fault of the drive (R6).
     pub fn is_full(&self) -> bool {
         matches!(self, DiskError::Full { .. })
+    }
+
+    /// Whether this process, or the whole machine, has run out of something: that says nothing of the drive.
+    pub fn is_exhaustion(&self) -> bool {
+        matches!(self, DiskError::Io { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM, .. })
+    }
+
+    /// Whether this process was not let look, or ran out of something: the drive may be as good as ever.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, DiskError::Io { errno: Errno::ACCESS | Errno::PERM, .. }) || self.is_exhaustion()
     }
 
     /// Whether the name does not exist on a drive that is there.

@@ -74,6 +74,23 @@ pub enum DriveError {
         /// The drive.
         drive: DriveId,
     },
+    /// The drive's node is another process, and did not answer, or refused.
+    #[error("the node of the drive does not answer")]
+    Unreachable,
+    /// The drive's node is another process: its own configuration says which directories are its drives.
+    #[error("{path} is not added from here: it is for the configuration of a storage node to name it")]
+    Elsewhere {
+        /// The directory.
+        path: String,
+    },
+    /// The drive does not answer, or failed in another way while it was begun. It is not asked again before it has answered.
+    #[error("drive {drive} failed: {reason}")]
+    Failed {
+        /// The drive.
+        drive: DriveId,
+        /// What is known.
+        reason: String,
+    },
     /// A drive's thread ended or could not be started.
     #[error("the thread of drive {drive} is not running")]
     Thread {
@@ -131,6 +148,9 @@ pub enum ProbedState {
     /// No directory there.
     #[error("there is no such directory")]
     Missing,
+    /// The system did not let this process look, so nobody knows what is there.
+    #[error("not looked at: {0}")]
+    Refused(DiskError),
     /// Something is there, but it is no drive that can be used.
     #[error("not usable: {reason}")]
     Damaged {
@@ -161,6 +181,10 @@ pub fn probe(disk: Arc<dyn Disk>, cluster: Option<ClusterId>) -> ProbedDrive {
         ProbedState::Ours => read_register(&*disk),
         _ => Ok(Bytes::new()),
     };
+    let state = match &register {
+        Err(error) if error.is_refusal() => ProbedState::Refused(error.clone()),
+        _ => state,
+    };
     let register_damaged = register.is_err();
     ProbedDrive { disk, state, identity, register: register.unwrap_or_default(), register_damaged }
 }
@@ -169,7 +193,7 @@ fn probe_identity(disk: &dyn Disk, cluster: Option<ClusterId>) -> (ProbedState, 
     match disk.exists() {
         Ok(true) => {}
         Ok(false) | Err(DiskError::Gone { .. } | DiskError::NotFound { .. }) => return (ProbedState::Missing, None),
-        Err(error) => return (ProbedState::Damaged { reason: error.to_string() }, None),
+        Err(error) => return (unreadable(error), None),
     }
     match disk.read_small(IDENTITY_FILE) {
         Ok(bytes) => match Identity::parse(&bytes) {
@@ -182,10 +206,14 @@ fn probe_identity(disk: &dyn Disk, cluster: Option<ClusterId>) -> (ProbedState, 
         Err(DiskError::NotFound { .. }) => match formattable(disk) {
             Ok(true) => (ProbedState::Empty, None),
             Ok(false) => (ProbedState::Damaged { reason: "it holds files but no identity".to_owned() }, None),
-            Err(error) => (ProbedState::Damaged { reason: error.to_string() }, None),
+            Err(error) => (unreadable(error), None),
         },
-        Err(error) => (ProbedState::Damaged { reason: error.to_string() }, None),
+        Err(error) => (unreadable(error), None),
     }
+}
+
+fn unreadable(error: DiskError) -> ProbedState {
+    if error.is_refusal() { ProbedState::Refused(error) } else { ProbedState::Damaged { reason: error.to_string() } }
 }
 
 /// Nothing in it but what a format that was interrupted may have left: empty directories and an unfinished identity.
@@ -299,16 +327,21 @@ pub(crate) fn check_held_identity(disk: &dyn Disk, file: &dyn DiskFile, identity
 
 /// A drive's health, shared by its thread and its readers.
 #[derive(Debug)]
-pub struct Health(Mutex<DriveHealth>);
+pub struct Health {
+    now: Mutex<DriveHealth>,
+    /// Wakes those who wait for a drive that has failed.
+    failed: tokio::sync::watch::Sender<bool>,
+}
 
 impl Health {
     /// A drive that was opened and does not take writes yet.
     pub fn not_begun() -> Health {
-        Health(Mutex::new(DriveHealth::ReadOnly { reason: "the node has not begun".to_owned() }))
+        let now = Mutex::new(DriveHealth::ReadOnly { reason: "the node has not begun".to_owned() });
+        Health { now, failed: tokio::sync::watch::Sender::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, DriveHealth> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The health now.
@@ -322,6 +355,14 @@ impl Health {
             DriveHealth::Failed { reason } => Some(reason.clone()),
             _ => None,
         }
+    }
+
+    /// Waits until reads are refused, and says why.
+    pub async fn until_failed(&self) -> String {
+        let mut watched = self.failed.subscribe();
+        // The sender lives as long as `self`.
+        let _failed = watched.wait_for(|failed| *failed).await;
+        self.failed().unwrap_or_default()
     }
 
     /// The drive begins to take writes; one that failed meanwhile stays failed.
@@ -345,6 +386,7 @@ impl Health {
         let mut health = self.lock();
         if !matches!(*health, DriveHealth::Failed { .. }) {
             *health = DriveHealth::Failed { reason };
+            self.failed.send_replace(true);
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod clock;
 pub mod disk;
 pub mod drive;
+pub mod host;
 pub mod index;
 pub mod keep;
 pub mod kv;
@@ -32,6 +33,7 @@ mod mend;
 mod open;
 mod reserve;
 pub mod scrub;
+mod unanswered;
 
 #[cfg(test)]
 mod tests;

@@ -4,51 +4,41 @@
 //! epoch; how it gets its drives is in `node/opening.rs`. Blocking reads run on tokio's blocking threads, bounded per
 //! drive; writes run on the drive's own thread.
 
-use crate::client::{
-    Damage, DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Lost, NodeClient, ReadError, Reserve, WriteError,
-};
+use crate::client::{Damage, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError};
 use crate::clock::{Clock, SystemClock};
-use crate::disk::{Disk, Space};
-use crate::drive::{DriveError, ProbedDrive, check_held_identity, read_register};
+use crate::drive::{DriveError, ProbedDrive, read_register};
 use crate::free::SHARDS_PER_JOB;
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
     Verified,
 };
 use crate::kv::{Kv, KvError};
-use crate::open::{OpenDrive, add_scanned, costs_one_file};
+use crate::open::OpenDrive;
 use crate::reserve::Tally;
 use crate::sabotage::Sabotage;
 use crate::scrub::{DriveScrub, ScrubConfig, ScrubShared};
-use crate::segment::{ScanFrom, is_freed, scan};
 use crate::write::{Append, Body, Job, Reply};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{ClusterId, DriveId, Epoch, Lsn, ShardId};
 use codec::journal::BatchHeader;
-use codec::segment::{JournalHead, SegmentClass};
+use codec::segment::JournalHead;
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, oneshot};
 
+mod handle;
 mod opening;
+mod verify;
 
-use opening::Opening;
+use handle::DriveHandle;
+use opening::{FailedDrive, Opening};
 
 /// Jobs that wait for a drive's thread; whoever comes then waits to be let in.
 const QUEUE: usize = 1024;
-
-/// How long the drives are given to say how much space they have. A drive that hangs is described by its last answer.
-const SPACE_DEADLINE: Duration = Duration::from_secs(1);
-
-/// How long a drive's scrub is waited for when its node stops.
-const SCRUB_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How a node works.
 #[derive(Clone, Debug)]
@@ -69,6 +59,8 @@ pub struct NodeConfig {
     pub software: String,
     /// How long a drive that is being opened may show no progress before it counts as failed and the others go on.
     pub open_deadline: Duration,
+    /// A drive that lets an operation wait for so long has failed.
+    pub hung_after: Duration,
     /// How long a drive's threads may take to end before it is left to itself.
     pub close_deadline: Duration,
     /// When and how fast its drives are scrubbed.
@@ -92,58 +84,12 @@ impl NodeConfig {
             reads_per_drive: 16,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
             open_deadline: Duration::from_secs(60),
+            hung_after: Duration::from_secs(60),
             close_deadline: Duration::from_secs(10),
             scrub: ScrubConfig::default(),
             clock: Arc::new(SystemClock),
         }
     }
-}
-
-struct DriveHandle {
-    open: Arc<OpenDrive>,
-    jobs: mpsc::Sender<Job>,
-    /// Its part of the reserve, in bytes.
-    reserve: u64,
-    /// How often it was opened, this time included.
-    opened: u32,
-    reads: Arc<Semaphore>,
-    space: Arc<LastSpace>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    /// The thread that scrubs the drive, once the node has begun.
-    scrub: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Drop for DriveHandle {
-    fn drop(&mut self) {
-        self.open.scrub.stop();
-    }
-}
-
-/// The last answer to how much space a drive has, and whether another one is being waited for.
-#[derive(Debug, Default)]
-struct LastSpace {
-    answer: Mutex<Option<Space>>,
-    asking: AtomicBool,
-}
-
-impl LastSpace {
-    fn get(&self) -> Option<Space> {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, answer: Option<Space>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
-    }
-}
-
-/// A drive that could not be opened: known, and not usable.
-#[derive(Clone, Debug)]
-struct FailedDrive {
-    path: String,
-    reason: String,
-    disk: Arc<dyn Disk>,
-    /// Its part of the reserve, in bytes.
-    reserve: u64,
 }
 
 #[derive(Default)]
@@ -152,8 +98,11 @@ struct Drives {
     failed: BTreeMap<DriveId, FailedDrive>,
     /// How often each drive was opened.
     opened: HashMap<DriveId, u32>,
-    /// Drives whose directory was looked at again and has not answered.
-    asked: HashSet<DriveId>,
+    /// Drives that a thread is looking at or opening, and that have not answered; a copy in another directory is another one.
+    asked: HashSet<(DriveId, String)>,
+    /// Who opens, closes or forgets a drive has its turn: two of them would each find the drive locked by the other. A turn
+    /// for each, so that a drive that hangs keeps nobody from the others.
+    turns: HashMap<DriveId, Arc<tokio::sync::Mutex<()>>>,
     epoch: Option<Epoch>,
     /// The reserves, by file system.
     tallies: HashMap<u64, Arc<Tally>>,
@@ -165,7 +114,6 @@ pub struct StorageNode {
     index: Arc<dyn Kv>,
     drives: Arc<Mutex<Drives>>,
     scrub: ScrubShared,
-    reopening: tokio::sync::Mutex<()>,
 }
 
 impl StorageNode {
@@ -196,8 +144,7 @@ impl StorageNode {
     ) -> Result<Arc<StorageNode>, DriveError> {
         let blocks = config.data_segment.max(config.journal_segment) / crate::segment::BLOCK_BYTES;
         let scrub = ScrubShared::new(config.scrub.clone(), Arc::clone(&config.clock), blocks);
-        let node =
-            Arc::new(StorageNode { config, index, drives: Default::default(), scrub, reopening: Default::default() });
+        let node = Arc::new(StorageNode { config, index, drives: Default::default(), scrub });
         let drives = Opening::all(drives, node.config.reserve).await;
         let opening = drives.into_iter().map(|opening| node.open_one(opening));
         // All of them to their end: one that went on by itself would hold its drive's lock against the next attempt.
@@ -270,7 +217,7 @@ impl StorageNode {
     /// brought in line with what was found.
     pub async fn verify(&self, drive: DriveId) -> Result<Vec<Damage>, ReadError> {
         let handle = self.handle(drive).map_err(ReadError::from)?;
-        handle.read(|open| verify(&open)).await
+        handle.read(|open| verify::verify(&open)).await
     }
 
     /// Closes the files that are open for reading, as if others had pushed them out.
@@ -315,56 +262,8 @@ impl StorageNode {
     }
 
     async fn write<T>(&self, drive: DriveId, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, WriteError> {
-        let handle = self.handle(drive)?;
-        let (reply, answer) = oneshot::channel();
-        handle.jobs.send(job(reply)).await.map_err(|_| WriteError::Unreachable)?;
-        answer.await.map_err(|_| WriteError::Unreachable)?
+        self.handle(drive)?.write(job).await
     }
-}
-
-fn verify(open: &OpenDrive) -> Result<Vec<Damage>, ReadError> {
-    let failed = |reason: String| ReadError::DriveFailed { drive: open.identity.drive, reason };
-    let metas: Vec<_> = open.segments.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-    for (i, meta) in metas.iter().enumerate() {
-        let number = meta.header.number;
-        let next = metas[i + 1..].iter().find(|next| next.class() == meta.class());
-        let said = next.and_then(|next| next.header.previous).filter(|closed| closed.number == number);
-        let closed = said.or_else(|| open.closed_length(number));
-        let row = open.index.segment(number).map_err(|error| failed(error.to_string()))?;
-        let barrier = row.filter(|row| row.header == meta.header).map_or(0, |row| row.chain.block);
-        let file = match open.files.get(&*open.disk, meta.class(), number) {
-            Ok(file) => file,
-            // A journal segment that was freed meanwhile.
-            Err(_) if open.segment(number).is_none() => continue,
-            Err(error) if costs_one_file(&error) || error.is_not_found() => {
-                let lost = Damage { segment: number, block: 0, end_block: 1, what: Lost::Segment };
-                open.set_damage(number, vec![lost]);
-                continue;
-            }
-            Err(error) => return Err(failed(error.to_string())),
-        };
-        let from = ScanFrom { chain: meta.start(), barrier, closed, deep: true };
-        let mut scanned = scan(&*file, meta, from, open.disk.sabotage()).map_err(|error| failed(error.to_string()))?;
-        match (meta.class(), closed) {
-            // What is behind the barrier of an open segment may be a group that is being written right now.
-            (SegmentClass::Data, Some(_)) => {
-                let _placing = open.placing();
-                if open.segment(number).is_none() {
-                    continue;
-                }
-                // What was freed since the scan passed by must not come back.
-                scanned.records.retain(|found| !is_freed(&*file, found.block + 1).unwrap_or(false));
-                add_scanned(open, meta, true, scanned).map_err(|error| failed(error.to_string()))?;
-            }
-            (SegmentClass::Data, None) => open.set_damage(number, scanned.damage),
-            (SegmentClass::Journal, _) => {
-                if let Some(segment) = open.journal().get_mut(number) {
-                    segment.damage = scanned.damage;
-                }
-            }
-        }
-    }
-    Ok(open.damaged())
 }
 
 enum Unavailable {
@@ -390,125 +289,6 @@ impl From<Unavailable> for ReadError {
     }
 }
 
-impl DriveHandle {
-    fn is_healthy(&self) -> bool {
-        matches!(self.open.health.get(), DriveHealth::Healthy)
-    }
-
-    async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
-        let gone = || DriveError::Thread { drive: self.open.identity.drive };
-        let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Begin { epoch, reply }).await.map_err(|_| gone())?;
-        let begun = answer.await.map_err(|_| gone())?;
-        // Also a drive that takes no writes is scrubbed: what it holds may be all that is left.
-        self.begin_scrub();
-        begun
-    }
-
-    /// Not before what the start found has been synced: until then the medium need not have it.
-    fn begin_scrub(&self) {
-        let mut scrub = self.scrub.lock().unwrap_or_else(PoisonError::into_inner);
-        if scrub.is_none() {
-            match crate::scrub::spawn(Arc::clone(&self.open), self.jobs.downgrade()) {
-                Ok(thread) => *scrub = Some(thread),
-                Err(error) => tracing::error!(drive = %self.open.identity.drive, %error, "the drive is not scrubbed"),
-            }
-        }
-    }
-
-    async fn scrub_ended(&self) {
-        let thread = self.scrub.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let joined = tokio::task::spawn_blocking(move || thread.join());
-            // One that waits for a drive that hangs reads nothing that anybody still wants.
-            let _in_time = tokio::time::timeout(SCRUB_DEADLINE, joined).await;
-        }
-    }
-
-    /// Runs a blocking look into the index.
-    async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&OpenDrive) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let open = Arc::clone(&self.open);
-        tokio::task::spawn_blocking(move || look(&open)).await.map_err(|_| ReadError::Unreachable)?
-    }
-
-    /// Runs a blocking question about what is on the medium. Not among the reads of clients: it may take long.
-    async fn ask<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce(Arc<OpenDrive>) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let asks = Arc::clone(&self.open.scrub.asks);
-        let permit = asks.acquire_owned().await.map_err(|_| ReadError::Unreachable)?;
-        let open = Arc::clone(&self.open);
-        let asking = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            ask(open)
-        });
-        asking.await.map_err(|_| ReadError::Unreachable)?
-    }
-
-    /// Runs a blocking read, when one of the drive's places for readers is free.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(Arc<OpenDrive>) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(|_| ReadError::Unreachable)?;
-        let open = Arc::clone(&self.open);
-        let reading = tokio::task::spawn_blocking(move || {
-            // Given back when the read ends, also if nobody waits for it any more.
-            let _permit = permit;
-            read(open)
-        });
-        reading.await.map_err(|_| ReadError::Unreachable)?
-    }
-
-    /// Asks how much space there is, and whether the drive is still the drive (a directory that was removed or replaced
-    /// would look healthy until the next write), for as long as the others are given. A question that hangs stays the
-    /// only one: until it is answered the last answer stands, and no more threads wait.
-    async fn ask_space(&self) {
-        if self.space.asking.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (open, space) = (Arc::clone(&self.open), Arc::clone(&self.space));
-        let asking = tokio::task::spawn_blocking(move || {
-            space.set(open.disk.space().ok());
-            if open.health.failed().is_none()
-                && let Err(reason) = check_held_identity(&*open.disk, &*open.identity_file, &open.identity)
-            {
-                tracing::error!(drive = %open.identity.drive, reason, "the drive is gone");
-                open.health.fail(reason);
-            }
-            space.asking.store(false, Ordering::Release);
-        });
-        let _in_time = tokio::time::timeout(SPACE_DEADLINE, asking).await;
-    }
-
-    fn status(&self) -> DriveStatus {
-        let open = &self.open;
-        let space = self.space.get();
-        // One after the other: both look into the journal's map, and a guard in the expression below would live too long.
-        let journal_segments = open.journal().len();
-        let damaged = open.damaged().len() as u64;
-        DriveStatus {
-            id: open.identity.drive,
-            path: open.disk.path_hint(),
-            health: open.health.get(),
-            total: space.map_or(0, |s| s.total),
-            free: space.map_or(0, |s| s.free.saturating_sub(open.reserve.missing())),
-            filesystem_id: space.map_or(0, |s| s.filesystem_id),
-            reserve: open.reserve.left(),
-            data_segments: open.data_segments(),
-            journal_segments,
-            damaged,
-            p99_ms: open.latency.p99_ms(),
-            errors: open.latency.errors(),
-            opened: self.opened,
-        }
-    }
-}
-
 #[async_trait]
 impl NodeClient for StorageNode {
     async fn drives(&self) -> Vec<DriveStatus> {
@@ -518,24 +298,14 @@ impl NodeClient for StorageNode {
         let mut statuses: Vec<_> = handles.iter().map(|handle| handle.status()).collect();
         let drives = self.lock();
         for (id, failed) in &drives.failed {
-            statuses.push(DriveStatus {
-                id: *id,
-                path: failed.path.clone(),
-                health: DriveHealth::Failed { reason: failed.reason.clone() },
-                total: 0,
-                free: 0,
-                filesystem_id: 0,
-                reserve: 0,
-                data_segments: 0,
-                journal_segments: 0,
-                damaged: 0,
-                p99_ms: None,
-                errors: 0,
-                opened: drives.opened.get(id).copied().unwrap_or(0),
-            });
+            statuses.push(failed.status(*id, drives.opened.get(id).copied().unwrap_or(0)));
         }
         drop(drives);
         statuses
+    }
+
+    fn is_stalled(&self, drive: DriveId) -> bool {
+        self.handle(drive).is_ok_and(|handle| handle.stalled().is_some())
     }
 
     async fn write_shard(

@@ -19,6 +19,7 @@ use crate::segment::{
     Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header, scan,
     segment_path,
 };
+use crate::unanswered::Unanswered;
 use codec::id::Epoch;
 use codec::segment::{Closed, SegmentClass, SegmentHeader};
 use rustix::io::Errno;
@@ -43,6 +44,8 @@ pub(crate) struct OpenDrive {
     pub health: Health,
     /// How long it takes, and how often it failed.
     pub latency: Latency,
+    /// What `disk` and its files were asked and have not answered.
+    pub unanswered: Arc<Unanswered>,
     pub index: ShardIndex,
     /// Every segment whose header is known.
     pub segments: RwLock<BTreeMap<u64, Arc<SegmentMeta>>>,
@@ -175,6 +178,7 @@ pub(crate) fn open_drive(
     kv: Arc<dyn Kv>,
     tally: Arc<Tally>,
     scrub: ScrubShared,
+    unanswered: Arc<Unanswered>,
     progress: &Progress,
 ) -> Result<(Arc<OpenDrive>, Recovered), DriveError> {
     let path = probed.disk.path_hint();
@@ -198,6 +202,7 @@ pub(crate) fn open_drive(
         disk: Arc::clone(&probed.disk),
         health: Health::not_begun(),
         latency: Latency::default(),
+        unanswered,
         index,
         segments: RwLock::default(),
         files: Files::default(),

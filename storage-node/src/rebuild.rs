@@ -136,7 +136,10 @@ impl Reading<'_> {
     /// The sources of the next pass: those that were not bad so far, each index once.
     fn choose(&self) -> Result<Vec<Place>, RebuildError> {
         let mut good: Vec<Place> = Vec::new();
-        for (index, drive) in &self.order.sources {
+        let mut sources: Vec<&Place> = self.order.sources.iter().collect();
+        // Each order would wait for it anew; as long as others will do it is not asked.
+        sources.sort_by_key(|(_, drive)| self.peers.is_stalled(*drive));
+        for (index, drive) in sources {
             let was_bad = self.bad.iter().any(|(i, d, _)| (i, d) == (index, drive));
             if !was_bad && good.iter().all(|(taken, _)| taken != index) {
                 good.push((*index, *drive));

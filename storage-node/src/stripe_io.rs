@@ -1,8 +1,9 @@
 //! The one home of writing and reading a stripe, over any [`NodeClient`].
 //!
 //! Writing: every present shard is durable on a drive of its own before `Ok`; a drive that fails, is full or does not
-//! answer in time is replaced first. What such a drive still writes later is an orphan like any other (R9). Reading: straight from the shard's drive; when that fails, or takes too long, the same byte range is decoded
-//! from any k' others. Inputs carry the root of this stripe and verified blocks (R1, R2); a frame that still does not
+//! answer in time is replaced first. What such a drive still writes later is an orphan like any other (R9). Reading: straight
+//! from the shard's drive; when that fails, or takes too long, the same byte range is decoded from any k' others. No drive is
+//! waited for without another being asked, and none for longer than [`ReadOptions::deadline`]. Inputs carry the root of this stripe and verified blocks (R1, R2); a frame that still does not
 //! verify is decoded again from other inputs, so that one shard that went bad *before* it was sealed costs nothing.
 
 use crate::client::{NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError, in_time};
@@ -97,16 +98,22 @@ pub enum StripeReadError {
     },
 }
 
+/// How long a read from one drive may take: as long as one that tries hard to read a bad sector.
+const READ_DEADLINE: Duration = Duration::from_secs(20);
+
 /// How to read.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadOptions {
-    /// A direct read that takes longer than this is raced by a reconstruction.
+    /// A direct read that takes longer than this is raced by a reconstruction, and each of the reads that this needs by one
+    /// from another drive. A drive that is known to be stalled is given no time ahead of the others.
     pub hedge_after: Duration,
+    /// A read from one drive that takes longer has failed.
+    pub deadline: Duration,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        ReadOptions { hedge_after: Duration::from_millis(500) }
+        ReadOptions { hedge_after: Duration::from_millis(500), deadline: READ_DEADLINE }
     }
 }
 
@@ -204,12 +211,13 @@ pub async fn read_range(
     range: Range<u32>,
     options: ReadOptions,
 ) -> Result<Bytes, StripeReadError> {
-    let reader = Reader::new(client, layout, shard, range)?;
+    let reader = Reader::new(client, layout, (shard, range), options)?;
     if reader.range.is_empty() {
         return Ok(Bytes::new());
     }
     let direct = pin!(reader.read_input(shard, shard));
-    let pause = pin!(tokio::time::sleep(options.hedge_after));
+    let ahead = if reader.is_stalled(shard) { Duration::ZERO } else { options.hedge_after };
+    let pause = pin!(tokio::time::sleep(ahead));
     match select(direct, pause).await {
         Either::Left((Ok(bytes), _)) => Ok(bytes),
         Either::Left((Err(error), _)) => reader.reconstruct(&[], Some(error)).await,
@@ -244,7 +252,7 @@ pub async fn read_frame(
         return Ok(bytes);
     }
     tracing::warn!(stripe = %layout.descriptor.id, shard, offset, "a frame does not verify though its blocks do");
-    let reader = Reader::new(client, layout, shard, range)?;
+    let reader = Reader::new(client, layout, (shard, range), options)?;
     // First without the shard itself only, then without one other as well.
     let others = reader.candidates();
     let excluded = std::iter::once(Vec::new()).chain(others.iter().map(|other| vec![*other]));
@@ -266,14 +274,15 @@ struct Reader<'a> {
     root: [u8; 32],
     shard: u8,
     range: Range<u32>,
+    options: ReadOptions,
 }
 
 impl<'a> Reader<'a> {
     fn new(
         client: &'a dyn NodeClient,
         layout: &'a StripeLayout,
-        shard: u8,
-        range: Range<u32>,
+        (shard, range): (u8, Range<u32>),
+        options: ReadOptions,
     ) -> Result<Reader<'a>, StripeReadError> {
         let inside = layout.descriptor.is_present(shard)
             && range.start <= range.end
@@ -281,14 +290,23 @@ impl<'a> Reader<'a> {
         if !inside {
             return Err(StripeReadError::OutOfRange { shard, start: range.start, end: range.end });
         }
-        Ok(Reader { client, layout, root: layout.descriptor.root(), shard, range })
+        Ok(Reader { client, layout, root: layout.descriptor.root(), shard, range, options })
     }
 
-    /// The shards that exist, other than the wanted one; data first, because they need no arithmetic.
+    fn is_stalled(&self, index: u8) -> bool {
+        let drive = self.layout.drives.get(usize::from(index)).copied().flatten();
+        drive.is_some_and(|drive| self.client.is_stalled(drive))
+    }
+
+    /// The shards that exist, other than the wanted one; data first, because they need no arithmetic, and those on drives that
+    /// are stalled last.
     fn candidates(&self) -> Vec<u8> {
         let descriptor = &self.layout.descriptor;
         let all = descriptor.data_present().into_iter().chain(descriptor.parity_present());
-        all.filter(|index| *index != self.shard).collect()
+        let (last, mut first): (Vec<u8>, Vec<u8>) =
+            all.filter(|index| *index != self.shard).partition(|index| self.is_stalled(*index));
+        first.extend(last);
+        first
     }
 
     /// Reads this request's range of shard `index`, as much of it as that shard has.
@@ -303,14 +321,20 @@ impl<'a> Reader<'a> {
         let whole = range == (0..len);
         let shard = ShardId { stripe: self.layout.descriptor.id, index };
         let expected = (range.end - range.start) as usize;
-        let bytes = self.client.read_shard(drive, shard, self.root, range).await?;
+        let limit = self.options.deadline;
+        let reading = tokio::time::timeout(limit, self.client.read_shard(drive, shard, self.root, range));
+        let bytes = reading.await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} ms", limit.as_millis());
+            Err(ReadError::DriveFailed { drive, reason })
+        })?;
         if bytes.len() != expected || (whole && self.layout.descriptor.check_shard(index, &bytes).is_err()) {
             return Err(ReadError::WrongStripe);
         }
         Ok(bytes)
     }
 
-    /// Decodes the range from others than the wanted shard and those in `without`.
+    /// Decodes the range from others than the wanted shard and those in `without`. Of two drives that hang one would otherwise
+    /// be what the other is to be replaced by: while too few have answered, one more is asked each [`ReadOptions::hedge_after`].
     async fn reconstruct(&self, without: &[u8], first: Option<ReadError>) -> Result<Bytes, StripeReadError> {
         let descriptor = &self.layout.descriptor;
         let needed = descriptor.data_present().len();
@@ -318,15 +342,17 @@ impl<'a> Reader<'a> {
         let mut inputs: Vec<(u8, Bytes)> = Vec::with_capacity(needed);
         let mut last = first;
         let mut reading = FuturesUnordered::new();
+        let mut more = 0;
         while inputs.len() < needed {
-            while inputs.len() + reading.len() < needed {
+            while inputs.len() + reading.len() < needed + more {
                 let Some(index) = candidates.next() else { break };
                 reading.push(async move { (index, self.read_input(index, self.shard).await) });
             }
-            match reading.next().await {
-                Some((index, Ok(bytes))) => inputs.push((index, bytes)),
-                Some((_, Err(error))) => last = Some(error),
-                None => {
+            match tokio::time::timeout(self.options.hedge_after, reading.next()).await {
+                Ok(Some((index, Ok(bytes)))) => inputs.push((index, bytes)),
+                Ok(Some((_, Err(error)))) => last = Some(error),
+                Err(_) => more += 1,
+                Ok(None) => {
                     let (stripe, good) = (descriptor.id, inputs.len());
                     return Err(StripeReadError::TooFewShards { stripe, good, needed, last });
                 }

@@ -307,7 +307,7 @@ impl DiskFile for FaultFile {
         self.change(DiskOp::Write, (offset, bytes.len() as u64), |state, position, effect| {
             let mut write = |ino, bytes, offset| state.write(position, ino, bytes, offset);
             match effect {
-                None | Some(Effect::Slow(_)) => write(self.ino, bytes, offset),
+                None | Some(Effect::Slow(_) | Effect::Hang) => write(self.ino, bytes, offset),
                 Some(Effect::Error(errno)) => Err(errno),
                 Some(Effect::Partial { bytes: stored, errno }) => {
                     write(self.ino, &bytes[..stored.min(bytes.len())], offset)?;

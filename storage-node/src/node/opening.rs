@@ -4,25 +4,75 @@
 //! * No drive keeps the others from starting. One that does not answer, can't be read, or whose contents make the code
 //!   panic counts as failed, with the reason in its status.
 //! * A drive is in the hands of one opener, by its lock (R18). An opener that was given up keeps the lock until the drive
-//!   answers, and gives it back then; meanwhile the drive can't be opened again.
+//!   answers, and gives it back then; meanwhile the drive is not opened again, and not even looked at: it costs one thread,
+//!   and not one for each time that somebody hopes for it.
+//! * No lock that others need is held while a drive is waited for, and no drive is waited for without end.
 //! * A drive that is opened again goes through all that a start does: its identity, the scan of its segments from the
 //!   medium, new segments. Nothing is believed of what the node knew of it before.
 
-use super::{DriveHandle, FailedDrive, MAX_PREALLOCATE_STEP, QUEUE, StorageNode};
+use super::handle::DriveHandle;
+use super::{Drives, MAX_PREALLOCATE_STEP, QUEUE, StorageNode};
+use crate::client::{DriveHealth, DriveStatus};
 use crate::disk::Disk;
+use crate::disk::watched::WatchedDisk;
 use crate::drive::{DriveError, ProbedDrive, ProbedState, probe};
 use crate::index::ShardIndex;
 use crate::open::{OpenDrive, Progress, Recovered, open_drive};
 use crate::reserve::Tally;
-use crate::write::{Job, WriteConfig, Writer};
+use crate::unanswered::Unanswered;
+use crate::write::{WriteConfig, Writer};
 use codec::id::DriveId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 
 /// How long a drive may take to say which file system it is on, before it is opened.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A drive that could not be opened: known, and not usable.
+#[derive(Clone, Debug)]
+pub(super) struct FailedDrive {
+    pub path: String,
+    pub reason: String,
+    pub disk: Arc<dyn Disk>,
+    /// Its part of the reserve, in bytes.
+    pub reserve: u64,
+}
+
+impl FailedDrive {
+    pub fn status(&self, id: DriveId, opened: u32) -> DriveStatus {
+        DriveStatus {
+            id,
+            node: 0,
+            path: self.path.clone(),
+            health: DriveHealth::Failed { reason: self.reason.clone() },
+            total: 0,
+            free: 0,
+            filesystem_id: 0,
+            reserve: 0,
+            data_segments: 0,
+            journal_segments: 0,
+            damaged: 0,
+            p99_ms: None,
+            errors: 0,
+            opened,
+            unanswered_ms: 0,
+        }
+    }
+}
+
+/// A thread is looking at a drive or opening it; dropped by that thread when the drive has answered.
+struct AtWork {
+    drives: Arc<Mutex<Drives>>,
+    at: (DriveId, String),
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.drives.lock().unwrap_or_else(PoisonError::into_inner).asked.remove(&self.at);
+    }
+}
 
 /// A drive to be opened.
 pub(super) struct Opening {
@@ -55,6 +105,19 @@ async fn filesystem(disk: Arc<dyn Disk>) -> Option<u64> {
 }
 
 impl StorageNode {
+    /// The work at a drive in a directory; `None` while a thread is at it and has not been answered.
+    fn at_work(&self, drive: DriveId, path: String) -> Option<AtWork> {
+        let at = (drive, path);
+        let began = self.lock().asked.insert(at.clone());
+        began.then(|| AtWork { drives: Arc::clone(&self.drives), at })
+    }
+
+    /// The turn to open, close or forget a drive.
+    async fn turn(&self, drive: DriveId) -> OwnedMutexGuard<()> {
+        let turn = Arc::clone(self.lock().turns.entry(drive).or_default());
+        turn.lock_owned().await
+    }
+
     pub(super) async fn open_one(&self, opening: Opening) -> Result<(), DriveError> {
         let Opening { probed, filesystem, reserve } = opening;
         let (disk, path) = (Arc::clone(&probed.disk), probed.disk.path_hint());
@@ -65,11 +128,22 @@ impl StorageNode {
             }
             None => return Err(DriveError::NotOurs { path, state: probed.state }),
         };
-        let failed = FailedDrive { path, reason: String::new(), disk, reserve };
+        let failed = FailedDrive { path, reason: String::new(), disk: Arc::clone(&disk), reserve };
+        let Some(at_work) = self.at_work(identity.drive, failed.path.clone()) else {
+            self.set_failed(identity.drive, failed, "it does not answer".to_owned());
+            return Ok(());
+        };
+        let unanswered = Unanswered::new(Arc::clone(&self.config.clock));
+        let probed = ProbedDrive { disk: WatchedDisk::over(disk, Arc::clone(&unanswered)), ..probed };
         let (kv, tally, scrub) = (Arc::clone(&self.index), self.tally(filesystem), self.scrub.clone());
         let progress = Progress::default();
         let seen = progress.clone();
-        let mut opening = tokio::task::spawn_blocking(move || open_drive(&probed, kv, tally, scrub, &progress));
+        let mut opening = tokio::task::spawn_blocking(move || {
+            let opened = open_drive(&probed, kv, tally, scrub, unanswered, &progress);
+            // Whoever is told may open it again.
+            drop(at_work);
+            opened
+        });
         let opened = loop {
             let before = seen.steps();
             match tokio::time::timeout(self.config.open_deadline, &mut opening).await {
@@ -92,7 +166,11 @@ impl StorageNode {
             // Probed as ours, and not that any more: it died, or was swapped, meanwhile. The others start without it.
             Err(error @ (DriveError::Disk(_) | DriveError::NotOurs { .. } | DriveError::Thread { .. })) => {
                 self.set_failed(identity.drive, failed, error.to_string());
-                Ok(())
+                // Nobody was let look, which says nothing of the drive: a start that went on would take it for gone.
+                match error {
+                    DriveError::Disk(refused) if refused.is_refusal() => Err(refused.into()),
+                    _ => Ok(()),
+                }
             }
             other => other,
         }
@@ -134,6 +212,7 @@ impl StorageNode {
             jobs,
             reserve,
             opened,
+            hung_after: self.config.hung_after,
             reads: Arc::new(Semaphore::new(self.config.reads_per_drive.max(1))),
             space: Arc::default(),
             thread: Mutex::new(Some(thread)),
@@ -153,12 +232,14 @@ impl StorageNode {
     /// Adds a drive while the node runs.
     pub async fn add_drive(&self, probed: ProbedDrive) -> Result<(), DriveError> {
         let identity = probed.identity;
+        let _turn = match identity {
+            Some(identity) => Some(self.turn(identity.drive).await),
+            None => None,
+        };
         let filesystem = filesystem(Arc::clone(&probed.disk)).await;
         // Its share of the reserve is what its file system does not hold yet; the other drives keep theirs.
         let known = |handle: &Arc<DriveHandle>| handle.space.get().map(|space| space.filesystem_id);
-        for handle in self.handles() {
-            handle.ask_space().await;
-        }
+        futures::future::join_all(self.handles().iter().map(|handle| handle.ask_space())).await;
         let shared = self.handles().iter().any(|handle| filesystem.is_some() && known(handle) == filesystem);
         let reserve = if shared { 0 } else { self.config.reserve };
         self.open_one(Opening { probed, filesystem, reserve }).await?;
@@ -191,29 +272,34 @@ impl StorageNode {
     /// there, stays failed and is the error. A healthy drive is left as it is. What happened to its shards meanwhile
     /// is for an inventory to find out.
     pub async fn reopen(&self, drive: DriveId) -> Result<(), DriveError> {
-        // One at a time: two of them would each find the drive locked by the other.
-        let _turn = self.reopening.lock().await;
+        let _turn = self.turn(drive).await;
         let (disk, reserve) = {
             let drives = self.lock();
             match (drives.open.get(&drive), drives.failed.get(&drive)) {
                 (Some(handle), _) if handle.is_healthy() => return Ok(()),
-                (Some(handle), _) => (handle.open.disk.again(), handle.reserve),
+                (Some(handle), _) => {
+                    // What hangs has its lock, and closing it would wait for nothing.
+                    if let Some(waited) = handle.stalled() {
+                        let reason = format!("no answer for {} s", waited.as_secs());
+                        return Err(DriveError::Failed { drive, reason });
+                    }
+                    (handle.open.disk.again(), handle.reserve)
+                }
                 (None, Some(failed)) => (failed.disk.again(), failed.reserve),
                 (None, None) => return Err(DriveError::Unknown { drive }),
             }
         };
         let path = disk.path_hint();
-        let probed = self.probe_again(drive, Arc::clone(&disk)).await;
-        let probed = probed.filter(|probed| probed.identity.is_none_or(|identity| identity.drive == drive));
+        let looked = self.look_again(drive, disk).await;
+        let looked = looked.filter(|(probed, _)| probed.identity.is_none_or(|identity| identity.drive == drive));
         let not_ours = |reason: &str| DriveError::NotOurs {
             path: path.clone(),
             state: ProbedState::Damaged { reason: reason.to_owned() },
         };
-        let probed = probed.ok_or_else(|| not_ours("it does not answer, or another drive is there"))?;
+        let (probed, filesystem) = looked.ok_or_else(|| not_ours("it does not answer, or another drive is there"))?;
         if probed.state != ProbedState::Ours {
             return Err(DriveError::NotOurs { path, state: probed.state });
         }
-        let filesystem = filesystem(disk).await;
         self.close_drive(drive).await;
         self.open_one(Opening { probed, filesystem, reserve }).await?;
         let failed = self.lock().failed.get(&drive).map(|failed| failed.reason.clone());
@@ -224,19 +310,18 @@ impl StorageNode {
         self.begin_one(drive).await
     }
 
-    /// Looks at a drive's directory. One that hangs is not asked again before it has answered, so that it costs one thread
-    /// and not one for each time that somebody hopes for it.
-    async fn probe_again(&self, drive: DriveId, disk: Arc<dyn Disk>) -> Option<ProbedDrive> {
-        if !self.lock().asked.insert(drive) {
-            return None;
-        }
-        let (cluster, drives) = (self.config.cluster, Arc::clone(&self.drives));
-        let probing = tokio::task::spawn_blocking(move || {
+    /// Looks at a drive's directory: what it is, and on which file system. `None`: it does not answer, or has not yet answered
+    /// whoever asked it before.
+    async fn look_again(&self, drive: DriveId, disk: Arc<dyn Disk>) -> Option<(ProbedDrive, Option<u64>)> {
+        let at_work = self.at_work(drive, disk.path_hint())?;
+        let cluster = self.config.cluster;
+        let looking = tokio::task::spawn_blocking(move || {
+            let filesystem = disk.space().ok().map(|space| space.filesystem_id);
             let probed = probe(disk, Some(cluster));
-            drives.lock().unwrap_or_else(PoisonError::into_inner).asked.remove(&drive);
-            probed
+            drop(at_work);
+            (probed, filesystem)
         });
-        tokio::time::timeout(ASK_DEADLINE, probing).await.ok()?.ok()
+        tokio::time::timeout(ASK_DEADLINE, looking).await.ok()?.ok()
     }
 
     /// Answers what is queued for a drive, ends its threads and gives its lock back; the drive then counts as failed until
@@ -258,32 +343,11 @@ impl StorageNode {
     /// Closes a drive that is no drive of the cluster any more and forgets what the node's index has of it. Nothing is written
     /// to the drive, and it is no drive of this node from now on.
     pub async fn forget_drive(&self, drive: DriveId) -> Result<(), DriveError> {
-        let _turn = self.reopening.lock().await;
+        let _turn = self.turn(drive).await;
         self.close_drive(drive).await;
         self.lock().failed.remove(&drive);
         let index = ShardIndex::new(Arc::clone(&self.index), drive);
         let forgotten = tokio::task::spawn_blocking(move || index.forget_all()).await;
         Ok(forgotten.map_err(|_| DriveError::Thread { drive })??)
-    }
-}
-
-impl DriveHandle {
-    /// [`Self::end`], for no longer than `limit`: one drive that hangs must not keep a node from stopping.
-    pub(super) async fn end_in_time(&self, limit: Duration) {
-        if tokio::time::timeout(limit, self.end()).await.is_err() {
-            tracing::warn!(drive = %self.open.identity.drive, "a drive does not let go of its thread");
-        }
-    }
-
-    /// Answers what is queued, ends the drive's threads and releases its lock.
-    async fn end(&self) {
-        self.open.scrub.stop();
-        // First: what it found last is flushed with the rest of the index.
-        self.scrub_ended().await;
-        let _ended = self.jobs.send(Job::Stop).await;
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
     }
 }

@@ -187,7 +187,17 @@ messages! {
         #[prost(uint64, tag = "4")] b: u64,
     }
     /// Drives.
-    DriveList { #[prost(message, repeated, tag = "1")] drives: Vec<DriveMessage> }
+    DriveList {
+        #[prost(message, repeated, tag = "1")] drives: Vec<DriveMessage>,
+        /// Random, and another one each time that the node's service starts: 0 from one that does not say.
+        #[prost(fixed64, tag = "2")] incarnation: u64,
+        /// The epoch in which the service was told to begin; 0: not yet.
+        #[prost(uint64, tag = "3")] begun: u64,
+        /// The highest epoch that any of the drives has seen; 0: none.
+        #[prost(uint64, tag = "4")] highest: u64,
+    }
+    /// An order to begin.
+    OfEpoch { #[prost(uint64, tag = "1")] epoch: u64 }
     /// A drive.
     DriveMessage {
         #[prost(bytes = "bytes", tag = "1")] id: Bytes,
@@ -205,6 +215,7 @@ messages! {
         #[prost(uint32, optional, tag = "12")] p99_ms: Option<u32>,
         #[prost(uint64, tag = "13")] errors: u64,
         #[prost(uint32, tag = "14")] opened: u32,
+        #[prost(uint64, tag = "15")] unanswered_ms: u64,
     }
     /// Journal segments.
     SegmentList { #[prost(message, repeated, tag = "1")] segments: Vec<SegmentMessage> }
@@ -390,6 +401,7 @@ impl DriveMessage {
             p99_ms: status.p99_ms,
             errors: status.errors,
             opened: status.opened,
+            unanswered_ms: status.unanswered_ms,
         }
     }
 
@@ -402,6 +414,8 @@ impl DriveMessage {
         };
         Some(DriveStatus {
             id: drive_id(&self.id)?,
+            // The node's place in the cluster is for its client to know.
+            node: 0,
             path: self.path,
             health,
             total: self.total,
@@ -414,6 +428,7 @@ impl DriveMessage {
             p99_ms: self.p99_ms,
             errors: self.errors,
             opened: self.opened,
+            unanswered_ms: self.unanswered_ms,
         })
     }
 }

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod free;
+mod hanging;
 mod hostile;
 mod journal;
 mod piled;
@@ -16,6 +17,7 @@ mod shards;
 mod stripes;
 
 use crate::client::{NodeClient, ReadError, Reserve, WriteError};
+use crate::clock::{Clock, SystemClock};
 use crate::disk::Disk;
 use crate::disk::faulty::Trace;
 use crate::drive::{format, probe};
@@ -29,7 +31,8 @@ use codec::id::{ClusterId, DriveId, Epoch, Lsn, StripeId};
 use codec::journal::{BatchHeader, NO_ENTRY, encode_batch, encode_entry};
 use codec::shard::ShardHeader;
 use codec::stripe::{StripeClass, StripeDescriptor};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub const EPOCH: Epoch = Epoch(1 << 32 | 5);
@@ -45,6 +48,32 @@ pub fn config() -> NodeConfig {
         preallocate_step: 32 << 10,
         scrub: crate::scrub::ScrubConfig::on_order(),
         ..NodeConfig::new(CLUSTER)
+    }
+}
+
+/// A steady clock that stands still until it is told to go on.
+#[derive(Debug)]
+pub struct Hands(Mutex<Instant>);
+
+impl Default for Hands {
+    fn default() -> Hands {
+        Hands(Mutex::new(Instant::now()))
+    }
+}
+
+impl Hands {
+    pub fn pass(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for Hands {
+    fn wall_ms(&self) -> u64 {
+        SystemClock.wall_ms()
+    }
+
+    fn steady(&self) -> Instant {
+        *self.0.lock().unwrap()
     }
 }
 

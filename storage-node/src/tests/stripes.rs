@@ -12,7 +12,7 @@ use codec::stripe::{PackedStripe, StripePacker};
 use rustix::io::Errno;
 use std::time::Duration;
 
-const OPTIONS: ReadOptions = ReadOptions { hedge_after: Duration::from_secs(5) };
+const OPTIONS: ReadOptions = ReadOptions { hedge_after: Duration::from_secs(5), deadline: Duration::from_secs(20) };
 
 fn frame(seed: u64, len: usize) -> Bytes {
     let plain = noise(seed, len);
@@ -180,10 +180,33 @@ async fn a_slow_drive_is_raced_by_a_reconstruction() {
     let drive = (0..3).find(|i| layout.drives[0] == Some(drive_id(*i))).unwrap();
     trace.inject(Fault::slow(Duration::from_secs(4)).on(DiskOp::Read).drive(drive));
     let begun = std::time::Instant::now();
-    let options = ReadOptions { hedge_after: Duration::from_millis(20) };
+    let options = ReadOptions { hedge_after: Duration::from_millis(20), ..ReadOptions::default() };
     let place = stripe.places.iter().position(|p| p.shard == 0).unwrap();
     let read = read_frame(&*node, &layout, stripe.places[place], frames[place].len() as u32, options).await;
     assert_eq!(read.as_ref(), Ok(&frames[place]));
     assert!(begun.elapsed() < Duration::from_secs(3));
+    trace.heal_all();
+}
+
+/// Where the drive that was to be read around hung as well, the read waited for it without end.
+#[tokio::test]
+async fn of_two_drives_that_hang_neither_is_waited_for() {
+    let (trace, node) = nodes(4).await;
+    let (stripe, frames) = packed(2, 2, 6);
+    let layout = write(&node, &stripe, 4).await;
+    let number = |index: usize| (0..4).find(|i| layout.drives[index] == Some(drive_id(*i))).unwrap();
+    let hangs: Vec<_> = (0..2)
+        .map(|index| trace.inject(Fault::hang().on(DiskOp::Read).drive(number(index)).path("segments")))
+        .collect();
+    let options = ReadOptions { hedge_after: Duration::from_millis(20), ..ReadOptions::default() };
+    for (place, bytes) in stripe.places.iter().zip(&frames) {
+        assert_eq!(read_frame(&*node, &layout, *place, bytes.len() as u32, options).await.as_ref(), Ok(bytes));
+    }
+    assert!(hangs.iter().all(|hang| trace.hits(*hang) > 0));
+    // Nothing is left to read from: an error, and not a wait.
+    trace.inject(Fault::hang().on(DiskOp::Read).path("segments"));
+    let options = ReadOptions { deadline: Duration::from_millis(100), ..options };
+    let read = read_frame(&*node, &layout, stripe.places[0], frames[0].len() as u32, options).await;
+    assert!(matches!(read, Err(StripeReadError::TooFewShards { .. })), "{read:?}");
     trace.heal_all();
 }

@@ -41,6 +41,8 @@ pub(super) enum Effect {
     Shifted(i64),
     Elsewhere(String),
     Slow(Duration),
+    /// Nothing, for as long as the rule is in force.
+    Hang,
     /// This happens on the medium, and the cache hides it.
     Cached(Box<Effect>),
 }
@@ -86,6 +88,12 @@ impl Fault {
     /// The operation takes longer.
     pub fn slow(by: Duration) -> Self {
         Self::new(Effect::Slow(by))
+    }
+
+    /// The operation does not return before the fault is healed; then it is done as if nothing had been. (After half a minute
+    /// it goes on by itself, so that a test which fails ends.)
+    pub fn hang() -> Self {
+        Self::new(Effect::Hang)
     }
 
     /// Only this kind of operation (or, called again, any of several).
@@ -161,15 +169,20 @@ impl Faults {
         self.0.get(id.0).map_or(0, |rule| rule.hits)
     }
 
-    /// What happens to an operation: every rule counts it, the first that hits decides.
-    pub(super) fn judge(&mut self, drive: usize, op: DiskOp, path: &str) -> Option<Effect> {
+    /// Whether a rule was not taken back.
+    pub(super) fn is_in_force(&self, id: FaultId) -> bool {
+        self.0.get(id.0).is_some_and(|rule| rule.fault.is_some())
+    }
+
+    /// What happens to an operation, and by which rule: every rule counts it, the first that hits decides.
+    pub(super) fn judge(&mut self, drive: usize, op: DiskOp, path: &str) -> Option<(FaultId, Effect)> {
         let mut verdict = None;
-        for rule in &mut self.0 {
+        for (id, rule) in self.0.iter_mut().enumerate() {
             let Some(fault) = rule.fault.as_ref().filter(|fault| fault.aims_at(drive, op, path)) else { continue };
             rule.met += 1;
             if verdict.is_none() && rule.met >= fault.first && rule.hits < fault.times {
                 rule.hits += 1;
-                verdict = Some(fault.effect.clone());
+                verdict = Some((FaultId(id), fault.effect.clone()));
             }
         }
         verdict

@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -20,6 +21,8 @@ use crate::sabotage::SabotageSet;
 
 /// The size of a drive unless [`Trace::set_room`] says otherwise, in bytes.
 const CAPACITY: u64 = 1 << 40;
+/// An operation hangs no longer than this: a test that fails must end.
+const HANG_MOST: Duration = Duration::from_secs(30);
 
 /// The drives of one test. Clones are the same drives.
 #[derive(Clone)]
@@ -27,6 +30,8 @@ pub struct Trace(Arc<Shared>);
 
 struct Shared {
     world: Mutex<World>,
+    /// A fault was taken back: operations that hang look whether it was theirs.
+    healed: Condvar,
     sabotage: SabotageSet,
 }
 
@@ -129,7 +134,7 @@ impl Trace {
 
     pub(super) fn from_drives(drives: Vec<DriveState>, sabotage: SabotageSet) -> Self {
         let world = World { position: 0, drives, faults: Faults::default(), events: Vec::new() };
-        Self(Arc::new(Shared { world: Mutex::new(world), sabotage }))
+        Self(Arc::new(Shared { world: Mutex::new(world), healed: Condvar::new(), sabotage }))
     }
 
     pub(super) fn world(&self) -> MutexGuard<'_, World> {
@@ -205,11 +210,13 @@ impl Trace {
     /// Takes a fault back; what it did stays done.
     pub fn heal(&self, fault: FaultId) {
         self.world().faults.remove(fault);
+        self.0.healed.notify_all();
     }
 
     /// Takes all faults back.
     pub fn heal_all(&self) {
         self.world().faults.remove_all();
+        self.0.healed.notify_all();
     }
 
     /// Leaves a drive room for so many bytes more (in whole pages); then it is full.
@@ -286,16 +293,21 @@ impl Trace {
         world.drives[drive].unreadable.clear();
     }
 
-    /// Judges an operation by the fault rules; a slow one has its wait here, outside the lock.
+    /// Judges an operation by the fault rules; one that is slow or hangs has its wait here, outside the lock.
     pub(super) fn attempt(&self, attempt: &Attempt<'_>) -> (MutexGuard<'_, World>, Option<Effect>) {
         let mut world = self.world();
         match world.faults.judge(attempt.drive, attempt.op, attempt.path) {
-            Some(Effect::Slow(wait)) => {
+            Some((_, Effect::Slow(wait))) => {
                 drop(world);
                 std::thread::sleep(wait);
                 (self.world(), None)
             }
-            verdict => (world, verdict),
+            Some((id, Effect::Hang)) => {
+                let hangs = |world: &mut World| world.faults.is_in_force(id);
+                let waited = self.0.healed.wait_timeout_while(world, HANG_MOST, hangs);
+                (waited.unwrap_or_else(PoisonError::into_inner).0, None)
+            }
+            verdict => (world, verdict.map(|(_, effect)| effect)),
         }
     }
 
