@@ -22,6 +22,7 @@ use storage_node::sabotage::Sabotage;
 use storage_node::stripe_io::{TargetsWanted, write_stripe};
 use store::*;
 
+mod depend;
 mod manifests;
 mod restored;
 mod space;
