@@ -9,6 +9,7 @@
 //! * A write that came to nothing may have been carried out all the same, as with a drive that does not answer in time. So a
 //!   caller must treat it as [`stripe_io`](crate::stripe_io) does: what may have been written is an orphan.
 
+mod host;
 pub(crate) mod link;
 mod nodes;
 
@@ -17,8 +18,8 @@ pub use nodes::Nodes;
 
 use self::link::{Lane, Link, Target, Trouble};
 use crate::client::{
-    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WRITE_DEADLINE,
-    WriteError,
+    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, STALLED_AFTER,
+    WRITE_DEADLINE, WriteError,
 };
 use crate::keep::Subject;
 use crate::keep::{
@@ -47,8 +48,9 @@ use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use futures::stream;
 use prost::Message;
+use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// Shards that are verified by one call: as many as a drive can read well within the deadline.
@@ -138,6 +140,19 @@ struct Known {
     drives: Vec<DriveStatus>,
     scrubs: Vec<ScrubStatus>,
     problem: Option<ConnectError>,
+    /// It did not answer when it was last asked for its drives, or was never asked.
+    silent: bool,
+    /// Which start of the node's service answered last.
+    incarnation: u64,
+    /// Added to how often the node says that it has opened a drive, since each start counts anew; and the highest sum so far.
+    opened: (u32, u32),
+    /// The highest epoch that the node's drives have seen.
+    highest: Option<Epoch>,
+    /// The epoch in which the node is to begin, and whether it is being told so.
+    epoch: Option<Epoch>,
+    telling: bool,
+    /// Drives that are none of the cluster any more.
+    forgotten: HashSet<DriveId>,
 }
 
 /// A node in another process. It connects when it is first asked, and again when a connection is gone.
@@ -147,7 +162,10 @@ pub struct RemoteNode {
     /// Shards in one connection, all the rest in another: a question must not wait behind megabytes.
     bulk: Lane,
     control: Lane,
+    /// The node's number, from its name.
+    number: u32,
     known: Mutex<Known>,
+    me: Weak<RemoteNode>,
 }
 
 impl RemoteNode {
@@ -167,8 +185,13 @@ impl RemoteNode {
             stream_window: config.stream_window,
             connection_window: config.connection_window,
         };
-        let (bulk, control) = (Lane::new(0), Lane::new(1));
-        Ok(Arc::new(RemoteNode { target, deadlines: config.deadlines, bulk, control, known: Mutex::default() }))
+        let number = host::number_of(&target.node.name);
+        let known = Mutex::new(Known { silent: true, ..Known::default() });
+        let deadlines = config.deadlines;
+        Ok(Arc::new_cyclic(|me| {
+            let (bulk, control, me) = (Lane::new(0), Lane::new(1), me.clone());
+            RemoteNode { target, deadlines, bulk, control, number, known, me }
+        }))
     }
 
     /// Connects, unless it is connected. Returns the software that the node runs.
@@ -314,19 +337,24 @@ impl From<Trouble> for WriteError {
 
 #[async_trait]
 impl NodeClient for RemoteNode {
+    fn is_stalled(&self, drive: DriveId) -> bool {
+        self.known().drives.iter().any(|status| status.id == drive && status.waits(STALLED_AFTER))
+    }
+
     /// While the node can't be asked: the drives that it had, as failed.
     async fn drives(&self) -> Vec<DriveStatus> {
         let asked = async {
             let list: DriveList = self.ask(Method::Drives, Nothing {}, self.deadlines.ask).await?;
-            self.read(list.drives.into_iter().map(DriveMessage::value).collect::<Option<Vec<_>>>())
+            let drives = self.read(list.drives.iter().cloned().map(DriveMessage::value).collect::<Option<Vec<_>>>())?;
+            Ok::<_, Trouble>((list, drives))
         };
         match asked.await {
-            Ok(drives) => {
-                self.known().drives.clone_from(&drives);
-                drives
-            }
+            Ok((list, drives)) => self.learn(&list, drives),
             Err(_) => {
-                let mut drives = self.known().drives.clone();
+                let mut known = self.known();
+                known.silent = true;
+                let mut drives = known.drives.clone();
+                drop(known);
                 let reason = format!("storage node {} can't be reached", self.target.node.name);
                 drives.iter_mut().for_each(|drive| drive.health = DriveHealth::Failed { reason: reason.clone() });
                 drives
@@ -458,7 +486,10 @@ impl NodeClient for RemoteNode {
         };
         match asked.await {
             Ok(scrubs) => {
-                self.known().scrubs.clone_from(&scrubs);
+                let mut known = self.known();
+                let ours = |scrub: &ScrubStatus| !known.forgotten.contains(&scrub.drive);
+                let scrubs: Vec<ScrubStatus> = scrubs.into_iter().filter(ours).collect();
+                known.scrubs.clone_from(&scrubs);
                 scrubs
             }
             Err(_) => {
@@ -577,7 +608,13 @@ impl NodeClient for RemoteNode {
 }
 
 fn head(drive: DriveId, header: Bytes, payload: &Bytes, reserve: Reserve) -> UploadHead {
-    UploadHead { drive: drive_bytes(drive), header, len: payload.len() as u64, reserve: reserve == Reserve::Metadata }
+    UploadHead {
+        drive: drive_bytes(drive),
+        header,
+        len: payload.len() as u64,
+        reserve: reserve == Reserve::Metadata,
+        restripe: reserve == Reserve::Restripe,
+    }
 }
 
 /// In parts of `size`; of nothing, one empty part: the node is asked all the same, and may refuse.

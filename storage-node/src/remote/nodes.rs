@@ -4,18 +4,20 @@
 //! * A drive is known once its node has named it. A call for one that is not known asks all nodes first. One that moved to
 //!   another node is found there when [`drives`](NodeClient::drives) is asked next, as its owner does all the time.
 //! * While a node can't be asked, its drives stay known, and calls for them say that the node is not reachable; "no such
-//!   drive" is said only when every node was asked and none has it.
+//!   drive" is said only when every node was asked, has answered, and none has it: unknown is not missing (R13).
 
 use crate::client::{
     DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError,
 };
+use crate::drive::{DriveError, ProbedDrive};
+use crate::host::NodeHost;
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
     Verified,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::id::{DriveId, Lsn, ShardId};
+use codec::id::{DriveId, Epoch, Lsn, ShardId};
 use codec::journal::BatchHeader;
 use codec::segment::JournalHead;
 use codec::shard::ShardHeader;
@@ -30,24 +32,29 @@ use tokio::time::Instant;
 /// How long an unknown drive stays unknown before the nodes are asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-#[derive(Default)]
-struct Map {
-    /// Which node, by its place in the list, has a drive.
-    of: HashMap<DriveId, usize>,
-    /// When all nodes were last asked for an unknown drive.
-    asked: Option<Instant>,
+/// Which node, by its place in the list, has a drive.
+type Map = HashMap<DriveId, usize>;
+
+/// Why a drive is on no node.
+enum Nowhere {
+    /// Every node has answered, and none has it.
+    Unknown,
+    /// A node that did not answer may have it.
+    Unreachable,
 }
 
 /// Several nodes, near or far, behind one [`NodeClient`].
 pub struct Nodes {
-    nodes: Vec<Arc<dyn NodeClient>>,
+    nodes: Vec<Arc<dyn NodeHost>>,
     map: Mutex<Map>,
+    /// When all nodes had last answered, or not, for an unknown drive. Held while they are asked: others wait for the answers.
+    asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Nodes {
     /// The nodes; which drives they have is asked when it is first needed.
-    pub fn new(nodes: Vec<Arc<dyn NodeClient>>) -> Arc<Nodes> {
-        Arc::new(Nodes { nodes, map: Mutex::default() })
+    pub fn new(nodes: Vec<Arc<dyn NodeHost>>) -> Arc<Nodes> {
+        Arc::new(Nodes { nodes, map: Mutex::default(), asked: Default::default() })
     }
 
     fn map(&self) -> MutexGuard<'_, Map> {
@@ -69,46 +76,53 @@ impl Nodes {
             }
         }
         let mut map = self.map();
-        map.of.extend(found.iter().map(|(drive, (number, _))| (*drive, *number)));
+        map.extend(found.iter().map(|(drive, (number, _))| (*drive, *number)));
         let mut statuses: Vec<DriveStatus> = found.into_values().map(|(_, status)| status).collect();
         statuses.sort_by_key(|status| status.id);
         statuses
     }
 
-    fn known(&self, drive: DriveId) -> Option<&Arc<dyn NodeClient>> {
-        let number = self.map().of.get(&drive).copied()?;
+    fn known(&self, drive: DriveId) -> Option<&Arc<dyn NodeHost>> {
+        let number = self.map().get(&drive).copied()?;
         self.nodes.get(number)
     }
 
-    async fn of(&self, drive: DriveId) -> Option<&Arc<dyn NodeClient>> {
+    async fn of(&self, drive: DriveId) -> Result<&Arc<dyn NodeHost>, Nowhere> {
         if let Some(node) = self.known(drive) {
-            return Some(node);
+            return Ok(node);
         }
-        let due = {
-            let mut map = self.map();
-            let due = map.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
-            if due {
-                map.asked = Some(Instant::now());
+        {
+            let mut asked = self.asked.lock().await;
+            if asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
+                self.ask_all().await;
+                *asked = Some(Instant::now());
             }
-            due
-        };
-        if due {
-            self.ask_all().await;
         }
-        self.known(drive)
+        let nowhere = if NodeHost::silent(self).is_empty() { Nowhere::Unknown } else { Nowhere::Unreachable };
+        self.known(drive).ok_or(nowhere)
     }
 
-    async fn reader(&self, drive: DriveId) -> Result<&Arc<dyn NodeClient>, ReadError> {
-        self.of(drive).await.ok_or(ReadError::UnknownDrive(drive))
+    async fn reader(&self, drive: DriveId) -> Result<&Arc<dyn NodeHost>, ReadError> {
+        self.of(drive).await.map_err(|nowhere| match nowhere {
+            Nowhere::Unknown => ReadError::UnknownDrive(drive),
+            Nowhere::Unreachable => ReadError::Unreachable,
+        })
     }
 
-    async fn writer(&self, drive: DriveId) -> Result<&Arc<dyn NodeClient>, WriteError> {
-        self.of(drive).await.ok_or(WriteError::UnknownDrive(drive))
+    async fn writer(&self, drive: DriveId) -> Result<&Arc<dyn NodeHost>, WriteError> {
+        self.of(drive).await.map_err(|nowhere| match nowhere {
+            Nowhere::Unknown => WriteError::UnknownDrive(drive),
+            Nowhere::Unreachable => WriteError::Unreachable,
+        })
     }
 }
 
 #[async_trait]
 impl NodeClient for Nodes {
+    fn is_stalled(&self, drive: DriveId) -> bool {
+        self.known(drive).is_some_and(|node| node.is_stalled(drive))
+    }
+
     async fn drives(&self) -> Vec<DriveStatus> {
         self.ask_all().await
     }
@@ -223,9 +237,9 @@ impl NodeClient for Nodes {
         let Some((index, drive)) = order.targets.first().copied() else {
             return Err(RebuildError::Malformed("no shard is wanted"));
         };
-        match self.of(drive).await {
-            Some(node) => node.rebuild(order).await,
-            None => Err(RebuildError::Target { index, drive, error: WriteError::UnknownDrive(drive) }),
+        match self.writer(drive).await {
+            Ok(node) => node.rebuild(order).await,
+            Err(error) => Err(RebuildError::Target { index, drive, error }),
         }
     }
 
@@ -248,5 +262,47 @@ impl NodeClient for Nodes {
 
     async fn authority(&self, drive: DriveId) -> Result<Authority, ReadError> {
         self.reader(drive).await?.authority(drive).await
+    }
+}
+
+#[async_trait]
+impl NodeHost for Nodes {
+    async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        join_all(self.nodes.iter().map(|node| node.begin(epoch))).await.into_iter().collect()
+    }
+
+    async fn highest_epoch(&self) -> Option<Epoch> {
+        join_all(self.nodes.iter().map(|node| node.highest_epoch())).await.into_iter().flatten().max()
+    }
+
+    async fn reopen(&self, drive: DriveId) -> Result<(), DriveError> {
+        match self.of(drive).await {
+            Ok(node) => node.reopen(drive).await,
+            Err(Nowhere::Unknown) => Err(DriveError::Unknown { drive }),
+            Err(Nowhere::Unreachable) => Err(DriveError::Unreachable),
+        }
+    }
+
+    async fn add_drive(&self, probed: ProbedDrive) -> Result<(), DriveError> {
+        Err(DriveError::Elsewhere { path: probed.disk.path_hint() })
+    }
+
+    async fn forget_drive(&self, drive: DriveId) -> Result<(), DriveError> {
+        self.map().remove(&drive);
+        for node in &self.nodes {
+            let has = node.drives().await.iter().any(|status| status.id == drive);
+            if has {
+                node.forget_drive(drive).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        join_all(self.nodes.iter().map(|node| node.stop())).await;
+    }
+
+    fn silent(&self) -> Vec<String> {
+        self.nodes.iter().flat_map(|node| node.silent()).collect()
     }
 }

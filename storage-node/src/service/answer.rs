@@ -2,13 +2,14 @@
 
 use super::call::{Answered, Asked, Problem, ask, range};
 use super::message::{
-    DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfJournal, OfList, OfShard,
-    OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage, Settle, Strings,
-    SubjectMessage, VerifiedList, VerifiedMessage, drive_id, pack_refs, pack_shards, shard_id, unpack_refs,
+    DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfEpoch, OfJournal, OfList,
+    OfShard, OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage, Settle,
+    Strings, SubjectMessage, VerifiedList, VerifiedMessage, drive_id, pack_refs, pack_shards, shard_id, unpack_refs,
     unpack_shards,
 };
 use super::method::Method;
-use crate::client::NodeClient;
+use crate::client::{NodeClient, WriteError};
+use crate::host::NodeHost;
 use crate::keep::{Authority, RebuildError};
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
@@ -23,7 +24,7 @@ use tonic::body::Body;
 pub(crate) const LIST: usize = 1000;
 
 type Request = http::Request<Body>;
-type Node = Arc<dyn NodeClient>;
+type Node = Arc<dyn NodeHost>;
 type Answer = Result<Bytes, Problem>;
 
 fn bytes(message: &impl Message) -> Answer {
@@ -65,7 +66,15 @@ pub(crate) fn serve_range(asked: Asked, request: Request) -> Answered {
 pub(crate) fn serve(asked: Asked, request: Request) -> Answered {
     let node = Arc::clone(&asked.shared.node);
     match asked.method {
-        Method::Drives => ask(asked, request, move |_: Nothing| drives(node)),
+        Method::Drives => {
+            let context = asked.clone();
+            ask(asked, request, move |_: Nothing| drives(context))
+        }
+        Method::Begin => {
+            let context = asked.clone();
+            ask(asked, request, move |of: OfEpoch| begin_node(context, of))
+        }
+        Method::Reopen => ask(asked, request, move |of: OfDrive| reopen(node, of)),
         Method::ReadShardHeader => ask(asked, request, move |of: OfShard| shard_header(node, of)),
         Method::ListShards => ask(asked, request, move |of: OfList| list(node, of)),
         Method::Inventory => ask(asked, request, move |of: OfList| inventory(node, of)),
@@ -98,8 +107,32 @@ pub(crate) fn serve(asked: Asked, request: Request) -> Answered {
     }
 }
 
-async fn drives(node: Node) -> Answer {
-    bytes(&DriveList { drives: node.drives().await.iter().map(DriveMessage::new).collect() })
+async fn drives(asked: Asked) -> Answer {
+    let (node, epoch) = (&asked.shared.node, |epoch: Option<Epoch>| epoch.map_or(0, |epoch| epoch.0));
+    // Before the drives are asked: one that is begun meanwhile is asked again.
+    let begun = epoch(asked.shared.gates.begun());
+    let drives = node.drives().await.iter().map(DriveMessage::new).collect();
+    let highest = epoch(node.highest_epoch().await);
+    bytes(&DriveList { drives, incarnation: asked.shared.incarnation, begun, highest })
+}
+
+async fn begin_node(asked: Asked, of: OfEpoch) -> Answer {
+    let epoch = Epoch(of.epoch);
+    asked.gate.lead(epoch).map_err(Problem::Status)?;
+    let begun = asked.shared.node.begin(epoch).await;
+    begun.map_err(|error| Problem::Status(Status::internal(format!("the node could not begin: {error}"))))?;
+    asked.shared.gates.has_begun(epoch);
+    bytes(&Nothing {})
+}
+
+async fn reopen(node: Node, of: OfDrive) -> Answer {
+    let drive = drive(&of.drive)?;
+    let failed = |error: crate::drive::DriveError| match error {
+        crate::drive::DriveError::Unknown { drive } => WriteError::UnknownDrive(drive),
+        other => WriteError::DriveFailed { drive, reason: other.to_string() },
+    };
+    node.reopen(drive).await.map_err(failed)?;
+    bytes(&Nothing {})
 }
 
 async fn shard_header(node: Node, of: OfShard) -> Answer {
@@ -173,7 +206,7 @@ async fn verified(node: Node, of: OfShards) -> Answer {
     bytes(&VerifiedList { shards: verified.iter().map(VerifiedMessage::of_verified).collect() })
 }
 
-async fn rebuild(peers: Node, of: Order) -> Answer {
+async fn rebuild(peers: Arc<dyn NodeClient>, of: Order) -> Answer {
     let order = known(of.value())?.map_err(|_| RebuildError::Malformed("the descriptor is no descriptor"))?;
     let rebuilt = crate::rebuild::rebuild(&*peers, &order).await?;
     bytes(&Numbers { a: rebuilt.read, b: rebuilt.written, ..Numbers::default() })

@@ -8,6 +8,7 @@ use super::wire::{MESSAGE_LIMIT, PIECE, Piece, Wire, pieces};
 use super::{Shared, answer, upload};
 use crate::client::ReadError;
 use bytes::Bytes;
+use futures::Stream;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
 use http::HeaderMap;
@@ -15,11 +16,14 @@ use hyper::body::Incoming;
 use prost::Message;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Request, Response, Status};
@@ -34,6 +38,15 @@ pub(crate) struct Asked {
     pub order: Option<u64>,
     /// When its sender stops waiting.
     pub deadline: Instant,
+    /// Its message has been read.
+    pub read: Arc<AtomicBool>,
+}
+
+impl Asked {
+    /// Its message has been read: from now on only the deadline counts.
+    pub fn is_read(&self) {
+        self.read.store(true, Ordering::Release);
+    }
 }
 
 /// Why a call has no answer of its own.
@@ -106,18 +119,38 @@ pub(crate) async fn call(
     let deadline = Instant::now()
         + timeout_of(request.headers()).map_or(shared.config.deadline, |asked| asked.min(shared.config.deadline));
     let order = order_of(request.headers());
-    let context = Asked { shared, gate, method, order, deadline };
+    let read = Arc::new(AtomicBool::new(false));
+    let context = Asked { shared, gate, method, order, deadline, read: Arc::clone(&read) };
+    let stall = deadline.min(Instant::now() + context.shared.config.stall);
     let request = request.map(Body::new);
-    match method {
-        Method::Hello => hello(context, request).await,
-        Method::WriteShard | Method::JournalAppend => upload::serve(context, request).await,
-        Method::ReadShard | Method::JournalRead => answer::serve_range(context, request).await,
-        _ => answer::serve(context, request).await,
+    let answered = match method {
+        Method::Hello => hello(context, request),
+        Method::WriteShard | Method::JournalAppend => upload::serve(context, request),
+        Method::ReadShard | Method::JournalRead => answer::serve_range(context, request),
+        _ => answer::serve(context, request),
+    };
+    in_time(answered, &read, stall, deadline).await.unwrap_or_else(|| late().into_http())
+}
+
+/// The message of a request must have been read by `stall`; what is done then ends at `deadline`.
+async fn in_time(
+    mut answered: Answered,
+    read: &AtomicBool,
+    stall: Instant,
+    deadline: Instant,
+) -> Option<http::Response<Body>> {
+    match timeout_at(stall, &mut answered).await {
+        Ok(answer) => Some(answer),
+        Err(_) if read.load(Ordering::Acquire) => timeout_at(deadline, answered).await.ok(),
+        Err(_) => None,
     }
 }
 
 fn hello(context: Asked, request: http::Request<Body>) -> Answered {
-    let answer = move |request: Request<Hello>| async move { context.gate.hello(request.get_ref()).map(Response::new) };
+    let answer = move |request: Request<Hello>| async move {
+        context.is_read();
+        context.gate.hello(request.get_ref()).map(Response::new)
+    };
     let codec = Wire::<super::message::Welcome, Hello>::default();
     let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_LIMIT);
     async move { grpc.unary(Once::new(answer), request).await }.boxed()
@@ -137,9 +170,10 @@ where
 {
     let deadline = context.deadline;
     let call = move |request: Request<Q>| async move {
+        context.is_read();
         let answered = timeout_at(deadline, answer(request.into_inner())).await;
         let answer: Answer = match answered.unwrap_or_else(|_| Err(Problem::Status(late()))) {
-            Ok(bytes) => stream::iter(pieces(bytes).map(Ok)).boxed(),
+            Ok(bytes) => until(deadline, bytes.len(), stream::iter(pieces(bytes).map(Ok)).boxed()),
             Err(problem) => failed(problem)?,
         };
         Ok(Response::new(answer))
@@ -170,6 +204,7 @@ where
 {
     let deadline = context.deadline;
     let call = move |request: Request<Q>| async move {
+        context.is_read();
         let Some((range, read)) = parse(request.into_inner()) else {
             return Err(Status::invalid_argument("the request can't be understood"));
         };
@@ -178,11 +213,11 @@ where
         let answer = if len <= PIECE {
             let bytes = timeout_at(deadline, read(range)).await.map_err(|_| late())?;
             let piece = bytes.map_or_else(|error| Piece::fault(&error.into()), |bytes| Piece::new(bytes, true));
-            stream::once(async move {
+            let sent = stream::once(async move {
                 let _held_until_sent = permit;
                 Ok(piece)
-            })
-            .boxed()
+            });
+            until(deadline, len, sent.boxed())
         } else {
             in_parts(range, read, deadline, permit)
         };
@@ -218,7 +253,48 @@ where
         }
     });
     // A task that stopped in the middle leaves a stream without a last piece: no answer.
-    stream::unfold(receive, |mut receive| async { receive.recv().await.map(|piece| (piece, receive)) }).boxed()
+    let pieces = stream::unfold(receive, |mut receive| async { receive.recv().await.map(|piece| (piece, receive)) });
+    until(deadline, PIECE, pieces.boxed())
+}
+
+/// Answers up to this length are left to the connection: a timer for each would cost more than they do.
+const SMALL: usize = 16 << 10;
+
+/// An answer that is let go of, with the memory and the room that it holds, when its client has not taken it by `deadline`: a
+/// connection asks for the next piece only when there is a window for it, so the answer itself would never notice.
+fn until(deadline: Instant, len: usize, answer: Answer) -> Answer {
+    if len <= SMALL {
+        return answer;
+    }
+    let slot = Arc::new(Mutex::new(Some(answer)));
+    let held = Arc::clone(&slot);
+    let timer = tokio::spawn(async move {
+        sleep_until(deadline).await;
+        let taken = held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(taken);
+    });
+    Held { slot, timer: timer.abort_handle() }.boxed()
+}
+
+struct Held {
+    slot: Arc<Mutex<Option<Answer>>>,
+    timer: AbortHandle,
+}
+
+impl Stream for Held {
+    type Item = Result<Piece, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(answer) = slot.as_mut() else { return Poll::Ready(Some(Err(late()))) };
+        answer.poll_next_unpin(cx)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.timer.abort();
+    }
 }
 
 /// A part that is outside means that the whole range is.

@@ -156,6 +156,7 @@ fn write_message(error: &WriteError) -> FaultMessage {
         }
         WriteError::NotFreeable(number) => of_numbers(10, *number, 0, 0),
         WriteError::Unreachable => plain(11),
+        WriteError::WrongStripe => plain(12),
     }
 }
 
@@ -177,6 +178,7 @@ fn write_of(message: &FaultMessage) -> Option<WriteError> {
         }
         10 => WriteError::NotFreeable(message.a?),
         11 => WriteError::Unreachable,
+        12 => WriteError::WrongStripe,
         _ => return None,
     })
 }
@@ -291,6 +293,7 @@ mod tests {
             WriteError::OldAuthority { drive: DRIVE, seen: Authority { epoch: Epoch(7), lsn: Lsn(8) } },
             WriteError::NotFreeable(5),
             WriteError::Unreachable,
+            WriteError::WrongStripe,
         ]
     }
 
@@ -328,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_guessed() {
-        for kind in [0, 12, 99, 107, 205, 1000] {
+        for kind in [0, 13, 99, 107, 205, 1000] {
             assert_eq!(Fault::of_message(&plain(kind)), None);
         }
         assert_eq!(Fault::of_message(&plain(1)), None, "no drive");

@@ -8,7 +8,9 @@
 //!   processes' own libraries from doing it. For a register, a lower number than the last one is refused as well: an old
 //!   ensemble must not follow a newer one.
 //! * A client's connection ends the one before it: what is still on its way there is refused, and can't be carried out behind
-//!   what the client sent since. What decides across clients is in the orders themselves: epochs, LSNs, [`Authority`].
+//!   what the client sent since. What decides across clients is in the orders themselves: epochs, LSNs, [`Authority`]; and
+//!   once metadata has begun the node, orders for the journal and for freeing are taken from that process alone, until one
+//!   with a higher epoch begins it.
 //!
 //! [`Authority`]: crate::keep::Authority
 
@@ -16,7 +18,7 @@ use super::identity::{Identity, NodeName};
 use super::message::{Hello, Welcome};
 use super::method::Method;
 use bytes::Bytes;
-use codec::id::{ClusterId, DriveId};
+use codec::id::{ClusterId, DriveId, Epoch};
 use http::HeaderMap;
 use std::collections::HashMap;
 use std::fmt;
@@ -117,11 +119,43 @@ pub(crate) struct Gates {
     versions: RangeInclusive<u32>,
     connections: AtomicU64,
     newest: Mutex<HashMap<ClientKey, u64>>,
+    leader: Mutex<Option<Leader>>,
+}
+
+/// The metadata process that has begun the node.
+struct Leader {
+    epoch: Epoch,
+    client: (Identity, [u8; 16]),
+    /// The node has begun.
+    done: bool,
 }
 
 impl Gates {
     pub fn new(identity: Identity, software: String, versions: RangeInclusive<u32>) -> Arc<Gates> {
-        Arc::new(Gates { identity, software, versions, connections: AtomicU64::new(0), newest: Mutex::default() })
+        Arc::new(Gates {
+            identity,
+            software,
+            versions,
+            connections: AtomicU64::new(0),
+            newest: Mutex::default(),
+            leader: Mutex::default(),
+        })
+    }
+
+    /// The epoch in which the node has begun.
+    pub fn begun(&self) -> Option<Epoch> {
+        self.leader().as_ref().filter(|leader| leader.done).map(|leader| leader.epoch)
+    }
+
+    /// The node has begun in `epoch`.
+    pub fn has_begun(&self, epoch: Epoch) {
+        if let Some(leader) = self.leader().as_mut().filter(|leader| leader.epoch == epoch) {
+            leader.done = true;
+        }
+    }
+
+    fn leader(&self) -> MutexGuard<'_, Option<Leader>> {
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn newest(&self) -> MutexGuard<'_, HashMap<ClientKey, u64>> {
@@ -266,9 +300,37 @@ impl Gate {
         if self.gates.newest().get(&opened.key) != Some(&opened.number) {
             return Err(self.refuse(Refusal::Superseded, "the client has made a newer connection"));
         }
+        if method.is_of_leader() && self.gates.leader().as_ref().is_some_and(|leader| !leader.is(&opened.key)) {
+            return Err(self.refuse(Refusal::Superseded, "another metadata process has begun this node since"));
+        }
         if !opened.orders.take(order) {
             return Err(self.refuse(Refusal::Replayed, format!("order {order} was used before, or is too old")));
         }
+        Ok(())
+    }
+
+    /// Whether the handshake of the connection is done.
+    pub fn is_open(&self) -> bool {
+        self.opened().is_some()
+    }
+
+    /// The process at the other end begins the node in `epoch`: it leads from now on, unless one with a higher epoch does.
+    pub fn lead(&self, epoch: Epoch) -> Result<(), Status> {
+        let opened = self.opened();
+        let Some(opened) = opened.as_ref() else {
+            return Err(self.refuse(Refusal::NoHandshake, "a request before the handshake"));
+        };
+        let mut leader = self.gates.leader();
+        let stays = leader
+            .as_ref()
+            .is_some_and(|leader| leader.epoch > epoch || leader.epoch == epoch && !leader.is(&opened.key));
+        if stays {
+            return Err(
+                self.refuse(Refusal::Superseded, format!("epoch {epoch} is not higher than the one that has begun"))
+            );
+        }
+        let done = leader.as_ref().is_some_and(|leader| leader.done && leader.epoch == epoch);
+        *leader = Some(Leader { epoch, client: (opened.key.0.clone(), opened.key.1), done });
         Ok(())
     }
 
@@ -278,6 +340,10 @@ impl Gate {
         let (Some(opened), Some(order)) = (opened.as_mut(), order) else {
             return Err(self.refuse(Refusal::NoHandshake, "a request before the handshake, or without a number"));
         };
+        // Again: the request may have waited for its message while a newer connection came.
+        if self.gates.newest().get(&opened.key) != Some(&opened.number) {
+            return Err(self.refuse(Refusal::Superseded, "the client has made a newer connection"));
+        }
         let last = opened.orders.registers.get(&drive).copied();
         if last.is_some_and(|last| order <= last) {
             return Err(self.refuse(Refusal::Replayed, format!("order {order} for the register comes too late")));
@@ -294,6 +360,12 @@ impl Gate {
     fn refuse(&self, refusal: Refusal, why: impl fmt::Display) -> Status {
         tracing::warn!(peer = %self.peer, refusal = refusal.name(), %why, "a request is refused");
         refusal.status(why)
+    }
+}
+
+impl Leader {
+    fn is(&self, key: &ClientKey) -> bool {
+        self.client.0 == key.0 && self.client.1 == key.1
     }
 }
 
@@ -416,6 +488,44 @@ mod tests {
         assert_eq!(why(other.admit(Method::WriteRegister, &headers(0))), None);
         drop((second, other));
         assert!(gates.newest().is_empty());
+    }
+
+    #[test]
+    fn a_register_of_a_superseded_connection_is_refused() {
+        let gates = gates();
+        let open = || {
+            let gate = Gate::new(Arc::clone(&gates), identity(Role::Metadata, "m1"));
+            gate.hello(&hello()).unwrap();
+            gate
+        };
+        let first = open();
+        assert_eq!(why(first.admit(Method::WriteRegister, &headers(0))), None);
+        // Admitted, and its message comes after the client has come back on another connection.
+        let second = open();
+        assert_eq!(why(first.admit_register(DriveId([1; 16]), Some(0))), Some(Refusal::Superseded));
+        assert_eq!(why(second.admit_register(DriveId([1; 16]), Some(0))), None);
+    }
+
+    #[test]
+    fn orders_for_the_journal_come_from_who_has_begun_the_node() {
+        let gates = gates();
+        let open = |client: u8| {
+            let gate = Gate::new(Arc::clone(&gates), identity(Role::Metadata, "m1"));
+            gate.hello(&Hello { client: Bytes::copy_from_slice(&[client; 16]), ..hello() }).unwrap();
+            gate
+        };
+        let (old, new) = (open(1), open(2));
+        assert_eq!(why(old.lead(Epoch(5))), None);
+        assert_eq!(why(old.admit(Method::JournalAppend, &headers(0))), None);
+        assert_eq!(why(new.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded));
+        assert_eq!(why(new.lead(Epoch(5))), Some(Refusal::Superseded));
+        assert_eq!(why(new.lead(Epoch(6))), None);
+        assert_eq!(why(old.lead(Epoch(5))), Some(Refusal::Superseded));
+        for method in [Method::JournalAppend, Method::WriteRegister, Method::FreeShards] {
+            assert_eq!(why(old.admit(method, &headers(1))), Some(Refusal::Superseded));
+        }
+        assert_eq!(why(old.admit(Method::ReadShard, &headers(1))), None, "reading is free");
+        assert_eq!(why(new.admit(Method::JournalAppend, &headers(1))), None);
     }
 
     #[test]

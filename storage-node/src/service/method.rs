@@ -55,6 +55,8 @@ methods!(
     RenewFrees,
     SettleUnnamed,
     Authority,
+    Begin,
+    Reopen,
 );
 
 impl Method {
@@ -93,9 +95,25 @@ impl Method {
             | Method::JournalFree
             | Method::WriteRegister
             | Method::FreeShards
-            | Method::RenewFrees => &[Metadata],
+            | Method::RenewFrees
+            | Method::Begin
+            | Method::Reopen => &[Metadata],
         };
         allowed.contains(&role)
+    }
+
+    /// What only the metadata that has begun the node may order, since it decides over the journal and the life of data: one
+    /// that was superseded may still have such orders on the way.
+    pub(crate) fn is_of_leader(self) -> bool {
+        matches!(
+            self,
+            Method::JournalBegin
+                | Method::JournalAppend
+                | Method::JournalFree
+                | Method::WriteRegister
+                | Method::FreeShards
+                | Method::RenewFrees
+        )
     }
 }
 
@@ -106,9 +124,14 @@ mod tests {
 
     #[test]
     fn r13_only_metadata_may_free() {
-        for method in
-            [Method::FreeShards, Method::RenewFrees, Method::JournalFree, Method::WriteRegister, Method::JournalAppend]
-        {
+        for method in [
+            Method::FreeShards,
+            Method::RenewFrees,
+            Method::JournalFree,
+            Method::WriteRegister,
+            Method::JournalAppend,
+            Method::Begin,
+        ] {
             for role in Role::ALL {
                 assert_eq!(method.allows(role), role == Role::Metadata, "{} {role}", method.name());
             }

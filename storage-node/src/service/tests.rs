@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod bounds;
 mod conformance;
 mod faults;
 mod issue;
@@ -91,7 +92,7 @@ pub async fn serve(
     ca: &ClusterCa,
     of: &str,
     address: &str,
-    node: Arc<dyn NodeClient>,
+    node: Arc<dyn crate::host::NodeHost>,
     peers: Arc<dyn NodeClient>,
     config: ServiceConfig,
 ) -> Server {

@@ -13,15 +13,18 @@ use super::identity::Role;
 use super::message::drive_id;
 use super::method::Method;
 use super::wire::{Done, MESSAGE_LIMIT, Upload, UploadHead, Wire};
-use crate::client::{Reserve, WriteError};
+use crate::client::{ReadError, Reserve, WriteError};
 use bytes::{Bytes, BytesMut};
+use codec::id::{DriveId, ShardId};
 use codec::journal::BatchHeader;
 use codec::segment::MAX_RECORD_PAYLOAD;
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use futures::FutureExt;
-use std::sync::Arc;
-use tokio::time::timeout_at;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{timeout, timeout_at};
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Request, Response, Streaming};
@@ -33,6 +36,8 @@ const OTHER_LENGTH: WriteError = WriteError::Malformed("the upload does not have
 
 pub(crate) fn serve(asked: Asked, request: http::Request<Body>) -> Answered {
     let call = move |request: Request<Streaming<Upload>>| async move {
+        // From here on each piece has its own time.
+        asked.is_read();
         let deadline = asked.deadline;
         let written = timeout_at(deadline, take(asked, request.into_inner())).await;
         let fault = match written.unwrap_or_else(|_| Err(Problem::Status(late()))) {
@@ -69,19 +74,37 @@ impl Header {
 }
 
 async fn take(asked: Asked, mut stream: Streaming<Upload>) -> Result<(), Problem> {
-    let first = stream.message().await.map_err(Problem::Status)?;
+    let stall = asked.shared.config.stall;
+    let first = next(&mut stream, stall).await?;
     let head = first.and_then(|upload| upload.head).ok_or_else(Problem::malformed)?;
     let drive = drive_id(&head.drive).ok_or_else(Problem::malformed)?;
     let header = Header::parse(asked.method, &head.header)?;
     check(&asked, &head, &header)?;
     let len = usize::try_from(head.len).map_err(|_| Problem::malformed())?;
-    // Who may never have as much is let in alone.
-    let most = asked.shared.config.uploads;
-    let _room =
-        room(Arc::clone(&asked.shared.uploads), len.min(most), asked.deadline).await.map_err(Problem::Status)?;
-    let payload = receive(&mut stream, len, header.hash()).await?;
-    let reserve = if head.reserve { Reserve::Metadata } else { Reserve::Client };
     let node = &asked.shared.node;
+    let _receiving = match &header {
+        Header::Shard(header) => Some(asked.shared.receiving.begin(drive, header)?),
+        Header::Batch(_) => None,
+    };
+    if let Header::Shard(header) = &header {
+        // Before its bytes are taken. What can't be read may be written again: that is how it is mended.
+        let (id, root) = (header.id(), header.descriptor.root());
+        if let Err(ReadError::WrongStripe) = node.read_shard(drive, id, root, 0..0).await {
+            return Err(WriteError::WrongStripe.into());
+        }
+    }
+    let (rooms, most) = match asked.method {
+        Method::JournalAppend => (&asked.shared.journal, asked.shared.config.journal),
+        _ => (&asked.shared.uploads, asked.shared.config.uploads),
+    };
+    // Who may never have as much is let in alone.
+    let _room = room(Arc::clone(rooms), len.min(most), asked.deadline).await.map_err(Problem::Status)?;
+    let payload = receive(&mut stream, len, header.hash(), stall).await?;
+    let reserve = match (head.reserve, head.restripe) {
+        (true, _) => Reserve::Metadata,
+        (false, true) => Reserve::Restripe,
+        (false, false) => Reserve::Client,
+    };
     match header {
         Header::Shard(header) => node.write_shard(drive, header, payload, reserve).await?,
         Header::Batch(header) => node.journal_append(drive, header, payload, reserve).await?,
@@ -98,7 +121,7 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
             return Err(OTHER_PAYLOAD.into());
         }
         // A gateway writes clients' bytes: no ledger, no checkpoint, nothing from the reserve.
-        let clients = header.descriptor.class == StripeClass::Data && !head.reserve;
+        let clients = header.descriptor.class == StripeClass::Data && !head.reserve && !head.restripe;
         if asked.gate.peer.role == Role::Gateway && !clients {
             return Err(Problem::Status(asked.gate.refuse_role(asked.method)));
         }
@@ -109,11 +132,59 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
     Ok(())
 }
 
+/// The next part of an upload. A sender that is silent gives back the room that was made for it.
+async fn next(stream: &mut Streaming<Upload>, stall: Duration) -> Result<Option<Upload>, Problem> {
+    let part = timeout(stall, stream.message()).await.map_err(|_| Problem::Status(late()))?;
+    part.map_err(Problem::Status)
+}
+
+/// The shards that are being received, with the roots of their stripes: two stripes that were given one id must not both find
+/// that there is no such shard yet.
+#[derive(Default)]
+pub(crate) struct Receiving(Mutex<HashMap<(DriveId, ShardId), ([u8; 32], usize)>>);
+
+impl Receiving {
+    /// A shard of the same stripe may be received twice at a time: its sender gave up waiting and sends it again.
+    fn begin(&self, drive: DriveId, header: &ShardHeader) -> Result<Received<'_>, WriteError> {
+        let (key, root) = ((drive, header.id()), header.descriptor.root());
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, count) = all.entry(key).or_insert((root, 0));
+        if *known != root {
+            return Err(WriteError::WrongStripe);
+        }
+        *count += 1;
+        Ok(Received { all: self, key })
+    }
+}
+
+/// Forgets the shard when it is dropped.
+struct Received<'a> {
+    all: &'a Receiving,
+    key: (DriveId, ShardId),
+}
+
+impl Drop for Received<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, count)) = all.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.key);
+            }
+        }
+    }
+}
+
 /// Takes `len` bytes, hashing each piece as it comes.
-async fn receive(stream: &mut Streaming<Upload>, len: usize, hash: Option<[u8; 32]>) -> Result<Bytes, Problem> {
+async fn receive(
+    stream: &mut Streaming<Upload>,
+    len: usize,
+    hash: Option<[u8; 32]>,
+    stall: Duration,
+) -> Result<Bytes, Problem> {
     let mut hasher = blake3::Hasher::new();
     let (mut only, mut all) = (Bytes::new(), BytesMut::new());
-    while let Some(upload) = stream.message().await.map_err(Problem::Status)? {
+    while let Some(upload) = next(stream, stall).await? {
         if upload.head.is_some() {
             return Err(Problem::malformed());
         }

@@ -96,6 +96,9 @@ pub(crate) struct UploadHead {
     /// May use the reserve (R14).
     #[prost(bool, tag = "4")]
     pub reserve: bool,
+    /// Rewrites stripes to get space back: may use a part of the reserve.
+    #[prost(bool, tag = "5")]
+    pub restripe: bool,
 }
 
 /// The answer to an upload.

@@ -106,8 +106,12 @@ async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target, Lan
 
 fn upload_of(counter: u64, len: usize, parts: Vec<Bytes>) -> Vec<Upload> {
     let (header, _) = shard(counter, len);
-    let head =
-        UploadHead { drive: drive_bytes(first_drive()), header: header.encode(), len: len as u64, reserve: false };
+    let head = UploadHead {
+        drive: drive_bytes(first_drive()),
+        header: header.encode(),
+        len: len as u64,
+        ..UploadHead::default()
+    };
     let parts = parts.into_iter().map(|data| Upload { head: None, data });
     std::iter::once(Upload { head: Some(head), data: Bytes::new() }).chain(parts).collect()
 }
@@ -215,6 +219,19 @@ async fn writers_that_send_nothing_hold_no_more_than_the_bound() {
     put(&*cluster.client(Role::Gateway), 2, LEN).await.unwrap();
     let listed = cluster.node.list_shards(first_drive(), None, None, 10).await.unwrap();
     assert_eq!(listed.len(), 1, "what was not received whole was not written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_stalls_gives_its_room_back_long_before_its_deadline() {
+    let config = ServiceConfig { uploads: LEN, stall: HASTY, ..ServiceConfig::default() };
+    let cluster = Cluster::large(config).await;
+    let (target, lane) = bare(&cluster, Role::Gateway, 1 << 20).await;
+    let link = lane.link(&target).await.unwrap();
+    let begun = upload_of(1, LEN, vec![noise(1, LEN).slice(..PIECE)]);
+    let stalled = stream::iter(begun).chain(stream::pending());
+    let ended = tokio::time::timeout(HASTY * 10, link.send(Method::WriteShard, stalled, HASTY * 100)).await;
+    assert!(matches!(ended, Ok(Err(_))), "{ended:?}");
+    put(&*cluster.client(Role::Gateway), 2, LEN).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

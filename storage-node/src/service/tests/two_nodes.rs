@@ -78,7 +78,7 @@ async fn two() -> (Trace, ClusterCa, [Server; 2]) {
 
 fn nodes(ca: &ClusterCa, servers: &[Server], role: Role) -> Arc<Nodes> {
     let credentials = credentials(&ca.issue(&identity(CLUSTER, role, "c1"), YEAR).unwrap());
-    let remote = |(number, server): (usize, &Server)| -> Arc<dyn NodeClient> {
+    let remote = |(number, server): (usize, &Server)| -> Arc<dyn crate::host::NodeHost> {
         let config = RemoteConfig::new(server.address().to_string(), name(&format!("n{}", number + 1)));
         RemoteNode::new(&credentials, config).unwrap()
     };
@@ -111,7 +111,7 @@ async fn with_a_node_gone_its_drives_are_not_reachable_and_bytes_are_decoded() {
     let drives: Vec<Option<DriveId>> = (0..4).map(|index| Some(drive_id(index))).collect();
     let layout = StripeLayout { descriptor: stripe.descriptor.clone(), drives };
     let expected = stripe.shards[3].clone().unwrap();
-    let options = ReadOptions { hedge_after: Duration::from_secs(5) };
+    let options = ReadOptions { hedge_after: Duration::from_secs(5), ..ReadOptions::default() };
     assert_eq!(read_range(&*gateway, &layout, 3, 0..expected.len() as u32, options).await, Ok(expected));
     let id = ShardId { stripe: stripe.descriptor.id, index: 3 };
     let direct = gateway.read_shard(drive_id(3), id, stripe.descriptor.root(), 0..1).await;

@@ -1,0 +1,131 @@
+//! A node in another process as metadata's: it is told to begin, and it may have been started anew since it was last asked.
+//!
+//! Invariants:
+//! * How often a drive was opened only grows, though each start of the node's process counts from one, and grows whenever the
+//!   node did not answer in between: whoever compares must see that the drive was away.
+//! * A node that has not begun in the epoch that it was to begin in is told again each time that it answers for its drives, by
+//!   one caller at a time.
+
+use super::RemoteNode;
+use super::link::Trouble;
+use crate::client::{DriveStatus, NodeClient, WriteError};
+use crate::drive::{DriveError, ProbedDrive, ProbedState};
+use crate::host::NodeHost;
+use crate::service::fault::Fault;
+use crate::service::identity::NodeName;
+use crate::service::message::{DriveList, Nothing, OfDrive, OfEpoch};
+use crate::service::method::Method;
+use async_trait::async_trait;
+use codec::id::{DriveId, Epoch};
+
+impl RemoteNode {
+    /// Takes in what a node says of its drives.
+    pub(super) fn learn(&self, list: &DriveList, mut drives: Vec<DriveStatus>) -> Vec<DriveStatus> {
+        let mut known = self.known();
+        let top = known.opened.1;
+        if known.incarnation != list.incarnation {
+            // Started anew: for whoever compares, each drive was opened once more than ever before.
+            (known.incarnation, known.opened.0) = (list.incarnation, top);
+        } else if known.silent {
+            // It was away: whoever waited for its drives to be opened again takes this for it.
+            known.opened.0 = known.opened.0.saturating_add(1);
+        }
+        drives.retain(|drive| !known.forgotten.contains(&drive.id));
+        for drive in &mut drives {
+            drive.node = self.number;
+            drive.path = format!("{}:{}", self.target.node.name, drive.path);
+            drive.filesystem_id = self.filesystem(drive.filesystem_id);
+            drive.opened = drive.opened.saturating_add(known.opened.0);
+            known.opened.1 = known.opened.1.max(drive.opened);
+        }
+        known.silent = false;
+        known.highest = Some(Epoch(list.highest)).filter(|highest| highest.0 > 0);
+        known.drives.clone_from(&drives);
+        let due = known.epoch.filter(|epoch| epoch.0 != list.begun && !known.telling);
+        if let (Some(epoch), Some(me)) = (due, self.me.upgrade()) {
+            known.telling = true;
+            // Aside: filling a reserve takes long, and whoever asks for the drives does not wait for it.
+            tokio::spawn(async move { me.tell(epoch).await });
+        }
+        drives
+    }
+
+    /// File systems of different machines may have the same number.
+    fn filesystem(&self, id: u64) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.target.node.name.as_str().as_bytes()).update(&id.to_le_bytes());
+        let hash = hasher.finalize();
+        hash.as_bytes().first_chunk().map_or(id, |bytes| u64::from_le_bytes(*bytes))
+    }
+
+    /// Tells the node to begin.
+    async fn tell(&self, epoch: Epoch) {
+        let question = OfEpoch { epoch: epoch.0 };
+        let told = self.ask::<_, Nothing>(Method::Begin, question, self.deadlines.long).await;
+        self.known().telling = false;
+        match told {
+            Ok(_) => tracing::info!(node = %self.target.node, %epoch, "a storage node has begun"),
+            Err(_) => {
+                tracing::warn!(node = %self.target.node, %epoch, problem = ?self.problem(), "a storage node has not begun")
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl NodeHost for RemoteNode {
+    /// A node that does not answer is told when it is next asked for its drives and does, also after it was started anew.
+    async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        {
+            let mut known = self.known();
+            known.epoch = Some(epoch);
+            known.telling = true;
+        }
+        self.tell(epoch).await;
+        Ok(())
+    }
+
+    async fn highest_epoch(&self) -> Option<Epoch> {
+        let _now_known = self.drives().await;
+        self.known().highest
+    }
+
+    async fn reopen(&self, drive: DriveId) -> Result<(), DriveError> {
+        let opened = self.ask::<_, Nothing>(Method::Reopen, OfDrive::new(drive), self.deadlines.long).await;
+        match opened {
+            Ok(Nothing {}) => Ok(()),
+            Err(Trouble::Fault(Fault::Write(WriteError::DriveFailed { reason, .. }))) => {
+                let path = self.target.node.name.to_string();
+                Err(DriveError::NotOurs { path, state: ProbedState::Damaged { reason } })
+            }
+            Err(Trouble::Fault(Fault::Write(WriteError::UnknownDrive(drive)))) => Err(DriveError::Unknown { drive }),
+            Err(_) => Err(DriveError::Unreachable),
+        }
+    }
+
+    async fn add_drive(&self, probed: ProbedDrive) -> Result<(), DriveError> {
+        Err(DriveError::Elsewhere { path: probed.disk.path_hint() })
+    }
+
+    /// The node itself is not told: it keeps the directory until its configuration no longer names it.
+    async fn forget_drive(&self, drive: DriveId) -> Result<(), DriveError> {
+        let mut known = self.known();
+        known.forgotten.insert(drive);
+        known.drives.retain(|status| status.id != drive);
+        known.scrubs.retain(|status| status.drive != drive);
+        Ok(())
+    }
+
+    async fn stop(&self) {}
+
+    fn silent(&self) -> Vec<String> {
+        self.known().silent.then(|| self.target.node.name.to_string()).into_iter().collect()
+    }
+}
+
+/// The number of a node, for placement: from its name, so that it is the same for every metadata process and after every
+/// start. Two names with one number count as one node, and get fewer shards of a stripe than they could.
+pub(super) fn number_of(name: &NodeName) -> u32 {
+    let hash = blake3::hash(name.as_str().as_bytes());
+    hash.as_bytes().first_chunk().map_or(1, |bytes| u32::from_le_bytes(*bytes)).max(1)
+}
