@@ -7,6 +7,8 @@ use codec::id::DriveId;
 pub struct Candidate {
     /// Its identity.
     pub id: DriveId,
+    /// Its node, which fails as a whole.
+    pub node: u32,
     /// Bytes free.
     pub free: u64,
     /// Tells which drives share a file system, and so may fail together.
@@ -14,15 +16,16 @@ pub struct Candidate {
 }
 
 /// The ensemble of `count` drives that follows `current`: members that are still candidates stay, in order, since they hold
-/// the tail already; the others are replaced by drives on file systems of their own, then by those with most space. `None`
+/// the tail already; the others are replaced by drives on nodes of their own, then on file systems of their own, then by those with most space. `None`
 /// when there are too few.
 pub fn choose_members(current: &[DriveId], candidates: &[Candidate], count: usize) -> Option<Vec<DriveId>> {
     let find = |id: &DriveId| candidates.iter().find(|c| c.id == *id);
     let mut chosen: Vec<Candidate> = current.iter().filter_map(find).copied().take(count).collect();
     while chosen.len() < count {
         let rest = candidates.iter().filter(|c| chosen.iter().all(|other| other.id != c.id));
+        let with = |node: u32| chosen.iter().filter(|other| other.node == node).count();
         let shared = |c: &Candidate| chosen.iter().any(|other| other.filesystem == c.filesystem);
-        let best = rest.min_by_key(|c| (shared(c), std::cmp::Reverse(c.free), c.id)).copied()?;
+        let best = rest.min_by_key(|c| (with(c.node), shared(c), std::cmp::Reverse(c.free), c.id)).copied()?;
         chosen.push(best);
     }
     Some(chosen.into_iter().map(|c| c.id).collect())
@@ -33,7 +36,7 @@ mod tests {
     use super::*;
 
     fn candidate(id: u8, free: u64, filesystem: u64) -> Candidate {
-        Candidate { id: DriveId([id; 16]), free, filesystem }
+        Candidate { id: DriveId([id; 16]), node: 0, free, filesystem }
     }
 
     fn ids(ids: &[u8]) -> Vec<DriveId> {
@@ -47,5 +50,14 @@ mod tests {
         assert_eq!(choose_members(&ids(&[3, 1]), &candidates, 2), Some(ids(&[3, 1])));
         assert_eq!(choose_members(&ids(&[]), &candidates, 4), Some(ids(&[5, 4, 3, 1])));
         assert_eq!(choose_members(&ids(&[1]), &candidates, 5), None);
+    }
+
+    #[test]
+    fn members_are_on_nodes_of_their_own_as_far_as_there_are_any() {
+        let of = |id: u8, node, free| Candidate { node, ..candidate(id, free, id.into()) };
+        let candidates = [of(1, 1, 90), of(2, 1, 80), of(3, 2, 10), of(4, 3, 5), of(5, 2, 7)];
+        assert_eq!(choose_members(&ids(&[]), &candidates, 3), Some(ids(&[1, 3, 4])));
+        assert_eq!(choose_members(&ids(&[]), &candidates, 5), Some(ids(&[1, 3, 4, 2, 5])));
+        assert_eq!(choose_members(&ids(&[2]), &candidates, 2), Some(ids(&[2, 3])));
     }
 }

@@ -6,7 +6,7 @@ use crate::topology::default_geometry;
 use codec::erasure::Geometry;
 use codec::id::{ClusterId, DriveId, Epoch, Lsn};
 use codec::register::Register;
-use storage_node::client::{DriveHealth, NodeClient};
+use storage_node::client::DriveHealth;
 use storage_node::drive::{self, ProbedDrive, ProbedState, probe};
 
 /// Whether this is a first start: `Some(None)` for one that begins, `Some(cluster)` for one that was interrupted before any
@@ -43,14 +43,14 @@ pub(super) fn format_all(
     config: &Config,
     interrupted: Option<ClusterId>,
 ) -> Result<(ClusterId, Vec<ProbedDrive>), StartError> {
-    let geometry = first_geometry(config, parts.disks.len())?;
-    tracing::info!(drives = parts.disks.len(), %geometry, "first start: formatting the drives");
+    let geometry = first_geometry(config, parts.disks().len())?;
+    tracing::info!(drives = parts.disks().len(), %geometry, "first start: formatting the drives");
     let cluster = match interrupted.or(config.cluster) {
         Some(cluster) => cluster,
         None => ClusterId(random(&*parts.entropy)?),
     };
     let mut probed = Vec::new();
-    for disk in &parts.disks {
+    for disk in parts.disks() {
         let found = probe(disk.clone(), Some(cluster));
         if matches!(found.state, ProbedState::Empty) {
             drive::format(&**disk, cluster, DriveId(random(&*parts.entropy)?), None)?;
@@ -82,7 +82,7 @@ pub(super) async fn first_members(scene: &Scene, mut register: Register, epoch: 
     let drives = scene.node.drives().await;
     let healthy = drives.iter().filter(|d| d.health == DriveHealth::Healthy);
     let candidates: Vec<Candidate> =
-        healthy.map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id }).collect();
+        healthy.map(|d| Candidate { id: d.id, node: d.node, free: d.free, filesystem: d.filesystem_id }).collect();
     if let Some(members) = choose_members(&[], &candidates, register.members.len()) {
         register.members = members;
     }

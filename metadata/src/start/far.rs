@@ -1,0 +1,74 @@
+//! A start whose drives are served by other processes.
+//!
+//! What the drives are is for their nodes to say, and a node formats nothing on anybody's order (R18). So a first start is one
+//! where every node answers, no drive of any has ever had a register, and nothing here knows a cluster: a node that is silent
+//! may have the drives that hold everything.
+
+use super::key::Key;
+use super::{Config, KeySource, Means, Opened, StartError, open_index, own_index};
+use crate::replay::index_mark;
+use codec::id::{ClusterId, DriveId};
+use std::sync::Arc;
+use storage_node::client::{DriveHealth, DriveStatus, ReadError};
+use storage_node::host::NodeHost;
+
+/// Asks the nodes for their drives, and opens the index. Nothing was written, and no key made, unless it is a first start.
+pub(super) async fn open(
+    parts: &Means,
+    nodes: &Arc<dyn NodeHost>,
+    cluster: ClusterId,
+    config: &Config,
+    source: KeySource,
+) -> Result<(Opened, Key), StartError> {
+    if let Some(ours) = config.cluster.filter(|ours| *ours != cluster) {
+        return Err(StartError::OtherCluster { ours, theirs: cluster });
+    }
+    let (kv, index_cluster) = open_index(&*parts.index)?;
+    let drives = nodes.drives().await;
+    let silent = nodes.silent();
+    let known = config.cluster.or(index_cluster);
+    let registered = any_register(nodes, &drives).await?;
+    let fresh = match known {
+        Some(known) if !registered && silent.is_empty() => {
+            return Err(StartError::RegistersGone { cluster: known, drives: drives.len() });
+        }
+        None if !registered => {
+            if !silent.is_empty() {
+                return Err(StartError::NodesSilent { nodes: silent.join(", ") });
+            }
+            if drives.is_empty() {
+                return Err(StartError::NoDrives);
+            }
+            Some(first_drives(drives)?)
+        }
+        _ => None,
+    };
+    let key = match &fresh {
+        Some(_) => Key::Checked(source(true)?),
+        None => Key::Source(source),
+    };
+    let kv = own_index(parts, kv, index_cluster, cluster)?;
+    let mark = index_mark(&*kv)?;
+    Ok((Opened { cluster, node: nodes.clone(), kv, mark, fresh, refused: None }, key))
+}
+
+/// Whether any drive has a register. One that can't be read is there: only "never written" means a fresh drive.
+async fn any_register(nodes: &Arc<dyn NodeHost>, drives: &[DriveStatus]) -> Result<bool, StartError> {
+    for drive in drives {
+        match nodes.read_register(drive.id).await {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(_) | Err(ReadError::DriveFailed { .. } | ReadError::Damaged { .. }) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// The drives of a first start: all of them, and all can be used.
+fn first_drives(drives: Vec<DriveStatus>) -> Result<Vec<DriveId>, StartError> {
+    let id = |drive: DriveStatus| match drive.health {
+        DriveHealth::Failed { reason } => Err(StartError::DriveUnusable { path: drive.path, reason }),
+        _ => Ok(drive.id),
+    };
+    drives.into_iter().map(id).collect()
+}
