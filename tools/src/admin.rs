@@ -10,6 +10,7 @@
 use crate::admin_client::{CapacityAnswer, DriveAnswer, SealAnswer, SealedAnswer, StatusAnswer};
 use crate::drive_set::DriveSet;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
+use crate::open_files::OpenFiles;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -193,7 +194,7 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
             })
             .collect(),
         capacity,
-        warnings: status.warnings,
+        warnings: status.warnings.into_iter().chain(OpenFiles::now().and_then(OpenFiles::warning)).collect(),
         repair: metadata.keeper().map(|keeper| RepairAnswer::new(&keeper.status())),
         reclaim: metadata.reclaimer().map(|reclaimer| ReclaimAnswer::new(&reclaimer.status())),
     }

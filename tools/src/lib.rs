@@ -21,6 +21,7 @@ pub mod logging;
 pub mod metrics;
 pub mod object_map;
 pub mod offline;
+mod open_files;
 pub mod process;
 pub mod progress;
 pub mod rescue;

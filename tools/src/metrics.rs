@@ -5,6 +5,7 @@
 use crate::admin_client::StatusAnswer;
 use crate::admin_drives::DriveInfo;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer, ScrubDrive};
+use crate::open_files::OpenFiles;
 use std::fmt::Write;
 
 /// 1 while reads and writes are served, 0 while only reads are.
@@ -121,9 +122,13 @@ pub const RECLAIM_REFUSED: &str = "stele_reclaim_refused_total";
 pub const RECLAIM_TOOK: &str = "stele_reclaim_pass_seconds";
 /// The epoch of this start.
 pub const EPOCH: &str = "stele_epoch";
+/// Files that the process has open.
+pub const OPEN_FILES: &str = "stele_open_files";
+/// Files that the process may have open.
+pub const OPEN_FILES_LIMIT: &str = "stele_open_files_limit";
 
 /// All names, and what they mean: for the page itself, and for the test that compares the alert rules with it.
-pub const ALL: [(&str, &str, &str); 56] = [
+pub const ALL: [(&str, &str, &str); 58] = [
     (SERVING, "gauge", "1 while reads and writes are served"),
     (JOURNAL_APPLIED, "counter", "The last journal entry"),
     (JOURNAL_SEALED, "counter", "The last sealed journal entry"),
@@ -188,6 +193,8 @@ pub const ALL: [(&str, &str, &str); 56] = [
     ),
     (RECLAIM_TOOK, "gauge", "How long the last mark pass took"),
     (EPOCH, "gauge", "The epoch of this start"),
+    (OPEN_FILES, "gauge", "Files that the process has open"),
+    (OPEN_FILES_LIMIT, "gauge", "Files that the process may have open"),
 ];
 
 struct Page(String);
@@ -222,6 +229,10 @@ pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive
     page.single(SERVING, f64::from(u8::from(status.mode == "serving")));
     page.single(WARNINGS, status.warnings.len() as f64);
     page.single(EPOCH, status.epoch as f64);
+    if let Some(open) = OpenFiles::now() {
+        page.single(OPEN_FILES, open.used as f64);
+        page.single(OPEN_FILES_LIMIT, open.limit as f64);
+    }
     page.single(JOURNAL_APPLIED, status.applied as f64);
     page.single(JOURNAL_SEALED, status.sealed as f64);
     page.single(CAPACITY_TOTAL, status.capacity.total as f64);

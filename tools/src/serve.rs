@@ -10,6 +10,7 @@ use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::drives::{DrivesError, Wanted, find, plan, record_cluster};
 use crate::index_home::Indexes;
+use crate::open_files::OpenFiles;
 use codec::effect::AccountRow;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
@@ -253,7 +254,10 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     };
     print!("{}", said.text(&meta.status()));
 
-    let drained = gateway::server::serve(s3_listener, service, Limits::default(), stop).await;
+    let limits = Limits::default();
+    let connections = OpenFiles::connections(OpenFiles::now().map(|open| open.limit), limits.connections);
+    let limits = Limits { connections, ..limits };
+    let drained = gateway::server::serve(s3_listener, service, limits, stop).await;
     state.stopping();
     if drained.cut > 0 {
         tracing::warn!(connections = drained.cut, "cut off while draining");
