@@ -36,4 +36,4 @@ pub use status::{Alarm, KeepStatus};
 pub(crate) const LONG_WORK: std::time::Duration = std::time::Duration::from_secs(300);
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

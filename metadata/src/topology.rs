@@ -4,7 +4,7 @@ use codec::effect::{DriveRow, DriveState};
 use codec::erasure::Geometry;
 use codec::id::DriveId;
 use std::collections::{BTreeMap, BTreeSet};
-use storage_node::client::{DriveHealth, DriveStatus};
+use storage_node::client::{DriveHealth, DriveStatus, STALLED_AFTER, WRITE_DEADLINE};
 
 /// A drive with less free space than this takes no new shards.
 pub const MIN_FREE: u64 = 64 << 20;
@@ -98,6 +98,23 @@ impl Topology {
     pub fn without(mut self, drives: &BTreeSet<DriveId>) -> Self {
         for drive in self.drives.iter_mut().filter(|drive| drives.contains(&drive.id)) {
             (drive.usable, drive.full) = (false, false);
+        }
+        self
+    }
+
+    /// The same drives, of which those that let an operation wait take no new shards: a write to one of them would wait as
+    /// well. Those that have waited for longer than a write may take are spared as long as `least` others are left; those
+    /// that are stalled, and may yet answer, as long as there are enough for `full` stripes without them.
+    #[must_use]
+    pub fn without_stalled(mut self, status: &[DriveStatus], least: usize, full: usize) -> Self {
+        let mut longest: Vec<&DriveStatus> = status.iter().filter(|status| status.waits(STALLED_AFTER)).collect();
+        longest.sort_by_key(|status| std::cmp::Reverse(status.unanswered_ms));
+        for stalled in longest {
+            let needed = if stalled.waits(WRITE_DEADLINE) { least } else { full };
+            let others = self.usable().filter(|drive| drive.id != stalled.id).count();
+            if others >= needed {
+                self = self.without(&BTreeSet::from([stalled.id]));
+            }
         }
         self
     }
@@ -209,6 +226,26 @@ mod tests {
         let geometry = Geometry::new(4, 2).unwrap();
         let widths: Vec<_> = (0..8).map(|usable| usable_width(usable, geometry)).collect();
         assert_eq!(widths, [None, None, None, Some(1), Some(2), Some(3), Some(4), Some(4)]);
+    }
+
+    #[test]
+    fn a_drive_that_lets_an_operation_wait_is_spared_as_far_as_others_will_do() {
+        let drive = |n: u8| Drive { id: DriveId([n; 16]), node: 0, rack: 0, free: 1 << 40, usable: true, full: false };
+        let usable = |waits: &[u64], least, full| -> Vec<u8> {
+            let topology = Topology { drives: (0..waits.len()).map(|n| drive(n as u8)).collect() };
+            let status = |(n, ms): (usize, &u64)| DriveStatus {
+                id: DriveId([n as u8; 16]),
+                unanswered_ms: *ms,
+                ..crate::keep::testing::drive_status()
+            };
+            let status: Vec<DriveStatus> = waits.iter().enumerate().map(status).collect();
+            topology.without_stalled(&status, least, full).usable().map(|drive| drive.id.0[0]).collect()
+        };
+        assert_eq!(usable(&[4_000, 0, 0, 6_000], 2, 3), [0, 1, 2]);
+        assert_eq!(usable(&[0, 0, 0, 6_000], 2, 4), [0, 1, 2, 3], "better than a narrower stripe");
+        assert_eq!(usable(&[0, 0, 0, 21_000], 2, 4), [0, 1, 2], "a write there would fail");
+        assert_eq!(usable(&[0, 6_000, 9_000, 7_000], 2, 3), [0, 1, 3], "the worst first");
+        assert_eq!(usable(&[30_000, 31_000, 32_000, 33_000], 2, 3), [0, 1], "all of one machine, perhaps for a moment");
     }
 
     #[test]

@@ -4,24 +4,28 @@
 //! * Nothing that such a drive holds counts before it was looked at again: its shards are unverified from before it is opened
 //!   until the keeper has verified them, and the journal reads its entries before it counts on them.
 //! * A drive that was removed is not opened, whatever its directory says.
-//! * A directory that hangs costs one thread, not one for each time it is asked.
+//! * A directory that hangs costs one thread, not one for each time it is asked, and keeps nobody from the others: drives are
+//!   asked and opened beside each other, and what takes longer than [`WAIT`] is taken up by a later look.
 
 use crate::index::{self, Overlay};
 use crate::service::Shared;
 use codec::effect::DriveState;
 use codec::id::{ClusterId, DriveId};
+use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use storage_node::client::{DriveHealth, DriveStatus, NodeClient};
+use storage_node::client::{DriveHealth, DriveStatus};
 use storage_node::disk::Disk;
-use storage_node::drive::{ProbedDrive, ProbedState, probe};
-use storage_node::node::StorageNode;
+use storage_node::drive::{DriveError, ProbedDrive, ProbedState, probe};
+use storage_node::host::NodeHost;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// How long a directory is waited for at a time.
 const ASK: Duration = Duration::from_secs(2);
+/// How long a look waits for drives that are being opened.
+const WAIT: Duration = Duration::from_secs(3);
 /// A drive that could not be opened is tried again after this, and after twice as long each time.
 const PAUSE: Duration = Duration::from_secs(3);
 /// At the latest after this.
@@ -30,12 +34,13 @@ const PAUSE_MOST: Duration = Duration::from_secs(60);
 /// Looks for drives that are back.
 pub struct Returning {
     shared: Arc<Shared>,
-    node: Arc<StorageNode>,
+    node: Arc<dyn NodeHost>,
     cluster: ClusterId,
     /// The directories of this start: a drive that was not there then is none of the node's.
     disks: Vec<Arc<dyn Disk>>,
     asking: Mutex<BTreeMap<String, JoinHandle<ProbedDrive>>>,
     tries: Mutex<BTreeMap<DriveId, (Instant, Duration)>>,
+    opening: Mutex<BTreeMap<DriveId, JoinHandle<Result<(), DriveError>>>>,
     /// One look at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -49,37 +54,64 @@ impl std::fmt::Debug for Returning {
 impl Returning {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        node: Arc<StorageNode>,
+        node: Arc<dyn NodeHost>,
         cluster: ClusterId,
         disks: Vec<Arc<dyn Disk>>,
     ) -> Returning {
-        let (asking, tries, turn) = Default::default();
-        Returning { shared, node, cluster, disks, asking, tries, turn }
+        let (asking, tries, opening, turn) = Default::default();
+        Returning { shared, node, cluster, disks, asking, tries, opening, turn }
     }
 
-    /// Opens the drives that are back; how many they are.
+    /// Opens the drives that are back; how many have been opened.
     pub async fn look(&self) -> usize {
         let _turn = self.turn.lock().await;
         let drives = self.node.drives().await;
-        let mut back = 0;
         for drive in drives.iter().filter(|drive| matches!(drive.health, DriveHealth::Failed { .. })) {
             if self.is_member(drive.id) && self.is_due(drive.id) {
-                self.shared.doubt(drive.id, drive.opened.saturating_add(1));
-                let opened = self.node.reopen(drive.id).await;
-                back += self.note(drive.id, opened.map_err(|error| error.to_string()));
+                let (node, id) = (self.node.clone(), drive.id);
+                self.open(id, drive.opened.saturating_add(1), async move { node.reopen(id).await });
             }
         }
-        for disk in self.disks.iter().filter(|disk| !drives.iter().any(|drive| drive.path == disk.path_hint())) {
-            if let Some(probed) = self.ask(disk).await
-                && let Some(drive) = self.wanted(&probed, &drives)
-                && self.is_due(drive)
-            {
-                self.shared.doubt(drive, 1);
-                let opened = self.node.add_drive(probed).await;
-                back += self.note(drive, opened.map_err(|error| error.to_string()));
+        let unknown = self.disks.iter().filter(|disk| !drives.iter().any(|drive| drive.path == disk.path_hint()));
+        for probed in join_all(unknown.map(|disk| self.ask(disk))).await.into_iter().flatten() {
+            if let Some(drive) = self.wanted(&probed, &drives).filter(|drive| self.is_due(*drive)) {
+                let node = self.node.clone();
+                self.open(drive, 1, async move { node.add_drive(probed).await });
+            }
+        }
+        self.opened().await
+    }
+
+    /// Nothing more is opened.
+    pub fn stop(&self) {
+        self.opening().values().for_each(JoinHandle::abort);
+    }
+
+    /// Begins to open a drive for the `opened`th time. What it holds is not known to be good from now on.
+    fn open(&self, drive: DriveId, opened: u32, open: impl Future<Output = Result<(), DriveError>> + Send + 'static) {
+        self.shared.doubt(drive, opened);
+        self.opening().insert(drive, tokio::spawn(open));
+    }
+
+    /// Takes up what came of the openings that have ended, or end soon; how many drives are open.
+    async fn opened(&self) -> usize {
+        let until = Instant::now() + WAIT;
+        let mut back = 0;
+        let drives: Vec<DriveId> = self.opening().keys().copied().collect();
+        for drive in drives {
+            let opening = self.opening().remove(&drive);
+            let Some(mut opening) = opening else { continue };
+            match timeout_at(until, &mut opening).await {
+                Ok(Ok(opened)) => back += self.note(drive, opened.map_err(|error| error.to_string())),
+                Ok(Err(stopped)) => back += self.note(drive, Err(stopped.to_string())),
+                Err(_) => drop(self.opening().insert(drive, opening)),
             }
         }
         back
+    }
+
+    fn opening(&self) -> std::sync::MutexGuard<'_, BTreeMap<DriveId, JoinHandle<Result<(), DriveError>>>> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registered, and not removed.
@@ -117,7 +149,7 @@ impl Returning {
 
     fn is_due(&self, drive: DriveId) -> bool {
         let tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
-        tries.get(&drive).is_none_or(|(due, _)| *due <= Instant::now())
+        tries.get(&drive).is_none_or(|(due, _)| *due <= Instant::now()) && !self.opening().contains_key(&drive)
     }
 
     fn note(&self, drive: DriveId, opened: Result<(), String>) -> usize {

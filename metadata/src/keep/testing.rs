@@ -7,6 +7,7 @@ use storage_node::client::{DriveHealth, DriveStatus};
 pub fn drive_status() -> DriveStatus {
     DriveStatus {
         id: DriveId([0; 16]),
+        node: 0,
         path: String::new(),
         health: DriveHealth::Healthy,
         total: 1 << 40,
@@ -19,5 +20,6 @@ pub fn drive_status() -> DriveStatus {
         p99_ms: None,
         errors: 0,
         opened: 1,
+        unanswered_ms: 0,
     }
 }

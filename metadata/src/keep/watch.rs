@@ -1,9 +1,12 @@
 //! What is known of each drive: there, silent since when, back and not verified yet, to be emptied, gone for good.
 //!
 //! Invariants
-//! * A drive is silent from the moment at which it was first seen so by this process; a drive that was silent beyond the
-//!   grace has that moment journaled, so that a restart neither makes a loss younger nor begins the grace again.
+//! * A drive is silent from the moment at which it was first seen so by this process. That moment is journaled once a drive was
+//!   silent for [`NOTE_AFTER_MS`], and so is the moment at which a drive was removed: a restart neither makes a loss younger nor
+//!   begins a wait again. Without it a server that is restarted more often than a wait is long never rebuilds.
 //! * A drive that was silent comes back *unverified*: its shards count again one by one, behind a cursor that only grows.
+//! * A drive that is back and can't be verified is silent again, and stays so until it was opened again, or for
+//!   [`LEFT_ALONE_MS`]: what it should hold is rebuilt as if it had never come back.
 //! * Unknown is not missing (R13): a drive that can't be asked is silent, whatever it may hold.
 
 use crate::index::{self, IndexError, View};
@@ -12,6 +15,14 @@ use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::id::{DriveId, StripeId};
 use std::collections::BTreeMap;
 use storage_node::client::{DriveHealth, DriveStatus};
+
+/// A drive that does not answer for so long, in milliseconds, has that journaled. Less than the grace: each restart within it
+/// would begin it again. More than it takes to pull a cable and put it back.
+pub const NOTE_AFTER_MS: u64 = 60_000;
+/// A drive that is back is given up when nothing of it could be verified for so long, in milliseconds.
+pub const VERIFY_WITHIN_MS: u64 = 10 * 60_000;
+/// How long a drive that could not be verified counts as silent although it answers, in milliseconds.
+pub const LEFT_ALONE_MS: u64 = 24 * 3_600_000;
 
 /// A drive, as repair sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +59,18 @@ pub struct Seen {
     noted: bool,
     /// How often its node had opened it ([`DriveStatus::opened`]).
     opened: u32,
+    /// Since when each attempt to verify it came to nothing.
+    failing_ms: Option<u64>,
+    /// It could not be verified: silent until this time, unless it is opened again.
+    left_until_ms: Option<u64>,
 }
 
 /// All registered drives.
 #[derive(Clone, Debug, Default)]
 pub struct Drives {
     seen: BTreeMap<DriveId, Seen>,
+    /// A drive was given up since the last look.
+    given_up: bool,
 }
 
 fn setting_name(drive: DriveId) -> String {
@@ -79,7 +96,7 @@ impl Drives {
         now_ms: u64,
         grace_ms: u64,
     ) -> Result<Look, IndexError> {
-        let mut look = Look::default();
+        let mut look = Look { changed: std::mem::take(&mut self.given_up), ..Look::default() };
         for row in rows {
             let Some(id) = DriveId::from_slice(&row.id) else { continue };
             let status = status.iter().find(|status| status.id == id);
@@ -127,10 +144,25 @@ impl Drives {
         if let Some(seen) = self.seen.get_mut(&drive)
             && let Sight::Back { verified, .. } = &mut seen.sight
         {
+            seen.failing_ms = None;
             match upto {
                 Some(upto) => *verified = Some(upto),
                 None => seen.sight = Sight::There,
             }
+        }
+    }
+
+    /// An attempt to verify something on the drive, begun at `began_ms`, came to nothing. When nothing else did for long
+    /// enough, the drive is silent again: else its shards would be neither counted on nor rebuilt, for ever.
+    pub fn not_verified(&mut self, drive: DriveId, began_ms: u64, now_ms: u64) {
+        let Some(seen) = self.seen.get_mut(&drive) else { return };
+        let Sight::Back { since_ms, .. } = seen.sight else { return };
+        let failing_ms = *seen.failing_ms.get_or_insert(began_ms);
+        if now_ms.saturating_sub(failing_ms) >= VERIFY_WITHIN_MS {
+            tracing::error!(%drive, "a drive that is back can't be verified; it counts as silent");
+            seen.sight = Sight::Silent { since_ms };
+            (seen.failing_ms, seen.left_until_ms) = (None, Some(now_ms.saturating_add(LEFT_ALONE_MS)));
+            self.given_up = true;
         }
     }
 
@@ -182,44 +214,66 @@ fn first(
     let noted = index::setting(view, &setting_name(id))?;
     let noted = noted.and_then(|row| row.value[..].try_into().ok().map(u64::from_be_bytes));
     let sight = match (answers, noted) {
-        _ if row.state == DriveState::Removed as i32 => Sight::Removed { since_ms: now_ms },
+        (_, noted) if row.state == DriveState::Removed as i32 => {
+            Sight::Removed { since_ms: noted.unwrap_or(now_ms).min(now_ms) }
+        }
         (true, None) if opened > 1 => Sight::Back { since_ms: now_ms, verified: None },
         (true, None) => Sight::There,
         (true, Some(since_ms)) => Sight::Back { since_ms: since_ms.min(now_ms), verified: None },
         (false, noted) => Sight::Silent { since_ms: noted.unwrap_or(now_ms).min(now_ms) },
     };
-    Ok(Seen { sight, draining: row.state == DriveState::Draining as i32, noted: noted.is_some(), opened })
+    Ok(Seen {
+        sight,
+        draining: row.state == DriveState::Draining as i32,
+        noted: noted.is_some(),
+        opened,
+        failing_ms: None,
+        left_until_ms: None,
+    })
 }
 
 fn step(before: Seen, row: &DriveRow, answers: bool, opened: u32, now_ms: u64) -> Seen {
     // It was away and is back, though nobody looked in between. One that was not there before was seen to be silent.
     let again = answers && opened > before.opened;
+    let left_until_ms = before.left_until_ms.filter(|until| now_ms < *until);
     let sight = match (before.sight, answers) {
         (removed @ Sight::Removed { .. }, _) => removed,
+        // What it held is missed since it was silent.
+        (Sight::Silent { since_ms } | Sight::Back { since_ms, .. }, _) if row.state == DriveState::Removed as i32 => {
+            Sight::Removed { since_ms }
+        }
         _ if row.state == DriveState::Removed as i32 => Sight::Removed { since_ms: now_ms },
         (Sight::There, true) if again => Sight::Back { since_ms: now_ms, verified: None },
         (Sight::Back { since_ms, .. }, true) if again => Sight::Back { since_ms, verified: None },
         (Sight::There, true) => Sight::There,
         (Sight::There, false) => Sight::Silent { since_ms: now_ms },
+        (silent @ Sight::Silent { .. }, true) if !again && left_until_ms.is_some() => silent,
         (Sight::Silent { since_ms }, true) => Sight::Back { since_ms, verified: None },
         (silent @ Sight::Silent { .. }, false) => silent,
         (back @ Sight::Back { .. }, true) => back,
         // Silent again: what was verified before may be lost now.
         (Sight::Back { since_ms, .. }, false) => Sight::Silent { since_ms },
     };
+    let left_until_ms = left_until_ms.filter(|_| matches!(sight, Sight::Silent { .. }));
+    let failing_ms = before.failing_ms.filter(|_| matches!(sight, Sight::Back { .. }) && !again);
     let opened = before.opened.max(opened);
-    Seen { sight, draining: row.state == DriveState::Draining as i32, opened, ..before }
+    let draining = row.state == DriveState::Draining as i32;
+    Seen { sight, draining, opened, failing_ms, left_until_ms, ..before }
 }
 
-/// Journals since when a drive is silent once the grace is over, and that it is no more.
+/// Journals since when a drive is silent, if it was for a while, or removed, and that it is silent no more.
 fn note(look: &mut Look, id: DriveId, mut seen: Seen, now_ms: u64, grace_ms: u64) -> Seen {
     let setting = |value| SettingRow { name: setting_name(id), value };
     match seen.sight {
-        Sight::Silent { since_ms } if !seen.noted && since_ms.saturating_add(grace_ms) <= now_ms => {
+        Sight::Silent { since_ms } if !seen.noted && since_ms.saturating_add(grace_ms.min(NOTE_AFTER_MS)) <= now_ms => {
             look.notes.push(setting(Bytes::copy_from_slice(&since_ms.to_be_bytes())));
             seen.noted = true;
         }
-        Sight::There | Sight::Removed { .. } if seen.noted => {
+        Sight::Removed { since_ms } if !seen.noted => {
+            look.notes.push(setting(Bytes::copy_from_slice(&since_ms.to_be_bytes())));
+            seen.noted = true;
+        }
+        Sight::There if seen.noted => {
             look.notes.push(setting(Bytes::new()));
             seen.noted = false;
         }
@@ -243,6 +297,51 @@ mod tests {
 
     fn status(health: DriveHealth) -> DriveStatus {
         DriveStatus { id: DRIVE, health, ..crate::keep::testing::drive_status() }
+    }
+
+    /// A server that was restarted within the grace, each time, began it again and never rebuilt; what a removed drive had held
+    /// was missed since the last start, and so was never made narrower.
+    #[test]
+    fn a_restart_within_a_wait_does_not_begin_it_again() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let mut overlay = Overlay::new(&kv);
+        let grace = 15 * NOTE_AFTER_MS;
+        let mut drives = Drives::default();
+        let active = [row(DriveState::Active)];
+        drives.look(&overlay, &active, &[], 20, grace).unwrap();
+        let look = drives.look(&overlay, &active, &[], 20 + NOTE_AFTER_MS - 1, grace).unwrap();
+        assert_eq!(look.notes, [], "a cable that is put back at once is nothing to journal");
+        let take = |overlay: &mut Overlay<'_>, look: Look| {
+            look.notes.iter().for_each(|note| overlay.put(index::META, index::setting_key(&note.name), note));
+        };
+        let look = drives.look(&overlay, &active, &[], 20 + NOTE_AFTER_MS, grace).unwrap();
+        take(&mut overlay, look);
+        for restart in 1..4 {
+            let mut again = Drives::default();
+            let look = again.look(&overlay, &active, &[], restart * 5 * NOTE_AFTER_MS, grace).unwrap();
+            take(&mut overlay, look);
+            assert_eq!(again.get(DRIVE).unwrap().sight, Sight::Silent { since_ms: 20 });
+            drives = again;
+        }
+        let removed = [row(DriveState::Removed)];
+        let look = drives.look(&overlay, &removed, &[], 2 * grace, grace).unwrap();
+        take(&mut overlay, look);
+        let mut again = Drives::default();
+        let look = again.look(&overlay, &removed, &[], 3 * grace, grace).unwrap();
+        take(&mut overlay, look);
+        assert_eq!(again.get(DRIVE).unwrap().sight, Sight::Removed { since_ms: 20 });
+
+        // One that was removed while it answered.
+        let kv = MemoryKv::new(&FAMILIES);
+        let mut overlay = Overlay::new(&kv);
+        let healthy = [status(DriveHealth::Healthy)];
+        let mut drives = Drives::default();
+        drives.look(&overlay, &active, &healthy, 10, grace).unwrap();
+        let look = drives.look(&overlay, &removed, &[], 30, grace).unwrap();
+        take(&mut overlay, look);
+        let mut again = Drives::default();
+        let look = again.look(&overlay, &removed, &[], 3 * grace, grace).unwrap();
+        assert_eq!((look.notes.len(), again.get(DRIVE).unwrap().sight), (0, Sight::Removed { since_ms: 30 }));
     }
 
     #[test]
@@ -292,7 +391,26 @@ mod tests {
         late.look(&overlay, &active, &again(2), 524, 100).unwrap();
         assert_eq!(late.back(), [(DRIVE, None)], "opened again before the first look");
 
-        let healthy = again(3);
+        // It answers, is opened, and nothing of it can be verified.
+        later.look(&overlay, &active, &again(4), 525, 100).unwrap();
+        later.not_verified(DRIVE, 525, 525 + VERIFY_WITHIN_MS - 1);
+        assert_eq!(later.back(), [(DRIVE, None)]);
+        later.not_verified(DRIVE, 600, 525 + VERIFY_WITHIN_MS);
+        assert_eq!(later.get(DRIVE).unwrap().sight, Sight::Silent { since_ms: 525 });
+        let at = 526 + VERIFY_WITHIN_MS;
+        let look = later.look(&overlay, &active, &again(4), at, 100).unwrap();
+        assert_eq!((look.changed, look.notes.len(), later.lost()), (true, 1, 1), "its stripes are walked over");
+        assert!(!later.look(&overlay, &active, &again(4), at + 1, 100).unwrap().changed);
+        assert!(later.look(&overlay, &active, &again(4), at + LEFT_ALONE_MS, 100).unwrap().changed);
+        assert_eq!(later.back(), [(DRIVE, None)], "another chance");
+        later.not_verified(DRIVE, at, at + LEFT_ALONE_MS);
+        assert_eq!(later.lost(), 1);
+        later.look(&overlay, &active, &again(5), at + LEFT_ALONE_MS + 1, 100).unwrap();
+        assert_eq!(later.back(), [(DRIVE, None)], "it was opened again");
+        later.verified(DRIVE, None);
+        later.look(&overlay, &active, &again(5), at + LEFT_ALONE_MS + 2, 100).unwrap();
+
+        let healthy = again(5);
         assert!(later.look(&overlay, &[row(DriveState::Draining)], &healthy, 530, 100).unwrap().changed);
         assert!(later.concerns(DRIVE) && later.get(DRIVE).unwrap().draining);
         assert!(later.look(&overlay, &[row(DriveState::Removed)], &healthy, 540, 100).unwrap().changed);
