@@ -1,0 +1,280 @@
+//! The service as gateways see it.
+
+use super::Metadata;
+use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape};
+use crate::command::{Command, NewChunk, NewFrame, Outcome};
+use crate::commit::Request;
+use crate::index::{self, IndexError, Overlay};
+use crate::keys::{Account, Domain, KeyError};
+use crate::listing::{
+    self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
+};
+use crate::lookup::{self, Hit, Located};
+use crate::stripe_writer::{StoreError, Stored};
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::effect::{AccountRow, BucketRow, DomainRow, PartRow, UploadName, UploadRow, VersionRow};
+use codec::id::{BucketId, ChunkId, DomainId, Epoch};
+use codec::stripe::StripeClass;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+use storage_node::client::Reserve;
+use storage_node::kv::Kv;
+use storage_node::sabotage::Sabotage;
+use storage_node::stripe_io::StripeWriteError;
+use tokio::sync::oneshot;
+
+/// So many rows are looked up where they are asked for: at some 5 microseconds each that is shorter than the way to another
+/// thread and back is worth.
+const FEW_ROWS: usize = 32;
+
+fn lookup_error(error: IndexError) -> LookupError {
+    match error {
+        IndexError::Store(error) => LookupError::Unavailable { reason: error.to_string() },
+        error @ IndexError::Damaged { .. } => LookupError::Damaged { reason: error.to_string() },
+    }
+}
+
+fn unavailable(error: impl fmt::Display) -> CommitError {
+    CommitError::Unavailable { reason: error.to_string() }
+}
+
+fn key_error(error: KeyError) -> LookupError {
+    LookupError::Damaged { reason: error.to_string() }
+}
+
+fn store_error(error: StoreError) -> CommitError {
+    match error {
+        StoreError::Full => CommitError::Full,
+        StoreError::TooFewDrives { .. } => CommitError::ReadOnly { reason: error.to_string() },
+        error => unavailable(error),
+    }
+}
+
+impl Metadata {
+    /// Reads what may take many rows, and so many waits for the drive below the index, on a thread that may wait: on one of the
+    /// runtime's it would hold up every request that is served there.
+    async fn apart<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Kv) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, LookupError> {
+        let kv = self.shared.kv.clone();
+        let reading = tokio::task::spawn_blocking(move || read(&*kv));
+        match reading.await {
+            Ok(result) => result.map_err(lookup_error),
+            Err(error) => Err(LookupError::Unavailable { reason: error.to_string() }),
+        }
+    }
+
+    fn cached_domain(&self, row: &DomainRow) -> Result<Arc<Domain>, LookupError> {
+        let id = DomainId(row.id);
+        if let Some(domain) = self.domains.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(domain.clone());
+        }
+        let domain = Arc::new(self.keys.unwrap_domain(row).map_err(key_error)?);
+        self.domains.write().unwrap_or_else(PoisonError::into_inner).insert(id, domain.clone());
+        Ok(domain)
+    }
+
+    /// Makes the chunks of a stored stripe known.
+    async fn commit_stripe(&self, writer: Epoch, stored: Stored, frames: Vec<StripeFrame>) -> Result<(), CommitError> {
+        let chunk = |(frame, place): (StripeFrame, &codec::effect::Place)| NewChunk {
+            id: frame.id,
+            domain: frame.domain,
+            plain_len: frame.plain_len,
+            frame: NewFrame::InStripe {
+                shard: u8::try_from(place.shard).unwrap_or(u8::MAX),
+                offset: place.offset,
+                len: place.len,
+            },
+            is_manifest: frame.is_manifest,
+            children: frame.children,
+        };
+        let chunks = frames.into_iter().zip(&stored.places).map(chunk).collect();
+        self.commit(writer, Command::CommitStripe { stripe: stored.row, chunks }).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl MetadataClient for Metadata {
+    fn epoch(&self) -> Epoch {
+        self.writing.as_ref().map_or(self.epoch, |writing| writing.stripes.epoch())
+    }
+
+    async fn commit(&self, writer: Epoch, command: Command) -> Result<Outcome, CommitError> {
+        let writing = self.writing()?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Commit(writer, Box::new(command), reply);
+        writing.requests.send(request).await.map_err(|_| unavailable("the service is stopping"))?;
+        let outcome = answer.await.map_err(|_| unavailable("the service is stopping"))??;
+        if outcome == (Outcome::BucketDeleted { uploads_left: true }) {
+            self.shared.wake_sweeper.notify_one();
+        }
+        Ok(outcome)
+    }
+
+    async fn bucket(&self, name: &str) -> Result<Option<BucketRow>, LookupError> {
+        index::bucket(&self.view(), name).map_err(lookup_error)
+    }
+
+    async fn buckets(&self, owner: &str) -> Result<Vec<BucketRow>, LookupError> {
+        let owner = owner.to_owned();
+        self.apart(move |kv| index::buckets_of(&Overlay::new(kv), &owner)).await
+    }
+
+    async fn current_version(&self, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, LookupError> {
+        index::current_version(&self.view(), bucket, key).map_err(lookup_error)
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<ListPage, LookupError> {
+        self.apart(move |kv| listing::list(kv, &request)).await
+    }
+
+    async fn list_versions(&self, request: VersionsRequest) -> Result<VersionsPage, LookupError> {
+        self.apart(move |kv| listing::list_versions(kv, &request)).await
+    }
+
+    async fn list_uploads(&self, request: UploadsRequest) -> Result<UploadsPage, LookupError> {
+        self.apart(move |kv| listing::list_uploads(kv, &request)).await
+    }
+
+    async fn list_parts(&self, request: PartsRequest) -> Result<Option<PartsPage>, LookupError> {
+        self.apart(move |kv| listing::list_parts(kv, &request)).await
+    }
+
+    async fn upload(&self, name: &UploadName) -> Result<Option<UploadRow>, LookupError> {
+        index::upload(&self.view(), name).map_err(lookup_error)
+    }
+
+    async fn parts(&self, upload: &UploadName, numbers: &[u32]) -> Result<Vec<Option<PartRow>>, LookupError> {
+        let (upload, numbers) = (upload.clone(), numbers.to_vec());
+        let read = move |kv: &dyn Kv| {
+            let view = Overlay::new(kv);
+            numbers.iter().map(|number| index::part(&view, &upload, *number)).collect()
+        };
+        self.apart(read).await
+    }
+
+    async fn account_by_access_key(&self, access_key: &str) -> Result<Option<Arc<Account>>, LookupError> {
+        let row = index::account_by_access_key(&self.view(), access_key).map_err(lookup_error)?;
+        row.map(|row| self.keys.unwrap_account(row).map(Arc::new).map_err(key_error)).transpose()
+    }
+
+    async fn account(&self, id: &str) -> Result<Option<AccountRow>, LookupError> {
+        index::account(&self.view(), id).map_err(lookup_error)
+    }
+
+    async fn domain(&self, account: &str, encrypted: bool) -> Result<Arc<Domain>, CommitError> {
+        let known = index::domain_of(&self.view(), account, encrypted).map_err(unavailable)?;
+        let row = match known {
+            Some(row) => row,
+            None => {
+                let new = self.keys.new_domain(account, encrypted).map_err(unavailable)?;
+                if self.shared.sabotage.is(Sabotage::DomainKeysFirst) {
+                    return self.cached_domain(&DomainRow { id: u64::MAX, ..new }).map_err(unavailable);
+                }
+                match self.commit(self.epoch(), Command::PutDomain(new)).await? {
+                    Outcome::Domain(row) => row,
+                    other => return Err(unavailable(format!("PutDomain came to {other:?}"))),
+                }
+            }
+        };
+        self.cached_domain(&row).map_err(unavailable)
+    }
+
+    async fn domain_by_id(&self, id: DomainId) -> Result<Arc<Domain>, LookupError> {
+        let row = index::domain(&self.view(), id).map_err(lookup_error)?;
+        let row = row.ok_or_else(|| LookupError::Unknown { what: format!("dedup domain {id}") })?;
+        self.cached_domain(&row)
+    }
+
+    async fn find_chunks(&self, domain: DomainId, ids: &[ChunkId]) -> Result<Vec<Option<Hit>>, LookupError> {
+        let losses = self.shared.volatile().losses.clone();
+        if ids.len() <= FEW_ROWS {
+            return lookup::find_chunks(&self.view(), domain, ids, &losses).map_err(lookup_error);
+        }
+        let ids = ids.to_vec();
+        self.apart(move |kv| lookup::find_chunks(&Overlay::new(kv), domain, &ids, &losses)).await
+    }
+
+    async fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, LookupError> {
+        if ids.len() <= FEW_ROWS {
+            return lookup::locate(&self.view(), ids).map_err(lookup_error);
+        }
+        let ids = ids.to_vec();
+        self.apart(move |kv| lookup::locate(&Overlay::new(kv), &ids)).await
+    }
+
+    async fn read_frame(&self, chunk: &Located) -> Result<Bytes, FrameReadError> {
+        let reason = match self.shared.read_at(chunk).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(reason) => reason,
+        };
+        // A seal may have moved it between the lookup and the read.
+        let again = self.locate(&[chunk.id]).await?.pop().flatten().ok_or(FrameReadError::Unknown(chunk.id))?;
+        let reason = match again.place == chunk.place {
+            true => reason,
+            false => match self.shared.read_at(&again).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(reason) => reason,
+            },
+        };
+        Err(FrameReadError::Unreachable { id: chunk.id, reason })
+    }
+
+    fn stripe_shape(&self) -> Result<StripeShape, CommitError> {
+        let writing = self.writing()?;
+        let topology = self.shared.cached_topology(Reserve::Client).map_err(unavailable)?;
+        let max_data_shards = writing.stripes.width(&topology).map_err(store_error)?;
+        Ok(StripeShape { geometry: self.geometry, max_data_shards, shard_target: writing.stripes.shard_target() })
+    }
+
+    async fn store_stripe(&self, writer: Epoch, mut frames: Vec<StripeFrame>) -> Result<(), CommitError> {
+        let writing = self.writing()?;
+        let mut failed: Option<(u8, StoreError)> = None;
+        while !frames.is_empty() {
+            let topology = self.shared.topology(Reserve::Client).await.map_err(unavailable)?;
+            let width = writing.stripes.width(&topology).map_err(store_error)?;
+            // Drives that turned out to have failed while a stripe was written leave too few for its width: shrink k, never m.
+            if let Some((before, error)) = failed.take_if(|(before, _)| width >= *before) {
+                tracing::warn!(before, width, "no narrower stripe is left to try");
+                return Err(store_error(error));
+            }
+            let mut stripe = writing.stripes.open(width, false);
+            let mut inside = 0;
+            while let Some(frame) = frames.get(inside).filter(|frame| stripe.fits(&frame.frame)) {
+                stripe.add(frame.frame.clone());
+                inside += 1;
+            }
+            match writing.stripes.store(stripe, StripeClass::Data, None, &topology, Reserve::Client).await {
+                Ok(stored) => {
+                    let rest = frames.split_off(inside);
+                    self.commit_stripe(writer, stored, std::mem::replace(&mut frames, rest)).await?;
+                    failed = None;
+                }
+                Err(error @ StoreError::Write(StripeWriteError::NoDrives { .. })) => failed = Some((width, error)),
+                Err(error) => return Err(store_error(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let (reason, ensemble, applied, sealed, drives) = {
+            let volatile = self.shared.volatile();
+            let ensemble = volatile.register.as_ref().map(|r| r.members.clone()).unwrap_or_default();
+            (volatile.read_only.clone(), ensemble, volatile.applied, volatile.sealed, volatile.drives.clone())
+        };
+        Status {
+            mode: if reason.is_none() { Mode::Serving } else { Mode::ReadOnly },
+            reason: reason.unwrap_or_default(),
+            geometry: self.geometry,
+            epoch: self.epoch(),
+            applied,
+            sealed,
+            ensemble,
+            drives: self.drive_lines(&drives),
+            warnings: self.warnings(),
+        }
+    }
+}

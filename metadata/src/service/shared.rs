@@ -1,0 +1,289 @@
+//! What the service's parts share: drives, index, and what is known of them at present.
+
+use crate::clock::Clock;
+use crate::fail_slow::{FailSlow, Sample};
+use crate::index::{self, IndexError, Overlay};
+use crate::journal::{JournalMap, JournalReadError};
+use crate::keep::claims::Claims;
+use crate::lookup::{Located, Losses, Wounds};
+use crate::topology::Topology;
+use bytes::Bytes;
+use codec::frame::verify_stored;
+use codec::id::{DriveId, Lsn};
+use codec::register::Register;
+use codec::stripe::FramePlace;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use storage_node::client::{DriveStatus, NodeClient, Reserve, STALLED_AFTER};
+use storage_node::kv::Kv;
+use storage_node::sabotage::SabotageSet;
+use storage_node::stripe_io::{ReadOptions, read_frame};
+use tokio::sync::Notify;
+
+/// What the service's parts share.
+pub struct Shared {
+    /// The drives.
+    pub node: Arc<dyn NodeClient>,
+    /// The index.
+    pub kv: Arc<dyn Kv>,
+    /// Where unsealed entries lie.
+    pub map: Arc<JournalMap>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Safety steps that a test takes away.
+    pub sabotage: SabotageSet,
+    /// The longest entry that a journal segment can take.
+    pub max_entry: usize,
+    /// Held by whoever reads a frame from the journal; sealing waits for them before it frees segments.
+    pub readers: tokio::sync::RwLock<()>,
+    /// Wakes the sealing task.
+    pub wake_sealer: Notify,
+    /// A deleted bucket left uploads behind.
+    pub wake_sweeper: Notify,
+    /// What the entries that are not sealed count for, in bytes ([`JournalMap::weight_upto`]).
+    pub unsealed: AtomicU64,
+    /// Batches committed since the start; only grows.
+    pub batches: AtomicU64,
+    /// Stripes whose shards are being moved or collected.
+    pub claims: Claims,
+    volatile: RwLock<Volatile>,
+}
+
+/// Something that lasts until somebody does something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// What would let writes be served again.
+    ReadOnly,
+    /// An entry that can't be sealed, and with it all that follow.
+    Seal,
+    /// Manifest chunks that can't be read, so that a dedup domain gives no space back.
+    Manifests,
+    /// A drive that frees nothing.
+    Frees,
+}
+
+/// What changes while the service runs. Nothing of it is needed after a restart.
+#[derive(Debug, Default)]
+pub(super) struct Volatile {
+    pub(super) read_only: Option<String>,
+    pub(super) alarms: BTreeMap<Alarm, String>,
+    pub(super) register: Option<Register>,
+    pub(super) losses: Losses,
+    pub(super) drives: Vec<DriveStatus>,
+    slow: FailSlow,
+    /// Drives that a full stripe needs, once that is known.
+    full: Option<usize>,
+    /// Drives that are being opened again, and how often they will have been: not verified, whoever looked before.
+    doubted: BTreeMap<DriveId, u32>,
+    pub(super) applied: Lsn,
+    pub(super) sealed: Lsn,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("volatile", &self.volatile).finish_non_exhaustive()
+    }
+}
+
+/// What [`Shared::new`] takes.
+pub struct SharedParts {
+    /// The drives.
+    pub node: Arc<dyn NodeClient>,
+    /// The index.
+    pub kv: Arc<dyn Kv>,
+    /// Where unsealed entries lie.
+    pub map: Arc<JournalMap>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Safety steps that a test takes away.
+    pub sabotage: SabotageSet,
+    /// The longest entry that a journal segment can take.
+    pub max_entry: usize,
+}
+
+impl Shared {
+    /// Shared state before anything was committed.
+    pub fn new(parts: SharedParts, applied: Lsn, sealed: Lsn) -> Shared {
+        let unsealed = parts.map.weight_upto(Lsn(u64::MAX));
+        Shared {
+            node: parts.node,
+            kv: parts.kv,
+            map: parts.map,
+            clock: parts.clock,
+            sabotage: parts.sabotage,
+            max_entry: parts.max_entry,
+            readers: tokio::sync::RwLock::new(()),
+            wake_sealer: Notify::new(),
+            wake_sweeper: Notify::new(),
+            unsealed: AtomicU64::new(unsealed),
+            batches: AtomicU64::new(0),
+            claims: Claims::default(),
+            volatile: RwLock::new(Volatile { applied, sealed, ..Volatile::default() }),
+        }
+    }
+
+    pub(super) fn volatile(&self) -> RwLockReadGuard<'_, Volatile> {
+        self.volatile.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn volatile_mut(&self) -> RwLockWriteGuard<'_, Volatile> {
+        self.volatile.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes are not served from now on. The first reason stays: the others follow from it.
+    pub fn set_read_only(&self, reason: String) {
+        self.volatile_mut().read_only.get_or_insert(reason);
+    }
+
+    /// Writes are served again.
+    pub fn set_writable(&self) {
+        self.volatile_mut().read_only = None;
+    }
+
+    /// Raises an alarm, in words, or ends it: the first thing among [`Status::warnings`].
+    pub fn set_alarm(&self, alarm: Alarm, words: Option<String>) {
+        let mut volatile = self.volatile_mut();
+        match words {
+            Some(words) => volatile.alarms.insert(alarm, words),
+            None => volatile.alarms.remove(&alarm),
+        };
+    }
+
+    /// Why writes are not served, if they are not.
+    pub fn read_only(&self) -> Option<String> {
+        self.volatile().read_only.clone()
+    }
+
+    /// The ensemble as it is now.
+    pub fn set_register(&self, register: Register) {
+        self.volatile_mut().register = Some(register);
+    }
+
+    /// What can't be read at present. What keeping knows to be wrong stays ([`Shared::set_wounds`]).
+    pub fn set_losses(&self, losses: Losses) {
+        let mut volatile = self.volatile_mut();
+        volatile.losses = Losses { wounds: volatile.losses.wounds.clone(), ..losses };
+    }
+
+    /// What is wrong on drives that answer: refused as dedup hits from now on.
+    pub fn set_wounds(&self, wounds: Wounds) {
+        self.volatile_mut().losses.wounds = Arc::new(wounds);
+    }
+
+    /// What is known to be wrong on drives that answer.
+    pub fn wounds(&self) -> Arc<Wounds> {
+        self.volatile().losses.wounds.clone()
+    }
+
+    /// A drive is about to be opened for the `opened`th time: what it holds is not known to be good from now on.
+    pub fn doubt(&self, drive: DriveId, opened: u32) {
+        let mut volatile = self.volatile_mut();
+        volatile.doubted.insert(drive, opened);
+        let mut wounds = Wounds::clone(&volatile.losses.wounds);
+        wounds.unverified.insert(drive, None);
+        wounds.returned.remove(&drive);
+        volatile.losses.wounds = Arc::new(wounds);
+    }
+
+    /// The doubted drives for which `is_new` says that nobody has looked at them since; the others are forgotten.
+    pub fn doubted(&self, is_new: impl Fn(DriveId, u32) -> bool) -> Vec<DriveId> {
+        let mut volatile = self.volatile_mut();
+        volatile.doubted.retain(|drive, opened| is_new(*drive, *opened));
+        volatile.doubted.keys().copied().collect()
+    }
+
+    /// Drives that take far longer than the others.
+    pub fn slow(&self) -> FailSlow {
+        self.volatile().slow.clone()
+    }
+
+    /// Looks how fast the drives are. `full`: drives that a full stripe needs.
+    pub fn look_for_slow(&self, drives: &[DriveStatus], full: usize) -> Result<(), IndexError> {
+        let topology = Topology::new(&index::drives(&Overlay::new(&*self.kv))?, drives);
+        let usable = |id: DriveId| topology.usable().any(|drive| drive.id == id);
+        // What was not answered yet says more than what was.
+        let waits =
+            |d: &DriveStatus| d.waits(STALLED_AFTER).then(|| u32::try_from(d.unanswered_ms).unwrap_or(u32::MAX));
+        let sample = |d: &DriveStatus| Sample { drive: d.id, p99_ms: d.p99_ms.max(waits(d)), usable: usable(d.id) };
+        let samples: Vec<Sample> = drives.iter().map(sample).collect();
+        let now_ms = self.clock.monotonic_ms();
+        self.volatile_mut().slow.look(&samples, full, now_ms);
+        Ok(())
+    }
+
+    /// What can't be read at present, and what keeping knows to be wrong.
+    pub fn losses(&self) -> Losses {
+        self.volatile().losses.clone()
+    }
+
+    /// How the drives were when they were last looked at.
+    pub fn set_drives(&self, drives: Vec<DriveStatus>) {
+        self.volatile_mut().drives = drives;
+    }
+
+    /// A batch is durable and applied.
+    pub fn committed(&self, last: Lsn, bytes: u64) {
+        self.volatile_mut().applied = last;
+        self.unsealed.fetch_add(bytes, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.wake_sealer.notify_one();
+    }
+
+    /// Everything up to `last` is sealed, and the map has forgotten it.
+    pub fn sealed(&self, last: Lsn) {
+        self.volatile_mut().sealed = last;
+        self.unsealed.store(self.map.weight_upto(Lsn(u64::MAX)), Ordering::Relaxed);
+    }
+
+    /// Reads a frame where `chunk` says that it is.
+    pub(crate) async fn read_at(&self, chunk: &Located) -> Result<Bytes, String> {
+        let place = &chunk.place;
+        if let Some(layout) = &chunk.stripe {
+            let at = FramePlace { shard: u8::try_from(place.shard).map_err(|e| e.to_string())?, offset: place.offset };
+            let read = read_frame(&*self.node, layout, at, place.len, ReadOptions::default()).await;
+            return read.map_err(|error| error.to_string());
+        }
+        let lsn = place.lsn().ok_or("a place that is neither in a stripe nor in the journal")?;
+        let end = place.offset.checked_add(place.len).ok_or("a place beyond its entry")?;
+        let _reading = self.readers.read().await;
+        let good = |bytes: Bytes| verify_stored(&bytes).is_ok_and(|header| header.id == chunk.id).then_some(bytes);
+        let read = self.map.read_checked(&*self.node, lsn, place.offset..end, good).await;
+        read.map_err(|error: JournalReadError| error.to_string())
+    }
+
+    /// The drives as placement sees them, asked now. For others than clients the reserve counts as free.
+    pub async fn topology(&self, reserve: Reserve) -> Result<Topology, IndexError> {
+        let drives = self.node.drives().await;
+        self.set_drives(drives.clone());
+        self.topology_of(drives, reserve)
+    }
+
+    fn topology_of(&self, mut drives: Vec<DriveStatus>, reserve: Reserve) -> Result<Topology, IndexError> {
+        if reserve != Reserve::Client {
+            for drive in &mut drives {
+                drive.free = drive.free.saturating_add(drive.reserve);
+            }
+        }
+        Ok(self.sparing(Topology::new(&index::drives(&Overlay::new(&*self.kv))?, &drives), &drives))
+    }
+
+    /// The topology, of which drives that are slow or do not answer take no new shards, as far as they can be spared.
+    pub fn sparing(&self, topology: Topology, status: &[DriveStatus]) -> Topology {
+        let volatile = self.volatile();
+        let least = volatile.register.as_ref().map_or(1, |register| register.members.len());
+        let full = volatile.full.unwrap_or(usize::MAX);
+        topology.without(&volatile.slow.spared()).without_stalled(status, least, full)
+    }
+
+    /// How many drives a full stripe needs.
+    pub(super) fn set_full(&self, full: usize) {
+        self.volatile_mut().full = Some(full);
+    }
+
+    pub(super) fn cached_topology(&self, reserve: Reserve) -> Result<Topology, IndexError> {
+        let drives = self.volatile().drives.clone();
+        self.topology_of(drives, reserve)
+    }
+}
