@@ -5,10 +5,12 @@
 //!   either written, byte for byte, to 1+m drives, or the journal stops ([`JournalStopped`]) and recovery decides.
 //! * [`Journal::append`] returns `Ok` only when the batch is durable on every member of the current ensemble (R5), that
 //!   ensemble is written to more than half of all registered drives, and every member holds the whole unsealed tail.
+//! * No start can find another ensemble than that one, whatever became of later ones ([`register`]).
 //! * The next LSN, the epoch, the ensemble's sequence and the sealed LSN only grow.
 //! * [`JournalMap`] names a drive as holder of an entry only when the entry was durable there, hash for hash.
 
 mod map;
+mod register;
 
 pub(crate) use map::read_in_time;
 pub use map::{Held, Holders, JournalMap, JournalReadError, Patience};
@@ -22,12 +24,12 @@ use codec::journal::{BatchHeader, Entry, JournalError, encode_batch};
 use codec::register::Register;
 use codec::segment::JournalHead;
 use futures::future::join_all;
-use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage_node::client::{DriveHealth, DriveStatus, NodeClient, Reserve, WRITE_DEADLINE, WriteError, in_time};
+use storage_node::client::{
+    DriveHealth, DriveStatus, NodeClient, Reserve, STALLED_AFTER, WRITE_DEADLINE, WriteError, in_time,
+};
 use storage_node::sabotage::{Sabotage, SabotageSet};
-use tokio::time::timeout;
 
 /// Bytes of the tail that are copied to a new member in one record.
 const COPY_BATCH: usize = 4 << 20;
@@ -139,6 +141,8 @@ pub struct Journal {
     known: BTreeMap<DriveId, u32>,
     /// The highest sequence of a register that was written to any drive: never used for another one.
     tried: u64,
+    /// The register in use under a sequence above that of one that came to nothing, not yet on a majority.
+    unsettled: Option<Register>,
     sabotage: SabotageSet,
 }
 
@@ -166,6 +170,7 @@ impl Journal {
             node,
             map,
             tried: register.sequence,
+            unsettled: None,
             register,
             epoch,
             next: last.0.next(),
@@ -301,6 +306,7 @@ impl Journal {
         if let Some(stopped) = &self.stopped {
             return Err(stopped.clone());
         }
+        self.settle_soon().await;
         let drives = self.node.drives().await;
         let healthy = |id: &DriveId| drives.iter().any(|d| d.id == *id && d.health == DriveHealth::Healthy);
         let members = &self.register.members;
@@ -319,42 +325,6 @@ impl Journal {
             return Ok(());
         }
         self.change(failed, None, BTreeSet::new()).await
-    }
-
-    /// Registers a drive: from now on it counts when a majority of the registered drives is asked for. Nothing stops when it
-    /// can't be done: what was written of it to some drives names the same ensemble, and the next register is a newer one.
-    pub async fn register_drive(&mut self, drive: DriveId) -> Result<(), JournalStopped> {
-        let mut registered = self.register.registered.clone();
-        if let Err(at) = registered.binary_search(&drive) {
-            registered.insert(at, drive);
-        }
-        self.set_registered(registered).await
-    }
-
-    /// Takes a drive that keeps no journal out of the registered ones. A member stays until it is replaced.
-    pub async fn unregister_drive(&mut self, drive: DriveId) -> Result<(), JournalStopped> {
-        if self.register.members.contains(&drive) {
-            return Ok(());
-        }
-        let registered = self.register.registered.iter().copied().filter(|id| *id != drive).collect();
-        self.set_registered(registered).await?;
-        self.map.keep_holder(drive, &|_, _| false);
-        Ok(())
-    }
-
-    async fn set_registered(&mut self, registered: Vec<DriveId>) -> Result<(), JournalStopped> {
-        if registered == self.register.registered {
-            return Ok(());
-        }
-        let mut register = self.register.clone();
-        register.sequence = self.next_sequence();
-        register.epoch = self.epoch;
-        register.registered = registered;
-        self.write_register(register).await
-    }
-
-    fn next_sequence(&self) -> u64 {
-        self.register.sequence.max(self.tried).saturating_add(1)
     }
 
     fn advance(&mut self, batch: &Batch) {
@@ -380,6 +350,7 @@ impl Journal {
         batch: Option<&Batch>,
         mut held: BTreeSet<DriveId>,
     ) -> Result<(), JournalStopped> {
+        self.settle().await.map_err(|stopped| self.stop(stopped))?;
         let mut last = "members failed".to_owned();
         let mut given = BTreeSet::new();
         let mut register = self.register.clone();
@@ -428,13 +399,16 @@ impl Journal {
         let drives = self.node.drives().await;
         let unread = self.reconcile(&drives).await;
         let registered = &self.register.registered;
+        // Every commit would wait for one that does not answer.
+        let stalled: BTreeSet<DriveId> = drives.iter().filter(|d| d.waits(STALLED_AFTER)).map(|d| d.id).collect();
         let candidates: Vec<Candidate> = drives
             .into_iter()
             .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id))
             .filter(|d| !failed.contains(&d.id) && !unread.contains(&d.id))
-            .map(|d| Candidate { id: d.id, free: d.free, filesystem: d.filesystem_id })
+            .map(|d| Candidate { id: d.id, node: d.node, free: d.free, filesystem: d.filesystem_id })
             .collect();
-        let staying: Vec<Candidate> = candidates.iter().filter(|c| !self.leaving.contains(&c.id)).copied().collect();
+        let stays = |c: &&Candidate| !self.leaving.contains(&c.id) && !stalled.contains(&c.id);
+        let staying: Vec<Candidate> = candidates.iter().filter(stays).copied().collect();
         let count = self.register.members.len();
         let chosen = choose_members(current, &staying, count);
         chosen.or_else(|| choose_members(current, &candidates, count)).ok_or(candidates.len())
@@ -465,66 +439,6 @@ impl Journal {
             self.known.insert(drive.id, drive.opened);
         }
         unread
-    }
-
-    /// The register that makes `members` the ensemble.
-    fn next_register(&self, members: Vec<DriveId>) -> Register {
-        let mut register = self.register.clone();
-        register.sequence = self.next_sequence();
-        register.epoch = self.epoch;
-        register.first_lsn = self.next;
-        register.members = members;
-        register
-    }
-
-    /// Writes a register to every registered drive; more than half must take it, or the journal stops.
-    pub async fn replace_register(&mut self, register: Register) -> Result<(), JournalStopped> {
-        let written = self.write_register(register).await;
-        written.map_err(|stopped| self.stop(stopped))
-    }
-
-    /// Writes a register to the drives that were registered and those that are to be; more than half of each must take it.
-    ///
-    /// Of those that were: a start may find nobody but them. Of those that are to be: a later start asks for a majority of
-    /// them, and must meet this register among it. Registers that were begun before and came to nothing differ from the last
-    /// good one by one drive, so a majority of theirs meets one of these, too.
-    async fn write_register(&mut self, register: Register) -> Result<(), JournalStopped> {
-        let bytes = Bytes::from(register.encode());
-        self.tried = self.tried.max(register.sequence);
-        if !self.sabotage.is(Sabotage::RegisterBeforeAck) {
-            // A drive that answers too late is not counted. Registers reach it in the order in which they were written, so what
-            // it does later never takes back a newer one.
-            let node = self.node.clone();
-            let write = |drive| {
-                let writing = in_time(drive, WRITE_DEADLINE, node.write_register(drive, bytes.clone()));
-                async move { (drive, writing.await.is_ok()) }
-            };
-            let sets = [&self.register, &register];
-            let all: BTreeSet<DriveId> = sets.iter().flat_map(|set| set.registered.iter().copied()).collect();
-            let mut writes: FuturesUnordered<_> = all.into_iter().map(write).collect();
-            let mut took = BTreeSet::new();
-            let written = |took: &BTreeSet<DriveId>, set: &Register| {
-                set.registered.iter().filter(|drive| took.contains(drive)).count()
-            };
-            // With a majority it is known; one that hangs, perhaps the very member that is replaced, must not keep everybody
-            // waiting. Whoever is late has it in its queue, and a start gives it to those that lack it.
-            let grace = self.map.patience().hedge_after;
-            loop {
-                let enough = sets.iter().all(|set| written(&took, set) >= set.majority());
-                match timeout(if enough { grace } else { 2 * WRITE_DEADLINE }, writes.next()).await {
-                    Ok(Some((drive, true))) => drop(took.insert(drive)),
-                    Ok(Some((_, false))) => {}
-                    Ok(None) | Err(_) => break,
-                }
-            }
-            if let Some(set) = sets.iter().find(|set| written(&took, set) < set.majority()) {
-                let (written, needed) = (written(&took, set), set.majority());
-                return Err(JournalStopped::NoMajority { written, needed });
-            }
-        }
-        tracing::info!(sequence = register.sequence, members = ?register.members, "the journal's ensemble");
-        self.register = register;
-        Ok(())
     }
 
     /// Begins a new segment on a member and copies into it what the member lacks: the tail, and the batch in flight.

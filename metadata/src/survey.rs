@@ -121,6 +121,8 @@ pub enum ReadOnlyReason {
         present: usize,
         /// Registered drives.
         registered: usize,
+        /// Those that are not there.
+        absent: Vec<DriveId>,
     },
     /// Entries may be missing that nobody here can know of.
     #[error(
@@ -181,7 +183,9 @@ impl ReadOnlyReason {
     /// How many more drives would do away with the reason; `None` when drives are not what is missing.
     pub fn drives_missing(&self) -> Option<usize> {
         match self {
-            ReadOnlyReason::NoMajority { present, registered } => Some((registered / 2 + 1).saturating_sub(*present)),
+            ReadOnlyReason::NoMajority { present, registered, .. } => {
+                Some((registered / 2 + 1).saturating_sub(*present))
+            }
             ReadOnlyReason::MembersAbsent { absent, m, .. } => Some(absent.len().saturating_sub(*m)),
             ReadOnlyReason::TooFewDrives { usable, needed } => Some(needed.saturating_sub(*usable)),
             ReadOnlyReason::IndexAhead { .. }
@@ -394,9 +398,8 @@ pub fn judge(
     index: IndexMark,
     sabotage: &SabotageSet,
 ) -> Result<(), ReadOnlyReason> {
-    let present = copies.iter().filter(|c| !c.register_damaged && register.registered.contains(&c.drive)).count();
-    if present < register.majority() && !sabotage.is(Sabotage::RegisterMajority) {
-        return Err(ReadOnlyReason::NoMajority { present, registered: register.registered.len() });
+    if !sabotage.is(Sabotage::RegisterMajority) {
+        check_majorities(copies, register)?;
     }
     let complete = |id: &DriveId| copies.iter().any(|copy| copy.drive == *id && is_complete(copy, register, chain));
     let absent: Vec<DriveId> = register.members.iter().copied().filter(|id| !complete(id)).collect();
@@ -415,6 +418,31 @@ pub fn judge(
     let left_out = there.is_none() && index.applied > chain.sealed;
     if left_out || there.is_some_and(|hash| hash != index.hash) {
         return Err(ReadOnlyReason::IndexDiffers(index.applied));
+    }
+    Ok(())
+}
+
+/// Whether more than half of the drives are there that the newest register names, and of those that any other names which may
+/// have been in use at the same time: one that is not older than the newest that is known to be on a majority. Where a change
+/// of the registered drives was begun and is on some of them, it is not known which of the two counts; with majorities of both
+/// it does not matter, whoever wrote them.
+fn check_majorities(copies: &[DriveCopy], newest: &Register) -> Result<(), ReadOnlyReason> {
+    let readable = || copies.iter().filter(|copy| !copy.register_damaged);
+    let seen = || readable().filter_map(|copy| copy.register.as_ref());
+    let takers = |register: &Register| {
+        let has = |copy: &&DriveCopy| copy.register.as_ref() == Some(register);
+        readable().filter(has).filter(|copy| register.registered.contains(&copy.drive)).count()
+    };
+    let settled = seen().filter(|register| takers(register) >= register.majority()).map(Register::age).max();
+    let open = seen().filter(|register| settled.is_none_or(|settled| register.age() >= settled));
+    for register in [newest].into_iter().chain(open) {
+        let is_there = |drive: &DriveId| readable().any(|copy| copy.drive == *drive);
+        let absent: Vec<DriveId> = register.registered.iter().copied().filter(|drive| !is_there(drive)).collect();
+        let registered = register.registered.len();
+        let present = registered - absent.len();
+        if present < register.majority() {
+            return Err(ReadOnlyReason::NoMajority { present, registered, absent });
+        }
     }
     Ok(())
 }

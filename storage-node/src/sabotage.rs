@@ -127,8 +127,14 @@ switches! {
     SuspectCheck,
     /// A rebuilt shard is committed without being verified from its medium.
     RebuildVerify,
+    /// After a change of the ensemble or of the registered drives that came to nothing the register in use is written again.
+    RegisterSettle,
+    /// A start writes the register that it has found under a sequence above all that earlier starts can have left.
+    RegisterClaim,
     /// The retention clock takes a tick that runs backwards (R15).
     ClockMonotonic,
+    /// The retention clock catches up with the wall clock after time off, however long that was (R15).
+    CatchUpBound,
     /// The count that graces are judged by catches up after time off, as the retention clock does (R15).
     SteadyCatchUp,
     /// Scrub reads what the page cache remembers.

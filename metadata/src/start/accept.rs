@@ -2,7 +2,7 @@
 
 use super::key::Key;
 use super::serve::{begin_drives, next_epoch, serve};
-use super::{Config, Means, Parts, Scene, StartError, empty_index, open, or_stop};
+use super::{AnyParts, Config, Means, PutAside, Scene, StartError, empty_index, open, or_stop};
 use crate::journal::{Journal, JournalStart};
 use crate::loss::{self, LossReport};
 use crate::replay::{self, ReplayError};
@@ -13,13 +13,15 @@ use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::NO_ENTRY;
 use std::sync::Arc;
 
-/// By how much an accepted loss raises the epoch's count and the ensemble's sequence.
+/// By how much an accepted loss raises the epoch's count.
 const LEAP: u64 = 1 << 16;
+/// By how much it raises the ensemble's sequence: more than so many starts and changes of the ensemble do.
+const SEQUENCE_LEAP: u64 = LEAP << 16;
 
 /// Accepts the loss that keeps the service from writing, and starts it. The old index is kept aside; the new one is built from
 /// what the drives have; the report lists what the old one knew and the new one does not.
-pub async fn accept_loss(parts: Parts, config: Config) -> Result<(Metadata, LossReport), StartError> {
-    let (means, source) = parts.split();
+pub async fn accept_loss(parts: impl Into<AnyParts>, config: Config) -> Result<(Metadata, LossReport), StartError> {
+    let (means, source) = parts.into().split();
     let (opened, key) = open(&means, &config, source).await?;
     let node = opened.node.clone();
     let accepted = async {
@@ -38,6 +40,9 @@ async fn accept(
     let Err(reason) = scene.judge(&config) else { return Err(StartError::NoLoss) };
     if matches!(reason, ReadOnlyReason::TooFewDrives { .. }) {
         return Err(StartError::NoLoss);
+    }
+    if scene.refused.is_some() {
+        return Err(scene.refusal());
     }
     tracing::warn!(%reason, "accepting a loss");
     // What the index says to be sealed may be among what is lost, so the drives alone are asked what is left. All of this is
@@ -58,7 +63,7 @@ async fn accept(
     let epoch = announce(&parts, &config, &mut scene, Lsn(loss.known)).await?;
     // From here on the old index is only read for the report.
     let lost = scene.kv.take().map(|old| loss::newer_than(&*old, Lsn(loss.kept))).unwrap_or_default();
-    let aside = parts.index.set_aside()?;
+    let aside = parts.index.set_aside(PutAside::Loss)?;
     scene.kv = Some(empty_index(&*parts.index, scene.cluster)?);
     scene.mark = IndexMark::NONE;
     let accepted = Accepted { row: loss.clone(), sealed, removed, epoch };
@@ -80,7 +85,7 @@ pub(super) struct Accepted {
 /// seen more starts and ensembles than those that are: should they come back, theirs must not be the newer history.
 async fn announce(parts: &Means, config: &Config, scene: &mut Scene, known: Lsn) -> Result<Epoch, StartError> {
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
-    let next = next_epoch(scene, &kv, &*parts.entropy)?;
+    let next = next_epoch(scene, &kv, &*parts.entropy).await?;
     let epoch = Epoch(next.0.saturating_add(LEAP << 32));
     begin_drives(scene, epoch, config.patience.deadline).await?;
     let mut journal = Journal::new(JournalStart {
@@ -92,7 +97,7 @@ async fn announce(parts: &Means, config: &Config, scene: &mut Scene, known: Lsn)
         sabotage: config.sabotage.clone(),
     });
     let mut register = scene.register.clone();
-    register.sequence = register.sequence.saturating_add(LEAP);
+    register.sequence = register.sequence.saturating_add(SEQUENCE_LEAP);
     register.epoch = epoch;
     register.first_lsn = known.next();
     let written = journal.replace_register(register.clone()).await;

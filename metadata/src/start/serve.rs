@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::clock::{Clock, Entropy, RetentionClock};
 use crate::command::{Command, GEOMETRY_SETTING};
 use crate::commit::{Asked, Committer, Request};
+use crate::epochs::Epochs;
 use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keep::keeper::{Keeper, KeeperParts};
@@ -28,8 +29,8 @@ use codec::register::Register;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
+use storage_node::host::NodeHost;
 use storage_node::kv::Kv;
-use storage_node::node::StorageNode;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -72,7 +73,7 @@ pub(super) async fn read_only(
 fn help(reason: &ReadOnlyReason, kv: &dyn Kv, register: &Register, present: &[DriveId]) -> Option<String> {
     let missing = reason.drives_missing()?;
     let wanted: Vec<DriveId> = match reason {
-        ReadOnlyReason::MembersAbsent { absent, .. } => absent.clone(),
+        ReadOnlyReason::MembersAbsent { absent, .. } | ReadOnlyReason::NoMajority { absent, .. } => absent.clone(),
         _ => register.registered.iter().copied().filter(|id| !present.contains(id)).collect(),
     };
     let rows = index::drives(&Overlay::new(kv)).unwrap_or_default();
@@ -99,7 +100,7 @@ impl Drop for Ended {
 }
 
 fn shared_of(
-    node: &Arc<StorageNode>,
+    node: &Arc<dyn NodeHost>,
     kv: &Arc<dyn Kv>,
     map: Arc<JournalMap>,
     clock: &Arc<dyn Clock>,
@@ -141,7 +142,7 @@ pub(super) async fn serve(
     let keys = key.check(&scene, &*kv, None, accepted.is_none(), config.patience).await?;
     let epoch = match &accepted {
         Some(accepted) => accepted.epoch,
-        None => next_epoch(&scene, &kv, &*parts.entropy)?,
+        None => next_epoch(&scene, &kv, &*parts.entropy).await?,
     };
     begin_drives(&scene, epoch, config.patience.deadline).await?;
     let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held), config.patience));
@@ -188,16 +189,15 @@ pub(super) async fn begin_drives(scene: &Scene, epoch: Epoch, step: Duration) ->
     Ok(())
 }
 
-/// Writes the register where it is lacking, then new segments on every member, with what each lacks.
+/// Makes the register that was found this journal's, then new segments on every member, with what each lacks.
 async fn begin_journal(journal: &mut Journal, scene: &Scene) -> Result<(), JournalStopped> {
-    let mut register = scene.register.clone();
-    let have = scene.copies.iter().filter(|copy| copy.register.as_ref() == Some(&register)).count();
     if scene.first {
-        register = first_members(scene, register, journal.epoch()).await;
-    }
-    // A change that was interrupted may be on fewer drives than it needs before anything is acknowledged under it.
-    if scene.first || have < scene.register.registered.len().min(scene.copies.len()) {
+        let register = first_members(scene, scene.register.clone(), journal.epoch()).await;
         journal.replace_register(register).await?;
+    } else {
+        // A change that was interrupted may be on fewer drives than it needs before anything is acknowledged under it.
+        let have = scene.copies.iter().filter(|copy| copy.register.as_ref() == Some(&scene.register)).count();
+        journal.adopt(have >= scene.register.registered.len().min(scene.copies.len())).await?;
     }
     journal.establish().await
 }
@@ -222,14 +222,27 @@ fn stopped_service(
 }
 
 /// An epoch above every one that the drives and the index have seen, with a random low half (R1).
-pub(super) fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn Entropy) -> Result<Epoch, StartError> {
+pub(super) async fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn Entropy) -> Result<Epoch, StartError> {
     let registers = scene.copies.iter().filter_map(|copy| copy.register.as_ref().map(|r| r.epoch));
     let segments = scene.copies.iter().flat_map(|copy| &copy.segments).map(|segment| segment.epoch);
     let entries = scene.chain.held.values().map(|held| held.epoch);
     let index = index::epoch(&Overlay::new(&**kv))?;
-    let drives = scene.node.highest_epoch().unwrap_or_default();
+    let highest = scene.node.highest_epoch().await;
+    let drives = highest.unwrap_or_default();
     let highest = registers.chain(segments).chain(entries).max().unwrap_or_default().max(index).max(drives);
     Ok(highest.next(u32::from_le_bytes(random(entropy)?)))
+}
+
+/// The epoch that stripes are numbered in, where the journal's is `journal`: above every one that was granted, as the index
+/// says now that it has caught up. The journal's was taken before that, and hourly renewals grant epochs that no segment and no
+/// register names: where the index had to be made anew, or had lost its last rows with the power, one may come to light only
+/// now. Refusing it as too low would be a start that fails again and again.
+fn writers_epoch(kv: &dyn Kv, journal: Epoch, entropy: &dyn Entropy) -> Result<Epoch, StartError> {
+    let granted = index::reclaim::last_granted(&Overlay::new(kv))?;
+    match granted < journal {
+        true => Ok(journal),
+        false => Ok(granted.next(u32::from_le_bytes(random(entropy)?))),
+    }
 }
 
 /// Step 6, and everything that runs afterwards.
@@ -242,9 +255,10 @@ async fn finish_start(
     journal: Journal,
     map: Arc<JournalMap>,
     kv: Arc<dyn Kv>,
-    epoch: Epoch,
+    journal_epoch: Epoch,
     accepted: Option<Accepted>,
 ) -> Result<Metadata, StartError> {
+    let epoch = writers_epoch(&*kv, journal_epoch, &*parts.entropy)?;
     let last = index::clock(&Overlay::new(&*kv))?;
     let retention = RetentionClock::resume(last.clone(), &*parts.clock).sabotaged(last.as_ref(), &config.sabotage);
     let mark = index_mark(&*kv)?;
@@ -255,7 +269,7 @@ async fn finish_start(
     shared.set_drives(drives.clone());
     committer.check(&drives).await;
     let accepts = accepted.is_some();
-    let mut commands = first_commands(&scene, &kv, &keys, epoch, accepted, &drives)?;
+    let mut commands = first_commands(&scene, &kv, &keys, (epoch, journal_epoch), accepted, &drives)?;
     let known = mark.applied.max(index::reclaim::floor(&Overlay::new(&*kv))?);
     // R10: drives that have freed for a later state than the one that was found know of deletes, and so of commits, that it
     // lacks. Said before anything else is committed: later its LSNs will have grown past those.
@@ -292,7 +306,7 @@ async fn finish_start(
         tracing::error!(%error, "not all frames of lost entries were looked for; the next start goes on");
     }
     let (requests, queue) = mpsc::channel::<Request>(QUEUE);
-    let sealer = Arc::new(Sealer::new(shared.clone(), stripes.clone(), requests.clone(), epoch));
+    let sealer = Arc::new(Sealer::new(shared.clone(), stripes.clone(), requests.clone()));
     let ended = Ended(shared.clone());
     let committing = async move {
         let _ended = ended;
@@ -300,13 +314,12 @@ async fn finish_start(
     };
     let mut running = vec![tokio::spawn(committing)];
     running.extend(tasks::reading(&shared, &config, scene.geometry));
-    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, (epoch, scene.geometry)));
+    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, &stripes));
     let keeper = Keeper::new(KeeperParts {
         shared: shared.clone(),
         sealer: sealer.clone(),
         stripes: stripes.clone(),
         requests: requests.clone(),
-        epoch,
         geometry: scene.geometry,
         config: config.keep,
     });
@@ -326,18 +339,24 @@ async fn finish_start(
     });
     running.push(tokio::spawn(reclaimer.clone().run()));
     running.push(tokio::spawn(reclaimer.clone().run_narrower(keeper.clone())));
-    let disks = parts.disks.clone();
+    let disks = parts.disks().to_vec();
     let returning = Arc::new(Returning::new(shared.clone(), scene.node.clone(), scene.cluster, disks));
     if let Some(every) = config.check_every {
-        running.push(tokio::spawn(tasks::open_returning(returning.clone(), keeper.clone(), every)));
+        running.push(tokio::spawn(tasks::open_returning(returning.clone(), keeper.clone(), reclaimer.clone(), every)));
     }
-    let writing = Writing { requests, stripes, sealer, keeper, reclaimer, returning };
+    let (node, entropy) = (scene.node.clone(), parts.entropy.clone());
+    let (of, queue) = (shared.clone(), requests.clone());
+    let epochs = Arc::new(Epochs { shared: of, node, stripes: stripes.clone(), requests: queue, entropy });
+    if let Some(every) = config.reclaim.renew_every {
+        running.push(tokio::spawn(epochs.clone().run(every)));
+    }
+    let writing = Writing { requests, stripes, sealer, keeper, reclaimer, returning, epochs };
     Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
 }
 
 /// A drive that was removed is no drive of this cluster any more, also when somebody brings it again: what it holds is from
 /// before, and whatever it held was rebuilt elsewhere or given up.
-async fn forget_removed(node: &Arc<StorageNode>, kv: &Arc<dyn Kv>) -> Result<(), StartError> {
+async fn forget_removed(node: &Arc<dyn NodeHost>, kv: &Arc<dyn Kv>) -> Result<(), StartError> {
     let removed =
         index::drives(&Overlay::new(&**kv))?.into_iter().filter(|row| row.state == DriveState::Removed as i32);
     let removed: Vec<DriveId> = removed.filter_map(|row| DriveId::from_slice(&row.id)).collect();
@@ -354,7 +373,7 @@ fn first_commands(
     scene: &Scene,
     kv: &Arc<dyn Kv>,
     keys: &Keys,
-    epoch: Epoch,
+    (epoch, journal): (Epoch, Epoch),
     accepted: Option<Accepted>,
     drives: &[storage_node::client::DriveStatus],
 ) -> Result<Vec<Asked>, StartError> {
@@ -366,26 +385,32 @@ fn first_commands(
         ask(index::epoch(&view)?, Command::AcceptLoss { loss: accepted.row, sealed: accepted.sealed });
         removed = accepted.removed;
     }
-    ask(epoch, Command::StartEpoch { epoch });
+    ask(epoch, Command::StartEpoch { epoch, journal });
     if index::setting(&view, GEOMETRY_SETTING)?.is_none() {
         let value = Bytes::from(scene.geometry.to_string());
         ask(epoch, Command::PutSetting(SettingRow { name: GEOMETRY_SETTING.to_owned(), value }));
         ask(epoch, Command::PutSetting(keys.check_setting()?));
     }
     for id in &scene.register.registered {
-        let path = drives.iter().find(|d| d.id == *id).map(|d| d.path.clone());
-        if index::drive(&view, *id)?.is_none() {
-            ask(epoch, Command::RegisterDrive(drive_row(*id, DriveState::Active, path.unwrap_or_default())));
+        let status = drives.iter().find(|d| d.id == *id);
+        let (node, path) = status.map(|status| (status.node, status.path.clone())).unwrap_or_default();
+        match index::drive(&view, *id)? {
+            None => ask(epoch, Command::RegisterDrive(drive_row(*id, DriveState::Active, node, path))),
+            // It was carried to another node: placement must know with what it fails.
+            Some(row) if status.is_some() && row.node != node => {
+                ask(epoch, Command::RegisterDrive(DriveRow { node, path, ..row }));
+            }
+            Some(_) => {}
         }
     }
     for id in removed {
         if let Some(row) = index::drive(&view, id)? {
-            ask(epoch, Command::RegisterDrive(drive_row(id, DriveState::Removed, row.path)));
+            ask(epoch, Command::RegisterDrive(drive_row(id, DriveState::Removed, row.node, row.path)));
         }
     }
     Ok(asked)
 }
 
-fn drive_row(id: DriveId, state: DriveState, path: String) -> DriveRow {
-    DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node: 0, path }
+fn drive_row(id: DriveId, state: DriveState, node: u32, path: String) -> DriveRow {
+    DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node, path }
 }

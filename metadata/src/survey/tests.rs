@@ -128,7 +128,26 @@ fn an_index_of_another_history_is_not_gone_on_with() {
 fn more_than_half_of_the_registered_drives_are_needed() {
     let copies = [copy(1, 1, run(1..=5)), copy(2, 1, run(1..=5))];
     let (_, verdict) = verdict(&copies, &register(&[1, 2], 1, 1), IndexMark::NONE);
-    assert_eq!(verdict, Err(ReadOnlyReason::NoMajority { present: 2, registered: 5 }));
+    let absent = vec![drive(3), drive(4), drive(5)];
+    assert_eq!(verdict, Err(ReadOnlyReason::NoMajority { present: 2, registered: 5, absent }));
+}
+
+/// An addition that was interrupted: two drives have the register with the new drive, and which of the two counts is not known.
+#[test]
+fn a_majority_is_needed_of_every_set_of_drives_that_may_be_the_registered_one() {
+    let of = |n: u8, register: &Register| DriveCopy { register: Some(register.clone()), ..copy(n, 1, run(1..=5)) };
+    let before = Register { registered: (1..=4).map(drive).collect(), ..register(&[1, 2], 1, 1) };
+    let after = Register { sequence: 2, registered: (1..=5).map(drive).collect(), ..before.clone() };
+    let few = [of(1, &before), of(4, &after), of(5, &after)];
+    let absent = vec![drive(2), drive(3)];
+    let reason = ReadOnlyReason::NoMajority { present: 2, registered: 4, absent };
+    assert_eq!(verdict(&few, &after, IndexMark::NONE).1, Err(reason));
+    let enough = [of(1, &before), of(2, &before), of(4, &after), of(5, &after)];
+    assert_eq!(verdict(&enough, &after, IndexMark::NONE).1, Ok(()));
+    // A drive that was away for long knows an older set, of which most are gone for good. The newer one is on a majority.
+    let old = Register { registered: (1..=9).map(drive).collect(), ..before.clone() };
+    let back = [of(1, &after), of(4, &after), of(5, &after), of(3, &old)];
+    assert_eq!(verdict(&back, &after, IndexMark::NONE).1, Ok(()));
 }
 
 /// A start was to copy again what rot had hidden in an older segment, and ended right after it had begun a new one: the new one

@@ -22,7 +22,7 @@ use storage_node::drive::{ProbedDrive, format, probe};
 const COUNTED_AGAIN: std::time::Duration = std::time::Duration::from_millis(1100);
 
 /// Formats a directory that the service does not know.
-fn formatted(world: &World, number: usize, drive: DriveId) -> ProbedDrive {
+pub(super) fn formatted(world: &World, number: usize, drive: DriveId) -> ProbedDrive {
     let cluster = probe(world.trace.disk(0), None).identity.unwrap().cluster;
     format(&*world.trace.disk(number), cluster, drive, None).unwrap();
     probe(world.trace.disk(number), Some(cluster))
@@ -48,7 +48,7 @@ async fn register(metadata: &Metadata) -> Register {
 }
 
 /// Everything on a drive but its lock.
-fn copy_of(world: &World, number: usize) -> Vec<(String, Vec<u8>)> {
+pub fn copy_of(world: &World, number: usize) -> Vec<(String, Vec<u8>)> {
     let disk = world.trace.disk(number);
     let mut files = Vec::new();
     for directory in ["", "segments", "journal"] {
@@ -67,14 +67,14 @@ fn copy_of(world: &World, number: usize) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn put_back(world: &World, number: usize, files: &[(String, Vec<u8>)]) {
+pub fn put_back(world: &World, number: usize, files: &[(String, Vec<u8>)]) {
     let mut files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
     files.extend([("segments/", &[][..]), ("journal/", &[])]);
     world.trace.replace_drive(number, &files).unwrap();
 }
 
 /// Waits until a drive that was put back serves: one that was not back when it was looked for is looked for again seconds later.
-async fn returned(metadata: &Metadata, drive: DriveId) {
+pub async fn returned(metadata: &Metadata, drive: DriveId) {
     for _ in 0..200 {
         metadata.check_drives().await;
         if state(metadata, drive).await == "serving" {
@@ -275,7 +275,13 @@ fn a_crash_anywhere_in_an_addition_or_a_removal_is_completed() {
                 };
                 metadata.check_drives().await;
                 // Any later commit waits for what the check has begun.
-                metadata.commit(metadata.epoch(), Command::StartEpoch { epoch: metadata.epoch() }).await.unwrap_err();
+                metadata
+                    .commit(
+                        metadata.epoch(),
+                        Command::StartEpoch { epoch: metadata.epoch(), journal: metadata.epoch() },
+                    )
+                    .await
+                    .unwrap_err();
                 let registered: BTreeSet<DriveId> = register(&metadata).await.registered.into_iter().collect();
                 let known: BTreeSet<DriveId> =
                     of(DriveState::Active).union(&of(DriveState::Draining)).copied().collect();

@@ -137,7 +137,7 @@ fn has_new_register(image: &storage_node::disk::faulty::CrashImage) -> bool {
     let disks = image.disks();
     let new = disks.iter().filter(|disk| {
         let bytes = storage_node::drive::read_register(&***disk).unwrap_or_default();
-        codec::register::Register::parse(&bytes).is_ok_and(|register| register.sequence > 1)
+        codec::register::Register::parse(&bytes).is_ok_and(|register| register.sequence > 1 << 16)
     });
     new.count() >= 3
 }
