@@ -71,16 +71,25 @@ pub struct Wounds {
     pub shards: Arc<BadShards>,
     /// Drives that were silent: their shards count again up to this stripe, once verified; `None`: not one of them.
     pub unverified: BTreeMap<DriveId, Option<StripeId>>,
+    /// Of those that are back, the last stripe that was begun before that was noticed: what they have of later ones was
+    /// written since, and is as good as on any other drive.
+    pub returned: BTreeMap<DriveId, StripeId>,
     /// Unsealed entries of which damage leaves too few good copies.
     pub thin_entries: Vec<RangeInclusive<Lsn>>,
 }
 
 impl Wounds {
     /// Whether a shard is known to be no good on a drive, or not known to be good.
-    fn has(&self, stripe: StripeId, index: u8, drive: DriveId) -> bool {
+    pub(crate) fn has(&self, stripe: StripeId, index: u8, drive: DriveId) -> bool {
         let bad = || self.shards.get(&stripe).is_some_and(|shards| shards.contains(&(index, drive)));
-        let verified = |upto: &Option<StripeId>| upto.is_some_and(|upto| stripe <= upto);
-        self.unverified.get(&drive).is_some_and(|upto| !verified(upto)) || bad()
+        self.is_unverified(drive, stripe) || bad()
+    }
+
+    /// Whether a drive was silent, may have lost the shard that it had of a stripe meanwhile, and was not asked since.
+    pub fn is_unverified(&self, drive: DriveId, stripe: StripeId) -> bool {
+        let Some(verified) = self.unverified.get(&drive) else { return false };
+        let written_since = self.returned.get(&drive).is_some_and(|last| stripe > *last);
+        !written_since && verified.is_none_or(|upto| stripe > upto)
     }
 }
 

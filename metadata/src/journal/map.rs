@@ -201,6 +201,12 @@ impl JournalMap {
         held.values().any(last)
     }
 
+    /// Whether a drive is said to hold an entry of a range.
+    pub(crate) fn holds_any(&self, drive: DriveId, range: &RangeInclusive<Lsn>) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        !range.is_empty() && held.range(range.clone()).any(|(_, held)| held.holders.contains(&drive))
+    }
+
     /// `drive` holds the entries for which `has` says so, by LSN and hash, and no others. Returns how many it does not.
     pub(super) fn keep_holder(&self, drive: DriveId, has: &dyn Fn(Lsn, &[u8; 32]) -> bool) -> usize {
         let mut all = self.held.write().unwrap_or_else(PoisonError::into_inner);

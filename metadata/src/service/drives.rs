@@ -16,7 +16,7 @@ use crate::commit::Request;
 use crate::fail_slow::Slow;
 use crate::index::{self, IndexError, STRIPES};
 use crate::journal::JournalStopped;
-use crate::lookup;
+use crate::lookup::{self, Wounds};
 use crate::topology::{MIN_FREE, Topology};
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, StripeRow};
@@ -25,7 +25,7 @@ use codec::register::Register;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use storage_node::client::{DriveHealth, DriveStatus, NodeClient};
+use storage_node::client::{DriveHealth, DriveStatus, STALLED_AFTER};
 use storage_node::drive::{DriveError, ProbedDrive};
 use storage_node::keep::ScrubStatus;
 use storage_node::kv::{Direction, Kv};
@@ -91,17 +91,37 @@ pub enum DriveChangeError {
     /// It still keeps the journal.
     #[error("drive {0} still keeps the journal: wait a moment")]
     KeepsJournal(DriveId),
-    /// Stripes that can't be read unless this drive comes back.
-    #[error("{stripes} stripes can't be read unless drive {drive} comes back: it is not given up")]
+    /// Stripes that can't be read unless this drive comes back: elsewhere too few of their shards are known to be good.
+    #[error(
+        "{stripes} stripes can't be read without drive {drive}, as far as the others answer and are verified: it is not given up"
+    )]
     LastHope {
         /// The drive.
         drive: DriveId,
         /// How many.
         stripes: u64,
     },
-    /// Journal entries that no other drive has.
-    #[error("drive {0} alone holds journal entries that are not sealed: it is not given up")]
+    /// Journal entries that too few other drives are known to have.
+    #[error("drive {0} may alone hold journal entries that are not sealed (stele journal seal): it is not given up")]
     LastJournal(DriveId),
+    /// Without this drive more than half of the registered ones would not be there, and no start would serve writes.
+    #[error(
+        "without drive {drive} {left} of {registered} registered drives would take writes, more than half are needed: first \
+         bring back, or remove with --lost, {}", names(.dead)
+    )]
+    Majority {
+        /// The drive.
+        drive: DriveId,
+        /// The others that take writes.
+        left: usize,
+        /// The others.
+        registered: usize,
+        /// Those that don't.
+        dead: Vec<DriveId>,
+    },
+    /// What the drive holds could not be counted, so that nobody knows whether it is needed.
+    #[error("what the drives hold could not be counted (the log says why): nothing is given up")]
+    NotCounted,
     /// The node failed.
     #[error(transparent)]
     Drive(#[from] DriveError),
@@ -116,6 +136,10 @@ pub enum DriveChangeError {
     Index(#[from] IndexError),
 }
 
+fn names(drives: &[DriveId]) -> String {
+    drives.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// What the stripes' rows place on a drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriveUse {
@@ -125,7 +149,8 @@ pub struct DriveUse {
     pub bytes: u64,
     /// Shards of the widest stripe among them.
     pub widest: usize,
-    /// Stripes that the drives which answer can't give without this one.
+    /// Stripes that the others can't give without this one, by the shards that are on drives which answer and not known to be
+    /// bad, or not yet verified.
     pub needed: u64,
 }
 
@@ -138,7 +163,7 @@ pub struct DriveDetail {
     pub path: String,
     /// `serving`, `read-only`, `absent`, `failed`, `draining`, `drained` or `removed`.
     pub state: &'static str,
-    /// Why it is failed or read-only; empty otherwise.
+    /// Why it is failed or read-only, or that it has not answered for a while; empty otherwise.
     pub reason: String,
     /// Whether it keeps the journal.
     pub journal: bool,
@@ -256,7 +281,8 @@ impl Metadata {
         let slow = self.shared.slow();
         let members = self.members();
         let counted = |row: &DriveRow| row.state != DriveState::Active as i32;
-        let count = if rows.iter().any(counted) { Some(self.count(&status, false).await?) } else { None };
+        // Where it could not be counted nothing is said of what is left: least of all that it is nothing.
+        let count = if rows.iter().any(counted) { self.count(&status, false).await? } else { None };
         let detail = |row: &DriveRow| {
             let id = DriveId::from_slice(&row.id)?;
             let status = status.iter().find(|status| status.id == id).cloned();
@@ -273,7 +299,10 @@ impl Metadata {
                 }
                 Some(_) if is_draining => ("draining", String::new()),
                 Some(DriveHealth::ReadOnly { reason }) => ("read-only", reason.clone()),
-                Some(DriveHealth::Healthy) => ("serving", String::new()),
+                Some(DriveHealth::Healthy) => {
+                    let stalled = status.as_ref().filter(|status| status.waits(STALLED_AFTER));
+                    ("serving", stalled.map_or_else(String::new, |status| no_answer(status.unanswered_ms)))
+                }
             };
             let path = status.as_ref().map_or_else(|| row.path.clone(), |status| status.path.clone());
             let scrub = scrub.iter().find(|scrub| scrub.drive == id).cloned();
@@ -310,7 +339,7 @@ impl Metadata {
     }
 
     async fn put_row(&self, row: DriveRow) -> Result<(), CommitError> {
-        self.commit(self.epoch, Command::RegisterDrive(row)).await.map(drop)
+        self.commit(self.epoch(), Command::RegisterDrive(row)).await.map(drop)
     }
 
     /// Whether the other drives can take what lies on this one, and stripes as they are.
@@ -319,7 +348,7 @@ impl Metadata {
         let topology = Topology::new(&rows, status);
         let others: Vec<u64> = topology.usable().filter(|other| other.id != drive).map(|other| other.free).collect();
         let full = usize::from(self.geometry.k()) + usize::from(self.geometry.m());
-        let count = self.count(status, true).await?;
+        let count = self.count(status, true).await?.ok_or(DriveChangeError::NotCounted)?;
         let widest = count.get(&drive).map_or(0, |used| used.widest).max(1 + usize::from(self.geometry.m()));
         // Where stripes are narrower already they stay so; otherwise emptying a drive must not make them.
         let needed = if topology.usable().count() >= full { full.max(widest) } else { widest };
@@ -351,14 +380,35 @@ impl Metadata {
         if others < needed {
             return Err(DriveChangeError::TooFewDrives { left: others, needed });
         }
-        if self.shared.map.is_last_holder(drive, &|other| !answers(&status, other)) {
+        if !silent {
+            self.check_majority(&status, drive)?;
+        }
+        let wounds = self.shared.wounds();
+        let is_lost = |other| !answers(&status, other) || wounds.unverified.contains_key(&other);
+        let thin = || wounds.thin_entries.iter().any(|thin| self.shared.map.holds_any(drive, thin));
+        if self.shared.map.is_last_holder(drive, &is_lost) || thin() {
             return Err(DriveChangeError::LastJournal(drive));
         }
-        match self.count(&status, true).await?.get(&drive).copied().unwrap_or_default() {
+        let count = self.count(&status, true).await?.ok_or(DriveChangeError::NotCounted)?;
+        match count.get(&drive).copied().unwrap_or_default() {
             DriveUse { needed: stripes @ 1.., .. } => Err(DriveChangeError::LastHope { drive, stripes }),
             DriveUse { shards: shards @ 1.., .. } if !lost => Err(DriveChangeError::NotEmpty { drive, shards }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether more than half of the drives that stay registered take writes without this one, which does. One that does not
+    /// answer is missed already, and less so once it is not registered any more.
+    fn check_majority(&self, status: &[DriveStatus], drive: DriveId) -> Result<(), DriveChangeError> {
+        let Some(register) = self.shared.volatile().register.clone() else { return Ok(()) };
+        let healthy = |id: &DriveId| status.iter().any(|s| s.id == *id && s.health == DriveHealth::Healthy);
+        let others = register.registered.iter().copied().filter(|id| *id != drive);
+        let (there, dead): (Vec<DriveId>, Vec<DriveId>) = others.partition(healthy);
+        let (left, registered) = (there.len(), there.len() + dead.len());
+        if left > registered / 2 {
+            return Ok(());
+        }
+        Err(DriveChangeError::Majority { drive, left, registered, dead })
     }
 
     /// Asks the committer to register a drive, and to bring the ensemble in line with the drives and rows as they are.
@@ -381,22 +431,38 @@ impl Metadata {
         Ok(())
     }
 
-    /// What the rows place on each drive. Reads all stripes' rows, unless that was done a moment ago and `now` is not said.
-    async fn count(&self, status: &[DriveStatus], now: bool) -> Result<Arc<BTreeMap<DriveId, DriveUse>>, IndexError> {
+    /// What the rows place on each drive; `None` when the thread that counts has ended. Reads all stripes' rows, unless that
+    /// was done a moment ago and `now` is not said.
+    async fn count(
+        &self,
+        status: &[DriveStatus],
+        now: bool,
+    ) -> Result<Option<Arc<BTreeMap<DriveId, DriveUse>>>, IndexError> {
         let mut last = self.counted.lock().await;
         if let Some((due, count)) = last.0.as_ref().filter(|(due, _)| !now && Instant::now() < *due) {
             tracing::trace!(?due, "counted a moment ago");
-            return Ok(count.clone());
+            return Ok(Some(count.clone()));
         }
         let begun = Instant::now();
         let answering: BTreeSet<DriveId> =
             status.iter().map(|status| status.id).filter(|drive| answers(status, *drive)).collect();
-        let kv = self.shared.kv.clone();
-        let counting = tokio::task::spawn_blocking(move || count(&*kv, &answering));
-        let count = Arc::new(counting.await.unwrap_or_else(|_| Ok(BTreeMap::new()))?);
+        let (kv, wounds) = (self.shared.kv.clone(), self.shared.wounds());
+        let counting = tokio::task::spawn_blocking(move || count(&*kv, &answering, &wounds));
+        let count = match counting.await {
+            Ok(count) => Arc::new(count?),
+            Err(error) => {
+                tracing::error!(%error, "what the drives hold was not counted");
+                return Ok(None);
+            }
+        };
         last.0 = Some((Instant::now() + COUNT_EVERY.max(10 * begun.elapsed()), count.clone()));
-        Ok(count)
+        Ok(Some(count))
     }
+}
+
+/// That a drive lets something wait for so long.
+fn no_answer(ms: u64) -> String {
+    format!("no answer for {} s", ms / 1000)
 }
 
 fn answers(status: &[DriveStatus], drive: DriveId) -> bool {
@@ -404,7 +470,11 @@ fn answers(status: &[DriveStatus], drive: DriveId) -> bool {
 }
 
 /// What the rows place on each drive. A row that does not decode is for the check of the rows to report.
-fn count(kv: &dyn Kv, answering: &BTreeSet<DriveId>) -> Result<BTreeMap<DriveId, DriveUse>, IndexError> {
+fn count(
+    kv: &dyn Kv,
+    answering: &BTreeSet<DriveId>,
+    wounds: &Wounds,
+) -> Result<BTreeMap<DriveId, DriveUse>, IndexError> {
     let mut all: BTreeMap<DriveId, DriveUse> = BTreeMap::new();
     let mut rows = kv.scan(STRIPES, &[], Direction::Forward)?;
     while let Some((key, value)) = rows.next()? {
@@ -413,8 +483,10 @@ fn count(kv: &dyn Kv, answering: &BTreeSet<DriveId>) -> Result<BTreeMap<DriveId,
         let Ok(descriptor) = lookup::descriptor(id, &row) else { continue };
         let placed: Vec<(u8, DriveId)> =
             (0..descriptor.width()).filter_map(|index| Some((index, row.drive(index)?))).collect();
-        let readable =
-            |except: DriveId| placed.iter().filter(|(_, drive)| *drive != except && answering.contains(drive)).count();
+        let is_good = |index: u8, drive: DriveId| answering.contains(&drive) && !wounds.has(id, index, drive);
+        let good: Vec<DriveId> =
+            placed.iter().filter(|(index, drive)| is_good(*index, *drive)).map(|(_, drive)| *drive).collect();
+        let readable = |except: DriveId| good.iter().filter(|drive| **drive != except).count();
         for (index, drive) in &placed {
             let used = all.entry(*drive).or_default();
             used.shards += 1;

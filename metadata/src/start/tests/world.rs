@@ -6,7 +6,7 @@ use crate::command::{Command, CommitObject, Condition, CreateBucket, NewChunk, N
 use crate::index::{self, FAMILIES, Overlay};
 use crate::keys::{KeyError, Keys};
 use crate::service::Metadata;
-use crate::start::{Config, IndexHome, KeySource, Parts, StartError, accept_loss, start};
+use crate::start::{Config, IndexHome, KeySource, Parts, PutAside, StartError, accept_loss, start};
 use bytes::Bytes;
 use codec::effect::{Content, ObjectMeta};
 use codec::encrypt::KeyEncryptionKey;
@@ -30,11 +30,13 @@ pub struct Home {
     pub aside: Mutex<Vec<Arc<MemoryKv>>>,
     /// Writes to the index fail.
     pub failing: Arc<AtomicBool>,
+    /// Whoever scans the stripes panics.
+    pub panicking: Arc<AtomicBool>,
 }
 
 /// An index whose writes fail for as long as a test says so.
 #[derive(Debug)]
-struct Failing(Arc<MemoryKv>, Arc<AtomicBool>);
+struct Failing(Arc<MemoryKv>, Arc<AtomicBool>, Arc<AtomicBool>);
 
 impl Kv for Failing {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, KvError> {
@@ -50,6 +52,7 @@ impl Kv for Failing {
         self.0.write(batch)
     }
     fn scan(&self, family: Family, start: &[u8], way: Direction) -> Result<Box<dyn KvIterator + '_>, KvError> {
+        assert!(family != index::STRIPES || !self.2.load(Ordering::Relaxed), "as the test wants it");
         self.0.scan(family, start, way)
     }
     fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
@@ -68,19 +71,20 @@ impl Kv for Failing {
 
 impl Home {
     pub fn new(kv: MemoryKv) -> Arc<Home> {
-        Arc::new(Home { kv: Mutex::new(Arc::new(kv)), aside: Mutex::default(), failing: Arc::default() })
+        let (failing, panicking) = Default::default();
+        Arc::new(Home { kv: Mutex::new(Arc::new(kv)), aside: Mutex::default(), failing, panicking })
     }
 }
 
 impl IndexHome for Home {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(Arc::new(Failing(self.kv.lock().unwrap().clone(), self.failing.clone())))
+        Ok(Arc::new(Failing(self.kv.lock().unwrap().clone(), self.failing.clone(), self.panicking.clone())))
     }
     fn destroy(&self) -> Result<(), KvError> {
         *self.kv.lock().unwrap() = Arc::new(MemoryKv::new(&FAMILIES));
         Ok(())
     }
-    fn set_aside(&self) -> Result<String, KvError> {
+    fn set_aside(&self, _: PutAside) -> Result<String, KvError> {
         let mut kv = self.kv.lock().unwrap();
         let old = std::mem::replace(&mut *kv, Arc::new(MemoryKv::new(&FAMILIES)));
         self.aside.lock().unwrap().push(old);
