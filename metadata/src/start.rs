@@ -29,8 +29,9 @@ use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
-use storage_node::disk::Disk;
+use storage_node::disk::{Disk, DiskError};
 use storage_node::drive::{ProbedDrive, ProbedState, probe};
+use storage_node::host::NodeHost;
 use storage_node::kv::{Kv, KvBatch, KvError};
 use storage_node::node::{NodeConfig, StorageNode};
 use storage_node::sabotage::{Sabotage, SabotageSet};
@@ -38,6 +39,7 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 mod accept;
 mod adopt;
 mod error;
+mod far;
 mod first;
 mod key;
 mod serve;
@@ -53,8 +55,17 @@ pub trait IndexHome: Send + Sync {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError>;
     /// Throws the index away.
     fn destroy(&self) -> Result<(), KvError>;
-    /// Keeps the index under another name and returns that name. Nobody has it open.
-    fn set_aside(&self) -> Result<String, KvError>;
+    /// Keeps the index under another name, which says why, and returns that name. Nobody has it open.
+    fn set_aside(&self, why: PutAside) -> Result<String, KvError>;
+}
+
+/// Why an index is kept aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutAside {
+    /// A loss was accepted: it knows of what was lost.
+    Loss,
+    /// It is another cluster's.
+    OtherCluster,
 }
 
 /// How to serve.
@@ -92,6 +103,8 @@ pub struct Config {
     pub tick_every: Option<Duration>,
     /// How long a drive is waited for that does not answer a read of the journal.
     pub patience: Patience,
+    /// The time by which drives are scrubbed, and by which one that does not answer has failed.
+    pub node_clock: Arc<dyn storage_node::clock::Clock>,
     /// Written into segment headers.
     pub software: String,
     /// Safety steps that a test takes away.
@@ -117,6 +130,7 @@ impl Default for Config {
             keep: KeepConfig::default(),
             tick_every: Some(Duration::from_secs(60)),
             patience: Patience::default(),
+            node_clock: Arc::new(storage_node::clock::SystemClock),
             software: concat!("stele ", env!("CARGO_PKG_VERSION")).to_owned(),
             sabotage: SabotageSet::default(),
         }
@@ -142,31 +156,91 @@ pub struct Parts {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// What a service is made of whose drives are served by other processes.
+pub struct NodeParts {
+    /// The storage nodes.
+    pub nodes: Arc<dyn NodeHost>,
+    /// The cluster that they belong to, by their certificates.
+    pub cluster: ClusterId,
+    /// Metadata's index.
+    pub index: Arc<dyn IndexHome>,
+    /// The key-encryption key.
+    pub keys: KeySource,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// [`Parts`] of either kind.
+pub enum AnyParts {
+    /// The drives are directories of this machine.
+    Near(Parts),
+    /// The drives are served by other processes.
+    Far(NodeParts),
+}
+
+impl From<Parts> for AnyParts {
+    fn from(parts: Parts) -> AnyParts {
+        AnyParts::Near(parts)
+    }
+}
+
+impl From<NodeParts> for AnyParts {
+    fn from(parts: NodeParts) -> AnyParts {
+        AnyParts::Far(parts)
+    }
+}
+
+/// Who serves the drives.
+enum Drives {
+    /// This process: directories, and the node's index.
+    Near(Vec<Arc<dyn Disk>>, Arc<dyn Kv>),
+    /// Other processes, of this cluster.
+    Far(Arc<dyn NodeHost>, ClusterId),
+}
+
 /// Parts without their keys.
 struct Means {
-    disks: Vec<Arc<dyn Disk>>,
-    node_index: Arc<dyn Kv>,
+    drives: Drives,
     index: Arc<dyn IndexHome>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
-impl Parts {
+impl Means {
+    /// The directories of this machine.
+    fn disks(&self) -> &[Arc<dyn Disk>] {
+        match &self.drives {
+            Drives::Near(disks, _) => disks,
+            Drives::Far(..) => &[],
+        }
+    }
+}
+
+impl AnyParts {
     fn split(self) -> (Means, KeySource) {
-        let Parts { disks, node_index, index, keys, clock, entropy } = self;
-        (Means { disks, node_index, index, clock, entropy }, keys)
+        match self {
+            AnyParts::Near(Parts { disks, node_index, index, keys, clock, entropy }) => {
+                (Means { drives: Drives::Near(disks, node_index), index, clock, entropy }, keys)
+            }
+            AnyParts::Far(NodeParts { nodes, cluster, index, keys, clock, entropy }) => {
+                (Means { drives: Drives::Far(nodes, cluster), index, clock, entropy }, keys)
+            }
+        }
     }
 }
 
 /// Starts the service. With a reason against writing it serves reads only, and says why in its status.
-pub async fn start(parts: Parts, config: Config) -> Result<Metadata, StartError> {
-    let (means, source) = parts.split();
+pub async fn start(parts: impl Into<AnyParts>, config: Config) -> Result<Metadata, StartError> {
+    let (means, source) = parts.into().split();
     let (opened, key) = open(&means, &config, source).await?;
     let node = opened.node.clone();
     let started = async {
         let scene = opened.look(&config).await?;
         match scene.judge(&config) {
             Ok(()) => serve(means, config, scene, key, None).await,
+            Err(_) if scene.refused.is_some() => Err(scene.refusal()),
             Err(reason) => read_only(means, config, scene, key, reason).await,
         }
     };
@@ -174,7 +248,7 @@ pub async fn start(parts: Parts, config: Config) -> Result<Metadata, StartError>
 }
 
 /// Releases the drives of a start that came to nothing.
-async fn or_stop<T>(node: &Arc<StorageNode>, result: Result<T, StartError>) -> Result<T, StartError> {
+async fn or_stop<T>(node: &Arc<dyn NodeHost>, result: Result<T, StartError>) -> Result<T, StartError> {
     if result.is_err() {
         node.stop().await;
     }
@@ -184,7 +258,7 @@ async fn or_stop<T>(node: &Arc<StorageNode>, result: Result<T, StartError>) -> R
 /// Everything that a start has seen before it decides.
 struct Scene {
     cluster: ClusterId,
-    node: Arc<StorageNode>,
+    node: Arc<dyn NodeHost>,
     kv: Option<Arc<dyn Kv>>,
     mark: IndexMark,
     copies: Vec<DriveCopy>,
@@ -193,9 +267,22 @@ struct Scene {
     first: bool,
     chain: Chain,
     geometry: Geometry,
+    refused: Option<Refused>,
 }
 
+/// A drive that this process was not let look at, and why. It counts as absent where the others do without it; where they don't,
+/// the start ends, since nobody may be asked to accept as lost what is merely not to be read.
+type Refused = (String, DiskError);
+
 impl Scene {
+    /// The end of a start that can't do without a drive that it was not let look at.
+    fn refusal(&self) -> StartError {
+        match self.refused.clone() {
+            Some((path, source)) => StartError::Refused { path, source },
+            None => StartError::NoRegister,
+        }
+    }
+
     fn judge(&self, config: &Config) -> Result<(), ReadOnlyReason> {
         if self.first {
             return Ok(());
@@ -210,20 +297,30 @@ impl Scene {
 /// Drives and index, opened. Nothing was written but the identities of a first start.
 struct Opened {
     cluster: ClusterId,
-    node: Arc<StorageNode>,
+    node: Arc<dyn NodeHost>,
     kv: Arc<dyn Kv>,
     mark: IndexMark,
     /// A first start: the drives, in the order given.
     fresh: Option<Vec<DriveId>>,
+    refused: Option<Refused>,
 }
 
 async fn open(parts: &Means, config: &Config, source: KeySource) -> Result<(Opened, Key), StartError> {
-    if parts.disks.is_empty() {
+    let (disks, node_index) = match &parts.drives {
+        Drives::Near(disks, node_index) => (disks, node_index),
+        Drives::Far(nodes, cluster) => return far::open(parts, nodes, *cluster, config, source).await,
+    };
+    if disks.is_empty() {
         return Err(StartError::NoDrives);
     }
     let (kv, index_cluster) = open_index(&*parts.index)?;
-    let looks = parts.disks.iter().map(|disk| look_at(disk.clone(), config.patience.deadline));
+    let looks = disks.iter().map(|disk| look_at(disk.clone(), config.patience.deadline));
     let probed: Vec<ProbedDrive> = join_all(looks).await;
+    let refused = refused(&probed);
+    // The others would be next.
+    if let Some((path, source)) = refused.clone().filter(|(_, source)| source.is_exhaustion()) {
+        return Err(StartError::Refused { path, source });
+    }
     let known = config.cluster.or(index_cluster);
     let first = first_start(&probed, known)?;
     let (cluster, probed, key) = match first {
@@ -242,14 +339,23 @@ async fn open(parts: &Means, config: &Config, source: KeySource) -> Result<(Open
     let ids = ours.iter().filter_map(|d| d.identity.map(|i| i.drive)).collect();
     let kv = own_index(parts, kv, index_cluster, cluster)?;
     let mark = index_mark(&*kv)?;
-    let node = StorageNode::open(node_config(config, cluster), ours, parts.node_index.clone()).await?;
-    Ok((Opened { cluster, node, kv, mark, fresh: first.map(|_| ids) }, key))
+    let node = StorageNode::open(node_config(config, cluster), ours, node_index.clone()).await?;
+    Ok((Opened { cluster, node, kv, mark, fresh: first.map(|_| ids), refused }, key))
+}
+
+/// The first drive that this process was not let look at; one for want of something comes before one for want of leave.
+fn refused(probed: &[ProbedDrive]) -> Option<Refused> {
+    let refused = probed.iter().filter_map(|drive| match &drive.state {
+        ProbedState::Refused(error) => Some((drive.disk.path_hint(), error.clone())),
+        _ => None,
+    });
+    refused.max_by_key(|(path, error)| (error.is_exhaustion(), std::cmp::Reverse(path.clone())))
 }
 
 impl Opened {
     /// Step 1: asks the drives.
     async fn look(self, config: &Config) -> Result<Scene, StartError> {
-        let Opened { cluster, node, kv, mark, fresh } = self;
+        let Opened { cluster, node, kv, mark, fresh, refused } = self;
         let copies = survey(&*node, mark.sealed, config.patience.deadline, &config.sabotage).await?;
         let (register, first) = match (newest_register(&copies), fresh) {
             (Some(register), _) => (register.clone(), false),
@@ -265,7 +371,7 @@ impl Opened {
             self_test_of(&config.sabotage.erasure(geometry))?;
         }
         let chain = best_chain(&copies, mark, &config.sabotage);
-        Ok(Scene { cluster, node, kv: Some(kv), mark, copies, register, first, chain, geometry })
+        Ok(Scene { cluster, node, kv: Some(kv), mark, copies, register, first, chain, geometry, refused })
     }
 }
 
@@ -300,6 +406,7 @@ fn node_config(config: &Config, cluster: ClusterId) -> NodeConfig {
         reserve: config.reserve,
         reads_per_drive: config.reads_per_drive,
         software: config.software.clone(),
+        clock: config.node_clock.clone(),
         ..NodeConfig::new(cluster)
     }
 }
@@ -338,7 +445,7 @@ fn own_index(
     drop(kv);
     match found {
         Some(other) => {
-            let aside = parts.index.set_aside()?;
+            let aside = parts.index.set_aside(PutAside::OtherCluster)?;
             tracing::warn!(%other, aside, "the index belongs to another cluster; it is kept aside and a new one is built");
         }
         // No cluster: new, or left by a start that ended before it was given one.

@@ -46,6 +46,30 @@ pub enum StartError {
         /// What it is.
         state: ProbedState,
     },
+    /// The certificates are of another cluster than the set-up.
+    #[error("this set-up is that of cluster {ours}, and the certificate is of cluster {theirs}")]
+    OtherCluster {
+        /// The cluster of the set-up.
+        ours: ClusterId,
+        /// The certificate's.
+        theirs: ClusterId,
+    },
+    /// A first start needs every node: one that is silent may have the drives that hold everything.
+    #[error(
+        "no drive has a register yet, and these storage nodes do not answer: {nodes}; a first start needs all of them"
+    )]
+    NodesSilent {
+        /// Their names.
+        nodes: String,
+    },
+    /// R18: the cluster is known here, every node answers, and their drives are fresh: they are others than they were.
+    #[error("cluster {cluster} is known here, but none of the {drives} drives of its nodes has ever been written to")]
+    RegistersGone {
+        /// The cluster.
+        cluster: ClusterId,
+        /// How many drives the nodes have.
+        drives: usize,
+    },
     /// A first start needs every directory to be there and empty.
     #[error("first start: {path}: {state}")]
     NotEmpty {
@@ -53,6 +77,17 @@ pub enum StartError {
         path: String,
         /// What it is.
         state: ProbedState,
+    },
+    /// The system did not let this process look at a drive. What is there is not known, and must not be taken for lost.
+    #[error(
+        "the drive at {path} can't be looked at: {source}; that says nothing of what it holds: {}, and start again",
+        if .source.is_exhaustion() { "raise the limit of open files, or free memory" } else { "let this user read and write it" }
+    )]
+    Refused {
+        /// Where it is.
+        path: String,
+        /// What the system said.
+        source: DiskError,
     },
     /// No register on any drive, although the drives are not fresh.
     #[error("no drive has a readable ensemble register")]
