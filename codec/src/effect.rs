@@ -84,7 +84,7 @@ pub enum EffectKind {
     /// A journaled setting, such as the geometry.
     #[prost(message, tag = "16")]
     PutSetting(SettingRow),
-    /// A start (or leader) took this epoch; every earlier one is fenced (R9).
+    /// A start (or leader) took this epoch, or an hourly renewal did; earlier ones than the row says are fenced (R9).
     #[prost(message, tag = "17")]
     StartEpoch(EpochRow),
     /// The retention clock advanced (R15).
@@ -559,6 +559,13 @@ pub struct EpochRow {
     /// The epoch.
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
+    /// Every earlier epoch than this one is fenced. 0: every earlier one than `epoch`.
+    #[prost(uint64, tag = "2")]
+    pub open_from: u64,
+    /// The epoch of the journal that this start writes, when it is not `epoch` itself: granted, and nobody writes stripes in it.
+    /// 0: it is, or this is no start.
+    #[prost(uint64, tag = "3")]
+    pub journal: u64,
 }
 
 /// A tick of the retention clock (R15).

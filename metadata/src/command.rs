@@ -91,6 +91,14 @@ pub enum Command {
     StartEpoch {
         /// Higher than any epoch seen before.
         epoch: Epoch,
+        /// The epoch of the journal of the same start; mostly the same, and never higher.
+        journal: Epoch,
+    },
+    /// Renew the epoch of a service that runs on: stripes are numbered in the new one, and commits of the earlier ones are
+    /// accepted for as long as a request lives ([`REQUEST_LIFE_MS`]). Fences those for which that time is over.
+    RenewEpoch {
+        /// Higher than any epoch seen before.
+        epoch: Epoch,
     },
     /// Register a drive, or change its state.
     RegisterDrive(DriveRow),
@@ -547,6 +555,9 @@ pub enum ManifestFault {
 
 /// The shortest grace between a condemnation and a delete, on the steady count (R11).
 pub const MIN_GRACE_MS: u64 = 24 * 3600 * 1000;
+
+/// How long a request lives at most, in milliseconds of the steady count (R9).
+pub const REQUEST_LIFE_MS: u64 = 12 * 3600 * 1000;
 /// Name of the setting that holds the geometry, as `K+M` in ASCII.
 pub const GEOMETRY_SETTING: &str = "geometry";
 /// Longest object key, in bytes of UTF-8.

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod command;
 mod commit;
 mod ensemble;
+pub mod epochs;
 pub mod fail_slow;
 pub mod index;
 pub mod journal;

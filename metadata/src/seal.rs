@@ -132,7 +132,6 @@ pub struct Sealer {
     shared: Arc<Shared>,
     writer: Arc<StripeWriter>,
     requests: mpsc::Sender<Request>,
-    epoch: Epoch,
     busy: Mutex<()>,
     /// The entry at which sealing stopped since no drive gives it.
     stuck: std::sync::Mutex<Option<Lsn>>,
@@ -163,13 +162,11 @@ impl Sealer {
         shared: Arc<Shared>,
         writer: Arc<StripeWriter>,
         requests: mpsc::Sender<Request>,
-        epoch: Epoch,
     ) -> Sealer {
         Sealer {
             shared,
             writer,
             requests,
-            epoch,
             busy: Mutex::new(()),
             stuck: std::sync::Mutex::default(),
             distrusted: std::sync::Mutex::default(),
@@ -272,7 +269,7 @@ impl Sealer {
 
     /// Takes drives that did not give back what they took for unusable, unless too few would be left: then they get another
     /// chance.
-    fn leave_out_distrusted(&self, topology: &mut Topology) {
+    pub(crate) fn leave_out_distrusted(&self, topology: &mut Topology) {
         let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
         let trusted = topology.usable().filter(|drive| !distrusted.contains(&drive.id)).count();
         if usable_width(trusted, self.writer.geometry()).is_none() {
@@ -374,9 +371,14 @@ impl Sealer {
         }
         let limit = self.shared.map.patience().deadline;
         read_back(&*self.shared.node, stored, limit).await.inspect_err(|failed| {
-            self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(failed.drive);
+            self.distrust(failed.drive);
         })?;
         Ok(())
+    }
+
+    /// Leaves a drive out of what is written from now on, since it did not give back what it took.
+    pub(crate) fn distrust(&self, drive: DriveId) {
+        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner).insert(drive);
     }
 
     /// Steps 3 to 5.
@@ -418,7 +420,7 @@ impl Sealer {
 
     async fn commit(&self, command: Command) -> Result<Outcome, SealError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Commit(self.epoch, Box::new(command), reply);
+        let request = Request::Commit(self.writer.epoch(), Box::new(command), reply);
         self.requests.send(request).await.map_err(|_| SealError::Stopping)?;
         Ok(answer.await.map_err(|_| SealError::Stopping)??)
     }
@@ -473,7 +475,7 @@ impl Sealer {
 }
 
 /// Losses that were accepted, each with the first epoch of the history that went on without the lost entries.
-fn accepted_with_epochs(view: &dyn View) -> Result<Vec<(AcceptedLossRow, Option<Epoch>)>, IndexError> {
+pub(crate) fn accepted_with_epochs(view: &dyn View) -> Result<Vec<(AcceptedLossRow, Option<Epoch>)>, IndexError> {
     let losses = index::accepted_losses(view)?.into_iter();
     let with_epoch = |loss: AcceptedLossRow| {
         let epoch = index::reclaim::granted_behind(view, Lsn(loss.known))?;

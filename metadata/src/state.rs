@@ -75,7 +75,7 @@ pub enum DecideError {
 /// Decides a command of a writer that holds `writer`.
 pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Result<Decided, DecideError> {
     check_epoch(view, writer, command, at)?;
-    let mut draft = Draft { view, at, writer, chunks: ChunkChanges::new(view, at), rows: Vec::new() };
+    let mut draft = Draft { view, at, chunks: ChunkChanges::new(view, at), rows: Vec::new() };
     let outcome = match command {
         Command::CreateBucket(create) => bucket::create(&mut draft, create),
         Command::DeleteBucket { bucket } => bucket::delete(&mut draft, *bucket),
@@ -96,7 +96,8 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::DeleteAccount { id } => cluster::delete_account(&mut draft, id),
         Command::PutDomain(row) => cluster::put_domain(&mut draft, row),
         Command::PutSetting(row) => cluster::put_setting(&mut draft, row),
-        Command::StartEpoch { epoch } => cluster::start_epoch(&mut draft, *epoch),
+        Command::StartEpoch { epoch, journal } => cluster::start_epoch(&mut draft, *epoch, *journal),
+        Command::RenewEpoch { epoch } => cluster::renew_epoch(&mut draft, *epoch),
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
@@ -121,21 +122,26 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
     draft.finish(outcome)
 }
 
-/// R9: only the holder of the current epoch writes. An epoch that was never granted is as bad as a fenced one.
+/// R9: only the holder of an epoch that is not fenced writes. One that was never granted is as bad as a fenced one.
 fn check_epoch(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Result<(), DecideError> {
-    let current = index::epoch(view)?;
-    let starts = matches!(command, Command::StartEpoch { .. });
-    if starts || writer == current || at.sabotage.is(Sabotage::EpochFence) {
+    if matches!(command, Command::StartEpoch { .. }) {
         return Ok(());
     }
-    Err(Refusal::Fenced { writer, current }.into())
+    check_open(view, writer, at)
+}
+
+/// Refuses an epoch that is fenced, or was never granted.
+fn check_open(view: &dyn View, epoch: Epoch, at: &At) -> Result<(), DecideError> {
+    if at.sabotage.is(Sabotage::EpochFence) || index::reclaim::is_open(view, epoch)? {
+        return Ok(());
+    }
+    Err(Refusal::Fenced { writer: epoch, current: index::epoch(view)? }.into())
 }
 
 /// A decision in the making.
 struct Draft<'a> {
     view: &'a dyn View,
     at: &'a At,
-    writer: Epoch,
     chunks: ChunkChanges<'a>,
     /// Effects other than on chunks.
     rows: Vec<EffectKind>,

@@ -1,6 +1,6 @@
 //! Storing frames as a stripe: the one home of stripe ids, of the number of data shards, and of placing and writing.
 //!
-//! A stripe's id is the epoch of this start and a counter (R1): neither comes back, so a shard left by a write that was given
+//! A stripe's id is the epoch that is held when it is begun, and a counter (R1): neither comes back, so a shard left by a write that was given
 //! up can never be taken for a member of another stripe. Shrink k, never m: with few usable drives a stripe has fewer data
 //! shards, down to one, and always m parity shards; with fewer than 1+m usable drives it is refused.
 
@@ -11,8 +11,7 @@ use codec::effect::{Place, StripeRow};
 use codec::erasure::{Erasure, Geometry};
 use codec::id::{ClusterId, DriveId, Epoch, Lsn, StripeId};
 use codec::stripe::{StripeClass, StripeError, StripePacker};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage_node::client::{NodeClient, Reserve, WriteError};
 use storage_node::stripe_io::{StripeLayout, StripeWriteError, TargetsWanted, write_stripe};
 
@@ -86,15 +85,15 @@ pub struct Stored {
 pub struct StripeWriter {
     node: Arc<dyn NodeClient>,
     cluster: ClusterId,
-    epoch: Epoch,
-    counter: AtomicU64,
+    /// The last stripe that was numbered: the epoch that is held, and how many stripes of it were begun.
+    last: Mutex<StripeId>,
     geometry: Geometry,
     shard_target: u32,
     erasure: Arc<Erasure>,
 }
 
 impl StripeWriter {
-    /// A writer for one epoch.
+    /// A writer that holds an epoch.
     pub fn new(
         node: Arc<dyn NodeClient>,
         cluster: ClusterId,
@@ -103,7 +102,37 @@ impl StripeWriter {
         shard_target: u32,
     ) -> StripeWriter {
         let (geometry, erasure) = (erasure.geometry(), Arc::new(erasure));
-        StripeWriter { node, cluster, epoch, counter: AtomicU64::new(0), geometry, shard_target, erasure }
+        let last = Mutex::new(StripeId { epoch, counter: 0 });
+        StripeWriter { node, cluster, last, geometry, shard_target, erasure }
+    }
+
+    fn last(&self) -> MutexGuard<'_, StripeId> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The epoch that is held: what begins now is committed under it.
+    pub fn epoch(&self) -> Epoch {
+        self.last().epoch
+    }
+
+    /// The last stripe that was numbered: whatever has a higher id was begun later.
+    pub fn last_id(&self) -> StripeId {
+        *self.last()
+    }
+
+    /// Numbers stripes in a new epoch from now on. It must have been granted durably: a stripe of an epoch that the journal
+    /// does not know is taken for a witness of another history, and holds reclaim (R10).
+    pub fn renew(&self, epoch: Epoch) {
+        let mut last = self.last();
+        if epoch > last.epoch {
+            *last = StripeId { epoch, counter: 0 };
+        }
+    }
+
+    fn next_id(&self) -> StripeId {
+        let mut last = self.last();
+        last.counter += 1;
+        *last
     }
 
     /// The target for a shard's payload.
@@ -145,7 +174,7 @@ impl StripeWriter {
         topology: &Topology,
         reserve: Reserve,
     ) -> Result<Stored, StoreError> {
-        let id = StripeId { epoch: self.epoch, counter: self.counter.fetch_add(1, Ordering::Relaxed) + 1 };
+        let id = self.next_id();
         let OpenStripe { packer, lens } = stripe;
         let (geometry, cluster, erasure) = (self.geometry, self.cluster, self.erasure.clone());
         let pack = move || packer.finish(id, class, geometry, cluster, lsn_range, &erasure);

@@ -7,10 +7,12 @@ use crate::command::Command;
 use crate::commit::Request;
 use crate::index::{self, Overlay};
 use crate::keep::Keeper;
+use crate::keep::reclaim::Reclaimer;
 use crate::keep::returning::Returning;
 use crate::seal::Sealer;
 use crate::service::Shared;
 use crate::start::Config;
+use crate::stripe_writer::StripeWriter;
 use codec::erasure::Geometry;
 use codec::id::Epoch;
 use std::sync::Arc;
@@ -53,18 +55,18 @@ pub fn writing(
     sealer: &Arc<Sealer>,
     requests: &mpsc::Sender<Request>,
     retention: RetentionClock,
-    (epoch, geometry): (Epoch, Geometry),
+    stripes: &Arc<StripeWriter>,
 ) -> Vec<JoinHandle<()>> {
     let mut tasks = Vec::new();
     if let Some(every) = config.check_every {
-        tasks.push(tokio::spawn(watch_drives(shared.clone(), every, full(geometry), Some(requests.clone()))));
+        tasks.push(tokio::spawn(watch_drives(shared.clone(), every, full(stripes.geometry()), Some(requests.clone()))));
     }
     if let Some(bytes) = config.seal_after {
         tasks.push(tokio::spawn(seal_when_full(shared.clone(), sealer.clone(), bytes, config.checkpoint_after)));
     }
-    tasks.push(tokio::spawn(sweep_uploads(shared.clone(), requests.clone(), epoch)));
+    tasks.push(tokio::spawn(sweep_uploads(shared.clone(), requests.clone(), stripes.clone())));
     if let Some(every) = config.tick_every {
-        tasks.push(tokio::spawn(tick(shared.clone(), requests.clone(), retention, epoch, every)));
+        tasks.push(tokio::spawn(tick(shared.clone(), requests.clone(), retention, stripes.clone(), every)));
     }
     tasks
 }
@@ -73,13 +75,19 @@ fn full(geometry: Geometry) -> usize {
     usize::from(geometry.k()) + usize::from(geometry.m())
 }
 
-/// Opens drives that are back, and tells repair.
-pub async fn open_returning(returning: Arc<Returning>, keeper: Arc<Keeper>, every: Duration) {
+/// Opens drives that are back, and tells reclaim and repair.
+pub async fn open_returning(
+    returning: Arc<Returning>,
+    keeper: Arc<Keeper>,
+    reclaimer: Arc<Reclaimer>,
+    every: Duration,
+) {
     let mut timer = interval(every);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         timer.tick().await;
         if returning.look().await > 0 {
+            reclaimer.look_at_returned().await;
             keeper.wake();
         }
     }
@@ -137,9 +145,9 @@ async fn seal_when_full(shared: Arc<Shared>, sealer: Arc<Sealer>, bytes: u64, ch
 
 /// Aborts uploads whose bucket is gone: a bucket may have had more of them than the entry that deleted it could drop. Their
 /// parts would hold references for ever. Looks once at the start, since a crash may have come between the two.
-async fn sweep_uploads(shared: Arc<Shared>, requests: mpsc::Sender<Request>, epoch: Epoch) {
+async fn sweep_uploads(shared: Arc<Shared>, requests: mpsc::Sender<Request>, stripes: Arc<StripeWriter>) {
     loop {
-        match sweep_once(&shared, &requests, epoch).await {
+        match sweep_once(&shared, &requests, stripes.epoch()).await {
             Ok(0) => shared.wake_sweeper.notified().await,
             Ok(aborted) => tracing::info!(aborted, "uploads of deleted buckets were aborted"),
             Err(error) => {
@@ -169,7 +177,7 @@ async fn tick(
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     retention: RetentionClock,
-    epoch: Epoch,
+    stripes: Arc<StripeWriter>,
     every: Duration,
 ) {
     let mut timer = interval(every);
@@ -184,7 +192,7 @@ async fn tick(
         }
         let (reply, answer) = oneshot::channel();
         let command = Box::new(Command::ClockTick(retention.tick(&*shared.clock)));
-        if requests.send(Request::Commit(epoch, command, reply)).await.is_err() {
+        if requests.send(Request::Commit(stripes.epoch(), command, reply)).await.is_err() {
             return;
         }
         match answer.await {

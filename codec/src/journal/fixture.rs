@@ -125,7 +125,7 @@ fn kinds() -> Vec<EffectKind> {
             wrapped_data_key: id(5, 60),
         }),
         EffectKind::PutSetting(SettingRow { name: "geometry".into(), value: Bytes::from_static(b"4+2") }),
-        EffectKind::StartEpoch(EpochRow { epoch: 1 << 32 }),
+        EffectKind::StartEpoch(EpochRow { epoch: 1 << 32, ..EpochRow::default() }),
         EffectKind::ClockTick(ClockTick { retention_ms: 4, caught_up_ms: 5, steady_ms: 0 }),
         EffectKind::Sealed(SealedRow {
             first: 1,

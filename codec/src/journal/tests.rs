@@ -9,7 +9,10 @@ fn frames() -> Vec<Bytes> {
 }
 
 fn small(epoch: u64) -> Effects {
-    Effects { effects: vec![Effect::from(EffectKind::StartEpoch(EpochRow { epoch }))], wall_ms: 1 }
+    Effects {
+        effects: vec![Effect::from(EffectKind::StartEpoch(EpochRow { epoch, ..EpochRow::default() }))],
+        wall_ms: 1,
+    }
 }
 
 fn three() -> Vec<EncodedEntry> {

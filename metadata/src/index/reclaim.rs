@@ -7,20 +7,23 @@
 //! * `d` and a stripe's id: the stripe is gone from the index, its shards are not freed yet.
 //! * `x` and a stripe's id: its shards are freed, and its epoch is not fenced yet. A stripe may be committed in several
 //!   entries; one that came late would bring back a stripe whose shards are gone (R1).
-//! * `e` and an epoch: the LSN at which it was granted. A stripe of any other epoch was written by a service whose journal
-//!   this is not, or no longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
+//! * `e` and an epoch: the LSN at which it was granted. `f`: the oldest epoch that is not fenced; without it, the last one. It
+//!   never goes back. A stripe of an epoch that was not granted was written by a service whose journal this is not, or no longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
 //!   has these rows from some epoch on; earlier ones count as granted.
 
 use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
-use codec::effect::{ClockTick, DroppedRow, StripeRow};
+use codec::effect::{ClockTick, DroppedRow, EpochRow, StripeRow};
 use codec::id::{DomainId, Epoch, Lsn, StripeId};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
 /// The steady count is noted once in this many milliseconds.
 pub const TICK_STEP_MS: u64 = 10 * 60 * 1000;
-/// The longest grace that can be asked for: what is older is not told apart.
+/// The longest grace that can be asked for.
 pub const MAX_GRACE_MS: u64 = 90 * 24 * 3600 * 1000;
+/// What is older is not told apart. What can't be read waits for twice the grace: were ticks forgotten before that, it would
+/// never be over.
+const REMEMBERED_MS: u64 = 2 * MAX_GRACE_MS;
 
 /// Name of the setting that switches all deletion: `on` (also when it was never set) or anything else for off.
 pub const RECLAIM_SETTING: &str = "reclaim";
@@ -57,6 +60,8 @@ pub enum Hold {
     AcceptedLoss(Lsn),
 }
 
+const OPEN_KEY: &[u8] = b"f";
+
 fn tick_key(lsn: Lsn) -> Vec<u8> {
     tagged(b't', &lsn.0.to_be_bytes())
 }
@@ -69,7 +74,7 @@ fn stripe_key(tag: u8, id: StripeId) -> Vec<u8> {
     tagged(tag, &id.to_bytes())
 }
 
-/// Notes a tick's steady count, and forgets what lies behind the longest grace.
+/// Notes a tick's steady count, and forgets what lies behind twice the longest grace.
 pub(crate) fn note_tick(overlay: &mut Overlay<'_>, lsn: Lsn, tick: &ClockTick) -> Result<(), IndexError> {
     let last = clock(overlay)?.map(|last| last.steady_ms);
     let noted = overlay.row(RECLAIM, b"n")?;
@@ -85,7 +90,7 @@ pub(crate) fn note_tick(overlay: &mut Overlay<'_>, lsn: Lsn, tick: &ClockTick) -
     loop {
         let mut oldest = ticks_from(overlay, Lsn(0), 2)?.into_iter();
         let (Some((first, _)), Some((_, second))) = (oldest.next(), oldest.next()) else { return Ok(()) };
-        if second.steady_ms.saturating_add(MAX_GRACE_MS) > tick.steady_ms {
+        if second.steady_ms.saturating_add(REMEMBERED_MS) > tick.steady_ms {
             return Ok(());
         }
         overlay.delete(RECLAIM, tick_key(first));
@@ -130,19 +135,20 @@ pub(crate) fn drop_stripe(overlay: &mut Overlay<'_>, lsn: Lsn, id: StripeId) -> 
 /// The shards of a dropped stripe are freed.
 pub(crate) fn stripe_freed(overlay: &mut Overlay<'_>, id: StripeId) -> Result<(), IndexError> {
     overlay.delete(RECLAIM, stripe_key(b'd', id));
-    if id.epoch >= epoch(overlay)? {
+    if id.epoch >= open_from(overlay)? {
         overlay.put_raw(RECLAIM, stripe_key(b'x', id), Vec::new());
     }
     Ok(())
 }
 
-/// The epochs that were granted, oldest first, with the LSNs.
-fn granted(view: &dyn View, limit: usize) -> Result<Vec<(Epoch, Lsn)>, IndexError> {
-    let number = |bytes: Option<&[u8]>, key: &[u8]| {
-        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-        bytes.map(u64::from_be_bytes).ok_or_else(|| damaged(RECLAIM, key, RowFault::Malformed))
-    };
-    let rows = view.rows(RECLAIM, b"e", &[b'e' + 1], limit)?;
+fn number(bytes: Option<&[u8]>, key: &[u8]) -> Result<u64, IndexError> {
+    let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u64::from_be_bytes).ok_or_else(|| damaged(RECLAIM, key, RowFault::Malformed))
+}
+
+/// The epochs that were granted, from one on, oldest first, with the LSNs.
+fn granted(view: &dyn View, from: Epoch, limit: usize) -> Result<Vec<(Epoch, Lsn)>, IndexError> {
+    let rows = view.rows(RECLAIM, &epoch_key(from), &[b'e' + 1], limit)?;
     rows.into_iter()
         .map(|(key, lsn)| Ok((Epoch(number(key.get(1..), &key)?), Lsn(number(Some(&lsn), &key)?))))
         .collect()
@@ -150,14 +156,14 @@ fn granted(view: &dyn View, limit: usize) -> Result<Vec<(Epoch, Lsn)>, IndexErro
 
 /// Whether an epoch was never granted in this journal, and none that an operator has seen and released.
 pub fn is_foreign(view: &dyn View, epoch: Epoch) -> Result<bool, IndexError> {
-    let Some((first, _)) = granted(view, 1)?.pop() else { return Ok(false) };
-    let unknown = epoch > first && view.row(RECLAIM, &epoch_key(epoch))?.is_none();
+    let Some((first, _)) = granted(view, Epoch(0), 1)?.pop() else { return Ok(false) };
+    let unknown = epoch > first && !was_granted(view, epoch)?;
     Ok(unknown && !seen_epochs(view)?.contains(&epoch))
 }
 
 /// The first epoch that was granted behind an LSN; `None` when there is none.
 pub fn granted_behind(view: &dyn View, lsn: Lsn) -> Result<Option<Epoch>, IndexError> {
-    Ok(granted(view, usize::MAX)?.into_iter().find(|(_, at)| *at > lsn).map(|(epoch, _)| epoch))
+    Ok(granted(view, Epoch(0), usize::MAX)?.into_iter().find(|(_, at)| *at > lsn).map(|(epoch, _)| epoch))
 }
 
 /// Epochs of another history that were on a drive when an operator released reclaim.
@@ -165,14 +171,60 @@ pub fn seen_epochs(view: &dyn View) -> Result<BTreeSet<Epoch>, IndexError> {
     listed(view, SEEN_SETTING, Epoch)
 }
 
-/// Notes that an epoch is granted, and forgets the freed stripes of fenced ones: nobody can commit those any more (R9).
-pub(crate) fn fence(overlay: &mut Overlay<'_>, lsn: Lsn, current: Epoch) -> Result<(), IndexError> {
-    let end = stripe_key(b'x', StripeId { epoch: current, counter: 0 });
+/// Notes that an epoch is granted and which are fenced, and forgets the freed stripes of those: nobody can commit them any
+/// more (R9).
+pub(crate) fn grant(overlay: &mut Overlay<'_>, lsn: Lsn, row: &EpochRow) -> Result<(), IndexError> {
+    let open = Epoch(if row.open_from == 0 { row.epoch } else { row.open_from });
+    let end = stripe_key(b'x', StripeId { epoch: open, counter: 0 });
     for (key, _) in overlay.rows(RECLAIM, b"x", &end, usize::MAX)? {
         overlay.delete(RECLAIM, key);
     }
-    overlay.put_raw(RECLAIM, epoch_key(current), lsn.0.to_be_bytes().to_vec());
+    overlay.put_raw(RECLAIM, OPEN_KEY.to_vec(), open.0.to_be_bytes().to_vec());
+    for epoch in [row.epoch, row.journal].into_iter().filter(|epoch| *epoch > 0) {
+        overlay.put_raw(RECLAIM, epoch_key(Epoch(epoch)), lsn.0.to_be_bytes().to_vec());
+    }
     Ok(())
+}
+
+/// The oldest epoch that is not fenced: what is not known of an earlier one stays unknown (R9).
+pub fn open_from(view: &dyn View) -> Result<Epoch, IndexError> {
+    match view.row(RECLAIM, OPEN_KEY)? {
+        Some(value) => Ok(Epoch(number(Some(&value), OPEN_KEY)?)),
+        // An index that an older Stele made, which had one open epoch at a time.
+        None => epoch(view),
+    }
+}
+
+/// Whether an epoch was granted and is not fenced: its holder may commit.
+pub fn is_open(view: &dyn View, writer: Epoch) -> Result<bool, IndexError> {
+    let current = epoch(view)?;
+    let renewed = || Ok(writer < current && writer >= open_from(view)? && was_granted(view, writer)?);
+    if writer == current { Ok(true) } else { renewed() }
+}
+
+fn was_granted(view: &dyn View, epoch: Epoch) -> Result<bool, IndexError> {
+    Ok(view.row(RECLAIM, &epoch_key(epoch))?.is_some())
+}
+
+/// The highest epoch that was granted, in a loaded checkpoint too.
+pub fn last_granted(view: &dyn View) -> Result<Epoch, IndexError> {
+    let last = granted(view, open_from(view)?, usize::MAX)?.pop().map(|(epoch, _)| epoch);
+    Ok(last.unwrap_or_default().max(epoch(view)?))
+}
+
+/// The oldest epoch of which a request may still be under way: one that lives `life_ms` at most, and that began before the next
+/// epoch was granted.
+pub fn oldest_to_stay_open(view: &dyn View, life_ms: u64) -> Result<Epoch, IndexError> {
+    let open = open_from(view)?;
+    let epochs = granted(view, open, usize::MAX)?;
+    let mut oldest = open;
+    for (next, granted_at) in epochs.into_iter().filter(|(epoch, _)| *epoch > open) {
+        if !is_over(view, granted_at, life_ms)? {
+            break;
+        }
+        oldest = next;
+    }
+    Ok(oldest)
 }
 
 /// Whether a stripe of this id was dropped, and could still be committed by mistake.

@@ -5,9 +5,11 @@
 //! * One round at a time, and one inventory; both may run beside each other.
 //! * Whatever it does may be ended anywhere: what is half done is an orphan, or is done again.
 
+mod back;
 mod narrow;
 mod round;
 
+use self::narrow::Tried;
 use super::config::KeepConfig;
 use super::inventory::{InventoryReport, Met, Pass, unnamed};
 use super::lanes::Lanes;
@@ -24,7 +26,7 @@ use crate::seal::Sealer;
 use crate::service::Shared;
 use crate::stripe_writer::StripeWriter;
 use codec::erasure::Geometry;
-use codec::id::{DriveId, Epoch, Lsn, StripeId};
+use codec::id::{DriveId, Lsn, StripeId};
 use codec::stripe::StripeClass;
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -86,8 +88,6 @@ pub struct KeeperParts {
     pub(crate) stripes: Arc<StripeWriter>,
     /// The committer.
     pub(crate) requests: mpsc::Sender<Request>,
-    /// The epoch of this start.
-    pub epoch: Epoch,
     /// The cluster's geometry.
     pub geometry: Geometry,
     /// How it works.
@@ -138,6 +138,8 @@ struct Work {
     findings: Findings,
     queue: Queue,
     lanes: Lanes,
+    /// Drives that are back and just being verified.
+    verifying: back::Verifying,
     walk: Option<Walk>,
     walked: u64,
     /// A whole walk has ended since a drive last changed.
@@ -151,11 +153,13 @@ struct Work {
     waits: HashMap<StripeId, Wait>,
     /// Stripes that are to be made narrower, and what they hold.
     narrower: BTreeMap<StripeId, StripeClass>,
-    /// Ledger and checkpoint stripes among these, and when they were last tried.
-    narrowed: BTreeMap<StripeId, u64>,
+    /// Ledger and checkpoint stripes among these that were tried.
+    narrowed: BTreeMap<StripeId, Tried>,
     /// A checkpoint that is being written in place of one that is to be narrower; ends with the keeper.
     checkpoint: JoinSet<()>,
     inconsistent: BTreeSet<StripeId>,
+    /// Drives that are back: how often they had been opened then, and the last stripe that was begun before that was noticed.
+    returned: BTreeMap<DriveId, (u32, StripeId)>,
     /// Drives with damaged journal entries: when sealing was last tried for them, and why it failed.
     journal: BTreeMap<DriveId, Journal>,
     /// The entries that are damaged, and where.
@@ -206,6 +210,7 @@ impl Keeper {
             findings: Findings::default(),
             queue: Queue::default(),
             lanes: Lanes::new(drive_rate, per_drive),
+            verifying: back::Verifying::new(),
             walk: Some(Walk::default()),
             walked: 0,
             walked_all: false,
@@ -218,6 +223,7 @@ impl Keeper {
             narrowed: BTreeMap::new(),
             checkpoint: JoinSet::new(),
             inconsistent: BTreeSet::new(),
+            returned: BTreeMap::new(),
             journal: BTreeMap::new(),
             damaged: Vec::new(),
             totals: Totals::default(),

@@ -7,12 +7,13 @@
 //!
 //! A manifest chunk that can't be read may list any chunk of its dedup domain, and none of another (`state/chunks.rs` refuses
 //! that, and no reader has the other key). Nothing closer bounds its children: counts are a hint, and rows don't say since when
-//! a chunk is there. So nothing of that domain is deleted while it lasts; other domains go on. It ends when the chunk can be
-//! read again, or when everything that names it was deleted: then it goes itself, after twice the grace, with all others of its
-//! domain that can't be read or not at all, since one of them may list another. Its children keep a reference that nobody
-//! holds. So from the first pass on that could not read everything of a domain until one cycle of passes could, the Live chunks
-//! of the domain are counted again, and those whose count is too high get the true one. What goes wrong otherwise: one rotten
-//! chunk stops all deletes for ever; or a chunk is deleted that only the unread one lists; or what it listed is never deleted.
+//! a chunk is there. So nothing of that domain is deleted while a root reaches it (`mark/reach.rs`), however many of them there
+//! are; other domains go on. It ends when the chunk can be read again, or when what it was reached from was deleted and no
+//! request can be under way that still takes it. Then it goes itself when it is condemned, after twice the grace. Its children
+//! keep a reference that nobody holds. So from the first pass on that could not read everything of a domain until one cycle of
+//! passes could, the Live chunks of the domain are counted again, unless it is held, and those whose count is wrong get the true
+//! one. What goes wrong otherwise: one rotten chunk stops all deletes for ever; or a chunk is deleted that only the unread one
+//! lists; or what it listed is never deleted.
 //!
 //! Why commits during the pass do no harm. Let chunk X be condemned by entry c, applied before the pass begins, and let it
 //! be deleted by entry d only if it is still condemned by c (the commit looks, `state/reclaim.rs`).
@@ -38,14 +39,15 @@ use codec::id::{ChunkId, DomainId, Lsn, StripeId};
 use codec::manifest::Manifest;
 use codec::stripe::StripeClass;
 use futures::future::join_all;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use storage_node::kv::{Family, Kv};
 use storage_node::sabotage::Sabotage;
 
-use crate::command::{RecountedChunk, SparedChunk, UnmarkedChunk};
+use crate::command::{REQUEST_LIFE_MS, RecountedChunk, SparedChunk, UnmarkedChunk};
 
 mod names;
+mod reach;
 
 /// Rows that are read from the index at a time.
 const PAGE: usize = 4096;
@@ -113,12 +115,14 @@ impl Default for Cursor {
 pub struct Unread {
     /// The chunk.
     pub id: ChunkId,
-    /// Its dedup domain: of this nothing is deleted.
+    /// Its dedup domain.
     pub domain: DomainId,
     /// Why, for the operator.
     pub reason: String,
     /// An object that depends on it, as `bucket/key`; empty when none was found.
     pub object: String,
+    /// It is reached from a root: nothing of its domain is deleted because of it.
+    pub holds: bool,
 }
 
 /// Chunks of one kind.
@@ -164,9 +168,11 @@ pub struct Marks {
     pub looked: bool,
     /// There were more condemned chunks, or more Live ones without a reference, than the limit.
     pub more: bool,
-    /// Manifest chunks that can't be read; 10,000 at most, but each of their domains.
+    /// Manifest chunks that can't be read; 10,000 at most, for people: what follows from them counts all.
     pub unread: Vec<Unread>,
-    /// Domains of which nothing may be deleted.
+    /// Domains with such a chunk.
+    pub unsure: BTreeSet<DomainId>,
+    /// Those of them of which nothing may be deleted.
     pub held: BTreeSet<DomainId>,
     /// Chunks that would be deleted if their domain was not held.
     pub kept: u64,
@@ -221,14 +227,20 @@ struct Pass<'a> {
     children: HashMap<ChunkId, Vec<ChunkId>>,
     recount: BTreeSet<DomainId>,
     counted: HashMap<ChunkId, Counted>,
-    unread: HashSet<ChunkId>,
+    /// All of them, with their domains.
+    unread: HashMap<ChunkId, DomainId>,
+    /// For each manifest chunk that could be read and lists others, these. There are as many as manifest chunks, and those are
+    /// some thousands of times fewer than chunks.
+    nodes_of: HashMap<ChunkId, Vec<ChunkId>>,
     /// What has been condemned up to here may go although it can't be read.
     due_unread: Option<Lsn>,
+    /// Requests that were under way then have ended.
+    requests_ended: Option<Lsn>,
     marks: Marks,
 }
 
 /// Takes a pass over everything. `first`: chunks that are candidates before all others, if they are due: those that the pass
-/// before could not read, which go together or not at all.
+/// before could not read.
 pub async fn mark(
     shared: &Shared,
     keys: &Keys,
@@ -237,12 +249,14 @@ pub async fn mark(
     limits: Limits,
     grace_ms: u64,
 ) -> Result<Marks, MarkError> {
-    let (began, due, due_unread, rows, recount) = {
+    let (began, due, due_unread, requests_ended, rows, recount) = {
         // First of all: what is condemned later than this is not looked at.
         let view = Overlay::new(&*shared.kv);
         let began = index::applied(&view)?.0;
         let due_unread = over_upto(&view, grace_ms.saturating_mul(2))?;
-        (began, over_upto(&view, grace_ms)?, due_unread, index::domains(&view)?, recounted_domains(&view)?)
+        let requests_ended = over_upto(&view, REQUEST_LIFE_MS)?;
+        let (domains, recounted) = (index::domains(&view)?, recounted_domains(&view)?);
+        (began, over_upto(&view, grace_ms)?, due_unread, requests_ended, domains, recounted)
     };
     let mut domains = HashMap::new();
     for row in &rows {
@@ -256,8 +270,10 @@ pub async fn mark(
         children: HashMap::new(),
         recount,
         counted: HashMap::new(),
-        unread: HashSet::new(),
+        unread: HashMap::new(),
+        nodes_of: HashMap::new(),
         due_unread,
+        requests_ended,
         marks: Marks { began, next: from, ..Marks::default() },
     };
     pass.stripes(from.stripe).await?;
@@ -270,6 +286,7 @@ pub async fn mark(
     }
     pass.chunks().await?;
     if !pass.unread.is_empty() {
+        pass.marks.held = pass.held().await?;
         names::find(shared, &mut pass.marks.unread).await?;
     }
     Ok(pass.finish())
@@ -455,9 +472,9 @@ impl Pass<'_> {
         if self.shared.sabotage.is(Sabotage::UnknownIsAbsent) {
             return;
         }
-        self.marks.held.insert(domain);
-        if self.unread.insert(id) && self.marks.unread.len() < UNREAD {
-            self.marks.unread.push(Unread { id, domain, reason, object: String::new() });
+        self.marks.unsure.insert(domain);
+        if self.unread.insert(id, domain).is_none() && self.marks.unread.len() < UNREAD {
+            self.marks.unread.push(Unread { id, domain, reason, object: String::new(), holds: true });
         }
     }
 
@@ -528,6 +545,10 @@ impl Pass<'_> {
                 return Ok(());
             }
         };
+        let nodes: Vec<ChunkId> = manifest.entries().iter().filter(|entry| !entry.leaf).map(|entry| entry.id).collect();
+        if !nodes.is_empty() {
+            self.nodes_of.insert(id, nodes);
+        }
         if self.candidates.contains_key(&id) {
             self.children.insert(id, manifest.entries().iter().map(|entry| entry.id).collect());
         }
@@ -572,30 +593,15 @@ impl Pass<'_> {
         Manifest::parse(&plain).map_err(|error| unreadable(error.to_string()))
     }
 
-    /// Domains whose unread manifest chunks are all on their way out: nobody names any of them.
-    fn abandoned(&self) -> BTreeSet<DomainId> {
-        let on_its_way = |unread: &Unread| {
-            let candidate = self.candidates.get(&unread.id);
-            candidate.is_some_and(|found| found.seen == 0 && Some(found.condemned_lsn) <= self.due_unread)
-        };
-        if self.unread.len() > self.marks.unread.len() {
-            return BTreeSet::new();
-        }
-        let stay = self.marks.unread.iter().filter(|unread| !on_its_way(unread)).map(|unread| unread.domain);
-        let stay: BTreeSet<DomainId> = stay.collect();
-        self.marks.held.difference(&stay).copied().collect()
-    }
-
     fn finish(self) -> Marks {
-        let abandoned = self.abandoned();
-        let Pass { candidates, counted, unread, mut children, mut marks, .. } = self;
+        let Pass { candidates, counted, unread, due_unread, mut children, mut marks, .. } = self;
         for (id, Candidate { condemned_lsn, bytes, is_manifest, seen, domain }) in candidates {
-            let (children, unread) = (children.remove(&id).unwrap_or_default(), unread.contains(&id));
+            let (children, unread) = (children.remove(&id).unwrap_or_default(), unread.contains_key(&id));
             if seen > 0 {
                 marks.marked.push(SparedChunk { id, condemned_lsn, refs: u64::from(seen) });
-            } else if marks.held.contains(&domain) && !(unread && abandoned.contains(&domain)) {
+            } else if marks.held.contains(&domain) {
                 marks.kept += 1;
-            } else if unread || is_manifest != children.is_empty() {
+            } else if unread && Some(condemned_lsn) <= due_unread || !unread && is_manifest != children.is_empty() {
                 marks.unmarked.push((UnmarkedChunk { id, condemned_lsn, children, unread }, u64::from(bytes)));
             }
         }

@@ -2,8 +2,9 @@
 //!
 //! One round at a time:
 //! 1. Is anything held? A switch, a hold, or a loss that was accepted and not released (R10). Then nothing happens.
-//! 2. Does a drive remember a delete that a later state of metadata than this one ordered? Then this state came back from the
-//!    past: reclaim is held, journaled, until an operator has looked (R10).
+//! 2. Does a drive remember a delete that a later state of metadata than this one ordered, or has one that was opened since it
+//!    was last looked at stripes of an epoch that this journal never granted? Then this state came back from the past: reclaim
+//!    is held, journaled, until an operator has looked (R10).
 //! 3. A mark pass ([`super::mark`]). One that is not complete ends the round: unknown is not unreferenced (R11, R13).
 //! 4. Chunks that were condemned before the pass, for longer than the grace, and that it did not see, are deleted; those that it
 //!    did see are Live again. Live chunks without a reference are condemned: their grace begins.
@@ -12,8 +13,8 @@
 //! 6. Stripes that were dropped longer ago than a request can live are freed on their drives ([`READERS_GRACE_MS`], R12): whoever
 //!    looked a place up before the drop has ended. Drives read each header again and refuse what they don't recognise.
 //! 7. After a start, and each day: shards of stripes that nobody knows are freed if their epoch is fenced, never by age (R9): a stripe of
-//!    a fenced epoch can't become known any more, since its commit is refused. Ledger and checkpoint shards are never orphans:
-//!    a lost index is rebuilt from them. One drive that can't be listed, one frame whose place is lost, or too many orphans at
+//!    a fenced epoch can't become known any more, since its commit is refused. Epochs are renewed each hour ([`crate::epochs`]), so
+//!    that this comes to what this start itself has left behind. One drive that can't be listed, one frame whose place is lost, or too many orphans at
 //!    once (an index that lacks what it should know) that no operator has seen, and none is freed.
 //! 8. Once a day: copies of shards that repair has moved elsewhere (`reclaim/strays.rs`), if the shard verifies where it belongs.
 //! 9. Stripes that are half dead or narrow are rewritten ([`super::restripe`]).
@@ -81,6 +82,8 @@ pub struct ReclaimConfig {
     pub drive_rate: u64,
     /// See there.
     pub drive_percent: u8,
+    /// So often a new epoch is taken (R9); `None`: only when it is asked for.
+    pub renew_every: Option<Duration>,
 }
 
 impl Default for ReclaimConfig {
@@ -93,6 +96,7 @@ impl Default for ReclaimConfig {
             restripe: RestripePolicy::default(),
             drive_rate: 100_000_000,
             drive_percent: 10,
+            renew_every: Some(Duration::from_secs(3600)),
         }
     }
 }
@@ -138,6 +142,14 @@ pub enum ReclaimError {
         /// The epoch.
         epoch: Epoch,
     },
+    /// A drive that takes part does not say which stripes it has: one of them may say that nothing may be deleted.
+    #[error("drive {drive} can't be listed: {error}")]
+    Unlisted {
+        /// The drive.
+        drive: DriveId,
+        /// Why.
+        error: ReadError,
+    },
     /// The committer has ended.
     #[error("the service is stopping")]
     Stopping,
@@ -164,7 +176,8 @@ pub struct ReclaimParts {
     pub(crate) sealer: Arc<Sealer>,
     /// The committer.
     pub(crate) requests: mpsc::Sender<Request>,
-    /// The epoch of this start.
+    /// The epoch that this start took: as whom it orders frees. Renewals don't change that: one number for each start is
+    /// enough to tell it from the others.
     pub epoch: Epoch,
     /// The last LSN that was applied before this start committed anything.
     pub started_at: Lsn,
@@ -179,6 +192,8 @@ pub struct Reclaimer {
     shown: Mutex<ReclaimStatus>,
     wake: Notify,
     narrower: tokio::sync::Mutex<()>,
+    /// How often each drive had been opened when it was last looked at for stripes of another history.
+    looked: tokio::sync::Mutex<BTreeMap<DriveId, u32>>,
 }
 
 #[derive(Default)]
@@ -235,7 +250,8 @@ impl Reclaimer {
     /// A reclaimer that has done nothing yet.
     pub fn new(parts: ReclaimParts) -> Arc<Reclaimer> {
         let (work, shown, wake) = (tokio::sync::Mutex::default(), Mutex::default(), Notify::new());
-        Arc::new(Reclaimer { parts, work, shown, wake, narrower: tokio::sync::Mutex::default() })
+        let (narrower, looked) = Default::default();
+        Arc::new(Reclaimer { parts, work, shown, wake, narrower, looked })
     }
 
     fn shown(&self) -> MutexGuard<'_, ReclaimStatus> {
@@ -304,8 +320,15 @@ impl Reclaimer {
         Ok(work.report.held.is_some() && !self.parts.shared.sabotage.is(Sabotage::ReclaimHold))
     }
 
+    /// Whether anything may be deleted now: asked again before every order and every commit that deletes, since a round takes
+    /// hours and a hold, or a drive that says why there must be one, may come at any moment.
+    async fn may_delete(&self, work: &mut Work) -> Result<bool, ReclaimError> {
+        self.check_opened().await?;
+        Ok(!self.is_held(work)?)
+    }
+
     async fn steps(&self, work: &mut Work) -> Result<(), ReclaimError> {
-        if self.is_held(work)? {
+        if self.is_held(work)? || !self.may_delete(work).await? {
             return Ok(());
         }
         self.check_authority().await?;
@@ -401,7 +424,7 @@ impl Reclaimer {
 
     pub(super) async fn commit(&self, command: Command) -> Result<Outcome, ReclaimError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Commit(self.parts.epoch, Box::new(command), reply);
+        let request = Request::Commit(self.parts.stripes.epoch(), Box::new(command), reply);
         self.parts.requests.send(request).await.map_err(|_| ReclaimError::Stopping)?;
         Ok(answer.await.map_err(|_| ReclaimError::Stopping)??)
     }
@@ -420,15 +443,9 @@ impl Reclaimer {
             tracing::warn!(chunks = chunks.len(), "chunks without references by count are named after all");
             work.report.spared += self.done(Command::SpareChunks(chunks.to_vec())).await?;
         }
-        let (unread, read): (Vec<_>, Vec<_>) = marks.unmarked.iter().partition(|(chunk, _)| chunk.unread);
-        // All of them or none, so in one commit.
-        if work.may_free(unread.iter().map(|(_, bytes)| *bytes).sum()) {
-            let unread = unread.into_iter().map(|(chunk, _)| chunk.clone()).collect();
-            self.delete(work, marks.began, unread).await?;
-        }
         let mut batch: Vec<UnmarkedChunk> = Vec::new();
         let mut rows = 0;
-        for (chunk, bytes) in read {
+        for (chunk, bytes) in &marks.unmarked {
             if !work.may_free(*bytes) {
                 break;
             }
@@ -456,8 +473,8 @@ impl Reclaimer {
         if from.recount == Cursor::default().recount {
             work.recount = known.clone();
         }
-        work.recount.retain(|domain| !marks.held.contains(domain));
-        let mut wanted: BTreeSet<DomainId> = known.union(&marks.held).copied().collect();
+        work.recount.retain(|domain| !marks.unsure.contains(domain));
+        let mut wanted: BTreeSet<DomainId> = known.union(&marks.unsure).copied().collect();
         if marks.next.recount == Cursor::default().recount {
             wanted.retain(|domain| !work.recount.contains(domain));
         }
@@ -479,7 +496,7 @@ impl Reclaimer {
     }
 
     async fn delete(&self, work: &mut Work, began: Lsn, chunks: Vec<UnmarkedChunk>) -> Result<(), ReclaimError> {
-        if !chunks.is_empty() {
+        if !chunks.is_empty() && self.may_delete(work).await? {
             let delete = DeleteChunks { marked_from: began, grace_ms: self.parts.config.grace(), chunks };
             work.report.deleted += self.done(Command::DeleteChunks(delete)).await?;
         }

@@ -16,6 +16,7 @@ use crate::journal::read_in_time;
 use crate::keep::LONG_WORK;
 use crate::lookup;
 use crate::service::Shared;
+use crate::stripe_writer::StripeWriter;
 use codec::effect::StripeRow;
 use codec::id::{DriveId, Epoch, ShardId};
 use codec::stripe::StripeDescriptor;
@@ -64,8 +65,8 @@ pub struct Executor<'a> {
     pub shared: &'a Shared,
     /// The committer.
     pub requests: &'a mpsc::Sender<Request>,
-    /// The epoch of this start.
-    pub epoch: Epoch,
+    /// Knows the epoch that is held.
+    pub stripes: &'a StripeWriter,
 }
 
 impl Executor<'_> {
@@ -151,7 +152,7 @@ impl Executor<'_> {
             return Ok(());
         }
         let command = Command::MoveShards { stripe: item.stripe, moves };
-        match commit(self.requests, self.epoch, command).await {
+        match commit(self.requests, self.stripes.epoch(), command).await {
             Ok(()) => Ok(()),
             Err(CommitError::Refused(Refusal::StripeChanged(_))) => Err(Failure::Changed),
             Err(error) => Err(Failure::Commit(error.to_string())),

@@ -126,7 +126,7 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
         }
         EffectKind::StartEpoch(row) => {
             index::put_epoch(overlay, Epoch(row.epoch));
-            index::reclaim::fence(overlay, lsn, Epoch(row.epoch))?;
+            index::reclaim::grant(overlay, lsn, row)?;
         }
         EffectKind::ClockTick(tick) => {
             index::reclaim::note_tick(overlay, lsn, tick)?;

@@ -1,9 +1,9 @@
 //! Stripes, sealing, drives, accounts, domains, settings, epochs and the retention clock.
 
 use super::chunks::fits;
-use super::{DecideError, Draft};
-use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, Refusal, Seal};
-use crate::index::{self, access_key_key, account_name_key};
+use super::{DecideError, Draft, check_open};
+use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, REQUEST_LIFE_MS, Refusal, Seal};
+use crate::index::{self, access_key_key, account_name_key, reclaim};
 use codec::effect::{
     AccountRow, CheckpointRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, SettingRow, StripeRow,
 };
@@ -23,10 +23,8 @@ pub(super) fn commit_stripe(
     if descriptor.class != StripeClass::Data {
         return Err(Refusal::BadStripe(descriptor.id).into());
     }
-    // R9: orphan shards are collected by fenced epoch, so a stripe of another epoch may be half gone already.
-    if descriptor.id.epoch != draft.writer && !draft.at.sabotage.is(Sabotage::EpochFence) {
-        return Err(Refusal::Fenced { writer: descriptor.id.epoch, current: draft.writer }.into());
-    }
+    // R9: orphan shards are collected by fenced epoch, so a stripe of a fenced one may be half gone already.
+    check_open(draft.view, descriptor.id.epoch, draft.at)?;
     let safety = draft.at.losses.of_stripe(&descriptor, stripe);
     draft.chunks.add_striped(descriptor.id, &descriptor, safety, chunks)?;
     put_stripe(draft, descriptor.id, stripe)?;
@@ -60,14 +58,14 @@ pub(super) fn check_stripe(draft: &Draft<'_>, stripe: &StripeRow) -> Result<Stri
 }
 
 /// R1: a stripe id means one stripe for ever, also when it was dropped: its shards are freed, or are about to be. R9: one that
-/// is not known yet is of the writer's own epoch, since unknown shards of fenced epochs are collected.
+/// is not known yet is of an epoch that is not fenced, since unknown shards of fenced epochs are collected.
 pub(super) fn put_stripe(draft: &mut Draft<'_>, id: StripeId, stripe: &StripeRow) -> Result<(), DecideError> {
     match index::stripe(draft.view, id)? {
         None if index::reclaim::was_dropped(draft.view, id)? => return Err(Refusal::BadStripe(id).into()),
-        None if id.epoch != draft.writer && !draft.at.sabotage.is(Sabotage::EpochFence) => {
-            return Err(Refusal::Fenced { writer: id.epoch, current: draft.writer }.into());
+        None => {
+            check_open(draft.view, id.epoch, draft.at)?;
+            draft.rows.push(EffectKind::PutStripe(stripe.clone()));
         }
-        None => draft.rows.push(EffectKind::PutStripe(stripe.clone())),
         // Repair may have moved a shard since the first piece of a commit: where it is now is what counts.
         Some(known) if known.descriptor == stripe.descriptor => {}
         Some(_) => return Err(Refusal::BadStripe(id).into()),
@@ -180,12 +178,25 @@ pub(super) fn put_setting(draft: &mut Draft<'_>, row: &SettingRow) -> Result<Out
     Ok(Outcome::Done)
 }
 
-pub(super) fn start_epoch(draft: &mut Draft<'_>, epoch: Epoch) -> Result<Outcome, DecideError> {
-    let current = index::epoch(draft.view)?;
-    if epoch <= current {
-        return Err(Refusal::Fenced { writer: epoch, current }.into());
-    }
-    draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0 }));
+/// Refuses an epoch that is not above all that were granted.
+fn check_higher(draft: &Draft<'_>, epoch: Epoch) -> Result<(), DecideError> {
+    let current = reclaim::last_granted(draft.view)?;
+    if epoch > current { Ok(()) } else { Err(Refusal::Fenced { writer: epoch, current }.into()) }
+}
+
+pub(super) fn start_epoch(draft: &mut Draft<'_>, epoch: Epoch, journal: Epoch) -> Result<Outcome, DecideError> {
+    check_higher(draft, epoch)?;
+    let journal = if journal == epoch { 0 } else { journal.0 };
+    draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0, open_from: 0, journal }));
+    Ok(Outcome::Done)
+}
+
+/// What is fenced is decided here and not by whoever asks: an epoch that is fenced too early takes a stripe from a request that
+/// still writes it.
+pub(super) fn renew_epoch(draft: &mut Draft<'_>, epoch: Epoch) -> Result<Outcome, DecideError> {
+    check_higher(draft, epoch)?;
+    let open_from = reclaim::oldest_to_stay_open(draft.view, REQUEST_LIFE_MS)?.0;
+    draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0, open_from, journal: 0 }));
     Ok(Outcome::Done)
 }
 

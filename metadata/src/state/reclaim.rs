@@ -47,14 +47,9 @@ pub(super) fn delete_chunks(draft: &mut Draft<'_>, delete: &DeleteChunks) -> Res
     }
     // What a node lists stays until the node is gone: a mark pass that saw the node saw its children.
     let listed: BTreeSet<ChunkId> = delete.chunks.iter().flat_map(|chunk| chunk.children.iter().copied()).collect();
-    // One that can't be read may be listed by another such: none of them goes while one of them stays.
-    let mut unread_due = true;
-    for chunk in delete.chunks.iter().filter(|chunk| chunk.unread) {
-        unread_due &= is_due(draft, delete, chunk)?;
-    }
     let mut done = 0;
     for chunk in delete.chunks.iter().filter(|chunk| !listed.contains(&chunk.id)) {
-        if (chunk.unread && !unread_due) || !is_due(draft, delete, chunk)? {
+        if !is_due(draft, delete, chunk)? {
             continue;
         }
         draft.chunks.delete(chunk.id);

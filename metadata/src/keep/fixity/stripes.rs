@@ -6,6 +6,7 @@ use crate::client::MetadataClient;
 use crate::index::{self, Overlay};
 use crate::journal::read_in_time;
 use crate::keep::LONG_WORK;
+use crate::lookup::Wounds;
 use crate::service::Metadata;
 use codec::effect::DriveState;
 use codec::id::{DriveId, Lsn, ShardId, StripeId};
@@ -13,7 +14,7 @@ use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-use storage_node::client::{DriveHealth, NodeClient, ReadError};
+use storage_node::client::{DriveHealth, ReadError};
 use storage_node::keep::{FindingKind, ShardRef, Subject};
 use storage_node::stripe_io::StripeLayout;
 
@@ -124,7 +125,7 @@ pub struct Stripes<'a> {
     removed: BTreeSet<DriveId>,
     /// Drives that were away: what they say of their shards counts up to this stripe. A drive that comes back may have been
     /// put back from a copy, its times included.
-    doubted: BTreeMap<DriveId, Option<StripeId>>,
+    doubted: Arc<Wounds>,
     /// Journal entries that are known to be bad, by drive.
     entries: BTreeMap<DriveId, Vec<(Lsn, Lsn, FindingKind)>>,
     known: HashMap<StripeId, Arc<StripeFixity>>,
@@ -144,7 +145,7 @@ impl<'a> Stripes<'a> {
             copies: 1 + usize::from(meta.status().geometry.m()),
             failed: failed.map(|drive| drive.id).collect(),
             removed: removed.filter_map(|row| DriveId::from_slice(&row.id)).collect(),
-            doubted: meta.wounds().unverified.clone(),
+            doubted: meta.wounds(),
             entries: BTreeMap::new(),
             known: HashMap::new(),
         }
@@ -213,8 +214,7 @@ impl<'a> Stripes<'a> {
 
     fn doubt(&self, drive: DriveId, stripe: StripeId, known: (ShardState, u64)) -> (ShardState, u64) {
         let (state, verified_ms) = known;
-        let upto = |upto: &Option<StripeId>| upto.is_some_and(|upto| stripe <= upto);
-        let doubted = self.doubted.get(&drive).is_some_and(|until| !upto(until));
+        let doubted = self.doubted.is_unverified(drive, stripe);
         let just_now = self.verify_since.is_some_and(|since| verified_ms >= since);
         match state {
             ShardState::Good if doubted && !just_now => (ShardState::Unverified, verified_ms),

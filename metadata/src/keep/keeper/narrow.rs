@@ -5,7 +5,11 @@
 //! verified from the medium shard by shard, and only then does one commit put the new stripes in the place of the old one, if
 //! that is still named there. The old one is dropped by the same commit, and freed after the readers' grace. A crash before the
 //! commit leaves ledger stripes that nobody names; their entries are the ledger's own, so a rebuild that finds both is none the
-//! worse.
+//! worse, and they are collected as orphans when their epoch is fenced ([`crate::keep::reclaim`]).
+//!
+//! An attempt that fails leaves as much behind. So a drive that did not give back what it took is left out of the next one, as
+//! sealing does, and each failure doubles the time until the next, up to a day: otherwise one bad drive would have a ledger's
+//! worth of stripes written every hour for as long as nobody looks.
 //!
 //! A checkpoint needs nothing of the kind: the next one is written with the width of today, and the one after that drops the
 //! wounded one. Nothing depends on it but the time that a rebuild takes.
@@ -30,8 +34,28 @@ use storage_node::sabotage::Sabotage;
 
 /// Ledger stripes that one round writes again.
 const PER_ROUND: usize = 4;
-/// What came to nothing is tried again after this time, and a checkpoint is written at most so often.
+/// What came to nothing is tried again after this time, and after twice as long each time; a checkpoint is written at most so
+/// often.
 const AGAIN_MS: u64 = 3_600_000;
+/// The longest time between two attempts.
+const AGAIN_MOST_MS: u64 = 24 * 3_600_000;
+
+/// A stripe that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    /// Not again before this.
+    due_ms: u64,
+    /// How long it waits now.
+    pause_ms: u64,
+}
+
+impl Tried {
+    /// One more attempt, which is not known to have done it.
+    fn again(before: Option<Tried>, now_ms: u64) -> Tried {
+        let pause_ms = before.map_or(AGAIN_MS, |before| before.pause_ms.saturating_mul(2).min(AGAIN_MOST_MS));
+        Tried { due_ms: now_ms.saturating_add(pause_ms), pause_ms }
+    }
+}
 
 /// Why a stripe was not made narrower. What was written for it is an orphan; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +92,19 @@ impl Keeper {
             return;
         }
         let Work { narrower, narrowed, .. } = work;
-        narrowed.retain(|id, at_ms| narrower.contains_key(id) && at_ms.saturating_add(AGAIN_MS) > now_ms);
-        let tried = &*narrowed;
+        narrowed.retain(|id, _| narrower.contains_key(id));
+        let waits = |id: &StripeId| narrowed.get(id).is_some_and(|tried: &Tried| tried.due_ms > now_ms);
         let due = |of: StripeClass| {
-            let due = narrower.iter().filter(move |(id, class)| **class == of && !tried.contains_key(*id));
-            due.map(|(id, _)| *id)
+            let due = narrower.iter().filter(|(id, class)| **class == of && !waits(id));
+            due.map(|(id, _)| *id).collect::<Vec<StripeId>>()
         };
-        let ledger: Vec<StripeId> = due(StripeClass::Ledger).take(PER_ROUND).collect();
-        let checkpoints: Vec<StripeId> = due(StripeClass::Checkpoint).collect();
-        narrowed.extend(ledger.iter().chain(&checkpoints).map(|id| (*id, now_ms)));
+        let mut ledger = due(StripeClass::Ledger);
+        ledger.truncate(PER_ROUND);
+        let checkpoints = due(StripeClass::Checkpoint);
+        for id in ledger.iter().chain(&checkpoints) {
+            let tried = Tried::again(narrowed.get(id).copied(), now_ms);
+            narrowed.insert(*id, tried);
+        }
         while work.checkpoint.try_join_next().is_some() {}
         if !checkpoints.is_empty() && work.checkpoint.is_empty() {
             let sealer = self.parts.sealer.clone();
@@ -108,7 +136,8 @@ impl Keeper {
         };
         let Some(range) = index::sealed_ranges(&view)?.into_iter().find(names) else { return Ok(()) };
         let Some(layout) = lookup::layout(&view, id)? else { return Ok(()) };
-        let topology = shared.topology(Reserve::Client).await?;
+        let mut topology = shared.topology(Reserve::Client).await?;
+        self.parts.sealer.leave_out_distrusted(&mut topology);
         let width = self.parts.stripes.width(&topology)?;
         let entries = ledger::read(&*shared.node, &layout).await?;
         let mut stored = Vec::new();
@@ -129,7 +158,7 @@ impl Keeper {
         }
         let stripes = stored.into_iter().map(|stored| stored.row).collect();
         let replace = ReplaceLedger { first: Lsn(range.first), old: id, stripes };
-        Ok(commit(&self.parts.requests, self.parts.epoch, Command::ReplaceLedger(replace)).await?)
+        Ok(commit(&self.parts.requests, self.parts.stripes.epoch(), Command::ReplaceLedger(replace)).await?)
     }
 
     async fn store_ledger(
@@ -150,6 +179,7 @@ impl Keeper {
             let asked = vec![ShardRef { id: shard, root: descriptor.root() }];
             let answer = read_in_time(drive, LONG_WORK, self.parts.shared.node.verify_shards(drive, asked)).await;
             if !answer.is_ok_and(|answers| answers.first().is_some_and(Result::is_ok)) {
+                self.parts.sealer.distrust(drive);
                 return Err(NarrowError::NotReadBack { shard, drive });
             }
         }

@@ -9,10 +9,10 @@ use crate::keep::plan::{Plan, Policy, RepairItem, Scene, Stripe, Wait, plan_repa
 use crate::keep::repair::{Done, Executor, Failure, commit};
 use crate::keep::watch::Sight;
 use crate::keep::wounds::{Wrong, judge};
-use crate::lookup::{self, Wounds};
+use crate::lookup::Wounds;
 use crate::topology::Topology;
 use codec::effect::{DriveRow, StripeRow};
-use codec::id::{DriveId, Lsn, ShardId, StripeId};
+use codec::id::{DriveId, Lsn, StripeId};
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,11 +20,11 @@ use std::ops::RangeInclusive;
 use std::sync::PoisonError;
 use std::time::Duration;
 use storage_node::client::DriveStatus;
-use storage_node::keep::{Finding, RebuildError, ShardRef, Subject};
+use storage_node::keep::{Finding, RebuildError, Subject};
 use storage_node::sabotage::Sabotage;
 
 /// Rows that are walked over without letting others run.
-const WALK_STEP: usize = 2048;
+pub(super) const WALK_STEP: usize = 2048;
 /// The second walk after a change: a stripe that was being written when a drive fell silent may be committed after the first.
 const WALK_AGAIN_MS: u64 = 120_000;
 /// Those who wait are looked at again after this time at the latest.
@@ -33,21 +33,19 @@ const WAKE_MS: u64 = 60_000;
 const AVOID_MS: u64 = 60_000;
 /// Sealing for the sake of a damaged journal copy is tried again after this time.
 const JOURNAL_AGAIN_MS: u64 = 3_600_000;
-/// Percent of its time that a drive which is back gives to being verified.
-const VERIFY_SHARE: u8 = 40;
 /// How long a round waits for a drive whose share is used up, at a time.
 const NAP: Duration = Duration::from_millis(50);
 /// Plans that one round makes at most, when all that is looked at turns out to wait.
 const PLANS: usize = 16;
 
 /// The key after every stripe's.
-const STRIPES_END: [u8; 17] = [0xff; 17];
+pub(super) const STRIPES_END: [u8; 17] = [0xff; 17];
 
 /// What is known of the drives for this round.
 pub(super) struct Now {
     rows: Vec<DriveRow>,
     status: Vec<DriveStatus>,
-    ms: u64,
+    pub(super) ms: u64,
 }
 
 /// What repair leaves of the reserve of each drive, in bytes: a journal segment of the usual size.
@@ -81,7 +79,9 @@ impl Keeper {
             work.drives.back().into_iter().for_each(|(drive, _)| work.drives.verified(drive, None));
         }
         for note in look.notes {
-            if let Err(error) = commit(&self.parts.requests, self.parts.epoch, Command::PutSetting(note)).await {
+            if let Err(error) =
+                commit(&self.parts.requests, self.parts.stripes.epoch(), Command::PutSetting(note)).await
+            {
                 tracing::warn!(%error, "since when a drive is silent was not journaled");
             }
         }
@@ -168,11 +168,25 @@ impl Keeper {
         let mut unverified: BTreeMap<DriveId, Option<StripeId>> = work.drives.unverified().collect();
         // Opened again since the last look.
         let doubted = self.parts.shared.doubted(|drive, opened| work.drives.opened(drive) < opened);
-        unverified.extend(doubted.into_iter().map(|drive| (drive, None)));
+        unverified.extend(doubted.iter().map(|drive| (*drive, None)));
+        let returned = self.note_returned(work, &doubted);
         let least = if self.parts.geometry.m() == 0 { 1 } else { 2 };
         let thin = self.parts.shared.map.thin(&work.damaged, |drive| unverified.contains_key(&drive), least);
-        let wounds = Wounds { shards: work.findings.by_stripe(), unverified, thin_entries: thin };
+        let wounds = Wounds { shards: work.findings.by_stripe(), unverified, returned, thin_entries: thin };
         self.parts.shared.set_wounds(wounds);
+    }
+
+    /// For each drive that is back, the last stripe that was begun before that was noticed. One that went again since counts
+    /// from when it is back from that: what it took in between may be lost.
+    fn note_returned(&self, work: &mut Work, doubted: &[DriveId]) -> BTreeMap<DriveId, StripeId> {
+        let back = work.drives.back().into_iter().map(|(drive, _)| drive);
+        let back: BTreeSet<DriveId> = back.filter(|drive| !doubted.contains(drive)).collect();
+        let Work { drives, returned, .. } = work;
+        returned.retain(|drive, (opened, _)| back.contains(drive) && drives.opened(*drive) == *opened);
+        for drive in back {
+            returned.entry(drive).or_insert_with(|| (drives.opened(drive), self.parts.stripes.last_id()));
+        }
+        returned.iter().map(|(drive, (_, last))| (*drive, *last)).collect()
     }
 
     /// Goes on over all stripes, looking for those with a shard on a drive that is lost, back, removed or being emptied.
@@ -211,74 +225,6 @@ impl Keeper {
         Ok(())
     }
 
-    /// Verifies the next shards of each drive that is back: what it holds counts again only then.
-    async fn verify_back(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
-        for (drive, verified) in work.drives.back() {
-            let (shards, bytes, upto, ended) = self.next_on(drive, verified)?;
-            let task = [(drive, bytes)];
-            if !work.lanes.start(&task, VERIFY_SHARE, now.ms) {
-                continue;
-            }
-            let answers = match shards.is_empty() {
-                true => Ok(Vec::new()),
-                false => {
-                    read_in_time(drive, LONG_WORK, self.parts.shared.node.verify_shards(drive, shards.clone())).await
-                }
-            };
-            work.lanes.finish(&task);
-            let Ok(answers) = answers else { continue };
-            for (shard, answer) in shards.iter().zip(answers) {
-                match answer {
-                    Ok(()) => work.findings.mended(drive, shard.id),
-                    Err(finding) => {
-                        let wrong = Wrong { kind: finding.kind, since_ms: finding.found_ms.min(now.ms) };
-                        work.findings.met(drive, shard.id, wrong);
-                    }
-                }
-            }
-            if let Some(upto) = upto {
-                work.drives.verified(drive, Some(upto));
-            }
-            if ended {
-                tracing::info!(%drive, "a drive that was silent is back, and verified");
-                work.drives.verified(drive, None);
-                work.queue.wake();
-            }
-            for shard in shards {
-                self.judge(work, shard.id.stripe, now.ms)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The next shards that rows name on a drive: with their bytes, the last stripe looked at, and whether that was all.
-    #[allow(clippy::type_complexity)] // four values of one look, used at once
-    fn next_on(
-        &self,
-        drive: DriveId,
-        after: Option<StripeId>,
-    ) -> Result<(Vec<ShardRef>, u64, Option<StripeId>, bool), KeepError> {
-        let start = after.map_or_else(Vec::new, |id| [&id.to_bytes()[..], &[0]].concat());
-        let count = self.parts.config.walk_rows.clamp(1, 16 * WALK_STEP);
-        let rows = Overlay::new(&*self.parts.shared.kv).rows(STRIPES, &start, &STRIPES_END, count)?;
-        let ended = rows.len() < count;
-        let (mut shards, mut bytes, mut upto) = (Vec::new(), 0, after);
-        for (key, value) in rows {
-            if shards.len() >= self.parts.config.verify_shards.max(1) {
-                return Ok((shards, bytes, upto, false));
-            }
-            let Some(id) = StripeId::from_slice(&key) else { continue };
-            upto = Some(id);
-            let Ok(row) = index::decode::<StripeRow>(STRIPES, &key, value) else { continue };
-            let Ok(descriptor) = lookup::descriptor(id, &row) else { continue };
-            for index in (0..descriptor.width()).filter(|&index| row.drive(index) == Some(drive)) {
-                shards.push(ShardRef { id: ShardId { stripe: id, index }, root: descriptor.root() });
-                bytes += u64::from(descriptor.shard_len(index));
-            }
-        }
-        Ok((shards, bytes, upto, ended))
-    }
-
     /// Plans, and carries out what the drives have time for.
     async fn mend(&self, work: &mut Work, now: &Now) -> Result<Round, KeepError> {
         let mut round = Round::default();
@@ -310,7 +256,7 @@ impl Keeper {
             // nothing can be deleted any more, and nothing gives space back.
             drive.free = drive.free.saturating_add(drive.reserve.saturating_sub(JOURNAL_SHARE));
         }
-        let mut topology = Topology::new(&now.rows, &status).without(&self.parts.shared.slow().spared());
+        let mut topology = self.parts.shared.sparing(Topology::new(&now.rows, &status), &status);
         for drive in topology.drives.iter_mut().filter(|drive| work.avoid.contains_key(&drive.id)) {
             drive.usable = false;
         }
@@ -354,7 +300,7 @@ impl Keeper {
 
     async fn carry_out(&self, work: &mut Work, items: Vec<RepairItem>, round: &mut Round) -> Result<(), KeepError> {
         let parts = &self.parts;
-        let executor = Executor { shared: &parts.shared, requests: &parts.requests, epoch: parts.epoch };
+        let executor = Executor { shared: &parts.shared, requests: &parts.requests, stripes: &parts.stripes };
         let end_ms = self.now_ms().saturating_add(parts.config.round_ms);
         let mut items: VecDeque<RepairItem> = items.into();
         let orders = parts.config.for_drives(work.usable.len()).orders.max(1);

@@ -1,7 +1,7 @@
 //! Stripes of no use: dropped from the index, and later freed on their drives. See the order in the parent.
 
 use super::{Marks, Pace, ReclaimError, Reclaimer, Work, authority_of, is_behind, parse};
-use crate::command::{Command, DroppedStripe};
+use crate::command::{Command, DroppedStripe, REQUEST_LIFE_MS};
 use crate::index::{self, reclaim};
 use crate::keep::LONG_WORK;
 use crate::keep::frames::frames_of;
@@ -15,7 +15,7 @@ use storage_node::keep::ShardRef;
 use storage_node::sabotage::Sabotage;
 
 /// How long a dropped stripe's shards stay: as long as a request lives (R9).
-pub const READERS_GRACE_MS: u64 = 12 * 3600 * 1000;
+pub const READERS_GRACE_MS: u64 = REQUEST_LIFE_MS;
 /// Stripes that are freed before the next commit that says so.
 const FREE_STRIPES: usize = 256;
 
@@ -36,6 +36,9 @@ impl Reclaimer {
             };
             // Not before: those that can't be read would use up the allowance in every round, and nothing else would ever go.
             if !work.may_free(usage.stored) {
+                break;
+            }
+            if !self.may_delete(work).await? {
                 break;
             }
             let dropped = Command::DropStripes(vec![DroppedStripe { id: *id, frames }]);
@@ -87,7 +90,7 @@ impl Reclaimer {
     /// removed is not waited for, since what comes back with it are orphans.
     async fn free(&self, work: &mut Work, due: Vec<(StripeDescriptor, StripeRow)>) -> Result<(), ReclaimError> {
         // Again, just before: what was dropped before a hold is not freed under it.
-        if due.is_empty() || self.is_held(work)? {
+        if due.is_empty() || !self.may_delete(work).await? {
             return Ok(());
         }
         let mut by_drive: BTreeMap<DriveId, Vec<ShardRef>> = BTreeMap::new();
@@ -134,7 +137,7 @@ impl Reclaimer {
             return Err(error);
         }
         // Again, just before: what was found before a hold is not freed under it.
-        if self.is_held(work)? {
+        if !self.may_delete(work).await? {
             return Ok(false);
         }
         let authority = self.authority()?;

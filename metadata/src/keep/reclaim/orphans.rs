@@ -7,8 +7,13 @@
 //! [`ORPHANS_SETTING`] says so until they are freed.
 //!
 //! A shard of an epoch that this journal never granted is no orphan but a witness: its service went on where this one knows of
-//! nothing, so this state was put back from the past (R10). One is enough to hold reclaim, and it is looked for at the start too,
-//! before anything is deleted ([`foreign`]).
+//! nothing, so this state was put back from the past (R10). One is enough to hold reclaim. It is looked for at the start
+//! ([`foreign`]), and on each drive before anything is deleted after it was opened ([`Reclaimer::check_opened`]): found only
+//! by the next count, a day's deletes would have come before it.
+//!
+//! A ledger shard of nobody is an orphan only when the ledger has all its entries elsewhere, in stripes that are whole
+//! ([`Cover`]): a seal that wrote it and failed is repeated, and so is a stripe that was to be made narrower. Until then it may be
+//! the only copy outside the journal. Were it never one, every such attempt would leave its stripes for good.
 
 use super::{ReclaimError, Reclaimer, Work};
 use crate::index::reclaim::{self, Hold, ORPHANS_SETTING};
@@ -16,11 +21,13 @@ use crate::index::{self, Overlay, View};
 use crate::journal::read_in_time;
 use crate::keep::LONG_WORK;
 use crate::keep::mark::Limits;
-use codec::effect::DriveState;
-use codec::id::{DriveId, Epoch, ShardId, StripeId};
+use crate::lookup::{self, Safety};
+use crate::seal::accepted_with_epochs;
+use codec::effect::{AcceptedLossRow, DriveState};
+use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::BTreeSet;
-use storage_node::client::{NodeClient, ReadError};
+use storage_node::client::{DriveHealth, NodeClient, ReadError};
 use storage_node::keep::ShardRef;
 use storage_node::kv::Kv;
 use storage_node::sabotage::Sabotage;
@@ -32,6 +39,8 @@ pub(super) struct Listed {
     pub shard: ShardRef,
     /// What its stripe holds.
     pub class: StripeClass,
+    /// The entries that it holds, if any.
+    pub range: Option<(Lsn, Lsn)>,
     /// Bytes of its payload.
     pub bytes: u64,
 }
@@ -87,7 +96,7 @@ impl Reclaimer {
         self.hold(&reason).await?;
         // Only when this is what the operator sees. A crash in between shows it once more.
         if reclaim::hold(&self.view())? == Some(Hold::Held(reason)) {
-            self.set(ORPHANS_SETTING, self.parts.epoch.0.to_string()).await?;
+            self.set(ORPHANS_SETTING, reclaim::open_from(&self.view())?.0.to_string()).await?;
         }
         Ok(())
     }
@@ -111,6 +120,7 @@ impl Reclaimer {
         let listed = headers.into_iter().map(|header| Listed {
             shard: ShardRef { id: header.id(), root: header.descriptor.root() },
             class: header.descriptor.class,
+            range: header.descriptor.lsn_range,
             bytes: u64::from(header.payload_len()),
         });
         Ok(listed.collect())
@@ -120,7 +130,7 @@ impl Reclaimer {
         let unknown_is_absent = self.parts.shared.sabotage.is(Sabotage::UnknownIsAbsent);
         let known = self.view().rows(index::STRIPES, &[], &[0xff; 17], most_known(limits))?.len();
         let (accepted, most) = (reclaim::accepted_orphans(&self.view())?, limits.orphans.max(known / 10));
-        let (mut new, mut some) = (BTreeSet::new(), false);
+        let (mut new, mut some, mut cover) = (BTreeSet::new(), false, None);
         for drive in self.listed_drives()? {
             let (mut after, mut granted) = (None, None);
             loop {
@@ -141,7 +151,7 @@ impl Reclaimer {
                         }
                         granted = Some(stripe.epoch);
                     }
-                    if self.is_orphan(found)? {
+                    if self.is_orphan(found, &mut cover)? {
                         some = true;
                         new.extend((stripe.epoch >= accepted).then_some(stripe));
                     }
@@ -159,7 +169,7 @@ impl Reclaimer {
 
     /// Whether all of them were freed.
     async fn free_orphans(&self, work: &mut Work, limits: Limits) -> Result<bool, ReclaimError> {
-        let mut all = true;
+        let (mut all, mut cover) = (true, None);
         for drive in self.listed_drives()? {
             let mut after = None;
             loop {
@@ -170,7 +180,7 @@ impl Reclaimer {
                 after = listed.last().map(|last| last.shard.id);
                 let mut some = Vec::new();
                 for found in &listed {
-                    if self.is_orphan(found)? {
+                    if self.is_orphan(found, &mut cover)? {
                         if !work.may_free(found.bytes) {
                             all = false;
                             break;
@@ -193,16 +203,51 @@ impl Reclaimer {
         Ok(all)
     }
 
-    /// No row, not on its way out, and of an epoch whose commits are refused. What sealing left behind holds entries, and helps
-    /// where the ledger is damaged; what is left of a checkpoint that was not finished helps nobody.
-    fn is_orphan(&self, found: &Listed) -> Result<bool, ReclaimError> {
-        Ok(found.class != StripeClass::Ledger && self.is_unknown(found.shard.id.stripe)?)
+    /// No row, not on its way out, and of an epoch whose commits are refused. What sealing left behind holds entries: they have to
+    /// be elsewhere as well.
+    fn is_orphan(&self, found: &Listed, cover: &mut Option<Cover>) -> Result<bool, ReclaimError> {
+        if !self.is_unknown(found.shard.id.stripe)? {
+            return Ok(false);
+        }
+        if found.class != StripeClass::Ledger {
+            return Ok(true);
+        }
+        let known = match cover.take() {
+            Some(known) => known,
+            None => self.cover()?,
+        };
+        let has = found.range.is_some_and(|range| known.has(found.shard.id.stripe.epoch, range));
+        *cover = Some(known);
+        Ok(has)
     }
 
-    /// Whether nobody knows the stripe, and nobody can make it known any more.
+    /// What the ledger has for certain.
+    fn cover(&self) -> Result<Cover, ReclaimError> {
+        let (view, losses) = (self.view(), self.parts.shared.losses());
+        let mut ranges: Vec<(Lsn, Lsn)> = Vec::new();
+        for range in index::sealed_ranges(&view)? {
+            let mut whole = !range.stripes.is_empty();
+            for name in &range.stripes {
+                let id = StripeId { epoch: Epoch(name.epoch), counter: name.counter };
+                let row = index::stripe(&view, id)?;
+                let safety =
+                    row.map(|row| Ok::<_, ReclaimError>(losses.of_stripe(&lookup::descriptor(id, &row)?, &row)));
+                whole &= safety.transpose()? == Some(Safety::Whole);
+            }
+            match ranges.last_mut() {
+                Some(last) if whole && last.1.next() == Lsn(range.first) => last.1 = Lsn(range.last),
+                _ if whole => ranges.push((Lsn(range.first), Lsn(range.last))),
+                _ => {}
+            }
+        }
+        Ok(Cover { ranges, losses: accepted_with_epochs(&view)? })
+    }
+
+    /// Whether nobody knows the stripe, and nobody can make it known any more. In this order: what is not known after its epoch was
+    /// seen to be fenced stays unknown; the other way round a commit may have come in between.
     pub(super) fn is_unknown(&self, stripe: StripeId) -> Result<bool, ReclaimError> {
-        let fenced = stripe.epoch < self.parts.epoch || self.parts.shared.sabotage.is(Sabotage::OrphanEpoch);
         let view = self.view();
+        let fenced = stripe.epoch < reclaim::open_from(&view)? || self.parts.shared.sabotage.is(Sabotage::OrphanEpoch);
         Ok(fenced && index::stripe(&view, stripe)?.is_none() && !reclaim::was_dropped(&view, stripe)?)
     }
 }
@@ -213,19 +258,84 @@ impl Reclaimer {
 pub(crate) async fn foreign(node: &dyn NodeClient, kv: &dyn Kv, last: Epoch) -> Vec<(DriveId, Epoch)> {
     let mut found = Vec::new();
     for drive in node.drives().await {
-        let mut epoch = last;
-        // One seek for each epoch that has shards there.
-        loop {
-            let after = ShardId { stripe: StripeId { epoch, counter: u64::MAX }, index: u8::MAX };
-            let listed = read_in_time(drive.id, LONG_WORK, node.list_shards(drive.id, None, Some(after), 1)).await;
-            let Some(next) = listed.ok().and_then(|mut listed| listed.pop()) else { break };
-            epoch = next.id().stripe.epoch;
-            if reclaim::is_foreign(&Overlay::new(kv), epoch).unwrap_or(false) {
-                found.push((drive.id, epoch));
-            }
+        if let Err(error) = foreign_on(node, kv, drive.id, last, &mut found).await {
+            tracing::debug!(drive = %drive.id, %error, "which epochs a drive has stripes of is asked again before anything is deleted");
         }
     }
     found
+}
+
+/// Adds the epochs behind `last` that one drive has shards of and that the journal never granted.
+async fn foreign_on(
+    node: &dyn NodeClient,
+    kv: &dyn Kv,
+    drive: DriveId,
+    last: Epoch,
+    found: &mut Vec<(DriveId, Epoch)>,
+) -> Result<(), ReclaimError> {
+    let mut epoch = last;
+    // One seek for each epoch that has shards there.
+    loop {
+        let after = ShardId { stripe: StripeId { epoch, counter: u64::MAX }, index: u8::MAX };
+        let listed = read_in_time(drive, LONG_WORK, node.list_shards(drive, None, Some(after), 1)).await;
+        let mut listed = listed.map_err(|error| ReclaimError::Unlisted { drive, error })?;
+        let Some(next) = listed.pop() else { return Ok(()) };
+        epoch = next.id().stripe.epoch;
+        if reclaim::is_foreign(&Overlay::new(kv), epoch)? {
+            found.push((drive, epoch));
+        }
+    }
+}
+
+impl Reclaimer {
+    /// Looks at what came back, before anybody counts on it.
+    pub async fn look_at_returned(&self) {
+        if let Err(error) = self.check_opened().await {
+            tracing::warn!(%error, "nothing is deleted before a drive that is back was looked at");
+        }
+    }
+
+    /// Holds reclaim when a drive that was opened since it was last looked at has stripes of another history. A drive that takes
+    /// no part is none of those: it counts as away, and is looked at when it is opened again.
+    pub(super) async fn check_opened(&self) -> Result<(), ReclaimError> {
+        if self.parts.shared.sabotage.is(Sabotage::UnknownIsAbsent) {
+            return Ok(());
+        }
+        let mut looked = self.looked.lock().await;
+        let node = &self.parts.shared.node;
+        for drive in node.drives().await {
+            let known = looked.get(&drive.id).is_some_and(|opened| *opened >= drive.opened);
+            if known || matches!(drive.health, DriveHealth::Failed { .. }) {
+                continue;
+            }
+            let mut found = Vec::new();
+            foreign_on(&**node, &*self.parts.shared.kv, drive.id, Epoch(0), &mut found).await?;
+            if let Some((drive, epoch)) = found.pop() {
+                self.hold(&ReclaimError::Foreign { drive, epoch }.to_string()).await?;
+            }
+            looked.insert(drive.id, drive.opened);
+        }
+        Ok(())
+    }
+}
+
+/// The entries that the ledger has in stripes without a wound.
+struct Cover {
+    /// Consecutive ones, in order.
+    ranges: Vec<(Lsn, Lsn)>,
+    losses: Vec<(AcceptedLossRow, Option<Epoch>)>,
+}
+
+impl Cover {
+    /// Whether the entries of a stripe of this epoch are all in the ledger. Those that were given up with an accepted loss are not,
+    /// though others may have their LSNs by now.
+    fn has(&self, epoch: Epoch, (first, last): (Lsn, Lsn)) -> bool {
+        let given_up = |(loss, accepted): &(AcceptedLossRow, Option<Epoch>)| {
+            last.0 > loss.kept && accepted.is_none_or(|accepted| epoch < accepted)
+        };
+        let inside = |range: &(Lsn, Lsn)| range.0 <= first && last <= range.1;
+        self.ranges.iter().any(inside) && !self.losses.iter().any(given_up)
+    }
 }
 
 /// How many of the index's stripes are counted: no more than matter here.

@@ -121,7 +121,8 @@ impl Allowance {
 
 /// What the operator is told of manifest chunks that can't be read.
 pub(super) fn unread_words(unread: &[Unread]) -> Option<String> {
-    let mut objects: Vec<String> = unread.iter().take(NAMED).map(name).collect();
+    let unread: Vec<&Unread> = unread.iter().filter(|unread| unread.holds).collect();
+    let mut objects: Vec<String> = unread.iter().take(NAMED).map(|unread| name(unread)).collect();
     if objects.is_empty() {
         return None;
     }
@@ -130,7 +131,7 @@ pub(super) fn unread_words(unread: &[Unread]) -> Option<String> {
     }
     Some(format!(
         "manifests can't be read, so that nothing of their dedup domains gives space back: {}. Bring back what is missing, or \
-         delete the objects: their space then comes back after twice the grace",
+         delete the objects: the others' space then comes back half a day later, and their own after twice the grace",
         objects.join("; ")
     ))
 }

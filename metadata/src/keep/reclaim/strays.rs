@@ -88,7 +88,8 @@ impl Reclaimer {
             match lookup::layout(&self.view(), id.stripe)? {
                 Some(layout) => {
                     let shard = ShardRef { id, root: layout.descriptor.root() };
-                    strays.push(Listed { shard, class: layout.descriptor.class, bytes: 0 });
+                    let (class, range) = (layout.descriptor.class, layout.descriptor.lsn_range);
+                    strays.push(Listed { shard, class, range, bytes: 0 });
                 }
                 // No root is all zeros, so nothing but a shard whose header can't be read is forgotten by it.
                 None if self.is_unknown(id.stripe)? => useless.push(ShardRef { id, root: [0; 32] }),

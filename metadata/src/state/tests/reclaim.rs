@@ -12,6 +12,7 @@ use codec::manifest::{Entry, Manifest};
 use codec::stripe::{StripeClass, StripeDescriptor};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use storage_node::kv::Kv;
 use storage_node::sabotage::Sabotage;
 
 const HOUR: u64 = 3600 * 1000;
@@ -257,7 +258,7 @@ fn a_stripe_with_chunks_is_not_dropped_and_a_dropped_one_never_comes_back() {
     assert_eq!(done(world.run(Command::StripesFreed(vec![stripe.id, stripe.id]))), (1, 1));
     assert_eq!(reclaim::dropped(&world.view(), StripeId::default(), 10).unwrap(), []);
     assert_eq!(world.run(commit.clone()), Err(Refusal::BadStripe(stripe.id)), "never again, in this epoch");
-    world.run(Command::StartEpoch { epoch: Epoch(8) }).unwrap();
+    world.run(Command::StartEpoch { epoch: Epoch(8), journal: Epoch(8) }).unwrap();
     assert!(!reclaim::was_dropped(&world.view(), stripe.id).unwrap(), "its epoch is fenced: nothing to remember");
     world.writer = Epoch(8);
     assert_eq!(world.run(commit), Err(Refusal::Fenced { writer: EPOCH, current: Epoch(8) }));
@@ -318,10 +319,10 @@ fn ticks_are_noted_in_steps_and_forgotten_behind_the_longest_grace() {
     }
     assert_eq!(notes(&world), 11);
     let early = world.lsn;
-    for _ in 0..200 {
+    for _ in 0..300 {
         pass(&mut world, DAY);
     }
-    assert!(notes(&world) as u64 <= MAX_GRACE_MS / DAY + 2, "{}", notes(&world));
+    assert!(notes(&world) as u64 <= 2 * MAX_GRACE_MS / DAY + 2, "{}", notes(&world));
     assert!(reclaim::is_over(&world.view(), early, MAX_GRACE_MS).unwrap());
     assert!(!reclaim::is_over(&world.view(), world.lsn.next(), 0).unwrap(), "nobody knows when that was");
     world.check_replay();
@@ -466,7 +467,7 @@ impl Run {
             }
             Op::Restart => {
                 let epoch = Epoch(self.world.writer.0 + 1);
-                self.world.run(Command::StartEpoch { epoch }).unwrap();
+                self.world.run(Command::StartEpoch { epoch, journal: epoch }).unwrap();
                 self.world.writer = epoch;
                 self.marked = None;
             }
@@ -569,4 +570,88 @@ proptest! {
         run.quiet();
         run.world.check_replay();
     }
+}
+
+#[test]
+fn r9_an_epoch_that_was_renewed_is_fenced_when_its_requests_have_ended() {
+    let mut world = World::new();
+    let bucket = world.bucket("b");
+    let (early, early_chunks) = world.stripe(&ids(&[1]));
+    let (late, late_chunks) = world.stripe(&ids(&[3]));
+    let commit = |stripe: &StripeRow, chunks: &[NewChunk]| Command::CommitStripe {
+        stripe: stripe.clone(),
+        chunks: chunks.to_vec(),
+    };
+    pass(&mut world, 1);
+    world.run(Command::RenewEpoch { epoch: Epoch(8) }).unwrap();
+    pass(&mut world, TICK_STEP_MS);
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), EPOCH);
+    // Whoever holds either may commit stripes of either; an epoch between them was never granted.
+    world.writer = Epoch(8);
+    world.run(commit(&early, &early_chunks)).unwrap();
+    world.writer = EPOCH;
+    world.put(bucket, "k", &ids(&[1])).unwrap();
+    let stale = Command::RenewEpoch { epoch: Epoch(8) };
+    assert_eq!(world.run(stale), Err(Refusal::Fenced { writer: Epoch(8), current: Epoch(8) }));
+    pass(&mut world, REQUEST_LIFE_MS - 1);
+    world.run(Command::RenewEpoch { epoch: Epoch(9) }).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), EPOCH, "a request may be there still");
+    pass(&mut world, 1);
+    world.run(Command::RenewEpoch { epoch: Epoch(10) }).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(8), "and the next one only hours later");
+    let fenced = Refusal::Fenced { writer: EPOCH, current: Epoch(10) };
+    assert_eq!(world.run(commit(&late, &late_chunks)), Err(fenced.clone()));
+    world.writer = Epoch(10);
+    assert_eq!(world.run(commit(&late, &late_chunks)), Err(fenced), "whoever commits it");
+    assert_eq!(reclaim::last_granted(&world.view()).unwrap(), Epoch(10));
+    // A start fences all of them, also when its journal has another epoch.
+    world.run(Command::StartEpoch { epoch: Epoch(20), journal: Epoch(15) }).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(20));
+    for granted in [7, 8, 9, 10, 15, 20] {
+        assert!(!reclaim::is_foreign(&world.view(), Epoch(granted)).unwrap(), "{granted}");
+    }
+    assert!(reclaim::is_foreign(&world.view(), Epoch(12)).unwrap());
+    world.writer = Epoch(15);
+    assert!(world.put(bucket, "l", &ids(&[1])).is_err(), "nobody writes under the journal's");
+    world.check_replay();
+}
+
+#[test]
+fn r9_what_was_freed_is_remembered_for_as_long_as_its_epoch_is_open() {
+    let mut world = World::new();
+    let bucket = world.bucket("b");
+    let (row, chunks) = world.stripe(&ids(&[1]));
+    let commit = Command::CommitStripe { stripe: row.clone(), chunks };
+    world.run(commit.clone()).unwrap();
+    world.put(bucket, "k", &ids(&[1])).unwrap();
+    pass(&mut world, 1);
+    world.run(Command::RenewEpoch { epoch: Epoch(8) }).unwrap();
+    let stripe = StripeDescriptor::parse(&row.descriptor).unwrap().id;
+    // Dropped, however that came about.
+    let mut overlay = index::Overlay::new(&world.kv);
+    reclaim::drop_stripe(&mut overlay, world.lsn, stripe).unwrap();
+    world.kv.write(overlay.into_batch()).unwrap();
+    world.run(Command::StripesFreed(vec![stripe])).unwrap();
+    world.writer = EPOCH;
+    assert_eq!(world.run(commit), Err(Refusal::BadStripe(stripe)), "its epoch is open, and its shards are gone");
+}
+
+#[test]
+fn twice_the_longest_grace_is_over_in_its_time() {
+    let mut world = World::new();
+    let begun = world.lsn;
+    pass(&mut world, 1);
+    let step = 10 * DAY;
+    let longest = 2 * MAX_GRACE_MS;
+    for _ in 0..longest / step {
+        assert!(!reclaim::is_over(&world.view(), begun, longest).unwrap());
+        pass(&mut world, step);
+        // Later ticks push the early ones out, some minutes at a time.
+        pass(&mut world, TICK_STEP_MS);
+    }
+    pass(&mut world, step);
+    assert!(reclaim::is_over(&world.view(), begun, longest).unwrap());
+    let upto = reclaim::over_upto(&world.view(), longest).unwrap();
+    assert!(upto.is_some_and(|upto| upto > begun));
+    world.check_replay();
 }

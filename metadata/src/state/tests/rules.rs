@@ -18,11 +18,11 @@ fn r9_a_fenced_epoch_is_refused() {
     let mut world = World::new();
     let bucket = world.bucket("b");
     let (stripe, chunks) = world.stripe(&ids(&[1]));
-    world.run(Command::StartEpoch { epoch: Epoch(8) }).unwrap();
+    world.run(Command::StartEpoch { epoch: Epoch(8), journal: Epoch(8) }).unwrap();
     let fenced = Refusal::Fenced { writer: EPOCH, current: Epoch(8) };
     let late = put(bucket, "k", &ids(&[1]), vec![inline(id(1))], Condition::None);
     assert_eq!(world.run(late.clone()), Err(fenced.clone()));
-    assert_eq!(world.run(Command::StartEpoch { epoch: EPOCH }), Err(fenced));
+    assert_eq!(world.run(Command::StartEpoch { epoch: EPOCH, journal: EPOCH }), Err(fenced));
     world.writer = Epoch(9);
     assert_eq!(world.run(late.clone()), Err(Refusal::Fenced { writer: Epoch(9), current: Epoch(8) }));
     // A writer of the new epoch can't commit a stripe of the old one: its shards may be collected.

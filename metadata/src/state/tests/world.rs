@@ -43,7 +43,7 @@ impl World {
             children: BTreeMap::new(),
             stripes: 0,
         };
-        world.run(Command::StartEpoch { epoch: EPOCH }).unwrap();
+        world.run(Command::StartEpoch { epoch: EPOCH, journal: EPOCH }).unwrap();
         for n in 0..3 {
             let id = Bytes::from(vec![n; 16]);
             let row = DriveRow { id, state: DriveState::Active as i32, node: 0, path: String::new() };

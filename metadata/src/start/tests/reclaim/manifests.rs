@@ -1,27 +1,28 @@
 //! Manifest chunks that can't be read: what they may list stays, everything else goes on, and nothing leaks.
 
+use super::super::failures::numbers;
 use super::*;
 use crate::client::StripeFrame;
+use crate::command::REQUEST_LIFE_MS;
 use crate::keep::mark::Limits;
 use storage_node::disk::{Access, Disk};
 
-/// Spoils a chunk's frame on every drive that has it.
-fn spoil(store: &Store, id: codec::id::ChunkId) {
-    let mut spoiled = 0;
-    for (drive, disk) in store.world.trace.disks().iter().enumerate() {
-        for name in disk.list("segments").unwrap() {
-            let path = format!("segments/{name}");
-            let file = disk.open(&path, Access::Read).unwrap();
-            let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
-            let read = file.read_at(&mut bytes, 0).unwrap();
-            let found = bytes[..read].windows(32).position(|window| window == id.as_bytes());
-            if let Some(at) = found {
-                store.world.trace.flip(drive, &path, at as u64 + 3, 1).unwrap();
-                spoiled += 1;
-            }
+/// Spoils a chunk's frame on the one drive that has it. What names the chunk was written later, so the first place is its own.
+async fn spoil(store: &Store, id: codec::id::ChunkId) {
+    let located = store.metadata.locate(&[id]).await.unwrap().pop().flatten().unwrap();
+    let drive = located.stripe.unwrap().drives[located.place.shard as usize].unwrap();
+    let (_, drive) = numbers(&store.world, &store.metadata).await.into_iter().find(|(of, _)| *of == drive).unwrap();
+    let disk = store.world.trace.disk(drive);
+    for name in disk.list("segments").unwrap().into_iter().collect::<BTreeSet<_>>() {
+        let path = format!("segments/{name}");
+        let file = disk.open(&path, Access::Read).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        let read = file.read_at(&mut bytes, 0).unwrap();
+        if let Some(at) = bytes[..read].windows(32).position(|window| window == id.as_bytes()) {
+            return store.world.trace.flip(drive, &path, at as u64 + 3, 1).unwrap();
         }
     }
-    assert!(spoiled > 0);
+    panic!("not there");
 }
 
 fn warnings(store: &Store) -> String {
@@ -52,7 +53,7 @@ fn r13_an_unread_manifest_keeps_its_domain_and_no_other_and_goes_with_its_object
         store.miscount(2, lsn).await;
         store.delete(2).await;
         store.objects.remove(&1);
-        spoil(&store, node_of(&store, 1).await);
+        spoil(&store, node_of(&store, 1).await).await;
         for _ in 0..2 {
             store.pass(8 * DAY).await;
             for _ in 0..3 {
@@ -67,19 +68,31 @@ fn r13_an_unread_manifest_keeps_its_domain_and_no_other_and_goes_with_its_object
         assert!(store.metadata.reclaimer().unwrap().status().last.kept > 0);
         // A restart forgets nothing that matters. The user gives the object up.
         let mut store = store.restart().await;
+        let unread = node_of(&store, 1).await;
         store.delete(1).await;
+        store.pass(REQUEST_LIFE_MS - rows::TICK_STEP_MS).await;
+        for _ in 0..3 {
+            store.round().await;
+        }
+        assert!(store.chunk(3).await.is_some(), "a request that has found the object may still name what it names");
+        store.pass(rows::TICK_STEP_MS).await;
+        for _ in 0..3 {
+            store.round().await;
+        }
+        assert!(store.chunk(3).await.is_none(), "nothing can list it any more");
+        assert!(!warnings(&store).contains("manifest"), "{}", warnings(&store));
         store.pass(8 * DAY).await;
         for _ in 0..3 {
             store.round().await;
         }
-        assert!(store.chunk(3).await.is_some(), "after one grace somebody may still bring it back");
+        assert!(index::chunk(&store.view(), unread).unwrap().is_some(), "itself it waits for twice the grace");
         store.pass(8 * DAY).await;
         for _ in 0..20 {
             store.round().await;
         }
-        assert!(store.chunk(3).await.is_none(), "nothing can list it any more");
+        assert!(index::chunk(&store.view(), unread).unwrap().is_none());
         assert_eq!(store.chunk(1).await.unwrap().refs, 1, "what is still named has the right count again");
-        assert_eq!(store.chunk(5).await.unwrap().state(), ChunkState::Condemned);
+        assert!(store.chunk(5).await.is_none_or(|row| row.state() == ChunkState::Condemned));
         let store = store.restart().await;
         for _ in 0..3 {
             store.pass(8 * DAY).await;
@@ -101,7 +114,7 @@ fn r13_taking_the_unread_for_absent_deletes_what_only_an_unread_manifest_names()
         store.put(1, &[1], How::Node).await;
         let lsn = index::applied(&store.view()).unwrap().0;
         store.miscount(1, lsn).await;
-        spoil(&store, node_of(&store, 1).await);
+        spoil(&store, node_of(&store, 1).await).await;
         store.pass(8 * DAY).await;
         assert_eq!(store.round().await.deleted, 0);
         store.world.config.sabotage.set(Sabotage::UnknownIsAbsent, true);
@@ -123,5 +136,100 @@ fn r13_a_manifest_lists_chunks_of_its_own_domain_only() {
         let frame = StripeFrame { id, domain, plain_len, is_manifest: true, children: vec![child], frame };
         let refused = store.metadata.store_stripe(store.metadata.epoch(), vec![frame]).await;
         assert!(matches!(refused, Err(crate::client::CommitError::Refused(_))), "{refused:?}");
+    });
+}
+
+/// An object whose manifest is three levels deep: the version names a node, which lists nodes, which list these chunks.
+async fn put_deep(store: &mut Store, key: u8, leaves: &[&[u8]]) -> (codec::id::ChunkId, Vec<codec::id::ChunkId>) {
+    use codec::manifest::{Entry, Manifest};
+    let mut lower = Vec::new();
+    for numbers in leaves {
+        let mut entries = Vec::new();
+        for number in *numbers {
+            let (chunk, frame) = store.new_chunk(&noise(u64::from(*number), CHUNK), &[], false).await;
+            entries.push(Entry { id: chunk.id, len: CHUNK as u64, leaf: true });
+            store.store(store.misses(&[(chunk, frame)]).await).await;
+        }
+        lower.push(put_node(store, entries).await);
+    }
+    let upper = put_node(store, lower.clone()).await;
+    store.commit(store.object(key, vec![upper], Vec::new()).await).await;
+    return (upper.id, lower.into_iter().map(|entry| entry.id).collect());
+
+    async fn put_node(store: &Store, entries: Vec<Entry>) -> Entry {
+        let (node, children) =
+            (Manifest::new(entries.clone()).unwrap(), entries.iter().map(|entry| entry.id).collect::<Vec<_>>());
+        let (chunk, frame) = store.new_chunk(&node.encode(), &children, true).await;
+        let entry = Entry { id: chunk.id, len: node.total_len(), leaf: false };
+        store.store(store.misses(&[(chunk, frame)]).await).await;
+        entry
+    }
+}
+
+/// The upper node waited for its domain to be let go before it went, and the lower one, unread, for the reference of the upper.
+#[test]
+fn r13_an_unread_manifest_below_another_holds_its_domain_only_while_a_root_reaches_it() {
+    run(async {
+        let mut store = Store::new(3, "1+0").await;
+        let (_, lower) = put_deep(&mut store, 1, &[&[1, 2], &[3, 4]]).await;
+        store.put(2, &[5], How::Striped).await;
+        store.put(3, &[6], How::Striped).await;
+        store.put(4, &[2, 4, 7], How::Striped).await;
+        spoil(&store, lower[0]).await;
+        store.delete(2).await;
+        for _ in 0..2 {
+            store.pass(8 * DAY).await;
+            store.round().await;
+        }
+        assert!(store.chunk(5).await.is_some(), "the object is there, and may need it");
+        assert!(warnings(&store).contains("manifest"), "{}", warnings(&store));
+        store.delete(1).await;
+        store.delete(3).await;
+        store.pass(REQUEST_LIFE_MS).await;
+        store.round().await;
+        assert!(store.chunk(5).await.is_none(), "with the next pass after requests have ended");
+        assert!(!warnings(&store).contains("manifest"), "{}", warnings(&store));
+        for _ in 0..8 {
+            store.pass(8 * DAY).await;
+            for _ in 0..3 {
+                store.round().await;
+            }
+        }
+        let left: BTreeSet<_> = store.chunks().into_iter().map(|row| row.chunk_id().unwrap()).collect();
+        assert_eq!(left.len(), 3, "only what the object that is left names");
+        for number in [2, 4, 7] {
+            assert_eq!(store.chunk(number).await.unwrap().refs, 1, "with its true count: {number}");
+        }
+        store.check().await;
+    });
+}
+
+/// A node that can't be read below one that can't be read either, and a node of theirs that a living object shares.
+#[test]
+fn r13_what_unread_manifests_share_with_a_living_object_holds_until_that_goes_too() {
+    run(async {
+        let mut store = Store::new(3, "1+0").await;
+        let (upper, lower) = put_deep(&mut store, 1, &[&[1, 2], &[3, 4]]).await;
+        let (_, shared) = put_deep(&mut store, 2, &[&[3, 4], &[5, 6]]).await;
+        assert_eq!(lower[1], shared[0]);
+        store.put(3, &[7], How::Striped).await;
+        store.delete(3).await;
+        for id in [upper, lower[0], lower[1]] {
+            spoil(&store, id).await;
+        }
+        store.delete(1).await;
+        for _ in 0..3 {
+            store.pass(8 * DAY).await;
+            store.round().await;
+        }
+        assert!(store.chunk(7).await.is_some(), "the second object reaches one of them");
+        store.delete(2).await;
+        for _ in 0..16 {
+            store.pass(8 * DAY).await;
+            for _ in 0..3 {
+                store.round().await;
+            }
+        }
+        assert_eq!(store.chunks().len(), 0, "nothing leaks, one unread below the other or not");
     });
 }

@@ -1,0 +1,92 @@
+//! Epochs are renewed while a service runs (R9).
+//!
+//! A stripe that was written and never committed is collected when its epoch is fenced, never by its age. Were a start's epoch
+//! held until the next start, what failed writes leave behind would stay for as long as the service runs. So every hour a new
+//! epoch is granted; stripes that are begun from then on are numbered in it.
+//!
+//! Invariants
+//! * An epoch is granted by an entry on 1+m drives that is applied, and only then is a stripe numbered in it. The other way
+//!   round a crash would leave a stripe of an epoch that nobody granted, which holds reclaim as a witness of another history
+//!   (R10). A crash between the two leaves an epoch that nobody uses.
+//! * An epoch stays open for as long as a request may live after the next one was granted; the commit that renews decides
+//!   that, by the steady count (`state/cluster.rs`). Were it fenced earlier, a request that is still storing would be refused;
+//!   later, and what it left would stay longer than it has to.
+//! * A commit of a fenced epoch is refused, so what is not known of it can't become known, and is free to go. The client of
+//!   such a request is told to send it again (503), and then it holds the new epoch.
+//! * The epoch of the journal is another number and is not renewed: recovery compares the last entries of the copies by it. It
+//!   is taken before the journal is replayed, so a start may find that later epochs than that were granted for stripes. Then it
+//!   holds one above those, and the journal keeps its own (`start/serve.rs`).
+
+use crate::client::CommitError;
+use crate::clock::Entropy;
+use crate::command::Command;
+use crate::commit::Request;
+use crate::index::reclaim::last_granted;
+use crate::index::{IndexError, Overlay};
+use crate::service::Shared;
+use crate::stripe_writer::StripeWriter;
+use codec::id::Epoch;
+use std::sync::Arc;
+use std::time::Duration;
+use storage_node::host::NodeHost;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+/// Why an epoch was not renewed. The one that is held goes on, and what it left behind waits.
+#[derive(Debug, thiserror::Error)]
+pub enum EpochError {
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// No random numbers can be had: an epoch without them could be that of another history (R1).
+    #[error("the system has no random numbers")]
+    Entropy,
+    /// The new epoch was not committed, or nobody knows whether it was: it is not used.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The committer has ended.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+/// Renews the epoch.
+pub struct Epochs {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) node: Arc<dyn NodeHost>,
+    pub(crate) stripes: Arc<StripeWriter>,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+impl Epochs {
+    /// Renews it every so often, until the task is ended.
+    pub async fn run(self: Arc<Self>, every: Duration) {
+        loop {
+            sleep(every).await;
+            if let Err(error) = self.renew().await {
+                tracing::warn!(%error, "the epoch was not renewed; what was left behind in it waits");
+            }
+        }
+    }
+
+    /// Takes a new epoch, and has those fenced whose time is over.
+    pub async fn renew(&self) -> Result<Epoch, EpochError> {
+        let held = self.stripes.epoch();
+        // A renewal that was answered as in doubt may have come true, and a drive that came back may know of more.
+        let granted = last_granted(&Overlay::new(&*self.shared.kv))?;
+        let highest = self.node.highest_epoch().await.unwrap_or_default().max(granted).max(held);
+        let epoch = highest.next(random(&*self.entropy).ok_or(EpochError::Entropy)?);
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Commit(held, Box::new(Command::RenewEpoch { epoch }), reply);
+        self.requests.send(request).await.map_err(|_| EpochError::Stopping)?;
+        answer.await.map_err(|_| EpochError::Stopping)??;
+        self.stripes.renew(epoch);
+        tracing::info!(%epoch, "the epoch was renewed");
+        Ok(epoch)
+    }
+}
+
+fn random(entropy: &dyn Entropy) -> Option<u32> {
+    let mut bytes = [0; 4];
+    entropy.fill(&mut bytes).then(|| u32::from_le_bytes(bytes))
+}
