@@ -9,11 +9,17 @@
 //! 5. where it replaces another, that one is given up or emptied: the same;
 //! 6. `config` no longer says that it is pending.
 //!
+//! What `config` says of a pending drive is also what the operator has agreed to. Only a drive that did not answer when its
+//! replacement was asked for is given up, by whoever completes that; one that answered is emptied, and where it does not answer
+//! any more when that is completed, it is waited for. Were it removed, a start at which it is merely not mounted would give
+//! up all that lies there.
+//!
 //! A removal is the other way about: metadata first, then `config`. A start leaves a removed drive alone, and takes it out.
 
 use crate::data_dir::{Config, DataDir, DataDirError, PendingDrive, random};
-use crate::drive_place::{PlaceError, check_apart, check_new, disk_at, real_path};
+use crate::drive_place::{Asking, PlaceError, check_apart, check_new, disk_at, is_in_memory, real_path};
 use crate::drives::sync_parents;
+use crate::index_home::{OldIndex, old_indexes};
 use codec::id::{ClusterId, DriveId};
 use metadata::index::IndexError;
 use metadata::service::{DriveChangeError, DriveDetail, Metadata};
@@ -22,8 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage_node::drive::{DriveError, ProbedState, format, probe};
 
-/// How long a directory may take to say whose it is.
-const PROBE_DEADLINE: Duration = Duration::from_secs(20);
+/// What waits for a drive is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Why the drives were not changed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,9 @@ pub enum DriveSetError {
     /// More than one drive has this name.
     #[error("{0} is the beginning of more than one drive's id")]
     Ambiguous(String),
+    /// The drives are on storage nodes.
+    #[error("the drives of this set-up are on storage nodes: a new one is named in its node's configuration and formatted there")]
+    OnNodes,
     /// The set-up has no identity yet.
     #[error("the first start is not over")]
     NoCluster,
@@ -66,12 +75,14 @@ pub struct DriveSet {
     data: Arc<DataDir>,
     config: tokio::sync::Mutex<Config>,
     metadata: Arc<Metadata>,
+    /// No directory is asked but through this: any of them may be on a file system that does not answer.
+    asking: Asking,
 }
 
 impl DriveSet {
     /// The drives of a set-up that serves.
     pub fn new(data: Arc<DataDir>, config: Config, metadata: Arc<Metadata>) -> Arc<DriveSet> {
-        Arc::new(DriveSet { data, config: tokio::sync::Mutex::new(config), metadata })
+        Arc::new(DriveSet { data, config: tokio::sync::Mutex::new(config), metadata, asking: Asking::default() })
     }
 
     /// All drives, removed ones included.
@@ -79,11 +90,16 @@ impl DriveSet {
         Ok(self.metadata.drive_details().await?)
     }
 
-    /// Directories that are to become drives and are not registered yet.
+    /// Directories that are to become drives, and replacements that are not complete.
     pub async fn pending(&self) -> Vec<PendingDrive> {
         let mut pending = self.config.lock().await.pending.clone();
         pending.iter_mut().for_each(|pending| pending.path = self.data.drive_path(&pending.path));
         pending
+    }
+
+    /// Indexes that were put aside in the data directory.
+    pub fn old_indexes(&self) -> Vec<OldIndex> {
+        old_indexes(&self.data.index_path())
     }
 
     /// The drive of a name: its id, the beginning of it, or its directory. One that was removed only by its whole id.
@@ -92,9 +108,15 @@ impl DriveSet {
         if let Some(whole) = details.iter().find(|drive| drive.id.to_string() == name) {
             return Ok(whole.clone());
         }
+        let asked = Path::new(name);
+        let as_named = details.iter().any(|drive| Path::new(&drive.path) == asked);
+        let real = match asked.is_absolute() && !as_named {
+            true => self.asking.ask(asked, real_path).await.ok().and_then(Result::ok),
+            false => None,
+        };
         let same = |drive: &&DriveDetail| {
-            let (theirs, asked) = (Path::new(&drive.path), Path::new(name));
-            theirs == asked || asked.is_absolute() && real_path(asked).is_ok_and(|real| real == theirs)
+            let theirs = Path::new(&drive.path);
+            theirs == asked || real.as_deref() == Some(theirs)
         };
         let begins = |drive: &&DriveDetail| name.len() >= 4 && drive.id.to_string().starts_with(name);
         let of = details.iter().filter(|drive| drive.state != "removed");
@@ -109,7 +131,7 @@ impl DriveSet {
     /// Makes a directory a drive and takes it into the cluster. Again after an interruption, it completes that.
     pub async fn add(&self, path: &Path) -> Result<DriveId, DriveSetError> {
         let mut config = self.config.lock().await;
-        let (pending, new) = self.prepare(&mut config, path, None)?;
+        let (pending, new) = self.prepare(&mut config, path, None).await?;
         self.complete(&mut config, &pending, new).await
     }
 
@@ -124,7 +146,8 @@ impl DriveSet {
             // Before anything is written: what can't be given up is not replaced.
             self.metadata.check_lost(old.id).await?;
         }
-        let (pending, new) = self.prepare(&mut config, path, Some(old))?;
+        let (pending, new) = self.prepare(&mut config, path, Some(old)).await?;
+        let pending = self.agree(&mut config, pending, is_lost(old))?;
         self.complete(&mut config, &pending, new).await
     }
 
@@ -144,41 +167,65 @@ impl DriveSet {
     }
 
     /// What an interruption has left: goes on with drives that are formatted and not registered, and takes removed ones out.
+    /// Ends when nothing waits any more for a drive that does not answer.
     pub async fn resume(&self) {
+        while self.resume_once().await {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Whether something waits for a drive that does not answer.
+    async fn resume_once(&self) -> bool {
         let mut config = self.config.lock().await;
+        let mut waits = false;
         for pending in config.pending.clone() {
             let path = self.data.drive_path(&pending.path);
-            if self.formatted(&pending).is_none() {
+            if self.formatted(&pending).await.is_none() {
                 tracing::warn!(path = %path.display(), "a drive was to be added here, and is not formatted: give the command again");
                 continue;
             }
             match self.complete(&mut config, &pending, false).await {
                 Ok(drive) => tracing::info!(%drive, path = %path.display(), "an interrupted addition was completed"),
+                Err(DriveSetError::Change(DriveChangeError::Silent(old))) => {
+                    tracing::warn!(drive = %old, path = %path.display(), "the drive that is to be replaced answered when that was \
+                        asked for, and does not any more: it is waited for, or given up by the same command again");
+                    waits = true;
+                }
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "an interrupted addition is not complete: give the command again");
                 }
             }
         }
+        self.forget_removed(&mut config).await;
+        waits
+    }
+
+    async fn forget_removed(&self, config: &mut Config) {
         let removed = match self.details().await {
             Ok(details) => details.into_iter().filter(|drive| drive.state == "removed"),
             Err(error) => return tracing::warn!(%error, "removed drives are not known"),
         };
         for drive in removed {
-            if let Err(error) = self.forget(&mut config, &drive).await {
+            if let Err(error) = self.forget(config, &drive).await {
                 tracing::warn!(drive = %drive.id, %error, "a removed drive is still named in config");
             }
         }
     }
 
     /// Steps 1 and 2: the pending entry, and whether the directory is not formatted yet.
-    fn prepare(
+    async fn prepare(
         &self,
         config: &mut Config,
         path: &Path,
         old: Option<&DriveDetail>,
     ) -> Result<(PendingDrive, bool), DriveSetError> {
-        let path = real_path(path)?;
-        let listed = config.drives.iter().find(|entry| real(&self.data.drive_path(entry)) == path).cloned();
+        if config.on_nodes {
+            return Err(DriveSetError::OnNodes);
+        }
+        let path = self.asking.ask(path, real_path).await??;
+        let beside = self.paths(config);
+        let real = self.asking.real(&beside).await;
+        let listed = config.drives.iter().zip(&real).find(|(_, real)| **real == path).map(|(entry, _)| entry.clone());
         let inside = || path.strip_prefix(self.data.root()).map_or_else(|_| path.clone(), Path::to_owned);
         let entry = listed.unwrap_or_else(inside);
         let replaces = old.map(|old| old.id.to_string());
@@ -186,28 +233,30 @@ impl DriveSet {
             config.pending.iter().find(|pending| pending.path == entry && pending.replaces == replaces)
         {
             let pending = pending.clone();
-            if self.formatted(&pending).is_some() {
+            if self.formatted(&pending).await.is_some() {
                 return Ok((pending, false));
             }
-            check_new(&path, &self.paths(config))?;
+            self.check_new(&path, &beside).await?;
             return Ok((pending, true));
         }
-        let its_place = old.is_some_and(|old| real(Path::new(&old.path)) == path);
+        let its_place = match old {
+            Some(old) => self.real(Path::new(&old.path)).await == path,
+            None => false,
+        };
         if let Some(old) = old.filter(|old| its_place && !is_lost(old)) {
             return Err(DriveSetError::StillThere(path, old.id));
         }
-        let in_place = |other: &PathBuf| its_place && real(other) == path;
         let root = self.data.root();
-        let beside = self.paths(config);
-        let mut others: Vec<PathBuf> = beside.iter().filter(|other| !in_place(other)).cloned().collect();
-        others.extend([self.data.index_path(), root.join("keys")]);
+        let mut others: Vec<PathBuf> = real.into_iter().filter(|other| !(its_place && *other == path)).collect();
+        others.extend(self.asking.real(&[self.data.index_path(), root.join("keys")]).await);
         check_apart(&path, &others)?;
         if root.starts_with(&path) {
             return Err(PlaceError::Nested { path, other: root.to_owned() }.into());
         }
-        check_new(&path, &beside)?;
+        self.check_new(&path, &beside).await?;
         let drive = DriveId(random(&path)?);
-        let pending = PendingDrive { path: entry.clone(), drive: drive.to_string(), replaces };
+        let lost = old.is_some_and(is_lost);
+        let pending = PendingDrive { path: entry.clone(), drive: drive.to_string(), replaces, lost };
         let mut changed = config.clone();
         changed.changed = true;
         changed.removed.retain(|removed| *removed != entry);
@@ -219,23 +268,32 @@ impl DriveSet {
         Ok((pending, true))
     }
 
+    /// Notes what the operator has agreed to by giving the command, where an earlier one said otherwise.
+    fn agree(&self, config: &mut Config, pending: PendingDrive, lost: bool) -> Result<PendingDrive, DriveSetError> {
+        let agreed = PendingDrive { lost, ..pending.clone() };
+        if agreed != pending {
+            let mut changed = config.clone();
+            changed.pending.iter_mut().filter(|other| **other == pending).for_each(|other| *other = agreed.clone());
+            self.write(config, changed)?;
+        }
+        Ok(agreed)
+    }
+
     /// Steps 3 to 6.
     async fn complete(&self, config: &mut Config, pending: &PendingDrive, new: bool) -> Result<DriveId, DriveSetError> {
         let cluster = config.cluster_id().ok_or(DriveSetError::NoCluster)?;
         let drive = pending.drive_id().ok_or(DriveSetError::NoCluster)?;
         let path = self.data.drive_path(&pending.path);
         if new {
-            let made = tokio::task::spawn_blocking(move || make(&path, cluster, drive)).await;
-            made.map_err(|_| DriveSetError::Stopping)??;
+            self.asking.ask(&path, move |path| make(path, cluster, drive)).await??;
         }
-        let path = self.data.drive_path(&pending.path);
-        let probed = probe(disk_at(&path), Some(cluster));
+        let probed = self.asking.ask(&path, move |path| probe(disk_at(path), Some(cluster))).await?;
         if probed.identity.is_none_or(|identity| identity.drive != drive) || probed.state != ProbedState::Ours {
             return Err(PlaceError::NotEmpty { path, state: probed.state }.into());
         }
         self.metadata.add_drive(probed).await?;
         if let Some(old) = pending.replaces_id() {
-            self.give_up(config, old).await?;
+            self.part_with(config, old, pending.lost).await?;
         }
         let mut changed = config.clone();
         changed.pending.retain(|other| other != pending);
@@ -243,12 +301,16 @@ impl DriveSet {
         Ok(drive)
     }
 
-    /// Step 5.
-    async fn give_up(&self, config: &mut Config, old: DriveId) -> Result<(), DriveSetError> {
+    /// Step 5. `lost`: the operator has agreed to give it up.
+    async fn part_with(&self, config: &mut Config, old: DriveId, lost: bool) -> Result<(), DriveSetError> {
         let Some(detail) = self.details().await?.into_iter().find(|drive| drive.id == old) else { return Ok(()) };
-        match self.metadata.remove_drive(old, true).await {
+        let given_up = match (lost, detail.state) {
+            (_, "removed") | (true, _) => self.metadata.remove_drive(old, true).await,
+            (false, _) => Err(DriveChangeError::NotLost(old)),
+        };
+        match given_up {
             Ok(()) => self.forget(config, &detail).await,
-            // It answers: what it has is moved, and nothing is given up.
+            // It answers, or is not agreed to be lost: what it has is moved, and nothing is given up.
             Err(DriveChangeError::NotLost(_)) => Ok(self.metadata.drain_drive(old).await?),
             Err(error) => Err(error.into()),
         }
@@ -257,17 +319,16 @@ impl DriveSet {
     /// Takes the directory of a removed drive out of `config`, unless another drive is there now, or was when it last answered:
     /// at a start before its file system is mounted, nothing in the directory says whose it is.
     async fn forget(&self, config: &mut Config, drive: &DriveDetail) -> Result<(), DriveSetError> {
-        let named = |entry: &PathBuf| real(&self.data.drive_path(entry)) == real(Path::new(&drive.path));
-        let Some(at) = config.drives.iter().position(named) else { return Ok(()) };
+        let (real, its) = (self.asking.real(&self.paths(config)).await, self.real(Path::new(&drive.path)).await);
+        let Some(at) = real.iter().position(|real| *real == its) else { return Ok(()) };
         let entry = &config.drives[at];
         let taken = |other: &DriveDetail| other.state != "removed" && other.path == drive.path;
         if config.pending.iter().any(|pending| pending.path == *entry) || self.details().await?.iter().any(taken) {
             return Ok(());
         }
-        let disk = disk_at(&self.data.drive_path(entry));
-        let probing = tokio::task::spawn_blocking(move || probe(disk, None).identity);
+        let probed = self.asking.ask(&self.data.drive_path(entry), |path| probe(disk_at(path), None).identity).await;
         // One that hangs is left in the list: it is no drive of the cluster, and the next start asks again.
-        let Ok(Ok(identity)) = tokio::time::timeout(PROBE_DEADLINE, probing).await else { return Ok(()) };
+        let Ok(identity) = probed else { return Ok(()) };
         if identity.is_some_and(|identity| identity.drive != drive.id) {
             return Ok(());
         }
@@ -279,9 +340,28 @@ impl DriveSet {
     }
 
     /// The identity in a pending drive's directory, if it is the one that it was to get.
-    fn formatted(&self, pending: &PendingDrive) -> Option<DriveId> {
-        let identity = probe(disk_at(&self.data.drive_path(&pending.path)), None).identity?;
+    async fn formatted(&self, pending: &PendingDrive) -> Option<DriveId> {
+        let path = self.data.drive_path(&pending.path);
+        let identity = self.asking.ask(&path, |path| probe(disk_at(path), None).identity).await.ok()??;
         Some(identity.drive).filter(|drive| pending.drive_id() == Some(*drive))
+    }
+
+    /// Whether a drive can be made there, `beside` these.
+    async fn check_new(&self, path: &Path, beside: &[PathBuf]) -> Result<(), DriveSetError> {
+        let checked = self.asking.ask(path, |path| check_new(path, false)).await?;
+        let Err(PlaceError::FileSystem { .. }) = checked else { return Ok(checked?) };
+        // In memory is good enough where others are.
+        for other in beside {
+            if self.asking.ask(other, is_in_memory).await.unwrap_or(false) {
+                return Ok(self.asking.ask(path, |path| check_new(path, true)).await??);
+            }
+        }
+        Ok(checked?)
+    }
+
+    /// A path without links and detours, as far as it can be followed.
+    async fn real(&self, path: &Path) -> PathBuf {
+        self.asking.real(&[path.to_owned()]).await.pop().unwrap_or_else(|| path.to_owned())
     }
 
     fn paths(&self, config: &Config) -> Vec<PathBuf> {
@@ -294,11 +374,6 @@ impl DriveSet {
         *config = changed;
         Ok(())
     }
-}
-
-/// A path without links and detours, as far as it can be followed.
-fn real(path: &Path) -> PathBuf {
-    real_path(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn is_lost(drive: &DriveDetail) -> bool {

@@ -6,7 +6,8 @@
 use crate::data_dir::{Config, DataDir, DataDirError};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 use storage_node::disk::Disk;
 use storage_node::disk::real::RealDisk;
 use storage_node::drive::{ProbedState, probe};
@@ -14,6 +15,8 @@ use storage_node::sabotage::SabotageSet;
 
 /// Drives that a first start makes when nobody says how many.
 const DEFAULT_DRIVES: usize = 6;
+/// How long the directories of a start may take to answer.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
 /// More than one machine has.
 const MAX_DRIVES: usize = 256;
 
@@ -64,16 +67,36 @@ pub fn plan(wanted: &Wanted, geometry: Option<String>) -> Result<Config, DrivesE
     Ok(Config::new(geometry, paths))
 }
 
+/// The paths, each once. Two names of one directory are found out, unless it does not answer: a drive that hangs keeps no start
+/// from going on without it.
 fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DrivesError> {
+    let whole =
+        |path: &PathBuf| std::path::absolute(path).map_err(|source| DataDirError::Io { path: path.clone(), source });
+    let whole: Vec<PathBuf> = paths.iter().map(whole).collect::<Result<_, _>>()?;
+    let real = in_time(whole.clone(), |path| path.canonicalize().ok());
     let mut seen = HashSet::new();
-    paths
-        .iter()
-        .map(|path| {
-            let whole = std::path::absolute(path).map_err(|source| DataDirError::Io { path: path.clone(), source })?;
-            let same = whole.canonicalize().unwrap_or_else(|_| whole.clone());
-            if seen.insert(same) { Ok(whole) } else { Err(DrivesError::Twice(whole)) }
-        })
-        .collect()
+    for (whole, real) in whole.iter().zip(real) {
+        if !seen.insert(real.flatten().unwrap_or_else(|| whole.clone())) {
+            return Err(DrivesError::Twice(whole.clone()));
+        }
+    }
+    Ok(whole)
+}
+
+/// Asks all of these at the same time, each on a thread of its own. `None` for one that does not answer: its thread is left to
+/// itself.
+fn in_time<Q: Send + 'static, A: Send + 'static>(asked: Vec<Q>, ask: fn(Q) -> A) -> Vec<Option<A>> {
+    let begun = Instant::now();
+    let begin = |question: Q| {
+        let (answer, answered) = mpsc::channel();
+        let asking = move || drop(answer.send(ask(question)));
+        // Without a thread there is no answer.
+        let _not_joined = std::thread::Builder::new().name("look".to_owned()).spawn(asking);
+        answered
+    };
+    let answers: Vec<_> = asked.into_iter().map(begin).collect();
+    let left = || ASK_DEADLINE.saturating_sub(begun.elapsed());
+    answers.into_iter().map(|answered| answered.recv_timeout(left()).ok()).collect()
 }
 
 /// The drives of a set-up. Directories are made only while there is no cluster; `config` takes up new paths.
@@ -118,7 +141,8 @@ pub fn record_cluster(data: &DataDir, config: &mut Config, disks: &[Arc<dyn Disk
     if config.cluster.is_some() {
         return Ok(());
     }
-    let ours = disks.iter().map(|disk| probe(Arc::clone(disk), None)).find(|drive| drive.state == ProbedState::Ours);
+    let looked = in_time(disks.to_vec(), |disk| probe(disk, None));
+    let ours = looked.into_iter().flatten().find(|drive| drive.state == ProbedState::Ours);
     if let Some(identity) = ours.and_then(|drive| drive.identity) {
         config.cluster = Some(identity.cluster.to_string());
         data.write_config(config)?;
@@ -142,6 +166,12 @@ mod tests {
         config.cluster = Some(ClusterId([1; 16]).to_string());
         assert_eq!(find(&data, &mut config, &Wanted::default()).unwrap().len(), 3);
         assert!(!lost.exists());
+    }
+
+    #[test]
+    fn a_directory_that_does_not_answer_is_left_out_and_the_others_are_in_order() {
+        let answers = in_time(vec![1, 2, 3, 4], |n: u32| if n == 2 { panic!("no answer of its own") } else { 10 * n });
+        assert_eq!(answers, [Some(10), None, Some(30), Some(40)]);
     }
 
     #[test]
