@@ -15,7 +15,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use storage_node::client::NodeClient;
 use storage_node::disk::faulty::{CrashChoice, CrashPoint, Trace};
 use storage_node::kv::memory::MemorySnapshot;
 

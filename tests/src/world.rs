@@ -229,7 +229,7 @@ impl IndexHome for MemoryHome {
         clear(&**self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set_aside(&self) -> Result<String, KvError> {
+    fn set_aside(&self, _: metadata::start::PutAside) -> Result<String, KvError> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(MemoryKv::new(meta_families()));
         Ok("aside".to_owned())
     }

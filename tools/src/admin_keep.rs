@@ -18,7 +18,7 @@ use metadata::keep::reclaim::Reclaimer;
 use metadata::keep::wounds;
 use metadata::service::Metadata;
 use std::sync::Arc;
-use storage_node::client::{NodeClient, ReadError};
+use storage_node::client::ReadError;
 use storage_node::keep::{Finding, ScrubOrder, Subject};
 
 type Shared = State<Arc<AdminState>>;

@@ -3,6 +3,7 @@
 mod drive;
 mod fixity;
 mod keep;
+mod roles;
 mod wait;
 
 use crate::admin_client::{AdminClient, ClientError, SealAnswer, StatusAnswer};
@@ -28,6 +29,16 @@ struct Cli {
 enum Command {
     /// Serve S3 from a data directory on this machine; the first start sets it up.
     Serve(Serve),
+    /// Serve the drives of this machine to the other processes of a cluster.
+    StorageNode(roles::StorageNode),
+    /// Keep the namespace of a cluster whose drives storage nodes serve.
+    Metadata(roles::Metadata),
+    /// The cluster's certificate authority, and a certificate for each process.
+    #[command(subcommand)]
+    Ca(roles::Ca),
+    /// Configuration files.
+    #[command(subcommand)]
+    Config(roles::Config),
     /// Show the condition of a running server.
     Status(Status),
     /// The journal of a running server.
@@ -171,6 +182,8 @@ enum CommandError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
+    Roles(#[from] roles::RolesError),
+    #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
     Offline(#[from] OfflineError),
@@ -233,7 +246,7 @@ fn in_a_line(message: &str) -> String {
 const NOT_WELL: u8 = 2;
 
 fn run(command: Command) -> Result<u8, CommandError> {
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::StorageNode(_) | Command::Metadata(_)) {
         crate::process::end_with_the_pipe();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
@@ -249,6 +262,10 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
             crate::logging::start();
             runtime.block_on(crate::serve::run(options(serve)))?;
         }
+        Command::StorageNode(node) => runtime.block_on(roles::storage_node(node))?,
+        Command::Metadata(metadata) => runtime.block_on(roles::metadata(metadata))?,
+        Command::Ca(ca) => roles::ca(ca)?,
+        Command::Config(roles::Config::Check { file }) => roles::check(&file)?,
         Command::Status(Status { server, json }) => {
             let (status, scrub) = runtime.block_on(async {
                 let client = client(&server)?;
@@ -370,6 +387,10 @@ fn print_status(status: &StatusAnswer, json: bool) {
     }
     if let Some(reclaim) = &status.reclaim {
         keep::print_reclaim(reclaim);
+    }
+    for old in &status.old_indexes {
+        let why = if old.why.is_empty() { "put aside" } else { &old.why };
+        println!("old index: {}  {} MiB  {why}", old.path, old.bytes >> 20);
     }
     for warning in &status.warnings {
         println!("warning: {warning}");

@@ -85,8 +85,12 @@ pub struct Config {
     /// Bytes kept back per file system (R14), settled at first start: later the space may be somebody else's.
     #[serde(default)]
     pub reserve: u64,
-    /// The drives' directories; relative to the data directory unless absolute.
+    /// The drives' directories; relative to the data directory unless absolute. None where storage nodes serve the drives.
+    #[serde(default)]
     pub drives: Vec<PathBuf>,
+    /// The drives are served by storage nodes, in processes of their own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_nodes: bool,
     /// Drives were added or removed since the first start: what its command line said of them is history.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub changed: bool,
@@ -110,6 +114,10 @@ pub struct PendingDrive {
     /// The drive that it takes the place of, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
+    /// That drive did not answer when the operator asked for this, and is given up. Otherwise it is emptied and never given up,
+    /// whatever becomes of it meanwhile: a later start may merely find it unmounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 impl PendingDrive {
@@ -133,6 +141,7 @@ impl Config {
             geometry,
             reserve: 0,
             drives,
+            on_nodes: false,
             changed: false,
             removed: Vec::new(),
             pending: Vec::new(),
@@ -151,8 +160,9 @@ impl Config {
         if self.cluster.is_some() && self.cluster_id().is_none() {
             return Err("cluster is not 32 hex digits".to_owned());
         }
-        if self.drives.is_empty() {
-            return Err("there are no drives".to_owned());
+        if self.drives.is_empty() != self.on_nodes {
+            let reason = if self.on_nodes { "drives are named, and they are on nodes" } else { "there are no drives" };
+            return Err(reason.to_owned());
         }
         if self.pending.iter().any(|p| p.drive_id().is_none() || p.replaces.is_some() != p.replaces_id().is_some()) {
             return Err("a pending drive is not named by 32 hex digits".to_owned());
@@ -357,8 +367,17 @@ mod tests {
         assert_eq!(data.config().unwrap().as_ref(), Some(&config));
         config.changed = true;
         config.removed.push("/mnt/2".into());
-        let pending = |drive: &str| PendingDrive { path: "/mnt/1".into(), drive: drive.to_owned(), replaces: None };
+        let pending =
+            |drive: &str| PendingDrive { path: "/mnt/1".into(), drive: drive.to_owned(), replaces: None, lost: false };
         config.pending.push(pending(&DriveId([3; 16]).to_string()));
+        data.write_config(&config).unwrap();
+        assert_eq!(data.config().unwrap().as_ref(), Some(&config));
+        // Written before it was noted whether a drive was lost: it was not.
+        config.pending[0].replaces = Some(DriveId([4; 16]).to_string());
+        data.write_config(&config).unwrap();
+        assert!(!std::fs::read_to_string(data.root().join("config")).unwrap().contains("lost"));
+        assert_eq!(data.config().unwrap().as_ref(), Some(&config));
+        config.pending[0].lost = true;
         data.write_config(&config).unwrap();
         assert_eq!(data.config().unwrap().as_ref(), Some(&config));
         config.pending.push(pending("3"));

@@ -3,13 +3,16 @@
 //! [`cli`] reads the command line. [`serve`] starts a server on one machine from a data directory ([`data_dir`]): drives
 //! ([`drives`]), the node, metadata, the engine, the S3 port and the [`admin`] port. [`admin_client`] is the other end of
 //! the latter. [`offline`] has the commands that need the server to be stopped, [`process`] what is asked of the system first.
+//! [`roles`] are the processes of a cluster, each with its [`config_file`] and a certificate that [`ca`] issued.
 
 pub mod accounts;
 pub mod admin;
 pub mod admin_client;
 mod admin_drives;
 mod admin_keep;
+pub mod ca;
 pub mod cli;
+pub mod config_file;
 pub mod data_dir;
 pub mod drive_place;
 pub mod drive_set;
@@ -25,4 +28,5 @@ mod open_files;
 pub mod process;
 pub mod progress;
 pub mod rescue;
+pub mod roles;
 pub mod serve;

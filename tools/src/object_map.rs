@@ -11,7 +11,6 @@ use metadata::service::Metadata;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage_node::client::NodeClient;
 use storage_node::keep::ShardRef;
 use storage_node::stripe_io::StripeLayout;
 

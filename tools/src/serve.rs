@@ -11,6 +11,7 @@ use crate::drive_set::DriveSet;
 use crate::drives::{DrivesError, Wanted, find, plan, record_cluster};
 use crate::index_home::Indexes;
 use crate::open_files::OpenFiles;
+use crate::process::{TooFewFiles, check_open_files};
 use codec::effect::AccountRow;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
@@ -21,7 +22,7 @@ use metadata::command::Command;
 use metadata::keys::{KeyError, Keys, Secret};
 use metadata::loss::{LossReport, Lost};
 use metadata::service::Metadata;
-use metadata::start::{Parts, StartError};
+use metadata::start::{AnyParts, Parts, StartError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -123,6 +124,9 @@ pub enum ServeError {
     /// A name that is no domain.
     #[error("--domain: {0}")]
     Domain(String),
+    /// The system allows too few open files.
+    #[error(transparent)]
+    Files(#[from] TooFewFiles),
     /// Signals can't be waited for.
     #[error("signals: {0}")]
     Signal(std::io::Error),
@@ -177,7 +181,7 @@ pub async fn run(options: ServeOptions) -> Result<(), ServeError> {
 /// How long an end may take, draining included, before the process is cut off.
 const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(90);
 
-fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
+pub(crate) fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signal)?;
@@ -211,6 +215,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
 
     let wanted = Wanted { count: options.drives, paths: options.drive_paths.clone() };
     let disks = find(&data, &mut config, &wanted)?;
+    check_open_files(disks.len())?;
     if first_start {
         config.reserve = reserve(&disks);
         data.write_config(&config)?;
@@ -239,7 +244,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let service = gateway::server::service(&engine, domains);
     let drives = DriveSet::new(Arc::clone(&data), config, Arc::clone(&meta));
     // Aside: what an interruption left may take long to complete, and nobody needs it to be served.
-    tokio::spawn({
+    let resuming = tokio::spawn({
         let drives = Arc::clone(&drives);
         async move { drives.resume().await }
     });
@@ -259,6 +264,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let limits = Limits { connections, ..limits };
     let drained = gateway::server::serve(s3_listener, service, limits, stop).await;
     state.stopping();
+    resuming.abort();
     if drained.cut > 0 {
         tracing::warn!(connections = drained.cut, "cut off while draining");
     }
@@ -280,7 +286,11 @@ fn set_up(data: &DataDir, options: &ServeOptions) -> Result<(Config, bool), Serv
     Ok((config, true))
 }
 
-async fn listen(what: &'static str, flag: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+pub(crate) async fn listen(
+    what: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, flag, address, source })
 }
 
@@ -300,11 +310,20 @@ async fn metadata(
         reserve: config.reserve,
         ..metadata::start::Config::default()
     };
+    start(data, how, || Ok(parts(data, disks.clone())?.into())).await
+}
+
+/// Starts metadata, and accepts a loss first if an operator has said so.
+pub(crate) async fn start(
+    data: &DataDir,
+    how: metadata::start::Config,
+    parts: impl Fn() -> Result<AnyParts, ServeError>,
+) -> Result<Metadata, ServeError> {
     let accept = data.accept_loss_path();
     if !accept.exists() {
-        return started(data, metadata::start::start(parts(data, disks)?, how).await);
+        return started(data, metadata::start::start(parts()?, how).await);
     }
-    let accepted = metadata::start::accept_loss(parts(data, disks.clone())?, how.clone()).await;
+    let accepted = metadata::start::accept_loss(parts()?, how.clone()).await;
     let metadata = match accepted {
         Ok((metadata, report)) => {
             log_loss(&report);
@@ -312,7 +331,7 @@ async fn metadata(
         }
         Err(StartError::NoLoss) => {
             tracing::warn!("a loss was accepted, but there is none: everything is there");
-            started(data, metadata::start::start(parts(data, disks)?, how).await)?
+            started(data, metadata::start::start(parts()?, how).await)?
         }
         Err(error) => return Err(ServeError::start(data, error)),
     };
@@ -339,7 +358,7 @@ fn parts(data: &DataDir, disks: Vec<Arc<dyn Disk>>) -> Result<Parts, ServeError>
 }
 
 /// Bytes to keep back per file system: a part of what is free on the fullest one, limited (R14).
-fn reserve(disks: &[Arc<dyn Disk>]) -> u64 {
+pub(crate) fn reserve(disks: &[Arc<dyn Disk>]) -> u64 {
     let least = disks.iter().filter_map(|disk| disk.space().ok()).map(|space| space.free).min();
     least.map_or(0, |free| (free / RESERVE_PART).min(RESERVE_LIMIT))
 }
@@ -354,7 +373,7 @@ fn log_loss(report: &LossReport) {
     }
 }
 
-async fn put_accounts(
+pub(crate) async fn put_accounts(
     data: &DataDir,
     meta: &Arc<Metadata>,
     accounts: impl Iterator<Item = &NewAccount>,

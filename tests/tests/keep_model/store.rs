@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage_node::client::{DriveHealth, NodeClient};
 use storage_node::disk::faulty::{CrashChoice, Trace};
 use storage_node::disk::{Access, Disk};
+use storage_node::host::NodeHost;
 use storage_node::kv::Kv;
 use storage_node::kv::memory::MemorySnapshot;
 use tests::crash::mix;

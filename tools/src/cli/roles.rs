@@ -1,0 +1,134 @@
+//! The processes of a cluster on the command line, their certificates and their configuration files.
+
+use crate::ca::CaError;
+use crate::config_file::{AnyConfig, ConfigError};
+use crate::roles::metadata::MetadataError;
+use crate::roles::storage_node::NodeError;
+use clap::{Args, Subcommand};
+use codec::id::ClusterId;
+use std::path::{Path, PathBuf};
+use storage_node::service::identity::Role;
+
+/// How long a certificate is valid unless somebody says otherwise, in days.
+const DAYS: u32 = 825;
+
+#[derive(Debug, Args)]
+pub(super) struct StorageNode {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Make the empty directories of the configuration drives, and end. Nothing that holds anything is formatted, and no
+    /// directory where a drive was seen before.
+    #[arg(long)]
+    format: bool,
+    /// With --format: the drive that was at PATH will not come back, and the empty directory there becomes a new one.
+    #[arg(long, value_name = "PATH", requires = "format")]
+    replace: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Metadata {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Ca {
+    /// Make the cluster's CA. Keep its directory where certificates are issued, and nowhere else.
+    Init {
+        /// A directory without a CA.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// The cluster's id, if drives have one already [default: a new one].
+        #[arg(long, value_name = "ID", value_parser = crate::ca::cluster)]
+        cluster: Option<ClusterId>,
+    },
+    /// Issue a certificate, with a new key.
+    Issue {
+        /// The CA's directory.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// What the process may do: storage-node, metadata, gateway or repair.
+        #[arg(long, value_parser = crate::ca::role)]
+        role: Role,
+        /// The process's name: lower-case letters, digits and hyphens. It is known by this name, wherever it runs.
+        #[arg(long)]
+        name: String,
+        /// How long the certificate is valid.
+        #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=7300))]
+        days: u32,
+        /// A directory without a certificate.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Config {
+    /// Check a configuration file and the certificate that it names.
+    Check {
+        /// The file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RolesError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+pub(super) async fn storage_node(StorageNode { config, format, replace }: StorageNode) -> Result<(), RolesError> {
+    crate::logging::start();
+    let (config, credentials) = crate::config_file::storage_node(&config)?;
+    if !format {
+        return Ok(crate::roles::storage_node::run(config, credentials).await?);
+    }
+    let new = crate::roles::storage_node::format_drives(&config, &credentials, &replace)?;
+    for (path, drive) in &new {
+        println!("{}: drive {drive}", path.display());
+    }
+    if new.is_empty() {
+        println!("All directories are drives already.");
+    }
+    Ok(())
+}
+
+pub(super) async fn metadata(Metadata { config }: Metadata) -> Result<(), RolesError> {
+    crate::logging::start();
+    let (config, credentials) = crate::config_file::metadata(&config)?;
+    Ok(crate::roles::metadata::run(config, credentials).await?)
+}
+
+pub(super) fn ca(ca: Ca) -> Result<(), RolesError> {
+    match ca {
+        Ca::Init { dir, cluster } => {
+            let cluster = crate::ca::init(&dir, cluster)?;
+            println!(
+                "The CA of cluster {cluster} is in {}. Keep ca-key.pem off the machines of the cluster.",
+                dir.display()
+            );
+        }
+        Ca::Issue { dir, role, name, days, out } => {
+            let identity = crate::ca::issue(&dir, role, &name, days, &out)?;
+            println!("{identity}: valid for {days} days, in {}", out.display());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check(file: &Path) -> Result<(), RolesError> {
+    let credentials = match crate::config_file::read(file)? {
+        AnyConfig::StorageNode(_, credentials) | AnyConfig::Metadata(_, credentials) => credentials,
+    };
+    println!("{}: good, for {}", file.display(), credentials.identity());
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! The configuration files of the roles: TOML, read once at a start.
+//!
+//! A key that is not known is refused, with its line: one that is misspelt and passed over would be a setting that somebody
+//! believes to be in force.
+
+use codec::erasure::Geometry;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use storage_node::service::identity::{Identity, NodeName, Role};
+use storage_node::service::tls::{Credentials, TlsError};
+
+/// Longest configuration file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no TOML, has a key that is not known, or lacks one.
+    #[error("{path}:{line}: {reason}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A value that can't be.
+    #[error("{path}: {key}: {reason}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The certificate.
+    #[error("{path}: credentials: {source}")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: TlsError,
+    },
+    /// The certificate of another role.
+    #[error("{path}: credentials: the certificate is that of {identity}, and this is the configuration of a {role}")]
+    OtherRole {
+        /// The file.
+        path: PathBuf,
+        /// The certificate's.
+        identity: Identity,
+        /// The file's.
+        role: Role,
+    },
+}
+
+/// Another process of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// Where it listens, `host:port`.
+    pub address: String,
+}
+
+impl Peer {
+    /// The name, which was checked when the file was read.
+    pub fn node(&self) -> Option<NodeName> {
+        NodeName::new(&self.name).ok()
+    }
+}
+
+/// `stele storage-node --config FILE`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StorageNodeConfig {
+    /// `storage-node`.
+    pub role: String,
+    /// Where other processes of the cluster reach it.
+    pub listen: SocketAddr,
+    /// Where health checks are answered, in plain HTTP.
+    pub health: SocketAddr,
+    /// The directory that `stele ca issue` wrote.
+    pub credentials: PathBuf,
+    /// The node's index, and which drives it has had.
+    pub state: PathBuf,
+    /// The drives' directories.
+    pub drives: Vec<PathBuf>,
+    /// The other storage nodes, which it reads from and writes to when it rebuilds. Its own name may be among them.
+    #[serde(default, rename = "node")]
+    pub nodes: Vec<Peer>,
+}
+
+/// `stele metadata --config FILE`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MetadataConfig {
+    /// `metadata`.
+    pub role: String,
+    /// The index, the keys, and what operators' commands need to find the process.
+    pub data: PathBuf,
+    /// Where health checks and operators' commands are answered.
+    pub admin: SocketAddr,
+    /// The directory that `stele ca issue` wrote.
+    pub credentials: PathBuf,
+    /// First start: data and parity shards of a stripe.
+    #[serde(default)]
+    pub geometry: Option<String>,
+    /// The storage nodes.
+    #[serde(rename = "node")]
+    pub nodes: Vec<Peer>,
+    /// Serve S3 from this process.
+    #[serde(default)]
+    pub s3: Option<S3Config>,
+}
+
+/// The S3 port of a metadata process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct S3Config {
+    /// Where S3 is served.
+    pub listen: SocketAddr,
+    /// Domains under which buckets are host names.
+    #[serde(default)]
+    pub domains: Vec<String>,
+    /// Accounts to create or change, as with `stele serve --accounts`.
+    #[serde(default)]
+    pub accounts: Option<PathBuf>,
+}
+
+impl MetadataConfig {
+    /// The geometry that is asked for, which was checked when the file was read.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.geometry.as_deref().and_then(|text| text.parse().ok())
+    }
+}
+
+/// A configuration file of any role, with the certificate that it names.
+#[derive(Debug)]
+pub enum AnyConfig {
+    /// Of a storage node.
+    StorageNode(StorageNodeConfig, Credentials),
+    /// Of a metadata process.
+    Metadata(MetadataConfig, Credentials),
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    role: Option<String>,
+}
+
+/// Reads a configuration file, of whatever role it says that it is.
+pub fn read(path: &Path) -> Result<AnyConfig, ConfigError> {
+    let text = text(path)?;
+    let kind: Kind = parse(path, &text)?;
+    match kind.role.as_deref().and_then(Role::parse) {
+        Some(Role::StorageNode) => storage_node(path).map(|(config, with)| AnyConfig::StorageNode(config, with)),
+        Some(Role::Metadata) => metadata(path).map(|(config, with)| AnyConfig::Metadata(config, with)),
+        _ => Err(not_the_role(path, &kind.role.unwrap_or_default(), "storage-node or metadata")),
+    }
+}
+
+/// Reads the configuration of a storage node.
+pub fn storage_node(path: &Path) -> Result<(StorageNodeConfig, Credentials), ConfigError> {
+    let text = text(path)?;
+    check_role(path, &text, Role::StorageNode)?;
+    let mut config: StorageNodeConfig = parse(path, &text)?;
+    config.credentials = beside(path, &config.credentials);
+    config.state = beside(path, &config.state);
+    config.drives.iter_mut().for_each(|drive| *drive = beside(path, drive));
+    let distinct: BTreeSet<&PathBuf> = config.drives.iter().collect();
+    if config.drives.is_empty() || distinct.len() < config.drives.len() {
+        return Err(value(path, "drives", "at least one directory, and none twice"));
+    }
+    check_nodes(path, &config.nodes)?;
+    let credentials = credentials(path, &config.credentials, Role::StorageNode)?;
+    Ok((config, credentials))
+}
+
+/// Reads the configuration of a metadata process.
+pub fn metadata(path: &Path) -> Result<(MetadataConfig, Credentials), ConfigError> {
+    let text = text(path)?;
+    check_role(path, &text, Role::Metadata)?;
+    let mut config: MetadataConfig = parse(path, &text)?;
+    config.credentials = beside(path, &config.credentials);
+    config.data = beside(path, &config.data);
+    if let Some(accounts) = config.s3.as_mut().and_then(|s3| s3.accounts.as_mut()) {
+        *accounts = beside(path, accounts);
+    }
+    if let Some(Err(error)) = config.geometry.as_deref().map(str::parse::<Geometry>) {
+        return Err(value(path, "geometry", error));
+    }
+    if config.nodes.is_empty() {
+        return Err(value(path, "node", "at least one storage node: [[node]] with name and address"));
+    }
+    check_nodes(path, &config.nodes)?;
+    let credentials = credentials(path, &config.credentials, Role::Metadata)?;
+    Ok((config, credentials))
+}
+
+fn text(path: &Path) -> Result<String, ConfigError> {
+    use std::io::Read;
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
+    read.map(|_| text).map_err(|source| ConfigError::Io { path: path.to_owned(), source })
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+        ConfigError::Syntax { path: path.to_owned(), line, reason: error.message().replace('\n', " ") }
+    })
+}
+
+/// First: the keys of another role's file are all unknown ones.
+fn check_role(path: &Path, text: &str, role: Role) -> Result<(), ConfigError> {
+    let said = parse::<Kind>(path, text)?.role.unwrap_or_default();
+    if said == role.name() { Ok(()) } else { Err(not_the_role(path, &said, role.name())) }
+}
+
+fn value(path: &Path, key: &'static str, reason: impl ToString) -> ConfigError {
+    ConfigError::Value { path: path.to_owned(), key, reason: reason.to_string() }
+}
+
+fn not_the_role(path: &Path, said: &str, wanted: &str) -> ConfigError {
+    value(path, "role", format!("`{said}`, where {wanted} is expected"))
+}
+
+/// Paths are relative to the file that names them, wherever the process is started.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    file.parent().unwrap_or(Path::new("/")).join(path)
+}
+
+fn check_nodes(path: &Path, nodes: &[Peer]) -> Result<(), ConfigError> {
+    let mut names = BTreeSet::new();
+    for node in nodes {
+        NodeName::new(&node.name).map_err(|error| value(path, "node", error))?;
+        let port = node.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() {
+            return Err(value(path, "node", format!("the address of {} is not of the form host:port", node.name)));
+        }
+        if !names.insert(&node.name) {
+            return Err(value(path, "node", format!("{} is named twice", node.name)));
+        }
+    }
+    Ok(())
+}
+
+fn credentials(path: &Path, dir: &Path, role: Role) -> Result<Credentials, ConfigError> {
+    let loaded = Credentials::load(dir);
+    let credentials = loaded.map_err(|source| ConfigError::Credentials { path: path.to_owned(), source })?;
+    let identity = credentials.identity();
+    if identity.role != role {
+        return Err(ConfigError::OtherRole { path: path.to_owned(), identity: identity.clone(), role });
+    }
+    Ok(credentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = r#"role = "storage-node"
+listen = "127.0.0.1:9100"
+health = "127.0.0.1:9101"
+credentials = "tls"
+state = "state"
+drives = ["/mnt/a", "/mnt/b"]
+
+[[node]]
+name = "n2"
+address = "localhost:9100"
+"#;
+
+    fn set_up() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca");
+        crate::ca::init(&ca, None).unwrap();
+        crate::ca::issue(&ca, Role::StorageNode, "n1", 90, &dir.path().join("tls")).unwrap();
+        crate::ca::issue(&ca, Role::Metadata, "m1", 90, &dir.path().join("tls-m")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_file_is_read_and_its_paths_are_beside_it() {
+        let dir = set_up();
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, NODE).unwrap();
+        let (config, credentials) = storage_node(&file).unwrap();
+        assert_eq!(config.state, dir.path().join("state"));
+        assert_eq!(config.drives[1], Path::new("/mnt/b"));
+        assert_eq!(credentials.identity().name.as_str(), "n1");
+        assert!(matches!(read(&file), Ok(AnyConfig::StorageNode(..))));
+        assert!(matches!(metadata(&file), Err(ConfigError::Value { key: "role", .. })));
+        let text = r#"role = "metadata"
+data = "m"
+admin = "127.0.0.1:9001"
+credentials = "tls-m"
+geometry = "2+1"
+node = [{ name = "n1", address = "localhost:9100" }]
+s3 = { listen = "127.0.0.1:9000" }
+"#;
+        std::fs::write(&file, text).unwrap();
+        let (config, _) = metadata(&file).unwrap();
+        assert_eq!(config.geometry().unwrap().to_string(), "2+1");
+        assert!(matches!(read(&file), Ok(AnyConfig::Metadata(..))));
+        std::fs::write(&file, text.replace("tls-m", "tls")).unwrap();
+        assert!(matches!(metadata(&file), Err(ConfigError::OtherRole { .. })));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let dir = set_up();
+        let file = dir.path().join("node.toml");
+        let said = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            storage_node(&file).unwrap_err().to_string()
+        };
+        let name = file.display().to_string();
+        let unknown = said(&NODE.replace("state =", "satte ="));
+        assert!(unknown.starts_with(&format!("{name}:5: ")) && unknown.contains("satte"), "{unknown}");
+        let nested = said(&NODE.replace("address =", "adress ="));
+        assert!(nested.starts_with(&format!("{name}:10: ")) && nested.contains("adress"), "{nested}");
+        let address = said(&NODE.replace("127.0.0.1:9101", "nowhere"));
+        assert!(address.starts_with(&format!("{name}:3: ")), "{address}");
+        for (from, to, key) in [
+            ("storage-node", "gateway", "role"),
+            ("/mnt/b", "/mnt/a", "drives"),
+            ("localhost:9100", "localhost", "node"),
+            ("n2", "N 2", "node"),
+            ("\"tls\"", "\"nothing\"", "credentials"),
+        ] {
+            let said = said(&NODE.replacen(from, to, 1));
+            assert!(said.contains(&format!(": {key}: ")) && !said.contains('\n'), "{said}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The processes of a cluster: each is started with `--config FILE` and shows who it is by its certificate.
+//!
+//! [`storage_node`] serves drives; [`metadata`] keeps the namespace over the drives of storage nodes and may serve S3 as well.
+
+pub mod health;
+pub mod metadata;
+pub mod node_state;
+pub mod storage_node;

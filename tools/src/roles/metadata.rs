@@ -1,0 +1,241 @@
+//! `stele metadata`: the namespace, over drives that storage nodes serve.
+//!
+//! One process keeps it alone; with an `[s3]` section it serves S3 as well. Its index is disposable and its keys are not: they
+//! are in the data directory, as with `stele serve`. The order of a start and of an end are those of [`crate::serve`], too.
+
+use crate::accounts::{first, from_file};
+use crate::admin::{Admin, AdminState};
+use crate::config_file::MetadataConfig;
+use crate::data_dir::{Config, DataDir, DataDirError};
+use crate::drive_set::DriveSet;
+use crate::index_home::Indexes;
+use crate::serve::{ServeError, listen, put_accounts, start, stop_signal};
+use codec::id::ClusterId;
+use gateway::engine::Gateway;
+use gateway::server::{Domains, Limits};
+use metadata::client::{MetadataClient, Mode};
+use metadata::clock::{SystemClock, SystemEntropy};
+use metadata::keys::Keys;
+use metadata::service::Metadata;
+use metadata::start::NodeParts;
+use std::sync::Arc;
+use std::time::Duration;
+use storage_node::host::NodeHost;
+use storage_node::remote::{Nodes, RemoteConfig, RemoteError, RemoteNode};
+use storage_node::service::tls::Credentials;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// How long an end may take before the process is cut off.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+/// How long storage nodes that do not answer are waited for at a start: machines that begin together.
+const NODES: Duration = Duration::from_secs(60);
+/// How often they are asked meanwhile.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Why there is no metadata process.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// What a server on one machine may fail at, too.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A client of a storage node.
+    #[error(transparent)]
+    Node(#[from] RemoteError),
+    /// The data directory is that of `stele serve`.
+    #[error("{0} is the data directory of stele serve, which has its own drives")]
+    NotOurs(std::path::PathBuf),
+}
+
+impl From<DataDirError> for MetadataError {
+    fn from(error: DataDirError) -> MetadataError {
+        MetadataError::Serve(error.into())
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(config: MetadataConfig, credentials: Credentials) -> Result<(), MetadataError> {
+    let stop = stop_signal()?;
+    let mut ended = stop.clone();
+    tokio::select! {
+        served = serve(&config, &credentials, stop) => served,
+        () = async { drop(ended.wait_for(|stop| *stop).await); tokio::time::sleep(STOP_LIMIT).await } => {
+            tracing::error!("the process did not end in time and is cut off");
+            Ok(())
+        }
+    }
+}
+
+/// The S3 port, before it serves.
+struct S3 {
+    listener: TcpListener,
+    domains: Domains,
+}
+
+async fn serve(
+    config: &MetadataConfig,
+    credentials: &Credentials,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), MetadataError> {
+    let data = Arc::new(DataDir::open(&config.data, true)?);
+    let mut stored = set_up(&data, config)?;
+    let s3 = s3(config).await?;
+    let admin_listener = listen("the admin port", "admin", config.admin).await?;
+    data.write_admin_address(admin_listener.local_addr().unwrap_or(config.admin))?;
+    let state = Arc::new(AdminState::default());
+    let admin = Admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
+    let nodes = nodes(config, credentials)?;
+    let started = tokio::select! {
+        started = metadata(&data, config, &stored, credentials.identity().cluster, Arc::clone(&nodes)) => started?,
+        _ = stop.wait_for(|stop| *stop) => {
+            admin.stop().await;
+            return Ok(());
+        }
+    };
+    let meta = Arc::new(started);
+    if let Err(error) = record(&data, config, &mut stored, credentials, &meta).await {
+        meta.shutdown().await;
+        admin.stop().await;
+        return Err(error);
+    }
+    state.ready(Arc::clone(&meta), DriveSet::new(Arc::clone(&data), stored, Arc::clone(&meta)));
+    announce(config, credentials, &meta);
+    match s3 {
+        Some(S3 { listener, domains }) => {
+            let client = Arc::clone(&meta) as Arc<dyn MetadataClient>;
+            let engine = Gateway::new(client, gateway::engine::Config::default());
+            let service = gateway::server::service(&engine, domains);
+            let drained = gateway::server::serve(listener, service, Limits::default(), stop).await;
+            if drained.cut > 0 {
+                tracing::warn!(connections = drained.cut, "cut off while draining");
+            }
+        }
+        None => drop(stop.wait_for(|stop| *stop).await),
+    }
+    state.stopping();
+    meta.shutdown().await;
+    admin.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The data directory's record, made on the first start.
+fn set_up(data: &DataDir, config: &MetadataConfig) -> Result<Config, MetadataError> {
+    match data.config()? {
+        Some(stored) if stored.on_nodes => Ok(stored),
+        Some(_) => Err(MetadataError::NotOurs(data.root().to_owned())),
+        None => {
+            let mut stored = Config::new(config.geometry.clone(), Vec::new());
+            stored.on_nodes = true;
+            data.write_config(&stored)?;
+            Ok(stored)
+        }
+    }
+}
+
+async fn s3(config: &MetadataConfig) -> Result<Option<S3>, MetadataError> {
+    let Some(s3) = &config.s3 else { return Ok(None) };
+    let domains = Domains::new(&s3.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
+    let listener = listen("S3", "s3.listen", s3.listen).await?;
+    Ok(Some(S3 { listener, domains }))
+}
+
+fn nodes(config: &MetadataConfig, credentials: &Credentials) -> Result<Arc<dyn NodeHost>, RemoteError> {
+    let mut all: Vec<Arc<dyn NodeHost>> = Vec::new();
+    for node in &config.nodes {
+        if let Some(name) = node.node() {
+            all.push(RemoteNode::new(credentials, RemoteConfig::new(node.address.clone(), name))?);
+        }
+    }
+    Ok(Nodes::new(all))
+}
+
+async fn metadata(
+    data: &DataDir,
+    config: &MetadataConfig,
+    stored: &Config,
+    cluster: ClusterId,
+    nodes: Arc<dyn NodeHost>,
+) -> Result<Metadata, ServeError> {
+    wait_for(&*nodes).await;
+    let planned = stored.geometry.as_deref().map(str::parse).transpose()?;
+    let how = metadata::start::Config {
+        cluster: stored.cluster_id(),
+        geometry: config.geometry().or(planned),
+        ..metadata::start::Config::default()
+    };
+    let indexes = Arc::new(Indexes::new(data.index_path()));
+    start(data, how, || {
+        let key_path = data.key_path();
+        let parts = NodeParts {
+            nodes: Arc::clone(&nodes),
+            cluster,
+            index: indexes.clone(),
+            keys: Box::new(move |first_start| Keys::open(&key_path, first_start).map(|(keys, _created)| keys)),
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(SystemEntropy),
+        };
+        Ok(parts.into())
+    })
+    .await
+}
+
+/// Waits until all storage nodes answer, but not for ever: a start does without those that are gone, if it can.
+async fn wait_for(nodes: &dyn NodeHost) {
+    let patience = tokio::time::Instant::now() + NODES;
+    loop {
+        let _now_known = nodes.drives().await;
+        let silent = nodes.silent();
+        if silent.is_empty() {
+            return;
+        }
+        if tokio::time::Instant::now() >= patience {
+            return tracing::warn!(?silent, "storage nodes do not answer; the start goes on without them");
+        }
+        tokio::time::sleep(ASK).await;
+    }
+}
+
+/// What a start writes down once it serves: whose cluster it is, and the accounts.
+async fn record(
+    data: &DataDir,
+    config: &MetadataConfig,
+    stored: &mut Config,
+    credentials: &Credentials,
+    meta: &Arc<Metadata>,
+) -> Result<(), MetadataError> {
+    if stored.cluster.is_none() {
+        stored.cluster = Some(credentials.identity().cluster.to_string());
+        data.write_config(stored)?;
+    }
+    let Some(s3) = &config.s3 else { return Ok(()) };
+    let named = s3.accounts.as_deref().map(from_file).transpose().map_err(ServeError::Accounts)?.unwrap_or_default();
+    let (first_account, _origin) = first(data, |name| std::env::var(name).ok()).map_err(ServeError::Accounts)?;
+    Ok(put_accounts(data, meta, std::iter::once(&first_account).chain(&named)).await?)
+}
+
+fn announce(config: &MetadataConfig, credentials: &Credentials, meta: &Metadata) {
+    let status = meta.status();
+    println!(
+        "Stele metadata {} of cluster {} (geometry {}, {} drives on {} nodes); admin on http://{}",
+        credentials.identity().name,
+        credentials.identity().cluster,
+        status.geometry,
+        status.drives.len(),
+        config.nodes.len(),
+        config.admin
+    );
+    if let Some(s3) = &config.s3 {
+        println!(
+            "S3 on http://{}; the first account's keys are in {}",
+            s3.listen,
+            config.data.join("credentials").display()
+        );
+    }
+    if status.mode == Mode::ReadOnly {
+        println!("READ-ONLY: {}", status.reason);
+    }
+    for warning in &status.warnings {
+        println!("warning: {warning}");
+    }
+}

@@ -1,0 +1,321 @@
+//! `stele storage-node`: serves the drives of one machine to the other processes of its cluster.
+//!
+//! The node's cluster is that of its certificate. It formats a directory only when it is told to (`--format`), only if the
+//! directory is empty, and only if no drive was ever seen there (R18): otherwise an empty directory is a mount that is missing.
+//! A directory without its drive is looked at again while the node runs. Nothing is written to a drive before metadata says in
+//! which epoch.
+//!
+//! Order of an end: not ready, requests drained, drives released.
+
+use crate::config_file::StorageNodeConfig;
+use crate::data_dir::{DataDirError, random};
+use crate::drive_place::{PlaceError, check_apart, disk_at, real_path};
+use crate::drives::sync_parents;
+use crate::index_home::Indexes;
+use crate::roles::health::{HealthPort, NodeHealth};
+use crate::roles::node_state::NodeState;
+use crate::serve::{ServeError, listen, reserve, stop_signal};
+use codec::id::{ClusterId, DriveId};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use storage_node::client::NodeClient;
+use storage_node::disk::Disk;
+use storage_node::drive::{DriveError, ProbedDrive, ProbedState, format, probe};
+use storage_node::host::NodeHost;
+use storage_node::kv::KvError;
+use storage_node::node::{NodeConfig, StorageNode};
+use storage_node::remote::{Nodes, RemoteConfig, RemoteError, RemoteNode};
+use storage_node::service::tls::Credentials;
+use storage_node::service::{Server, ServiceConfig, StartError};
+use tokio::sync::watch;
+
+/// How long a directory may take to say whose it is.
+const PROBE: Duration = Duration::from_secs(20);
+/// How often directories without their drive are looked at.
+const LOOK: Duration = Duration::from_secs(3);
+/// How long requests that were begun may take at the end.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Why there is no storage node.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] DataDirError),
+    /// An address, or signals.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A drive.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// A place for a drive.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The node's index.
+    #[error(transparent)]
+    Index(#[from] KvError),
+    /// The service.
+    #[error(transparent)]
+    Service(#[from] StartError),
+    /// A client of a peer.
+    #[error(transparent)]
+    Peer(#[from] RemoteError),
+    /// No drive can be used; the first reason.
+    #[error("no drive can be used: {0}")]
+    NoDrive(NotADrive),
+    /// A path that the configuration does not name.
+    #[error("{0} is no drive of the configuration")]
+    NotConfigured(PathBuf),
+    /// A directory could not be made.
+    #[error("{path}: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Why a directory of the configuration is no drive now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotADrive {
+    /// Never formatted.
+    #[error("{path} is empty: stele storage-node --config FILE --format makes it a drive")]
+    New {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Empty, and a drive was there (R18).
+    #[error("{path} is empty, and drive {drive} was there: is it mounted?")]
+    Unmounted {
+        /// The directory.
+        path: PathBuf,
+        /// The drive.
+        drive: DriveId,
+    },
+    /// Of another cluster (R18).
+    #[error("{path} is a drive of cluster {theirs}, and the certificate is of cluster {ours}")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// The drive's.
+        theirs: ClusterId,
+        /// The certificate's.
+        ours: ClusterId,
+    },
+    /// One drive at two paths: a copy.
+    #[error("{path} has the identity of a drive that is at another path")]
+    Copy {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Not there, or not usable.
+    #[error("{path}: {state}")]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        state: ProbedState,
+    },
+}
+
+/// Makes the empty directories of the configuration drives of the certificate's cluster. Returns the new ones. A directory where
+/// a drive was seen before is refused, unless it is `replaced`: that drive will not come back, by the operator's word.
+pub fn format_drives(
+    config: &StorageNodeConfig,
+    credentials: &Credentials,
+    replaced: &[PathBuf],
+) -> Result<Vec<(PathBuf, DriveId)>, NodeError> {
+    let cluster = credentials.identity().cluster;
+    let mut state = NodeState::open(&config.state)?;
+    if let Some(path) = replaced.iter().find(|path| !config.drives.contains(path)) {
+        return Err(NodeError::NotConfigured(path.clone()));
+    }
+    for path in replaced {
+        if probe(disk_at(path), None).state == ProbedState::Empty
+            && let Some(drive) = state.forget(path)?
+        {
+            tracing::warn!(%drive, path = %path.display(), "a drive is given up");
+        }
+    }
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for path in &config.drives {
+        let real = real_path(path)?;
+        check_apart(&real, &paths)?;
+        paths.push(real);
+    }
+    check_apart(&real_path(&config.state)?, &paths)?;
+    let mut new = Vec::new();
+    for path in &config.drives {
+        let found = probe(disk_at(path), Some(cluster));
+        match (found.state, state.known(path)) {
+            (ProbedState::Ours, _) => {}
+            // Is refused by name: a drive that was there is somewhere else, and would be hidden.
+            (ProbedState::Empty | ProbedState::Missing, known) => {
+                let drive = DriveId(random(path)?);
+                if known.is_none() {
+                    make_dir(path)?;
+                }
+                format(&*disk_at(path), cluster, drive, known)?;
+                state.remember(path, drive)?;
+                new.push((path.clone(), drive));
+            }
+            (state, _) => return Err(NodeError::NoDrive(NotADrive::Unusable { path: path.clone(), state })),
+        }
+    }
+    if state.reserve() == 0 {
+        let disks: Vec<_> = config.drives.iter().map(|path| disk_at(path)).collect();
+        state.set_reserve(reserve(&disks))?;
+    }
+    Ok(new)
+}
+
+fn make_dir(path: &Path) -> Result<(), NodeError> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(NodeError::Directory { path: path.to_owned(), source: error });
+        }
+        _ => {}
+    }
+    sync_parents(path);
+    Ok(())
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<(), NodeError> {
+    let mut stop = stop_signal()?;
+    let listener = listen("the storage node", "listen", config.listen).await?;
+    let health_listener = listen("the health port", "health", config.health).await?;
+    let health = Arc::new(NodeHealth::default());
+    let port = HealthPort::start(health_listener, Arc::clone(&health));
+    let mut state = NodeState::open(&config.state)?;
+    let cluster = credentials.identity().cluster;
+    let (found, absent) = look(&config.drives, cluster, &mut state, &[]).await?;
+    for reason in &absent {
+        tracing::error!(%reason, "left alone");
+    }
+    if found.is_empty() {
+        return Err(absent.into_iter().next().map_or(NodeError::Drive(DriveError::Unreachable), NodeError::NoDrive));
+    }
+    let index = Indexes::new(state.index_path()).open_node()?;
+    let how = NodeConfig { reserve: state.reserve(), ..NodeConfig::new(cluster) };
+    let node = StorageNode::open(how, found, index).await?;
+    let peers = peers(&config, &credentials, &node)?;
+    let as_host: Arc<dyn NodeHost> = node.clone();
+    let server = Server::start(listener, &credentials, as_host, peers, ServiceConfig::default())?;
+    health.serving(node.clone() as Arc<dyn NodeClient>);
+    let drives = node.drives().await.len();
+    println!(
+        "Stele storage node {} of cluster {cluster} serves {drives} drives on {}",
+        credentials.identity().name,
+        server.address()
+    );
+    tokio::select! {
+        () = look_again(&config.drives, cluster, &mut state, &node) => {}
+        () = stopped(&mut stop) => {}
+    }
+    health.stopping();
+    server.stop(GRACE).await;
+    node.stop().await;
+    port.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody can say it any more.
+    let _either_way = stop.wait_for(|stop| *stop).await;
+}
+
+/// The node itself, and the others of the configuration.
+fn peers(
+    config: &StorageNodeConfig,
+    credentials: &Credentials,
+    node: &Arc<StorageNode>,
+) -> Result<Arc<dyn NodeClient>, RemoteError> {
+    let mut all: Vec<Arc<dyn NodeHost>> = vec![node.clone()];
+    for peer in &config.nodes {
+        if let Some(name) = peer.node().filter(|name| *name != credentials.identity().name) {
+            all.push(RemoteNode::new(credentials, RemoteConfig::new(peer.address.clone(), name))?);
+        }
+    }
+    Ok(Nodes::new(all))
+}
+
+/// Looks at directories: those that are drives of the cluster, and why the others are not. `open`: drives that are in use.
+async fn look(
+    paths: &[PathBuf],
+    cluster: ClusterId,
+    state: &mut NodeState,
+    open: &[DriveId],
+) -> Result<(Vec<ProbedDrive>, Vec<NotADrive>), NodeError> {
+    // All at the same time: one that hangs must not keep the others waiting.
+    let probing: Vec<_> = paths.iter().map(|path| tokio::spawn(probe_in_time(path.clone(), cluster))).collect();
+    let (mut found, mut absent) = (Vec::new(), Vec::new());
+    let mut seen = open.to_vec();
+    for (path, probing) in paths.iter().cloned().zip(probing) {
+        let probed = probing.await.unwrap_or_else(|error| unusable(disk_at(&path), error.to_string()));
+        match (&probed.state, probed.identity, state.known(&path)) {
+            (ProbedState::Ours, Some(identity), _) if seen.contains(&identity.drive) => {
+                absent.push(NotADrive::Copy { path });
+            }
+            (ProbedState::Ours, Some(identity), _) => {
+                state.remember(&path, identity.drive)?;
+                seen.push(identity.drive);
+                found.push(probed);
+            }
+            (ProbedState::Foreign { cluster: theirs }, ..) => {
+                absent.push(NotADrive::Foreign { path, theirs: *theirs, ours: cluster });
+            }
+            (ProbedState::Empty, _, Some(drive)) => absent.push(NotADrive::Unmounted { path, drive }),
+            (ProbedState::Empty, _, None) => absent.push(NotADrive::New { path }),
+            (state, ..) => absent.push(NotADrive::Unusable { path, state: state.clone() }),
+        }
+    }
+    Ok((found, absent))
+}
+
+async fn probe_in_time(path: PathBuf, cluster: ClusterId) -> ProbedDrive {
+    let disk = disk_at(&path);
+    let asked = Arc::clone(&disk);
+    let probing = tokio::task::spawn_blocking(move || probe(asked, Some(cluster)));
+    match tokio::time::timeout(PROBE, probing).await {
+        Ok(Ok(probed)) => probed,
+        _ => unusable(disk, format!("no answer within {} s", PROBE.as_secs())),
+    }
+}
+
+fn unusable(disk: Arc<dyn Disk>, reason: String) -> ProbedDrive {
+    let state = ProbedState::Damaged { reason };
+    ProbedDrive { disk, state, identity: None, register: bytes::Bytes::new(), register_damaged: true }
+}
+
+/// Takes up drives whose directories were not there before. Metadata is told of them when it next asks, and verifies what they
+/// hold before it counts. Drives that were there and failed are opened again on metadata's order.
+async fn look_again(paths: &[PathBuf], cluster: ClusterId, state: &mut NodeState, node: &Arc<StorageNode>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let drives = node.drives().await;
+        let open: Vec<DriveId> = drives.iter().map(|drive| drive.id).collect();
+        let without = paths.iter().filter(|path| !drives.iter().any(|drive| Path::new(&drive.path) == path.as_path()));
+        let without: Vec<PathBuf> = without.cloned().collect();
+        if without.is_empty() {
+            continue;
+        }
+        let found = match look(&without, cluster, state, &open).await {
+            Ok((found, _)) => found,
+            Err(error) => {
+                tracing::warn!(%error, "directories without a drive could not be looked at");
+                continue;
+            }
+        };
+        for probed in found {
+            let path = probed.disk.path_hint();
+            match node.add_drive(probed).await {
+                Ok(()) => tracing::info!(path, "a drive is there now"),
+                Err(error) => tracing::warn!(path, %error, "a drive is there and can't be used"),
+            }
+        }
+    }
+}
