@@ -2,6 +2,7 @@
 
 pub mod crash;
 pub mod keeping;
+pub mod openapi;
 pub mod oracle;
 pub mod process;
 pub mod record;

@@ -33,12 +33,19 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| std::env::var_os("STELE_BIN").map_or_else(build, PathBuf::from))
 }
 
+/// The directory of the package of these tests. Cargo says it when it runs a test; what was compiled in is where the program was
+/// built, which is another clone's directory when two of them share their target directory.
+pub fn package() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+}
+
 fn build() -> PathBuf {
     // target/<profile>/deps/<this test>
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps");
     let target = profile.parent().expect("profiles lie in target");
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
+    let package = package();
+    let workspace = package.parent().expect("the package lies in the workspace");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(workspace).args([
@@ -366,11 +373,27 @@ impl Drop for ServerProcess {
 
 /// GET without a signature; status and body.
 pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    exchange(address, "GET", path, None, "").await
+}
+
+/// A request to an admin port: with a token, and a body of JSON unless that is empty; status and body.
+pub async fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    if let Some(token) = token {
+        request.push_str(&format!("authorization: Bearer {token}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str(&format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()));
+    }
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
-            .await?;
+        stream.write_all(format!("{request}\r\n{body}").as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         let text = String::from_utf8_lossy(&answer).into_owned();

@@ -3,7 +3,7 @@
 //! A program that is not installed is skipped, and the test says so; with CI=true it fails instead. `make clients`
 //! installs them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use tests::process::{ACCESS_KEY, SECRET_KEY, ServerConfig};
 
@@ -15,7 +15,7 @@ fn works(program: &str, arguments: &[&str]) -> bool {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
+    tests::process::package().join("clients").join(name)
 }
 
 /// Runs a script of `tests/clients` against a new server.

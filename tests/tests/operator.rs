@@ -5,7 +5,7 @@
 
 use aws_sdk_s3::primitives::ByteStream;
 use std::time::{Duration, Instant};
-use tests::process::{ServerConfig, flip, get};
+use tests::process::{ServerConfig, exchange, flip, get};
 use tests::s3::{client, document};
 
 /// How long scrub and repair may take over a few megabytes on a busy machine.
@@ -83,13 +83,18 @@ async fn scrub_and_repair_as_an_operator_sees_them() {
     assert_eq!(ask(&config, &["repair", "pause"]).await.1["paused"], true);
     flip(&config.drive(1));
     ask(&config, &["scrub", "start"]).await;
-    let report = until(&config, &["scrub", "report"], |code, _| code == 2).await;
-    assert_eq!(report["findings"].as_array().unwrap().len(), 1, "one flip, one finding: {report:#}");
+    let report = until(&config, &["scrub", "report", "--objects"], |code, _| code == 2).await;
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "one flip, one finding: {report:#}");
     assert_eq!(ask(&config, &["scrub", "status"]).await.0, 2);
     let sick = until(&config, &["repair", "status"], |code, _| code == 2).await;
     assert_eq!(sick["by_slack"].as_array().unwrap().len(), 1, "{sick:#}");
 
-    assert!(sick_objects(&config, "verify").await > 0);
+    // What depends on it: the objects that say so themselves.
+    let sick_ones = sick_objects(&config, "verify").await;
+    assert!(sick_ones > 0);
+    assert_eq!(number(&findings[0]["object_count"]), sick_ones as u64, "{report:#}");
+    assert_eq!(findings[0]["objects"].as_array().unwrap().len(), sick_ones, "{report:#}");
     assert!(sick_objects(&config, "locate").await > 0);
 
     metrics(&config).await;
@@ -107,6 +112,11 @@ async fn scrub_and_repair_as_an_operator_sees_them() {
     assert_eq!((sick_objects(&config, "verify").await, sick_objects(&config, "locate").await), (0, 0));
     let nothing = config.stele(&["object", "locate", "operator/nothing"]).await;
     assert_eq!(nothing.status.code(), Some(1));
+
+    // A command line that is wrong is not taken for a finding.
+    let wrong = config.stele(&["repair", "staus"]).await;
+    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&wrong.stderr).lines().count(), 1, "{wrong:?}");
 
     // What deletes can be stopped.
     until(&config, &["reclaim", "status"], |code, answer| code == 0 && answer["held"].is_null()).await;
@@ -145,8 +155,7 @@ async fn metrics(config: &ServerConfig) {
     let (code, document) = get(config.admin(), "/v1/openapi.json").await.unwrap();
     assert!(code == 200 && document.contains("\"openapi\""));
     let token = std::fs::read_to_string(config.data.join("admin-token")).unwrap();
-    let request = format!("/metrics HTTP/1.1\r\nauthorization: Bearer {}\r\nx-rest:", token.trim());
-    let (code, page) = get(config.admin(), &request).await.unwrap();
+    let (code, page) = exchange(config.admin(), "GET", "/metrics", Some(token.trim()), "").await.unwrap();
     assert_eq!(code, 200, "{page}");
     for line in [
         "stele_serving 1\n",

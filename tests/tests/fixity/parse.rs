@@ -75,7 +75,7 @@ fn csv(path: &Path, objects: &BTreeMap<String, Value>) {
 
 fn premis(path: &Path, keys: &BTreeSet<&str>) {
     if there("xmllint", &["--version"]) {
-        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixity/premis-v3-0.xsd");
+        let schema = tests::process::package().join("tests/fixity/premis-v3-0.xsd");
         let output = Command::new("xmllint").arg("--noout").arg("--schema").arg(schema).arg(path).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

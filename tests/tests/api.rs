@@ -1,0 +1,202 @@
+//! The admin API is what its OpenAPI document says: every route of the document is asked on a real server, and every answer,
+//! those that refuse included, has a code and a body that the document describes.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use aws_sdk_s3::primitives::ByteStream;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use tests::openapi::faults;
+use tests::process::{ServerConfig, exchange, flip};
+use tests::s3::{client, document};
+
+/// How long something may take to show on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Api<'a> {
+    config: &'a ServerConfig,
+    token: String,
+    document: Value,
+    /// Method and path of what was answered with success.
+    asked: RefCell<BTreeSet<(String, String)>>,
+}
+
+impl<'a> Api<'a> {
+    async fn new(config: &'a ServerConfig) -> Api<'a> {
+        let token = std::fs::read_to_string(config.data.join("admin-token")).unwrap().trim().to_owned();
+        let (code, text) = exchange(config.admin(), "GET", "/v1/openapi.json", None, "").await.unwrap();
+        assert_eq!(code, 200);
+        Api { config, token, document: serde_json::from_str(&text).unwrap(), asked: RefCell::default() }
+    }
+
+    /// Asks, and compares the answer with the document; its code and body.
+    async fn ask(&self, method: &str, target: &str, question: Option<Value>) -> (u16, Value) {
+        let body = question.map(|question| question.to_string()).unwrap_or_default();
+        let answered = exchange(self.config.admin(), method, target, Some(&self.token), &body).await;
+        let (code, text) = answered.unwrap_or_else(|error| panic!("{method} {target}: {error}"));
+        let path = target.split('?').next().unwrap();
+        let operation = &self.document["paths"][path][method.to_lowercase()];
+        assert!(operation.is_object(), "{method} {path} is not in the document");
+        let described = &operation["responses"][code.to_string()];
+        assert!(described.is_object(), "{method} {target}: {code} is not described: {text}");
+        let schema = &described["content"]["application/json"]["schema"];
+        let answer = match schema.is_object() {
+            true => serde_json::from_str(&text).unwrap_or_else(|error| panic!("{method} {target}: {error}: {text}")),
+            false => Value::String(text),
+        };
+        if schema.is_object() {
+            let faults = faults(&self.document, schema, &answer);
+            assert!(faults.is_empty(), "{method} {target}: {faults:#?}\n{answer:#}");
+        }
+        if code < 300 {
+            self.asked.borrow_mut().insert((path.to_owned(), method.to_lowercase()));
+        }
+        (code, answer)
+    }
+
+    async fn get(&self, target: &str) -> Value {
+        let (code, answer) = self.ask("GET", target, None).await;
+        assert_eq!(code, 200, "{target}: {answer}");
+        answer
+    }
+
+    async fn post(&self, target: &str, question: Option<Value>) -> Value {
+        let (code, answer) = self.ask("POST", target, question).await;
+        assert!(code == 200 || code == 202, "{target}: {code} {answer}");
+        answer
+    }
+
+    async fn until(&self, target: &str, good: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let answer = self.get(target).await;
+            if good(&answer) {
+                return answer;
+            }
+            assert!(start.elapsed() < PATIENCE, "{target} stays at {answer:#}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn is_public(operation: &Value) -> bool {
+        operation["security"].as_array().is_some_and(Vec::is_empty)
+    }
+
+    /// Every operation of the document: path, method, and whether it is for everybody.
+    fn operations(&self) -> Vec<(String, String, bool)> {
+        let paths = self.document["paths"].as_object().unwrap().iter();
+        let all = paths.flat_map(|(path, methods)| methods.as_object().unwrap().iter().map(move |(m, o)| (path, m, o)));
+        all.map(|(path, method, operation)| (path.clone(), method.clone(), Self::is_public(operation))).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_answers_as_the_openapi_document_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = ServerConfig::new(directory.path().join("data"), 6);
+    let server = config.start().await;
+    let s3 = client(&config);
+    s3.create_bucket().bucket("api").send().await.unwrap();
+    for (n, key) in ["large", "large-2", "large-3", "large-4", "large-5", "small"].into_iter().enumerate() {
+        let size = if key == "small" { 900 } else { 2_000_000 };
+        let body = ByteStream::from(document(n as u64, size));
+        s3.put_object().bucket("api").key(key).body(body).send().await.unwrap();
+    }
+    let api = Api::new(&config).await;
+
+    for path in ["/health/live", "/health/ready", "/health/ready?for=reads", "/v1/openapi.json", "/metrics"] {
+        api.get(path).await;
+    }
+    api.get("/v1/status").await;
+    assert_eq!(api.ask("POST", "/v1/journal/seal", None).await.0, 202);
+    assert!(api.post("/v1/journal/seal?wait=true", None).await["report"].is_object());
+    objects(&api).await;
+    findings(&api).await;
+    for path in ["/v1/reclaim/hold", "/v1/reclaim/release"] {
+        api.post(path, None).await;
+    }
+    api.until("/v1/reclaim", |answer| answer["held"].is_null()).await;
+    drives(&api, directory.path()).await;
+
+    let operations = api.operations();
+    for (path, method, public) in &operations {
+        if api.document["paths"][path][method]["requestBody"].is_object() {
+            assert_eq!(api.ask(&method.to_uppercase(), path, Some(json!({}))).await.0, 422, "{path}");
+        }
+        let asked = exchange(config.admin(), &method.to_uppercase(), path, Some("another"), "").await.unwrap();
+        assert_eq!(asked.0 == 401, !public, "{method} {path} with a wrong token: {}", asked.0);
+    }
+    let all: BTreeSet<_> = operations.into_iter().map(|(path, method, _)| (path, method)).collect();
+    assert_eq!(*api.asked.borrow(), all, "the document and what was asked");
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+async fn objects(api: &Api<'_>) {
+    for key in ["large", "small"] {
+        for word in ["locate", "verify"] {
+            let question = json!({"bucket": "api", "key": key});
+            let answer = api.post(&format!("/v1/object/{word}"), Some(question)).await;
+            assert!(!answer["stripes"].as_array().unwrap().is_empty(), "{answer:#}");
+        }
+    }
+    let nothing = json!({"bucket": "api", "key": "nothing"});
+    assert_eq!(api.ask("POST", "/v1/object/locate", Some(nothing)).await.0, 404);
+    let page = api.post("/v1/fixity", Some(json!({"bucket": "api", "max": 1}))).await;
+    assert!(page["next"].is_object() && page["objects"][0]["stripes"].is_array(), "{page:#}");
+    assert_eq!(api.ask("POST", "/v1/fixity", Some(json!({"bucket": "nothing"}))).await.0, 404);
+}
+
+/// Something is rotten: reported with what depends on it, planned, and mended.
+async fn findings(api: &Api<'_>) {
+    api.post("/v1/scrub/pause", None).await;
+    api.post("/v1/scrub/resume", None).await;
+    api.post("/v1/repair/pause", None).await;
+    flip(&api.config.drive(2));
+    api.post("/v1/scrub/start", None).await;
+    let found = |answer: &Value| !answer["findings"].as_array().unwrap().is_empty();
+    let report = api.until("/v1/scrub/report?objects=5", found).await;
+    let object = report["findings"][0]["objects"][0].as_str().unwrap_or_default();
+    assert!(object.starts_with("api/large"), "{report:#}");
+    assert_eq!(api.ask("GET", "/v1/scrub/report?objects=many", None).await.0, 400);
+    let plan = api.until("/v1/repair/plan", |plan| !plan["items"].as_array().unwrap().is_empty()).await;
+    assert_eq!(plan["items"].as_array().unwrap().len(), 1, "{plan:#}");
+    api.get("/v1/scrub").await;
+    api.post("/v1/repair/resume", None).await;
+    api.until("/v1/scrub/report", |answer| !found(answer)).await;
+    api.until("/v1/repair", |answer| answer["by_slack"].as_array().unwrap().is_empty()).await;
+}
+
+async fn drives(api: &Api<'_>, directory: &std::path::Path) {
+    let first = api.get("/v1/drives").await["drives"][0]["id"].as_str().unwrap().to_owned();
+    let new = |name: &str| json!({"path": directory.join(name), "wait": true});
+    let added = api.post("/v1/drives/add", Some(new("new"))).await;
+    assert!(added["drive"].is_string(), "{added:#}");
+    assert_eq!(api.ask("POST", "/v1/drives/add", Some(new("new"))).await.0, 409);
+    let nobody = json!({"drive": "ffffffffffffffffffffffffffffffff"});
+    assert_eq!(api.ask("POST", "/v1/drives/drain", Some(nobody)).await.0, 404);
+    api.post("/v1/drives/drain", Some(json!({"drive": first}))).await;
+    api.post("/v1/drives/drain", Some(json!({"drive": first, "cancel": true}))).await;
+    assert_eq!(api.ask("POST", "/v1/drives/remove", Some(json!({"drive": first}))).await.0, 409);
+    api.until("/v1/repair", |answer| answer["by_slack"].as_array().unwrap().is_empty()).await;
+
+    // A drive is gone: what lay there waits for it, and the plan says until when although nothing is to be done now.
+    std::fs::rename(api.config.drive(3), directory.join("gone")).unwrap();
+    let waits = |plan: &Value| !plan["waits"].as_array().unwrap().is_empty();
+    let plan = api.until("/v1/repair/plan", waits).await;
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let until_ms = plan["waits"][0]["until_ms"].as_u64().unwrap();
+    assert!((1..16 * 60_000).contains(&until_ms.saturating_sub(now_ms)), "{plan:#}");
+    assert!(plan["waiting"][0]["until_ms"].is_u64() && plan["items"].as_array().unwrap().is_empty(), "{plan:#}");
+    let lost = api.get("/v1/drives").await["drives"].as_array().unwrap().clone();
+    let lost = lost.iter().find(|drive| drive["state"] == "failed" || drive["state"] == "absent").unwrap();
+    let question = json!({"drive": lost["id"], "path": directory.join("instead"), "wait": true});
+    assert!(api.post("/v1/drives/replace", Some(question)).await["replaced"].is_string());
+    api.post("/v1/drives/drain", Some(json!({"drive": added["drive"]}))).await;
+    let drained = |answer: &Value| {
+        let drives = answer["drives"].as_array().unwrap().iter();
+        drives.filter(|drive| drive["id"] == added["drive"]).any(|drive| drive["state"] == "drained")
+    };
+    api.until("/v1/drives", drained).await;
+    api.post("/v1/drives/remove", Some(json!({"drive": added["drive"]}))).await;
+}
