@@ -7,8 +7,9 @@
 //! * With `Authorization: Bearer <token>`: `GET /v1/status`, `POST /v1/journal/seal[?wait=true]`, `GET /metrics`, and what
 //!   [`crate::admin_keep`] has. All of it is described by `GET /v1/openapi.json`.
 
-use crate::admin_client::{CapacityAnswer, DriveAnswer, SealAnswer, SealedAnswer, StatusAnswer};
+use crate::admin_client::{CapacityAnswer, DriveAnswer, OldIndexAnswer, SealAnswer, SealedAnswer, StatusAnswer};
 use crate::drive_set::DriveSet;
+use crate::index_home::OldIndex;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use crate::open_files::OpenFiles;
 use axum::extract::{Request, State};
@@ -162,10 +163,20 @@ async fn ready(State(state): State<Arc<AdminState>>, request: Request) -> Respon
 }
 
 async fn status(State(state): State<Arc<AdminState>>) -> Response {
-    match state.metadata() {
-        Ok(metadata) => Json(describe(&metadata)).into_response(),
-        Err(stage) => unavailable(stage),
+    let metadata = match state.metadata() {
+        Ok(metadata) => metadata,
+        Err(stage) => return unavailable(stage),
+    };
+    let mut answer = describe(&metadata);
+    if let Ok(set) = state.drives() {
+        let old = tokio::task::spawn_blocking(move || set.old_indexes()).await.unwrap_or_default();
+        let line = |old: OldIndex| {
+            let path = old.path.display().to_string();
+            OldIndexAnswer { path, bytes: old.bytes, why: old.why.to_owned() }
+        };
+        answer.old_indexes = old.into_iter().map(line).collect();
     }
+    Json(answer).into_response()
 }
 
 fn describe(metadata: &Metadata) -> StatusAnswer {
@@ -197,6 +208,7 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
         warnings: status.warnings.into_iter().chain(OpenFiles::now().and_then(OpenFiles::warning)).collect(),
         repair: metadata.keeper().map(|keeper| RepairAnswer::new(&keeper.status())),
         reclaim: metadata.reclaimer().map(|reclaimer| ReclaimAnswer::new(&reclaimer.status())),
+        old_indexes: Vec::new(),
     }
 }
 
@@ -313,7 +325,9 @@ mod tests {
             warnings: Vec::new(),
             repair: None,
             reclaim: None,
+            old_indexes: Vec::new(),
         };
         assert_eq!(fields(serde_json::to_value(status).unwrap()), described("Status"));
+        assert_eq!(fields(serde_json::to_value(OldIndexAnswer::default()).unwrap()), described("OldIndex"));
     }
 }

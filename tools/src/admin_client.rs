@@ -88,6 +88,20 @@ pub struct StatusAnswer {
     /// What is given back; absent while only reads are served.
     #[serde(default)]
     pub reclaim: Option<ReclaimAnswer>,
+    /// Indexes that were put aside and are kept until somebody removes them.
+    #[serde(default)]
+    pub old_indexes: Vec<OldIndexAnswer>,
+}
+
+/// An index that was put aside, in [`StatusAnswer`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldIndexAnswer {
+    /// Its directory.
+    pub path: String,
+    /// What its files take.
+    pub bytes: u64,
+    /// `accepted loss`, `rebuild-index` or `another cluster's`; empty when its name does not say.
+    pub why: String,
 }
 
 /// Room on the drives that answer, each file system counted once. Parity and copies are part of what is stored, so of the free

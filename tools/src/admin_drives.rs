@@ -39,7 +39,7 @@ pub struct DriveInfo {
     pub path: String,
     /// `serving`, `read-only`, `absent`, `failed`, `draining`, `drained`, `removed`, or `adding`.
     pub state: String,
-    /// Why it is read-only or failed; empty otherwise.
+    /// Why it is read-only or failed, and what waits for it; empty otherwise.
     pub reason: String,
     /// It keeps the journal at present.
     pub journal: bool,
@@ -162,7 +162,8 @@ fn refused(error: &DriveSetError) -> Response {
             | DriveChangeError::InUse(_)
             | DriveChangeError::KeepsJournal(_)
             | DriveChangeError::LastHope { .. }
-            | DriveChangeError::LastJournal(_),
+            | DriveChangeError::LastJournal(_)
+            | DriveChangeError::Majority { .. },
         ) => StatusCode::CONFLICT,
         DriveSetError::Stopping
         | DriveSetError::Change(DriveChangeError::Commit(
@@ -179,6 +180,16 @@ pub(crate) async fn drives_of(set: &DriveSet) -> Result<Vec<DriveInfo>, DriveSet
     let mut drives: Vec<DriveInfo> = details.iter().map(DriveInfo::new).collect();
     // One that is being added may hold the list of pending ones for long.
     if let Ok(pending) = tokio::time::timeout(Duration::from_millis(100), set.pending()).await {
+        for pending in pending.iter().filter(|pending| !pending.lost) {
+            let waits = |drive: &&mut DriveInfo| {
+                Some(&drive.id) == pending.replaces.as_ref() && ["absent", "failed"].contains(&drive.state.as_str())
+            };
+            if let Some(old) = drives.iter_mut().find(waits) {
+                let words = format!("to be emptied for {}; waited for", pending.drive);
+                old.reason =
+                    [&*old.reason, &words].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("; ");
+            }
+        }
         let unknown = pending.into_iter().filter(|pending| !details.iter().any(|d| d.id.to_string() == pending.drive));
         drives.extend(unknown.map(|pending| DriveInfo {
             id: pending.drive,

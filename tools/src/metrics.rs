@@ -435,6 +435,7 @@ mod tests {
             warnings: vec![String::new(); 14],
             repair: Some(RepairAnswer { alarms: vec![String::new(); 15], ..repair }),
             reclaim: Some(reclaim),
+            old_indexes: Vec::new(),
         };
         figures.extend([33, 77, 11, 12, 13, 14, 15].map(|n: u64| (format!("number {n}"), n)));
         let now_ms = 1_000_000_000;

@@ -6,6 +6,42 @@ use std::io::Write;
 /// Files that a server with a few dozen drives may have open: segments, two indexes, connections.
 const OPEN_FILES: u64 = 1 << 16;
 
+/// Open files that a server needs beside those of its drives: two indexes, ports, a few connections, the runtime.
+const FILES: u64 = 256;
+/// Open files that a drive needs: directory, lock, identity, open segments, and segments that are read and scrubbed.
+const FILES_PER_DRIVE: u64 = 32;
+
+/// The system allows too few open files: a start would take drives that it can't open for drives that are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{drives} drives need {needed} open files, this process may have {limit}: raise the limit (ulimit -Hn {needed}, or \
+     LimitNOFILE={needed} of a systemd unit)"
+)]
+pub struct TooFewFiles {
+    /// How many drives there are.
+    pub drives: usize,
+    /// Open files that they, and what is beside them, need.
+    pub needed: u64,
+    /// How many the system allows.
+    pub limit: u64,
+}
+
+/// Whether the limit of open files, raised by [`prepare`], is enough for so many drives.
+///
+/// # Errors
+/// It is too low, and could not be raised.
+pub fn check_open_files(drives: usize) -> Result<(), TooFewFiles> {
+    enough_files(drives, getrlimit(Resource::Nofile).current)
+}
+
+fn enough_files(drives: usize, limit: Option<u64>) -> Result<(), TooFewFiles> {
+    let needed = FILES.saturating_add(FILES_PER_DRIVE.saturating_mul(drives as u64));
+    match limit.filter(|limit| *limit < needed) {
+        Some(limit) => Err(TooFewFiles { drives, needed, limit }),
+        None => Ok(()),
+    }
+}
+
 /// Settles memory and file limits. Call once, before any other thread begins.
 pub fn prepare() {
     share_arenas();
@@ -64,6 +100,15 @@ pub fn end_with_the_pipe() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_few_open_files_for_the_drives_are_said() {
+        assert_eq!(enough_files(12, None), Ok(()));
+        assert_eq!(enough_files(12, Some(640)), Ok(()));
+        let few = enough_files(12, Some(639)).unwrap_err();
+        assert_eq!(few, TooFewFiles { drives: 12, needed: 640, limit: 639 });
+        assert!(few.to_string().contains("ulimit -Hn 640"), "{few}");
+    }
 
     #[test]
     fn open_files_are_raised_and_never_lowered() {
