@@ -71,6 +71,8 @@ pub struct RetentionClock {
     base_monotonic_ms: u64,
     caught_up_ms: u64,
     base_steady_ms: u64,
+    /// The wall clock then.
+    base_wall_ms: u64,
 }
 
 impl RetentionClock {
@@ -78,7 +80,14 @@ impl RetentionClock {
     pub fn resume(last: Option<ClockTick>, clock: &dyn Clock) -> RetentionClock {
         let (wall, base_monotonic_ms) = (clock.wall_ms(), clock.monotonic_ms());
         let Some(last) = last else {
-            return RetentionClock { base_ms: wall, base_monotonic_ms, caught_up_ms: 0, base_steady_ms: 0 };
+            let (caught_up_ms, base_steady_ms) = (0, 0);
+            return RetentionClock {
+                base_ms: wall,
+                base_monotonic_ms,
+                caught_up_ms,
+                base_steady_ms,
+                base_wall_ms: wall,
+            };
         };
         let budget = CATCH_UP_PER_YEAR_MS.saturating_sub(last.caught_up_ms);
         let step = wall.saturating_sub(last.retention_ms).min(budget);
@@ -86,15 +95,19 @@ impl RetentionClock {
         let used = last.caught_up_ms.saturating_add(step);
         let same_year = base_ms / YEAR_MS == last.retention_ms / YEAR_MS;
         let caught_up_ms = if same_year { used } else { step };
-        RetentionClock { base_ms, base_monotonic_ms, caught_up_ms, base_steady_ms: last.steady_ms }
+        let base_steady_ms = last.steady_ms;
+        RetentionClock { base_ms, base_monotonic_ms, caught_up_ms, base_steady_ms, base_wall_ms: wall }
     }
 
-    /// The same clock, or, without [`Sabotage::SteadyCatchUp`], one whose steady count has caught up as well.
+    /// The same clock; or, without [`Sabotage::SteadyCatchUp`], one whose steady count has caught up as well; without
+    /// [`Sabotage::CatchUpBound`], one that believes the wall clock.
     #[must_use]
     pub fn sabotaged(self, last: Option<&ClockTick>, sabotage: &SabotageSet) -> RetentionClock {
         let caught_up = last.map_or(0, |last| self.base_ms.saturating_sub(last.retention_ms));
         let more = if sabotage.is(Sabotage::SteadyCatchUp) { caught_up } else { 0 };
-        RetentionClock { base_steady_ms: self.base_steady_ms.saturating_add(more), ..self }
+        let unbounded = sabotage.is(Sabotage::CatchUpBound);
+        let base_ms = if unbounded { self.base_ms.max(self.base_wall_ms) } else { self.base_ms };
+        RetentionClock { base_ms, base_steady_ms: self.base_steady_ms.saturating_add(more), ..self }
     }
 
     /// Now, as a tick to be journaled.

@@ -4,6 +4,7 @@ use crate::Switch;
 use crate::data::{layout_of, number_of};
 use crate::drives::{failed, store};
 use codec::id::DriveId;
+use metadata::index::{self, Overlay};
 use metadata::start::Config;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,39 +92,78 @@ pub async fn restart_during_a_pass(switch: Switch) -> Result<(), Wrong> {
     }
 }
 
-/// R15: what was deleted the day before a cluster was off for a week is still there on the day when it is on again.
-pub async fn a_week_off(switch: Switch) -> Result<(), Wrong> {
-    let (trace, clock, indexes) = (Trace::new(3), Arc::new(Still::default()), Indexes::lost());
-    let serving = async || {
+/// A store whose clock a story sets, and which journals ticks of it.
+struct Ticking {
+    trace: Trace,
+    clock: Arc<Still>,
+    indexes: Indexes,
+}
+
+impl Ticking {
+    fn new() -> Ticking {
+        Ticking { trace: Trace::new(3), clock: Arc::new(Still::default()), indexes: Indexes::lost() }
+    }
+
+    async fn serve(&self, switch: &Switch) -> Result<World, Wrong> {
         let tick_every = Some(Duration::from_millis(5));
         let config = Config { tick_every, sabotage: switch.set.clone(), ..keeping::config("1+1".parse().ok()) };
-        keeping::serve(keeping::parts_of(&trace, &indexes, &clock), config).await.map_err(failed)
-    };
-    // A tick that is journaled, and another after the minutes for which one stands.
-    let ticks = async |world: &World| {
+        keeping::serve(keeping::parts_of(&self.trace, &self.indexes, &self.clock), config).await.map_err(failed)
+    }
+
+    /// A tick that is journaled, and another after the minutes for which one stands.
+    async fn ticks(&self, world: &World) -> Result<(), Wrong> {
         for n in 0..2 {
-            clock.pass(11 * 60_000);
+            self.clock.pass(11 * 60_000);
             world.put("b", "tick", &noise(n, 100)).await.map_err(failed)?;
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
-        Ok::<(), Wrong>(())
-    };
-    let world = serving().await?;
+        Ok(())
+    }
+}
+
+/// R15: what was deleted the day before a cluster was off for a week is still there on the day when it is on again.
+pub async fn a_week_off(switch: Switch) -> Result<(), Wrong> {
+    let store = Ticking::new();
+    let world = store.serve(&switch).await?;
     world.create_bucket("b").await.map_err(failed)?;
     world.put("b", "a", &noise(1, 700)).await.map_err(failed)?;
-    ticks(&world).await?;
+    store.ticks(&world).await?;
     world.delete("b", "a").await.map_err(failed)?;
-    ticks(&world).await?;
+    store.ticks(&world).await?;
     world.stop().await;
-    clock.pass(8 * DAY);
+    store.clock.pass(8 * DAY);
     switch.on();
-    let world = serving().await?;
-    ticks(&world).await?;
+    let world = store.serve(&switch).await?;
+    store.ticks(&world).await?;
     let reclaimer = world.metadata.reclaimer().ok_or_else(|| failed("reads only"))?;
     let report = reclaimer.round().await.map_err(failed)?;
     world.stop().await;
     match report.deleted {
         0 => Ok(()),
         deleted => Err(Wrong::new("deleted after a week in which nobody had a day to miss it", deleted.to_string())),
+    }
+}
+
+/// R15: what is to be kept for months is not released because the machine says, when it is switched on, that a year is over.
+pub async fn a_year_off(switch: Switch) -> Result<(), Wrong> {
+    let store = Ticking::new();
+    let retention_ms = |world: &World| {
+        let row = index::clock(&Overlay::new(&**world.metadata.kv())).map_err(failed)?;
+        row.map(|row| row.retention_ms).ok_or_else(|| failed("no tick"))
+    };
+    let world = store.serve(&switch).await?;
+    world.create_bucket("b").await.map_err(failed)?;
+    store.ticks(&world).await?;
+    let before = retention_ms(&world)?;
+    world.stop().await;
+    store.clock.pass(365 * DAY);
+    switch.on();
+    let world = store.serve(&switch).await?;
+    store.ticks(&world).await?;
+    let passed = retention_ms(&world)?.saturating_sub(before);
+    world.stop().await;
+    match passed / DAY {
+        0..=7 => Ok(()),
+        days => Err(Wrong::new("retention ends with the wall clock", format!("{days} days at once"))),
     }
 }

@@ -14,7 +14,7 @@ mod rules;
 
 use drives::FAILED;
 use futures::future::{FutureExt, LocalBoxFuture};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use storage_node::sabotage::{Sabotage, SabotageSet};
 use tests::crash::{Plan, Recording, enumerate};
@@ -112,6 +112,7 @@ fn scenario(step: Sabotage) -> Scenario {
         Sabotage::RepairCondition => story!(rules::repair_of_what_moved),
         Sabotage::ClockMonotonic => story!(rules::clock_set_back),
         Sabotage::SteadyCatchUp => story!(keep::a_week_off),
+        Sabotage::CatchUpBound => story!(keep::a_year_off),
         Sabotage::ScrubMedium => story!(keep::rot_below_the_cache),
         Sabotage::ScrubCursor => story!(keep::restart_during_a_pass),
         Sabotage::SelfTest => story!(bytes::start_with_a_wrong_erasure_code),
@@ -132,6 +133,8 @@ fn scenario(step: Sabotage) -> Scenario {
         | Sabotage::ReturnVerify
         | Sabotage::SuspectCheck
         | Sabotage::RebuildVerify
+        | Sabotage::RegisterSettle
+        | Sabotage::RegisterClaim
         | Sabotage::FreeHeaderCheck
         | Sabotage::FreeAuthority
         | Sabotage::FreeLog => Scenario::Crate,
@@ -164,7 +167,8 @@ fn play(step: Sabotage, armed: bool) -> (usize, Result<(), String>) {
 fn sources(step: Sabotage) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let name = format!("Sabotage::{step:?}");
     let names = |text: &str| text.split(&name).skip(1).any(|rest| !rest.starts_with(char::is_alphanumeric));
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let package = tests::process::package();
+    let workspace = package.parent().unwrap();
     let mut left: Vec<PathBuf> = ["storage-node/src", "metadata/src"].map(|source| workspace.join(source)).into();
     let mut found = Vec::new();
     while let Some(path) = left.pop() {
@@ -225,6 +229,43 @@ fn play_once(step: Sabotage, armed: bool) -> (usize, Result<(), String>) {
             (images, Ok(()))
         }
     }
+}
+
+/// The rules of docs/ARCHITECTURE.md, R1 to R18, that a step is there for, as the list of switches says.
+fn rules_of_steps() -> Vec<(String, Vec<u32>)> {
+    let package = tests::process::package();
+    let list = package.parent().unwrap().join("storage-node/src/sabotage.rs");
+    let text = std::fs::read_to_string(list).unwrap();
+    let (_, list) = text.split_once("\nswitches! {\n").unwrap();
+    let (list, _) = list.split_once("\n}\n").unwrap();
+    let (mut steps, mut rules) = (Vec::new(), Vec::new());
+    for line in list.lines().map(str::trim) {
+        match line.strip_prefix("///") {
+            Some(words) => {
+                let named = words.split(|c: char| !c.is_ascii_alphanumeric()).filter_map(|word| word.strip_prefix('R'));
+                rules.extend(named.filter_map(|number| number.parse::<u32>().ok()));
+            }
+            None => steps.push((line.trim_end_matches(',').to_owned(), std::mem::take(&mut rules))),
+        }
+    }
+    steps
+}
+
+/// A rule that no switch breaks is a rule of which nobody knows whether a test would notice.
+#[test]
+fn every_rule_has_a_step_that_can_be_taken_away() {
+    let steps = rules_of_steps();
+    assert_eq!(steps.len(), Sabotage::ALL.len(), "the list of switches was read as {steps:?}");
+    let mut without = Vec::new();
+    for rule in 1..=18 {
+        let of_it: Vec<&str> =
+            steps.iter().filter(|(_, rules)| rules.contains(&rule)).map(|(name, _)| name.as_str()).collect();
+        println!("R{rule}: {}", of_it.join(", "));
+        if of_it.is_empty() {
+            without.push(rule);
+        }
+    }
+    assert!(without.is_empty(), "no step is there for rules {without:?}");
 }
 
 #[test]
