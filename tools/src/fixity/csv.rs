@@ -1,4 +1,8 @@
 //! A fixity report as CSV (RFC 4180): UTF-8, a header, one record per object version, CRLF between them.
+//!
+//! A spreadsheet takes a cell that begins with `=` for a formula and runs it, and whoever may put an object chooses its key.
+//! So a text that came from a client and begins with a character that may begin a formula gets an apostrophe in front, and so
+//! does one that begins with an apostrophe: taking one apostrophe off the front, where there is one, gives the exact text.
 
 use super::answers::ObjectLine;
 use super::report::{checksum_name, moment};
@@ -28,6 +32,10 @@ const COLUMNS: [&str; 20] = [
     "detail",
 ];
 
+/// What may begin a formula in some spreadsheet, the wide forms included; and the apostrophe, so that it can be undone.
+const DEFUSED: [char; 12] =
+    ['=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\''];
+
 /// Writes the header.
 pub(super) fn begin(out: &mut dyn Write) -> io::Result<()> {
     record(out, COLUMNS.iter().map(|column| (*column).to_owned()))
@@ -38,13 +46,13 @@ pub(super) fn object(out: &mut dyn Write, line: &ObjectLine) -> io::Result<()> {
     let checksums: Vec<String> =
         line.checksums.iter().map(|sum| format!("{}={}", checksum_name(sum), sum.hex)).collect();
     let fields = [
-        line.bucket.clone(),
-        line.key.clone(),
-        line.version.clone(),
+        defused(&line.bucket),
+        defused(&line.key),
+        defused(&line.version),
         moment(line.modified_ms),
         line.size.to_string(),
-        line.content_type.clone(),
-        line.etag.clone(),
+        defused(&line.content_type),
+        defused(&line.etag),
         checksums.join(";"),
         line.encrypted.to_string(),
         line.outcome.clone(),
@@ -57,9 +65,15 @@ pub(super) fn object(out: &mut dyn Write, line: &ObjectLine) -> io::Result<()> {
         line.unreachable.to_string(),
         states(line),
         line.unlisted.to_string(),
-        line.detail.clone(),
+        defused(&line.detail),
     ];
     record(out, fields)
+}
+
+/// A text that no spreadsheet takes for a formula.
+fn defused(text: &str) -> String {
+    let quote = if text.starts_with(DEFUSED) { "'" } else { "" };
+    format!("{quote}{text}")
 }
 
 /// Every listed shard and journal copy: `stripe/index@drive=state`, with `:time` where it was verified.
@@ -107,5 +121,25 @@ mod tests {
         let commas = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b',').count();
         // The key has a comma of its own.
         assert_eq!(commas(&header) + 1, commas(text.as_bytes()));
+    }
+
+    /// `=HYPERLINK(...)` as a key was a formula for whoever opened the report.
+    #[test]
+    fn no_text_of_a_client_is_a_formula() {
+        for key in
+            ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\u{ff1d}1", "'=1", "''", "a=1", "", "\u{e9}"]
+        {
+            let line =
+                ObjectLine { key: key.into(), content_type: key.into(), slack: Some(-1), ..ObjectLine::default() };
+            let mut out = Vec::new();
+            object(&mut out, &line).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            let cell = text.trim_start_matches(',').split(',').next().unwrap().trim_matches('"');
+            if !key.is_empty() {
+                assert_eq!(cell.strip_prefix('\'').unwrap_or(cell), key, "the exact key can be had: {cell:?}");
+                assert!(!cell.starts_with(&DEFUSED[..11]), "{cell:?}");
+            }
+            assert!(text.contains(",-1,"), "numbers are left alone: {text}");
+        }
     }
 }

@@ -248,7 +248,8 @@ fn json(out: &mut dyn Write, line: &JsonLine<'_>) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Where a report goes. A file gets its name when the report is whole.
+/// Where a report goes. A file gets its name when the report is whole and durable. It names keys, so it stays what a temporary
+/// file is: its owner's alone (mode 0600), whatever was there before.
 struct Sink {
     out: Box<dyn Write>,
     path: PathBuf,
@@ -285,16 +286,10 @@ impl Sink {
         self.out.flush().map_err(failed)?;
         let Some(part) = self.part else { return Ok(()) };
         part.as_file().sync_all().map_err(failed)?;
-        readable(&part).map_err(failed)?;
         part.persist(&self.path).map_err(|error| failed(error.error))?;
-        Ok(())
+        // Without it a power cut could bring the report before this one back.
+        File::open(directory_of(&self.path)).and_then(|directory| directory.sync_all()).map_err(failed)
     }
-}
-
-/// Temporary files are their owner's alone; a report is for others.
-fn readable(part: &tempfile::NamedTempFile) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    part.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
 }
 
 fn directory_of(path: &Path) -> PathBuf {
@@ -368,5 +363,7 @@ mod tests {
         sink.write(|out| out.write_all(b"new")).unwrap();
         sink.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "others could read every key");
     }
 }
