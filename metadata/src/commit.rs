@@ -30,6 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 const BATCH_COMMANDS: usize = 1024;
 /// Free bytes that a member keeps beyond what a client's batch takes; below this a client's frames are refused (R14).
 const JOURNAL_MARGIN: u64 = 4 << 20;
+/// While there is no room, the drives are asked for it no more often than this.
+const LOOK_AGAIN_MS: u64 = 1000;
 
 /// What came of one command.
 pub type Answer = Result<Outcome, CommitError>;
@@ -65,6 +67,8 @@ pub struct Committer {
     room: u64,
     /// Bytes free on each drive, as of the last check.
     free: BTreeMap<DriveId, u64>,
+    /// When it was looked for room because there seemed to be none; milliseconds of monotonic time.
+    looked_ms: Option<u64>,
     losses: Losses,
     /// A batch whose commands were answered Unavailable: not known to be durable, or not applied.
     in_doubt: Option<Batch>,
@@ -93,7 +97,16 @@ impl Committer {
         // A place in the journal before its first entry is a frame that was lost: never a hit.
         let thin_journal_below = shared.map.first().unwrap_or(journal.next_lsn());
         let losses = Losses { thin_journal_below, ..Losses::default() };
-        Committer { journal, shared, max_batch, room: u64::MAX, free: BTreeMap::new(), losses, in_doubt: None }
+        Committer {
+            journal,
+            shared,
+            max_batch,
+            room: u64::MAX,
+            free: BTreeMap::new(),
+            looked_ms: None,
+            losses,
+            in_doubt: None,
+        }
     }
 
     /// Serves requests until [`Request::Stop`], or until nobody can ask any more.
@@ -194,6 +207,19 @@ impl Committer {
         }
     }
 
+    /// Looks at the drives again, once in [`LOOK_AGAIN_MS`] at most: room may have come back since the last check, and whoever
+    /// made it would be told for as long as the interval of checks that the store is full.
+    async fn finds_room(&mut self, needed: u64) -> bool {
+        let now_ms = self.shared.clock.monotonic_ms();
+        if self.looked_ms.is_some_and(|looked_ms| now_ms.saturating_sub(looked_ms) < LOOK_AGAIN_MS) {
+            return false;
+        }
+        self.looked_ms = Some(now_ms);
+        self.free = self.shared.node.drives().await.iter().map(|d| (d.id, d.free)).collect();
+        self.room = self.members_room();
+        self.room >= needed
+    }
+
     /// Bytes that the fullest member had free at the last check.
     fn members_room(&self) -> u64 {
         let free = |member: &DriveId| self.free.get(member).copied().unwrap_or(0);
@@ -288,7 +314,8 @@ impl Committer {
             }
             if frames > 0 {
                 reserve = Reserve::Client;
-                if self.room < JOURNAL_MARGIN + (bytes + frames) as u64 {
+                let needed = JOURNAL_MARGIN + (bytes + frames) as u64;
+                if self.room < needed && !self.finds_room(needed).await {
                     decided.push(Decided { reply, answer: Err(CommitError::Full) });
                     continue;
                 }

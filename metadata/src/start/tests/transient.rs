@@ -123,6 +123,25 @@ fn r14_a_delete_works_on_full_drives() {
     });
 }
 
+/// Who had made room was told that the store is full until the next look at the drives, whenever that was.
+#[test]
+fn room_that_is_back_is_found_when_it_is_asked_for() {
+    run(async {
+        let mut world = World::new(3, "1+1");
+        world.config.reserve = 80 << 20;
+        let (metadata, client) = world.filled(0..4, 3000).await;
+        (0..3).for_each(|drive| world.trace.set_room(drive, 0));
+        metadata.check_drives().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let full = client.clone().put(&metadata, "more", noise(99, 3000)).await;
+        assert!(matches!(full, Err(CommitError::Full)), "{full:?}");
+        (0..3).for_each(|drive| world.trace.set_room(drive, 1 << 30));
+        world.clock.passed.fetch_add(2000, std::sync::atomic::Ordering::Relaxed);
+        client.clone().put(&metadata, "more", noise(99, 3000)).await.unwrap();
+        metadata.shutdown().await;
+    });
+}
+
 /// A drive that takes writes and does not give them back failed every attempt to seal, each of which left stripes behind that
 /// nothing refers to, once a minute for as long as it lasted.
 #[test]
