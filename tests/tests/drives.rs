@@ -353,3 +353,43 @@ async fn killed_in_the_middle_of_an_addition_or_a_drain_it_goes_on_with_the_next
     assert_eq!(store.list().await.iter().filter(|drive| drive["state"] == "serving").count(), 8);
     assert_eq!(server.stop().await.code(), Some(0));
 }
+
+/// A replacement of a drive that answered was cut off, and the next start finds that drive merely not mounted: it was removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_replacement_waits_for_a_drive_that_was_not_agreed_to_be_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let (mut store, server) = Store::new(&root, 6).await;
+    store.fill("before").await;
+    let new = root.join("new");
+    store.done(&["add", new.to_str().unwrap(), "--wait"]).await;
+    let (path, aside) = (store.config.drive(2), root.join("aside"));
+    let (old, id) = (store.at(&path).await, store.at(&new).await);
+    server.kill().await;
+    // As a version that did not note what was agreed has left it: the new drive is registered, the old one not yet drained.
+    let file = store.config.data.join("config");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let pending = format!("{text}\n[[pending]]\npath = {new:?}\ndrive = \"{id}\"\nreplaces = \"{old}\"\n");
+    std::fs::write(&file, pending).unwrap();
+    std::fs::rename(&path, &aside).unwrap();
+    let server = store.config.start().await;
+    // Time enough to have gone on with it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(std::fs::read_to_string(&file).unwrap().contains("pending"));
+    let drives = store.list().await;
+    let waits = drives.iter().find(|drive| drive["id"] == *old).unwrap();
+    assert_eq!(waits["state"], "absent", "{waits}");
+    assert!(waits["reason"].as_str().unwrap().contains("waited for"), "{waits}");
+    store.verify("while it waits").await;
+
+    // Mounted again, it is emptied by itself.
+    std::fs::rename(&aside, &path).unwrap();
+    store.until(&old, "drained").await;
+    let begun = Instant::now();
+    while std::fs::read_to_string(&file).unwrap().contains("pending") {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    store.verify("drained").await;
+    assert_eq!(server.stop().await.code(), Some(0));
+}
