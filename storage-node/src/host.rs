@@ -8,7 +8,6 @@ use crate::drive::{DriveError, ProbedDrive};
 use crate::node::StorageNode;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
-use std::sync::Arc;
 
 /// Serves drives, near or far.
 #[async_trait]
@@ -65,9 +64,4 @@ impl NodeHost for StorageNode {
     fn silent(&self) -> Vec<String> {
         Vec::new()
     }
-}
-
-/// A host as one who only reads and writes sees it.
-pub fn as_client(host: &Arc<dyn NodeHost>) -> Arc<dyn NodeClient> {
-    host.clone()
 }
