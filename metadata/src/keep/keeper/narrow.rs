@@ -186,3 +186,19 @@ impl Keeper {
         Ok(stored)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_to_nothing_is_tried_ever_more_seldom_and_at_least_daily() {
+        let (mut tried, mut now_ms, mut pauses) = (None, 0, Vec::new());
+        for _ in 0..7 {
+            let next = Tried::again(tried, now_ms);
+            pauses.push((next.due_ms - now_ms) / AGAIN_MS);
+            (tried, now_ms) = (Some(next), next.due_ms);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 24, 24]);
+    }
+}

@@ -23,8 +23,11 @@ use storage_node::stripe_io::{TargetsWanted, write_stripe};
 use store::*;
 
 mod depend;
+mod epochs;
+mod ledger;
 mod manifests;
 mod restored;
+mod since;
 mod space;
 mod store;
 mod strays;
@@ -224,6 +227,29 @@ fn r12_nothing_is_freed_before_what_emptied_it_is_sealed() {
         store.pass(DAY).await;
         assert_eq!(store.round().await.freed, 1);
         assert!(sealed() >= dropped[0].0.0, "an accepted loss would bring the stripe back without its bytes");
+    });
+}
+
+#[test]
+fn r12_nothing_is_freed_while_what_emptied_it_can_t_be_sealed() {
+    run(async {
+        let mut store = Store::new(4, "2+1").await;
+        store.put(1, &[1, 2, 3], How::Striped).await;
+        store.delete(1).await;
+        store.pass(8 * DAY).await;
+        store.round().await;
+        store.round().await;
+        store.pass(DAY).await;
+        // A ledger that does not read back is none.
+        for drive in 0..4 {
+            store.world.trace.inject(Fault::lost_write().drive(drive).path("segments"));
+        }
+        for _ in 0..2 {
+            assert_eq!(store.round().await.freed, 0, "a loss that is accepted would bring the stripe back");
+        }
+        store.world.trace.heal_all();
+        assert_eq!(store.round().await.freed, 1);
+        store.check().await;
     });
 }
 

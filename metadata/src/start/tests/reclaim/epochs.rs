@@ -1,0 +1,173 @@
+//! Epochs that are renewed while a service runs: what it leaves behind goes, what is under way is accepted, and a start finds
+//! what was granted.
+
+use super::super::drives::{copy_of, put_back, returned};
+use super::super::failures::numbers;
+use super::*;
+use crate::client::CommitError;
+use crate::command::{REQUEST_LIFE_MS, Refusal};
+use crate::index::reclaim::Hold;
+
+const HOUR: u64 = 3600 * 1000;
+
+/// A request's life goes by, with the renewals that come meanwhile.
+async fn requests_end(store: &Store) {
+    store.metadata.renew_epoch().await.unwrap();
+    store.pass(REQUEST_LIFE_MS).await;
+    store.metadata.renew_epoch().await.unwrap();
+}
+
+#[test]
+fn r9_what_a_running_service_left_behind_goes_after_renewal_and_fencing() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let begun = store.metadata.epoch();
+        let left = orphan(&store, begun, 1000).await;
+        store.round().await;
+        store.pass(3 * DAY).await;
+        assert_eq!(store.round().await.orphans, 0, "its age says nothing: the epoch is held");
+        let renewed = store.metadata.renew_epoch().await.unwrap();
+        assert_eq!((store.metadata.epoch(), store.metadata.status().epoch), (renewed, renewed));
+        let young = orphan(&store, renewed, 1000).await;
+        store.put(2, &[2], How::Striped).await;
+        let epochs: BTreeSet<Epoch> = store.stripes(StripeClass::Data).keys().map(|id| id.epoch).collect();
+        assert_eq!(epochs, [begun, renewed].into(), "stripes are numbered in the new one");
+        // Requests that began before are still there.
+        store.pass(REQUEST_LIFE_MS - 11 * rows::TICK_STEP_MS).await;
+        store.metadata.renew_epoch().await.unwrap();
+        store.pass(DAY).await;
+        assert_eq!(store.round().await.orphans, 0);
+        assert_eq!(rows::open_from(&store.view()).unwrap(), begun);
+        store.metadata.renew_epoch().await.unwrap();
+        assert!(rows::open_from(&store.view()).unwrap() > renewed);
+        store.pass(DAY).await;
+        assert!(store.round().await.orphans > 0);
+        let there = store.on_drives().await;
+        assert!(!there.contains(&left) && !there.contains(&young));
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        store.check().await;
+        // And after a restart, and for an index that is made anew, all of that is as it was.
+        let mut store = store.restart().await;
+        store.quiet().await;
+        store.metadata = store.world.rebuilt(store.metadata).await;
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None, "no epoch of these is another history's");
+        assert_eq!(store.on_drives().await.len(), 2);
+        store.check().await;
+    });
+}
+
+#[test]
+fn r9_a_request_commits_under_its_epoch_until_it_is_fenced() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let entry = Entry { id: store.chunk(1).await.unwrap().chunk_id().unwrap(), len: CHUNK as u64, leaf: true };
+        let began = store.metadata.epoch();
+        store.metadata.renew_epoch().await.unwrap();
+        store.pass(2 * HOUR).await;
+        let object = store.object(2, vec![entry], Vec::new()).await;
+        store.metadata.commit(began, object).await.unwrap();
+        store.objects.insert(2, vec![1]);
+        // So does the stripe that it has written meanwhile: numbered in the new epoch, committed under its own.
+        let (chunk, frame) = store.new_chunk(&noise(7, CHUNK), &[], false).await;
+        let striped = |(chunk, frame): (crate::command::NewChunk, bytes::Bytes)| crate::client::StripeFrame {
+            id: chunk.id,
+            domain: chunk.domain,
+            plain_len: chunk.plain_len,
+            is_manifest: false,
+            children: Vec::new(),
+            frame,
+        };
+        store.metadata.store_stripe(began, vec![striped((chunk, frame))]).await.unwrap();
+        requests_end(&store).await;
+        let late = store.object(3, vec![entry], Vec::new()).await;
+        let refused = store.metadata.commit(began, late.clone()).await;
+        let current = store.metadata.epoch();
+        let Err(CommitError::Refused(refused)) = refused else { panic!("{refused:?}") };
+        assert_eq!(refused, Refusal::Fenced { writer: began, current });
+        let (chunk, frame) = store.new_chunk(&noise(8, CHUNK), &[], false).await;
+        let refused = store.metadata.store_stripe(began, vec![striped((chunk.clone(), frame.clone()))]).await;
+        assert!(matches!(refused, Err(CommitError::Refused(Refusal::Fenced { .. }))), "{refused:?}");
+        // Sent again, it holds the new one.
+        store.metadata.store_stripe(current, vec![striped((chunk, frame))]).await.unwrap();
+        store.commit(late).await;
+        store.objects.insert(3, vec![1]);
+        store.check().await;
+        // Nothing that serves in the background holds the first one for ever.
+        for _ in 0..3 {
+            requests_end(&store).await;
+        }
+        store.metadata.seal_now().await.unwrap();
+        store.metadata.checkpoint_now().await.unwrap();
+        store.delete(3).await;
+        store.quiet().await;
+        store.metadata.keeper().unwrap().run_once().await.unwrap();
+        store.check().await;
+    });
+}
+
+/// The index is gone, the entry that granted the epoch lies in the journal, and no segment or register names it. The journal's
+/// own epoch is taken before that entry is read, and may turn out to be lower.
+#[test]
+fn r1_a_start_finds_an_epoch_that_was_granted_and_never_used() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let mut above = 0;
+        for n in 0..8 {
+            let granted = store.metadata.renew_epoch().await.unwrap();
+            store.metadata = store.world.rebuilt(store.metadata).await;
+            let epoch = store.metadata.epoch();
+            assert!(epoch > granted);
+            let held = index::applied(&store.view()).unwrap().0;
+            let journal = store.metadata.journal_entry(held).unwrap().epoch;
+            above += u32::from(journal < granted);
+            store.put(10 + n, &[10 + n], How::Striped).await;
+            // Its journal is its own, whichever of the two numbers it has.
+            let before =
+                store.metadata.node().journal_segments(store.metadata.status().ensemble[0]).await.unwrap().len();
+            assert!(store.metadata.seal_now().await.unwrap().freed > 0);
+            let after =
+                store.metadata.node().journal_segments(store.metadata.status().ensemble[0]).await.unwrap().len();
+            assert!(after < before && after <= 2, "{before} segments, {after} after they were sealed");
+        }
+        assert!(above > 0, "the journal's epoch was never the lower one");
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        store.check().await;
+    });
+}
+
+/// Reclaim works while a drive of another history comes back: what would go next may be what that one still names.
+#[test]
+fn r10_a_drive_of_another_history_that_comes_back_holds_reclaim_before_the_next_delete() {
+    run(async {
+        let mut store = Store::new(4, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        store.put(2, &[2], How::Striped).await;
+        store.delete(2).await;
+        store.round().await;
+        // Written by a later state than this one; nobody looks at a drive again that was there all the time, but once a day.
+        let later = Epoch(store.metadata.epoch().0 + 1);
+        orphan(&store, later, 1000).await;
+        let drive = store.metadata.node().drives().await[0].id;
+        let (_, number) =
+            numbers(&store.world, &store.metadata).await.into_iter().find(|(id, _)| *id == drive).unwrap();
+        let witness = copy_of(&store.world, number);
+        store.world.trace.remove_drive(number);
+        store.metadata.check_drives().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        put_back(&store.world, number, &witness);
+        returned(&store.metadata, drive).await;
+        assert!(matches!(rows::hold(&store.view()).unwrap(), Some(Hold::Held(_))), "before anybody counts on it");
+        store.pass(8 * DAY).await;
+        let report = store.round().await;
+        assert_eq!((report.deleted, report.dropped, report.freed, report.orphans), (0, 0, 0, 0));
+        assert!(store.chunk(2).await.is_some());
+        store.metadata.reclaimer().unwrap().release().await.unwrap();
+        assert_eq!(store.round().await.deleted, 1);
+        store.check().await;
+    });
+}
