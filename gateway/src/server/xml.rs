@@ -432,7 +432,7 @@ mod tests {
         let many = |account: &str| -> Vec<Watch> {
             (0..1000).map(|_| of(&held, account)).take_while(|watch| watch.hold(BEGINNING as usize)).collect()
         };
-        let kept: Vec<_> = ["a", "b", "c", "d", "e"].map(|account| many(account)).into_iter().collect();
+        let kept = ["a", "b", "c", "d", "e"].map(many);
         assert_eq!(kept.iter().map(Vec::len).collect::<Vec<_>>(), [256, 256, 256, 256, 0]);
     }
 
