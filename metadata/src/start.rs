@@ -23,7 +23,7 @@ use crate::replay::index_mark;
 use crate::service::Metadata;
 use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, judge, newest_register, survey};
 use codec::erasure::{Geometry, self_test_of};
-use codec::id::{ClusterId, DriveId};
+use codec::id::{ClusterId, DriveId, Lsn};
 use codec::register::Register;
 use futures::future::join_all;
 use std::sync::Arc;
@@ -322,7 +322,9 @@ async fn open(parts: &Means, config: &Config, source: KeySource) -> Result<(Open
         return Err(StartError::Refused { path, source });
     }
     let known = config.cluster.or(index_cluster);
-    let first = first_start(&probed, known)?;
+    // The configuration is told the cluster when a start serves, and the index follows the journal.
+    let served = config.cluster.is_some() || index_mark(&*kv)?.applied > Lsn(0);
+    let first = first_start(&probed, known, served)?;
     let (cluster, probed, key) = match first {
         Some(interrupted) => {
             // A first start that has no key ends here, and not with drives that it has formatted.

@@ -36,8 +36,9 @@ pub enum StartError {
         /// The other one.
         second: String,
     },
-    /// R18: an index or a configuration knows the cluster, and its drives are empty: they are not mounted, or were exchanged.
-    #[error("cluster {cluster} is known here, but no drive of it is there ({path}: {state}); nothing is formatted")]
+    /// R18: an index or a configuration knows the cluster, and no drive has ever been written to: they are not mounted, or were
+    /// exchanged.
+    #[error("cluster {cluster} is known here, but no drive that has served it is there ({path}: {state}); nothing is formatted")]
     DrivesGone {
         /// The cluster.
         cluster: ClusterId,

@@ -10,10 +10,17 @@ use storage_node::client::DriveHealth;
 use storage_node::drive::{self, ProbedDrive, ProbedState, probe};
 
 /// Whether this is a first start: `Some(None)` for one that begins, `Some(cluster)` for one that was interrupted before any
-/// drive had a register, so that nothing can have been stored.
+/// drive had a register, so that nothing can have been stored. `served`: the cluster that is `known` has served from here, so
+/// it is none.
+///
+/// # Errors
+/// [`StartError::DrivesGone`] where drives have served and none of them is there. A drive without a register says nothing: one
+/// that was being added when the machine went down is there before the others are mounted, and a start that took it for an
+/// interrupted first start formatted their mount points (R18).
 pub(super) fn first_start(
     probed: &[ProbedDrive],
     known: Option<ClusterId>,
+    served: bool,
 ) -> Result<Option<Option<ClusterId>>, StartError> {
     let ours = || probed.iter().filter(|d| matches!(d.state, ProbedState::Ours));
     let mut registers = Vec::new();
@@ -25,15 +32,21 @@ pub(super) fn first_start(
         return Ok(None);
     }
     let other = probed.iter().find(|d| !matches!(d.state, ProbedState::Empty | ProbedState::Ours));
-    match (ours().next().and_then(|d| d.identity), known, other) {
-        // An index or configuration that knows a cluster, and no drive of it.
-        (None, Some(cluster), _) => {
-            let path = probed.first().map(|d| d.disk.path_hint()).unwrap_or_default();
-            let state = probed.first().map_or(ProbedState::Missing, |d| d.state.clone());
+    let identity = ours().next().and_then(|d| d.identity);
+    // An index or configuration that knows a cluster, and no drive that can have served it.
+    let gone = match identity {
+        Some(identity) => served.then(|| known.unwrap_or(identity.cluster)),
+        None => known,
+    };
+    match (gone, other) {
+        (Some(cluster), _) => {
+            let first = probed.iter().find(|d| d.state != ProbedState::Ours).or(probed.first());
+            let path = first.map(|d| d.disk.path_hint()).unwrap_or_default();
+            let state = first.map_or(ProbedState::Missing, |d| d.state.clone());
             Err(StartError::DrivesGone { cluster, path, state })
         }
-        (_, _, Some(other)) => Err(StartError::NotEmpty { path: other.disk.path_hint(), state: other.state.clone() }),
-        (identity, _, None) => Ok(Some(identity.map(|i| i.cluster))),
+        (None, Some(other)) => Err(StartError::NotEmpty { path: other.disk.path_hint(), state: other.state.clone() }),
+        (None, None) => Ok(Some(identity.map(|i| i.cluster))),
     }
 }
 
@@ -45,7 +58,7 @@ pub(super) fn format_all(
 ) -> Result<(ClusterId, Vec<ProbedDrive>), StartError> {
     let geometry = first_geometry(config, parts.disks().len())?;
     tracing::info!(drives = parts.disks().len(), %geometry, "first start: formatting the drives");
-    let cluster = match interrupted.or(config.cluster) {
+    let cluster = match interrupted {
         Some(cluster) => cluster,
         None => ClusterId(random(&*parts.entropy)?),
     };

@@ -3,6 +3,10 @@
 use super::world::{World, run};
 use crate::client::{MetadataClient, Mode};
 use crate::start::StartError;
+use codec::id::DriveId;
+use storage_node::disk::Disk;
+use storage_node::disk::faulty::Trace;
+use storage_node::drive::{Identity, format};
 
 /// Starts with another key, and then accepts a loss with it: both are refused, and the drives are as they were.
 async fn refused(world: &mut World) {
@@ -76,5 +80,45 @@ fn a_first_start_without_a_key_formats_nothing() {
         assert_eq!(world.trace.position(), 0);
         world.kek = right;
         world.serving().await.shutdown().await;
+    });
+}
+
+/// A drive that was formatted and not yet registered when the machine went down was taken, at a start before the other file
+/// systems were mounted, for an interrupted first start: their mount points were formatted.
+#[test]
+fn r18_a_drive_that_was_being_added_makes_no_first_start_of_a_known_cluster() {
+    run(async {
+        let mut world = World::new(4, "1+1");
+        world.given = vec![0, 1, 2];
+        let metadata = world.serving().await;
+        let cluster = Identity::parse(&world.trace.disk(0).read_small("identity").unwrap()).unwrap().cluster;
+        metadata.shutdown().await;
+        let unmounted = || {
+            let trace = Trace::new(4);
+            format(&*trace.disk(3), cluster, DriveId([9; 16]), None).unwrap();
+            trace
+        };
+        world.given = vec![0, 1, 2, 3];
+        let mounted = std::mem::replace(&mut world.trace, unmounted());
+        // The configuration knows the cluster, or the index, or both.
+        for (config, index) in [(false, true), (true, true), (true, false)] {
+            world.config.cluster = config.then_some(cluster);
+            if !index {
+                world.lose_index();
+            }
+            let started = world.try_start().await;
+            assert!(matches!(started, Err(StartError::DrivesGone { .. })), "{started:?}");
+            assert!((0..3).all(|drive| world.trace.disk(drive).is_empty().unwrap()));
+        }
+        // They are mounted: it starts with them, and the one that was being added is completed by whoever adds it.
+        world.trace = mounted;
+        world.serving().await.shutdown().await;
+        // Nothing was ever served: an interrupted first start, which goes on.
+        world.trace = unmounted();
+        world.config.cluster = None;
+        world.lose_index();
+        let metadata = world.serving().await;
+        assert_eq!(metadata.node().drives().await.len(), 4);
+        metadata.shutdown().await;
     });
 }
