@@ -134,6 +134,22 @@ pub fn encode_entry(
     effects: &Effects,
     frames: &[Bytes],
 ) -> Result<EncodedEntry, JournalError> {
+    encode_as(EFFECT_VERSION, (lsn, epoch, prev_hash), effects, frames)
+}
+
+/// Encodes an entry without effects: what an LSN is filled with that a replicated log used for itself. Every version of the
+/// program makes the same bytes of the same LSN, epoch and hash, because two that run side by side write copies of it; so its
+/// effect version is the first one for ever.
+pub fn encode_empty_entry(lsn: Lsn, epoch: Epoch, prev_hash: [u8; 32]) -> Result<EncodedEntry, JournalError> {
+    encode_as(1, (lsn, epoch, prev_hash), &Effects::default(), &[])
+}
+
+fn encode_as(
+    effect_version: u16,
+    (lsn, epoch, prev_hash): (Lsn, Epoch, [u8; 32]),
+    effects: &Effects,
+    frames: &[Bytes],
+) -> Result<EncodedEntry, JournalError> {
     let effects_len = effects.encoded_len();
     let frame_bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
     let len = table_end(frames.len()).map_or(u64::MAX, |t| (t as u64) + frame_bytes + effects_len as u64);
@@ -146,7 +162,7 @@ pub fn encode_entry(
     let mut out = Vec::with_capacity(len as usize);
     out.extend_from_slice(ENTRY_MAGIC);
     out.extend_from_slice(&ENTRY_VERSION.to_le_bytes());
-    out.extend_from_slice(&EFFECT_VERSION.to_le_bytes());
+    out.extend_from_slice(&effect_version.to_le_bytes());
     for n in [0, frames.len() as u32, effects_len as u32, 0] {
         out.extend_from_slice(&n.to_le_bytes());
     }

@@ -24,6 +24,7 @@ pub mod listing;
 pub mod lookup;
 pub mod loss;
 pub mod placement;
+pub mod raft;
 mod replay;
 pub mod seal;
 pub mod service;

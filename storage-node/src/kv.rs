@@ -9,6 +9,7 @@ pub mod memory;
 pub mod rocks;
 
 use std::fmt::Debug;
+use std::path::Path;
 
 use bytes::Bytes;
 
@@ -155,6 +156,12 @@ pub trait Kv: Send + Sync + Debug {
 
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<(), KvError>;
+
+    /// Makes a copy of the whole store as of now in a directory that does not exist yet, on the same file system: a store of
+    /// its own, made of links as far as its files never change. A store that can't, says so.
+    fn checkpoint(&self, path: &Path) -> Result<(), KvError> {
+        Err(KvError::Io { path: path.display().to_string(), detail: "the store can't be copied as a whole".to_owned() })
+    }
 
     /// Sizes, estimated.
     fn stats(&self) -> KvStats;

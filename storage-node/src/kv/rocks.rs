@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType,
     DBRawIteratorWithThreadMode, DBRecoveryMode, DBWithThreadMode, ErrorKind, LogLevel, MultiThreaded, Options,
@@ -335,6 +336,11 @@ impl Kv for RocksKv {
 
     fn flush(&self) -> Result<(), KvError> {
         self.db.flush_wal(true).map_err(|e| self.error(e))
+    }
+
+    fn checkpoint(&self, path: &Path) -> Result<(), KvError> {
+        let copy = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(path));
+        copy.map_err(|e| self.error(e))
     }
 
     fn clear(&self) -> Result<(), KvError> {

@@ -1,0 +1,366 @@
+//! The Raft log and vote of one metadata node, in a store of their own.
+//!
+//! Invariants
+//! * An entry counts as flushed, and a vote as saved, only after a sync of the write-ahead log that began after it was written.
+//!   Were a vote forgotten, a node could vote twice in a term, and two leaders would each have a majority.
+//! * After a failed sync nothing is flushed or saved any more until the process ends: the pages that were not written may be
+//!   gone from memory, and a second sync would call them durable (R6).
+//! * Rows are consecutive from the entry after `purged` to the last. One that is missing is damage, never a shorter log: a log
+//!   cut short by itself would vote for a leader that lacks what this node has promised to keep.
+//! * A store belongs to one node of one cluster. A node whose store is gone joins as a new one, never under its old number.
+//!
+//! Rows have the index's checksum ([`crate::index`]), which covers family and key.
+
+use super::RaftTypes;
+use super::message::{EntryMessage, LogIdMessage, VoteMessage};
+use crate::index::{IndexError, Overlay, RowFault, View, damaged, decode};
+use bytes::Bytes;
+use codec::id::ClusterId;
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{AnyError, Entry, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
+use prost::Message;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use storage_node::kv::{Direction, Family, Kv, KvError};
+
+/// Entries by index, big endian.
+const LOG: Family = "raft-log";
+/// `vote`, `committed`, `purged` and `identity`.
+const STATE: Family = "raft-state";
+/// The families of a log's store.
+pub const FAMILIES: [Family; 2] = [LOG, STATE];
+
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+const IDENTITY: &[u8] = b"identity";
+
+/// Bytes of entries that are read at once for a follower that is behind; one entry at least.
+const READ_BYTES: usize = 8 << 20;
+
+/// Whose log it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The number of the metadata node; never given twice.
+    pub node: u64,
+}
+
+/// Why a log can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is another node's, or another cluster's.
+    #[error("this Raft log is of node {found_node} of cluster {found_cluster}, not of node {} of cluster {}", wanted.node, wanted.cluster)]
+    Foreign {
+        /// Whose it is.
+        found_node: u64,
+        /// Whose cluster.
+        found_cluster: String,
+        /// Who asked.
+        wanted: Identity,
+    },
+    /// It is damaged or gives no answer: the node has to join again under a new number.
+    #[error("the Raft log can't be read: {0}")]
+    Index(#[from] IndexError),
+    /// The machine gives no more threads.
+    #[error("the Raft log's thread can't be started: {0}")]
+    Thread(io::Error),
+}
+
+impl From<KvError> for OpenError {
+    fn from(error: KvError) -> Self {
+        OpenError::Index(error.into())
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IdentityRow {
+    #[prost(bytes = "bytes", tag = "1")]
+    cluster: Bytes,
+    #[prost(uint64, tag = "2")]
+    node: u64,
+}
+
+/// The log and vote of one metadata node. Clones are of the same log.
+#[derive(Clone, Debug)]
+pub struct LogStore {
+    kv: Arc<dyn Kv>,
+    /// Where callbacks go that wait for a sync.
+    unsynced: mpsc::Sender<LogFlushed<RaftTypes>>,
+    /// A sync failed.
+    failed: Arc<AtomicBool>,
+}
+
+impl LogStore {
+    /// The log in `kv`, which has [`FAMILIES`]; one without an owner becomes `identity`'s. It must not be used by two at once.
+    pub fn open(kv: Arc<dyn Kv>, identity: Identity) -> Result<LogStore, OpenError> {
+        let owner = read_row::<IdentityRow>(&*kv, IDENTITY)?;
+        match owner {
+            None => {
+                let cluster = Bytes::copy_from_slice(identity.cluster.as_bytes());
+                let mut rows = Overlay::new(&*kv);
+                rows.put(STATE, IDENTITY, &IdentityRow { cluster, node: identity.node });
+                kv.write(rows.into_batch())?;
+                kv.flush()?;
+            }
+            Some(owner) if owner.cluster[..] != identity.cluster.as_bytes()[..] || owner.node != identity.node => {
+                let found_cluster = hex::encode(&owner.cluster);
+                return Err(OpenError::Foreign { found_node: owner.node, found_cluster, wanted: identity });
+            }
+            Some(_) => {}
+        }
+        let failed = Arc::new(AtomicBool::new(false));
+        let (unsynced, waiting) = mpsc::channel();
+        let (store, broken) = (kv.clone(), failed.clone());
+        // Ends when the last clone of the log is dropped.
+        std::thread::Builder::new()
+            .name("raft-log-sync".to_owned())
+            .spawn(move || sync_in_order(&*store, &waiting, &broken))
+            .map_err(OpenError::Thread)?;
+        let log = LogStore { kv, unsynced, failed };
+        let state = log.state()?;
+        let first = log.keys(0, None, 1)?;
+        if let (Some(purged), Some(first)) = (state.last_purged_log_id, first.first())
+            && first[..] != purged.index.saturating_add(1).to_be_bytes()[..]
+        {
+            return Err(damaged(LOG, first, RowFault::Dangling).into());
+        }
+        Ok(log)
+    }
+
+    /// The last position that was purged, and the last there is. Looks at the ends only.
+    fn state(&self) -> Result<LogState<RaftTypes>, IndexError> {
+        let purged: Option<LogId<u64>> = read_row::<LogIdMessage>(&*self.kv, PURGED)?.map(Into::into);
+        let last = self.kv.scan(LOG, &[], Direction::Backward)?.next()?;
+        let last = match last {
+            Some((key, value)) => Some(entry_of(&key, value)?.log_id),
+            None => purged,
+        };
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+    }
+
+    fn entries(&self, from: u64, end: Option<u64>, limit: usize) -> Result<Vec<Entry<RaftTypes>>, IndexError> {
+        let mut scan = self.kv.scan(LOG, &from.to_be_bytes(), Direction::Forward)?;
+        let (mut entries, mut bytes) = (Vec::<Entry<RaftTypes>>::new(), 0);
+        while bytes < limit {
+            let Some((key, value)) = scan.next()? else { break };
+            bytes += value.len();
+            let entry = entry_of(&key, value)?;
+            if end.is_some_and(|end| entry.log_id.index >= end) {
+                break;
+            }
+            if entries.last().is_some_and(|before| before.log_id.index.checked_add(1) != Some(entry.log_id.index)) {
+                return Err(damaged(LOG, &key, RowFault::Dangling));
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Keys of rows in a range of indexes, `limit` at most.
+    fn keys(&self, from: u64, end: Option<u64>, limit: usize) -> Result<Vec<Bytes>, IndexError> {
+        let mut scan = self.kv.scan(LOG, &from.to_be_bytes(), Direction::Forward)?;
+        let mut keys = Vec::new();
+        while keys.len() < limit
+            && let Some((key, _)) = scan.next()?
+        {
+            if end.is_some_and(|end| key[..] >= end.to_be_bytes()[..]) {
+                break;
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    /// Writes what `change` puts into the overlay, and syncs it if asked, on a thread that may block.
+    async fn write<F>(&self, synced: bool, change: F) -> Result<(), io::Error>
+    where
+        F: FnOnce(&LogStore, &mut Overlay<'_>) -> Result<(), IndexError> + Send + 'static,
+    {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("a sync of the Raft log failed before; the node has to be started again"));
+        }
+        let log = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let mut rows = Overlay::new(&*log.kv);
+            change(&log, &mut rows)?;
+            log.kv.write(rows.into_batch())?;
+            if synced {
+                log.kv.flush().inspect_err(|_| log.failed.store(true, Ordering::Release))?;
+            }
+            Ok::<(), IndexError>(())
+        });
+        written.await.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&LogStore) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, AnyError> {
+        let log = self.clone();
+        let read = tokio::task::spawn_blocking(move || ask(&log)).await;
+        read.map_err(|error| AnyError::new(&error))?.map_err(|error| AnyError::new(&error))
+    }
+}
+
+/// Answers callbacks after a sync that began when they were there: however many gather during one sync, the next serves all.
+fn sync_in_order(kv: &dyn Kv, waiting: &mpsc::Receiver<LogFlushed<RaftTypes>>, failed: &AtomicBool) {
+    while let Ok(first) = waiting.recv() {
+        let mut flushed = vec![first];
+        flushed.extend(waiting.try_iter());
+        let before = failed.load(Ordering::Acquire);
+        let synced =
+            if before { Err("a sync failed before".to_owned()) } else { kv.flush().map_err(|e| e.to_string()) };
+        if let Err(error) = &synced
+            && !failed.swap(true, Ordering::AcqRel)
+        {
+            tracing::error!(%error, "the Raft log can't be synced; this metadata node stops");
+        }
+        for callback in flushed {
+            callback.log_io_completed(synced.clone().map_err(io::Error::other));
+        }
+    }
+}
+
+fn read_row<M: Message + Default>(kv: &dyn Kv, key: &[u8]) -> Result<Option<M>, IndexError> {
+    Overlay::new(kv).row(STATE, key)?.map(|value| decode(STATE, key, value)).transpose()
+}
+
+/// The entry in a row; its key must be its index.
+fn entry_of(key: &[u8], value: Bytes) -> Result<Entry<RaftTypes>, IndexError> {
+    let message: EntryMessage = decode(LOG, key, value)?;
+    let entry = message.into_entry().ok_or_else(|| damaged(LOG, key, RowFault::Field))?;
+    if key[..] != entry.log_id.index.to_be_bytes()[..] {
+        return Err(damaged(LOG, key, RowFault::Key));
+    }
+    Ok(entry)
+}
+
+impl RaftLogReader<RaftTypes> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry<RaftTypes>>, StorageError<u64>> {
+        let (from, end) = (first_of(&range), end_of(&range));
+        let entries = self.read(move |log| log.entries(from, end, usize::MAX)).await;
+        entries.map_err(|error| StorageIOError::read_logs(error).into())
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        from: u64,
+        end: u64,
+    ) -> Result<Vec<Entry<RaftTypes>>, StorageError<u64>> {
+        let entries = self.read(move |log| log.entries(from, Some(end), READ_BYTES)).await;
+        entries.map_err(|error| StorageIOError::read_logs(error).into())
+    }
+}
+
+fn first_of(range: &impl RangeBounds<u64>) -> u64 {
+    match range.start_bound() {
+        Bound::Included(first) => *first,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    }
+}
+
+fn end_of(range: &impl RangeBounds<u64>) -> Option<u64> {
+    match range.end_bound() {
+        Bound::Included(last) => last.checked_add(1),
+        Bound::Excluded(end) => Some(*end),
+        Bound::Unbounded => None,
+    }
+}
+
+impl RaftLogStorage<RaftTypes> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<RaftTypes>, StorageError<u64>> {
+        self.read(|log| log.state()).await.map_err(|error| StorageIOError::read_logs(error).into())
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
+        let row = VoteMessage::from(*vote);
+        let saved = self.write(true, move |_, rows| {
+            rows.put(STATE, VOTE, &row);
+            Ok(())
+        });
+        saved.await.map_err(|error| StorageIOError::write_vote(&error).into())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
+        let vote = self.read(|log| read_row::<VoteMessage>(&*log.kv, VOTE)).await;
+        Ok(vote.map_err(StorageIOError::read_vote)?.map(Into::into))
+    }
+
+    /// Not synced: it only says how far a restart may apply at once, and an older one is as true.
+    async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), StorageError<u64>> {
+        let saved = self.write(false, move |_, rows| {
+            match committed {
+                Some(id) => rows.put(STATE, COMMITTED, &LogIdMessage::from(id)),
+                None => rows.delete(STATE, COMMITTED),
+            }
+            Ok(())
+        });
+        saved.await.map_err(|error| StorageIOError::write(&error).into())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError<u64>> {
+        let id = self.read(|log| read_row::<LogIdMessage>(&*log.kv, COMMITTED)).await;
+        Ok(id.map_err(StorageIOError::read_logs)?.map(Into::into))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<RaftTypes>) -> Result<(), StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<RaftTypes>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<(u64, EntryMessage)> =
+            entries.into_iter().map(|entry| (entry.log_id.index, EntryMessage::from(&entry))).collect();
+        let written = self.write(false, move |_, rows| {
+            for (index, message) in &entries {
+                rows.put(LOG, index.to_be_bytes().to_vec(), message);
+            }
+            Ok(())
+        });
+        match written.await {
+            Ok(()) => {
+                // The thread lives as long as `self`; were it gone, the dropped callback would say so.
+                let _gone = self.unsynced.send(callback);
+                Ok(())
+            }
+            Err(error) => {
+                let failed = StorageIOError::write_logs(&error);
+                callback.log_io_completed(Err(error));
+                Err(failed.into())
+            }
+        }
+    }
+
+    async fn truncate(&mut self, from: LogId<u64>) -> Result<(), StorageError<u64>> {
+        // Not synced by itself: whatever is appended next comes after it in the write-ahead log, and is synced with it.
+        let cut = self.write(false, move |log, rows| {
+            log.keys(from.index, None, usize::MAX)?.into_iter().for_each(|key| rows.delete(LOG, key));
+            Ok(())
+        });
+        cut.await.map_err(|error| StorageIOError::write_logs(&error).into())
+    }
+
+    async fn purge(&mut self, upto: LogId<u64>) -> Result<(), StorageError<u64>> {
+        // One batch: rows that are gone without `purged` saying so would be damage.
+        let purged = self.write(false, move |log, rows| {
+            rows.put(STATE, PURGED, &LogIdMessage::from(upto));
+            log.keys(0, upto.index.checked_add(1), usize::MAX)?.into_iter().for_each(|key| rows.delete(LOG, key));
+            Ok(())
+        });
+        purged.await.map_err(|error| StorageIOError::write_logs(&error).into())
+    }
+}

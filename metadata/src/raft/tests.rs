@@ -1,0 +1,5 @@
+//! The log, the state machine, and three nodes that agree by way of them.
+
+mod cluster;
+mod log;
+mod machine;

@@ -1,0 +1,296 @@
+//! Three nodes in one process, with a network that can be cut. What is stated: an entry that was acknowledged is in every index
+//! in the end, at its LSN, and all nodes make the same journal of it; one that was not is nowhere or everywhere.
+
+use super::super::log::{FAMILIES, Identity, LogStore};
+use super::super::{Applied, Machine, Peer, RaftTypes, Record, SnapshotDir, Tail, record};
+use super::machine::{proposal, value_in};
+use codec::id::ClusterId;
+use openraft::error::{NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::{Config, OptionalSend, Raft, RaftLogReader, Snapshot, SnapshotPolicy, Vote};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use storage_node::kv::{RocksKv, RocksOptions};
+
+const SMALL: RocksOptions = RocksOptions { block_cache: 1 << 20, write_buffers: 1 << 20, open_files: 64 };
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For one question; a client would ask again.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+struct Node {
+    raft: Raft<RaftTypes>,
+    machine: Machine,
+    log: LogStore,
+}
+
+/// Who can reach whom.
+#[derive(Clone, Default)]
+struct Net {
+    nodes: Arc<Mutex<BTreeMap<u64, Node>>>,
+    cut: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+struct Link {
+    net: Net,
+    from: u64,
+    to: u64,
+}
+
+impl Net {
+    fn reach(&self, from: u64, to: u64) -> Result<Node, Unreachable> {
+        let cut = self.cut.lock().unwrap();
+        let node = self.nodes.lock().unwrap().get(&to).cloned();
+        let apart = cut.contains(&from) || cut.contains(&to);
+        node.filter(|_| !apart).ok_or_else(|| Unreachable::new(&std::io::Error::other("cut off")))
+    }
+}
+
+impl RaftNetworkFactory<RaftTypes> for (Net, u64) {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _peer: &Peer) -> Link {
+        Link { net: self.0.clone(), from: self.1, to: target }
+    }
+}
+
+type Remote<E> = RPCError<u64, Peer, E>;
+
+impl RaftNetwork<RaftTypes> for Link {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<RaftTypes>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, Remote<RaftError<u64>>> {
+        let node = self.net.reach(self.from, self.to)?;
+        let answer = node.raft.append_entries(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
+        self.net.reach(self.from, self.to)?;
+        Ok(answer)
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<u64>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<u64>, Remote<RaftError<u64>>> {
+        let node = self.net.reach(self.from, self.to)?;
+        Ok(node.raft.vote(rpc).await.map_err(|e| RemoteError::new(self.to, e))?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<RaftTypes>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<RaftTypes, openraft::error::Fatal<u64>>> {
+        let node = self.net.reach(self.from, self.to)?;
+        let incoming = node.machine.incoming().map_err(|e| NetworkError::new(&e))?;
+        copy(&snapshot.snapshot, &incoming);
+        let snapshot = Snapshot { meta: snapshot.meta, snapshot: Box::new(incoming) };
+        let answer = node.raft.install_full_snapshot(vote, snapshot).await;
+        Ok(answer.map_err(|e| RemoteError::new(self.to, e))?)
+    }
+}
+
+fn copy(from: &SnapshotDir, to: &SnapshotDir) {
+    for file in std::fs::read_dir(from.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+    }
+}
+
+struct Cluster {
+    net: Net,
+    dir: tempfile::TempDir,
+    /// A node that is started again finds what it had. The stores stay open: a leader that was shut down while it could not
+    /// reach a follower leaves the task that tries to, and with it a reader of the log, behind until the process ends.
+    homes: Mutex<BTreeMap<u64, (LogStore, Machine)>>,
+}
+
+impl Cluster {
+    fn home(&self, id: u64) -> (LogStore, Machine) {
+        let make = || {
+            let home = self.dir.path().join(id.to_string());
+            let identity = Identity { cluster: ClusterId([1; 16]), node: id };
+            let kv = RocksKv::open(&home.join("log"), &FAMILIES, SMALL).unwrap();
+            (LogStore::open(Arc::new(kv), identity).unwrap(), Machine::open(&home.join("index"), SMALL).unwrap())
+        };
+        self.homes.lock().unwrap().entry(id).or_insert_with(make).clone()
+    }
+
+    async fn start(&self, id: u64) {
+        let (log, machine) = self.home(id);
+        let config = Config {
+            heartbeat_interval: 50,
+            election_timeout_min: 200,
+            election_timeout_max: 400,
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: 0,
+            ..Config::default()
+        };
+        let network = (self.net.clone(), id);
+        let config = Arc::new(config.validate().unwrap());
+        let raft = Raft::new(id, config, network, log.clone(), machine.clone()).await.unwrap();
+        self.net.nodes.lock().unwrap().insert(id, Node { raft, machine, log });
+    }
+
+    async fn stop(&self, id: u64) {
+        let node = self.net.nodes.lock().unwrap().remove(&id).unwrap();
+        node.raft.shutdown().await.unwrap();
+    }
+
+    fn node(&self, id: u64) -> Node {
+        self.net.nodes.lock().unwrap()[&id].clone()
+    }
+
+    fn cut(&self, ids: &[u64]) {
+        *self.net.cut.lock().unwrap() = ids.iter().copied().collect();
+    }
+
+    /// The leader that the nodes which are not cut off agree on.
+    async fn leader(&self) -> Node {
+        loop {
+            let cut = self.net.cut.lock().unwrap().clone();
+            let nodes = self.net.nodes.lock().unwrap().clone();
+            for (id, node) in nodes {
+                let asked = tokio::time::timeout(DEADLINE, node.raft.ensure_linearizable());
+                if !cut.contains(&id) && matches!(asked.await, Ok(Ok(_))) {
+                    return node;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Decides on what the leader has applied, and proposes until it counts. Returns the LSN. What was tried before may count
+    /// as well, where the answer was lost.
+    async fn write(&self, value: u64) -> u64 {
+        loop {
+            let leader = self.leader().await;
+            let before = leader.machine.tail().unwrap();
+            let asked = tokio::time::timeout(DEADLINE, leader.raft.client_write(proposal(&before, 1, value)));
+            if let Ok(Ok(done)) = asked.await
+                && done.data == Applied::Done
+            {
+                return done.log_id.index;
+            }
+        }
+    }
+
+    /// Waits until all these nodes have applied the same, and returns its end.
+    async fn settle(&self, ids: &[u64]) -> Tail {
+        let settled = async {
+            loop {
+                let tails: Vec<Tail> = ids.iter().map(|id| self.node(*id).machine.tail().unwrap()).collect();
+                if tails.iter().all(|tail| *tail == tails[0]) {
+                    return tails[0];
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("the nodes do not agree")
+    }
+}
+
+/// The journal that a node would write from its log.
+async fn journal_of(mut log: LogStore) -> Vec<Record> {
+    let mut tail = Tail::default();
+    let mut journal = Vec::new();
+    for entry in log.try_get_log_entries(..).await.unwrap() {
+        let Some(record) = record(&entry, &tail).unwrap() else { continue };
+        tail = record.tail();
+        journal.push(record);
+    }
+    journal
+}
+
+async fn three() -> Cluster {
+    let cluster = Cluster { net: Net::default(), dir: tempfile::tempdir().unwrap(), homes: Mutex::default() };
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    let peers: BTreeMap<u64, Peer> = (1..=3).map(|id| (id, Peer::default())).collect();
+    cluster.node(1).raft.initialize(peers).await.unwrap();
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_outlives_leaders_and_restarts() {
+    let cluster = three().await;
+    let mut acknowledged = BTreeMap::new();
+    for value in 1..=20 {
+        acknowledged.insert(cluster.write(value).await, value);
+    }
+    for round in 0..3 {
+        let leader = cluster.leader().await.raft.metrics().borrow().id;
+        cluster.cut(&[leader]);
+        // The leader that is cut off takes a proposal that it can't have committed.
+        let alone = cluster.node(leader);
+        let lost = proposal(&alone.machine.tail().unwrap(), 1, 1_000 + round);
+        let asked = tokio::spawn(async move { alone.raft.client_write(lost).await });
+        for value in 0..5 {
+            let value = 100 * (round + 1) + value;
+            acknowledged.insert(cluster.write(value).await, value);
+        }
+        if round == 1 {
+            cluster.stop(leader).await;
+            cluster.start(leader).await;
+        }
+        cluster.cut(&[]);
+        let answer = tokio::time::timeout(PATIENCE, asked).await.expect("an answer").unwrap();
+        assert!(!matches!(answer, Ok(done) if done.data == Applied::Done), "nobody but the cut off leader had it");
+    }
+    let last = cluster.write(7).await;
+    acknowledged.insert(last, 7);
+    let tail = cluster.settle(&[1, 2, 3]).await;
+    assert_eq!(tail.lsn.0, last);
+    let first = journal_of(cluster.node(1).log).await;
+    for id in 1..=3 {
+        let node = cluster.node(id);
+        assert_eq!(value_in(&node.machine), Some(7));
+        let journal = journal_of(node.log).await;
+        assert!(journal.iter().map(|r| &r.entry.bytes).eq(first.iter().map(|r| &r.entry.bytes)), "node {id}");
+    }
+    let effects: BTreeMap<u64, _> = first.iter().map(|r| (r.entry.lsn.0, r.effects.clone())).collect();
+    for (lsn, value) in &acknowledged {
+        assert_eq!(effects.get(lsn), Some(&super::machine::setting(*value)), "LSN {lsn}");
+    }
+    for lost in 1_000..1_003 {
+        assert!(!effects.values().any(|effects| *effects == super::machine::setting(lost)), "{lost} came back");
+    }
+}
+
+/// A node that joins gets a snapshot where the log no longer begins at the beginning, and then votes: 3 -> 4, and 1 leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_node_begins_with_a_snapshot() {
+    let cluster = three().await;
+    for value in 1..=30 {
+        cluster.write(value).await;
+    }
+    let leader = cluster.leader().await;
+    let upto = leader.machine.tail().unwrap().lsn.0;
+    leader.raft.trigger().snapshot().await.unwrap();
+    leader.raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.map(|id| id.index) >= Some(upto), "built").await.unwrap();
+    leader.raft.trigger().purge_log(upto).await.unwrap();
+    leader.raft.wait(Some(PATIENCE)).metrics(|m| m.purged.map(|id| id.index) >= Some(upto), "purged").await.unwrap();
+    cluster.write(31).await;
+
+    cluster.start(4).await;
+    let leader = cluster.leader().await;
+    leader.raft.add_learner(4, Peer::default(), true).await.unwrap();
+    leader.raft.change_membership(BTreeSet::from([2, 3, 4]), false).await.unwrap();
+    cluster.stop(1).await;
+    let last = cluster.write(32).await;
+    let tail = cluster.settle(&[2, 3, 4]).await;
+    assert_eq!(tail.lsn.0, last);
+    assert_eq!(value_in(&cluster.node(4).machine), Some(32));
+    // With one of the three gone it is the new one's vote that counts.
+    cluster.stop(2).await;
+    cluster.write(33).await;
+    assert_eq!(cluster.settle(&[3, 4]).await.lsn, cluster.node(4).machine.tail().unwrap().lsn);
+    assert_eq!(value_in(&cluster.node(4).machine), Some(33));
+}
