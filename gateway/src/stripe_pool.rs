@@ -74,6 +74,7 @@ impl Fill {
 
 struct Open {
     batch: Arc<Batch>,
+    /// The newest epoch among those whose frames are in it.
     writer: Epoch,
     frames: Vec<StripeFrame>,
     room: Vec<Held>,
@@ -139,7 +140,7 @@ impl StripePool {
             return Ticket { batch: Arc::clone(batch) };
         }
         let len = frame.frame.len();
-        if state.open.as_mut().is_some_and(|open| open.writer != writer || !open.fill.fits(len)) {
+        if state.open.as_mut().is_some_and(|open| !open.fill.fits(len)) {
             self.close(&mut state);
         }
         let fill = || self.new_fill();
@@ -151,6 +152,9 @@ impl StripePool {
             fill: fill(),
             wanted: false,
         });
+        // Requests keep their epoch for up to twelve hours and a new one is granted each hour, so several write at a time. A stripe
+        // for each would be a few chunks long. What an epoch is asked for at the end is the commit of the object.
+        open.writer = open.writer.max(writer);
         open.fill.add(len);
         let (id, batch) = (frame.id, Arc::clone(&open.batch));
         open.frames.push(frame);
