@@ -158,11 +158,7 @@ struct Piece {
 
 impl Sealer {
     /// A sealer for one start.
-    pub fn new(
-        shared: Arc<Shared>,
-        writer: Arc<StripeWriter>,
-        requests: mpsc::Sender<Request>,
-    ) -> Sealer {
+    pub fn new(shared: Arc<Shared>, writer: Arc<StripeWriter>, requests: mpsc::Sender<Request>) -> Sealer {
         Sealer {
             shared,
             writer,

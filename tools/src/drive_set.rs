@@ -56,7 +56,9 @@ pub enum DriveSetError {
     #[error("{0} is the beginning of more than one drive's id")]
     Ambiguous(String),
     /// The drives are on storage nodes.
-    #[error("the drives of this set-up are on storage nodes: a new one is named in its node's configuration and formatted there")]
+    #[error(
+        "the drives of this set-up are on storage nodes: a new one is named in its node's configuration and formatted there"
+    )]
     OnNodes,
     /// The set-up has no identity yet.
     #[error("the first start is not over")]

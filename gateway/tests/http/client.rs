@@ -32,7 +32,7 @@ impl IndexHome for Home {
     fn destroy(&self) -> Result<(), KvError> {
         Ok(())
     }
-    fn set_aside(&self) -> Result<String, KvError> {
+    fn set_aside(&self, _: metadata::start::PutAside) -> Result<String, KvError> {
         Ok("aside".to_owned())
     }
 }

@@ -36,7 +36,7 @@ impl IndexHome for Home {
         *self.0.lock().unwrap() = Arc::new(MemoryKv::new(&FAMILIES));
         Ok(())
     }
-    fn set_aside(&self) -> Result<String, KvError> {
+    fn set_aside(&self, _: metadata::start::PutAside) -> Result<String, KvError> {
         self.destroy()?;
         Ok("aside".to_owned())
     }

@@ -27,7 +27,6 @@ use crate::index::{self, FAMILIES, Overlay};
 use crate::start::StartError;
 use codec::effect::ObjectMeta;
 use codec::id::Lsn;
-use storage_node::client::NodeClient;
 use storage_node::kv::MemoryKv;
 
 #[test]

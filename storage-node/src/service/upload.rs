@@ -141,7 +141,10 @@ async fn next(stream: &mut Streaming<Upload>, stall: Duration) -> Result<Option<
 /// The shards that are being received, with the roots of their stripes: two stripes that were given one id must not both find
 /// that there is no such shard yet.
 #[derive(Default)]
-pub(crate) struct Receiving(Mutex<HashMap<(DriveId, ShardId), ([u8; 32], usize)>>);
+pub(crate) struct Receiving(Mutex<HashMap<(DriveId, ShardId), RootAndCount>>);
+
+/// The stripe's root, and how many times its shard is being received.
+type RootAndCount = ([u8; 32], usize);
 
 impl Receiving {
     /// A shard of the same stripe may be received twice at a time: its sender gave up waiting and sends it again.

@@ -11,7 +11,6 @@ use metadata::index::{self, CHUNKS, Overlay, STRIPES, View, reclaim};
 use metadata::lookup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use storage_node::client::NodeClient;
 use storage_node::keep::{Finding, ScrubOrder, ScrubState, ShardRef, Subject};
 use tests::crash::mix;
 use tests::keeping::HOUR;

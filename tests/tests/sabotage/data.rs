@@ -11,7 +11,7 @@ use codec::stripe::StripePacker;
 use metadata::client::MetadataClient;
 use std::sync::Arc;
 use std::time::Duration;
-use storage_node::client::{NodeClient, Reserve};
+use storage_node::client::Reserve;
 use storage_node::disk::faulty::{Fault, Trace};
 use storage_node::disk::{Access, Disk, DiskFile, DiskOp};
 use storage_node::drive;

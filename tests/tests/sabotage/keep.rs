@@ -8,7 +8,6 @@ use metadata::index::{self, Overlay};
 use metadata::start::Config;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use storage_node::client::NodeClient;
 use storage_node::disk::faulty::{Fault, Trace};
 use storage_node::disk::{Disk, DiskOp};
 use storage_node::keep::{ScrubOrder, ScrubState, ScrubStatus};

@@ -13,7 +13,7 @@ use codec::stripe::{StripeClass, StripePacker};
 use gateway::error::PutError;
 use metadata::client::{CommitError, MetadataClient};
 use metadata::command::{Command, CommitObject, Condition, CreateBucket, Move, Seal, ShardMove};
-use storage_node::client::{NodeClient, Reserve};
+use storage_node::client::Reserve;
 use storage_node::drive;
 use tests::oracle::Wrong;
 use tests::world::{Indexes, OWNER, Shape, World, disks, noise};

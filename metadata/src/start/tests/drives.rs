@@ -13,7 +13,7 @@ use codec::id::DriveId;
 use codec::register::Register;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use storage_node::client::{DriveHealth, NodeClient};
+use storage_node::client::DriveHealth;
 use storage_node::disk::faulty::Fault;
 use storage_node::disk::{Access, Disk, DiskOp};
 use storage_node::drive::{ProbedDrive, format, probe};

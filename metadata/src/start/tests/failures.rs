@@ -5,7 +5,6 @@ use crate::client::{CommitError, MetadataClient, Mode};
 use crate::seal::SealError;
 use codec::id::{DriveId, Lsn};
 use rustix::io::Errno;
-use storage_node::client::NodeClient;
 use storage_node::disk::faulty::Fault;
 
 /// The number of each drive in the trace.

@@ -15,6 +15,7 @@ use storage_node::client::{DriveHealth, DriveStatus, STALLED_AFTER};
 use storage_node::clock::Clock;
 use storage_node::disk::DiskOp;
 use storage_node::disk::faulty::{Fault, FaultId};
+use storage_node::node::HUNG_AFTER;
 
 const GRACE_MS: u64 = 15 * 60_000;
 
@@ -104,17 +105,17 @@ fn a_stripe_is_written_elsewhere_and_the_drive_is_reported_made_good_and_verifie
         };
         let wait = async {
             met(&world, hang).await;
-            tick(&metadata, &hands, 61).await;
+            tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         };
         tokio::join!(write, wait);
         let named = |metadata: &Metadata| {
             stripes(metadata).iter().filter(|(_, row)| (0..8).any(|index| row.drive(index) == Some(drive))).count()
         };
-        let failed = DriveHealth::Failed { reason: "no answer for 61 s".to_owned() };
+        let failed = DriveHealth::Failed { reason: "no answer for 181 s".to_owned() };
         assert_eq!(status(&metadata, drive).await.health, failed);
         let details = metadata.drive_details().await.unwrap();
         let detail = details.iter().find(|detail| detail.id == drive).unwrap();
-        assert_eq!((detail.state, detail.reason.as_str()), ("failed", "no answer for 61 s"));
+        assert_eq!((detail.state, detail.reason.as_str()), ("failed", "no answer for 181 s"));
         client.check(&metadata).await;
         // Silent as one whose cable was pulled: within the grace it is waited for, and then it is made good.
         let before = named(&metadata);
@@ -182,7 +183,7 @@ fn reads_go_around_a_drive_that_hangs_and_later_ones_do_not_ask_it() {
             tick(&metadata, &hands, STALLED_AFTER.as_secs()).await;
         };
         tokio::join!(client.check(&metadata), stalls);
-        tick(&metadata, &hands, 60).await;
+        tick(&metadata, &hands, HUNG_AFTER.as_secs()).await;
         assert!(matches!(status(&metadata, drive).await.health, DriveHealth::Failed { .. }));
         let asked = world.trace.hits(hang);
         client.check(&metadata).await;
@@ -204,7 +205,7 @@ fn commits_go_on_when_a_member_of_the_ensemble_hangs() {
         let hang = world.trace.inject(Fault::hang().on(DiskOp::SyncData).drive(first));
         let wait = async {
             met(&world, hang).await;
-            tick(&metadata, &hands, 61).await;
+            tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         };
         tokio::join!(client.puts(&metadata, 20..40, 2000), wait);
         assert!(!metadata.status().ensemble.contains(&members[0]));
@@ -237,7 +238,7 @@ fn a_drive_that_is_back_and_hangs_holds_up_no_repair_and_is_silent_again() {
         // One drive hangs, is back, and hangs again over its verification; meanwhile another is lost.
         let hang = world.trace.inject(Fault::hang().on(DiskOp::Space).drive(number));
         tokio::join!(metadata.node().drives(), met(&world, hang));
-        tick(&metadata, &hands, 61).await;
+        tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         keeper(&metadata).run_once().await.unwrap();
         comes_back(&world, &metadata, back).await;
         let hang = world.trace.inject(Fault::hang().on(DiskOp::Read).drive(number).path("segments"));
@@ -257,7 +258,7 @@ fn a_drive_that_is_back_and_hangs_holds_up_no_repair_and_is_silent_again() {
         }
         assert!(matches!(keeper(&metadata).status().drives[&back].sight, Sight::Back { .. }));
         assert_eq!(named(lost), 0, "{}", keeper(&metadata).plan());
-        tick(&metadata, &hands, 61).await;
+        tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         settle(&metadata).await;
         assert!(matches!(keeper(&metadata).status().drives[&back].sight, Sight::Silent { .. }));
         // By the node: the service looks for it again only some seconds after the last time.
@@ -265,6 +266,38 @@ fn a_drive_that_is_back_and_hangs_holds_up_no_repair_and_is_silent_again() {
         metadata.node().reopen(back).await.unwrap();
         settle(&metadata).await;
         assert_eq!(keeper(&metadata).status().drives[&back].sight, Sight::There);
+        client.check(&metadata).await;
+        metadata.shutdown().await;
+    });
+}
+
+/// A drive that is being opened again has its turn for as long as it takes, which is hours for one that is indexed anew. A
+/// removal waited for it with the lock that every other change of the drives waits for.
+#[test]
+fn a_drive_that_is_being_opened_holds_up_no_change_of_the_drives() {
+    run(async {
+        let (world, hands) = world(7, "3+2");
+        let (metadata, client) = striped(&world, 5).await;
+        let (drive, number) = bystander(&world, &metadata).await;
+        let hang = world.trace.inject(Fault::hang().on(DiskOp::Space).drive(number));
+        tokio::join!(metadata.node().drives(), met(&world, hang));
+        tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
+        answers(&world, &metadata, drive).await;
+        let hang = world.trace.inject(Fault::hang().on(DiskOp::Lock).drive(number));
+        let node = metadata.node().clone();
+        let opening = tokio::spawn(async move { node.reopen(drive).await });
+        met(&world, hang).await;
+        let begun = Instant::now();
+        metadata.remove_drive(drive, true).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(!opening.is_finished());
+        // What was left is done when the drive has answered.
+        world.trace.heal_all();
+        let _opened_or_not = opening.await.unwrap();
+        while metadata.node().drives().await.iter().any(|status| status.id == drive) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        settle(&metadata).await;
         client.check(&metadata).await;
         metadata.shutdown().await;
     });

@@ -7,7 +7,6 @@ use crate::journal::Patience;
 use crate::survey::survey;
 use codec::id::Lsn;
 use std::time::{Duration, Instant};
-use storage_node::client::NodeClient;
 use storage_node::disk::DiskOp;
 use storage_node::disk::faulty::Fault;
 use storage_node::sabotage::SabotageSet;

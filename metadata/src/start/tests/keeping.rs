@@ -18,7 +18,6 @@ use codec::segment::SegmentClass;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use storage_node::client::NodeClient;
 use storage_node::disk::{Access, Disk};
 use storage_node::keep::{RebuildOrder, ScrubOrder, ScrubState, ShardRef, Subject};
 use storage_node::kv::{Kv, KvBatch};

@@ -5,7 +5,7 @@ use super::world::{World, digest, frames_in_journal, run};
 use crate::client::{MetadataClient, Mode};
 use codec::id::Lsn;
 use rustix::io::Errno;
-use storage_node::client::{JournalSegmentInfo, NodeClient};
+use storage_node::client::JournalSegmentInfo;
 use storage_node::disk::faulty::Fault;
 use storage_node::disk::{Disk, DiskOp};
 

@@ -10,7 +10,6 @@ use crate::service::Metadata;
 use codec::id::{DriveId, Epoch, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::BTreeSet;
-use storage_node::client::NodeClient;
 use storage_node::disk::Disk;
 
 const GRACE_MS: u64 = 15 * 60_000;

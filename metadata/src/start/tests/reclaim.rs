@@ -14,7 +14,7 @@ use codec::manifest::Entry;
 use codec::stripe::{StripeClass, StripeDescriptor, StripePacker};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use storage_node::client::{NodeClient, Reserve};
+use storage_node::client::Reserve;
 use storage_node::disk::faulty::Fault;
 use storage_node::keep::Authority;
 use storage_node::kv::MemoryKv;

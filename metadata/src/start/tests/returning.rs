@@ -13,7 +13,6 @@ use crate::service::Metadata;
 use codec::effect::StripeRow;
 use codec::id::{DriveId, StripeId};
 use codec::segment::SegmentClass;
-use storage_node::client::NodeClient;
 use storage_node::disk::{Access, Disk};
 use storage_node::keep::ShardRef;
 use storage_node::sabotage::{Sabotage, SabotageSet};

@@ -32,11 +32,40 @@ pub struct Home {
     pub failing: Arc<AtomicBool>,
     /// Whoever scans the stripes panics.
     pub panicking: Arc<AtomicBool>,
+    /// What happens meanwhile.
+    pub meanwhile: Meanwhile,
+}
+
+/// Called with the families before they are scanned, and with an empty list after several were opened together.
+type Hook = Box<dyn FnMut(&[Family]) + Send>;
+
+/// What a test lets happen while the index is read.
+#[derive(Clone, Default)]
+pub struct Meanwhile(Arc<Mutex<Option<Hook>>>);
+
+impl Meanwhile {
+    pub fn set(&self, hook: impl FnMut(&[Family]) + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::new(hook));
+    }
+    fn happens(&self, families: &[Family]) {
+        // Taken out while it runs, so that it may read the index itself.
+        let hook = self.0.lock().unwrap().take();
+        if let Some(mut hook) = hook {
+            hook(families);
+            self.0.lock().unwrap().get_or_insert(hook);
+        }
+    }
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 /// An index whose writes fail for as long as a test says so.
 #[derive(Debug)]
-struct Failing(Arc<MemoryKv>, Arc<AtomicBool>, Arc<AtomicBool>);
+struct Failing(Arc<MemoryKv>, Arc<AtomicBool>, Arc<AtomicBool>, Meanwhile);
 
 impl Kv for Failing {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, KvError> {
@@ -53,10 +82,14 @@ impl Kv for Failing {
     }
     fn scan(&self, family: Family, start: &[u8], way: Direction) -> Result<Box<dyn KvIterator + '_>, KvError> {
         assert!(family != index::STRIPES || !self.2.load(Ordering::Relaxed), "as the test wants it");
+        self.3.happens(&[family]);
         self.0.scan(family, start, way)
     }
     fn scan_together(&self, families: &[Family]) -> Result<Vec<Box<dyn KvIterator + '_>>, KvError> {
-        self.0.scan_together(families)
+        self.3.happens(families);
+        let scans = self.0.scan_together(families);
+        self.3.happens(&[]);
+        scans
     }
     fn flush(&self) -> Result<(), KvError> {
         self.0.flush()
@@ -71,14 +104,15 @@ impl Kv for Failing {
 
 impl Home {
     pub fn new(kv: MemoryKv) -> Arc<Home> {
-        let (failing, panicking) = Default::default();
-        Arc::new(Home { kv: Mutex::new(Arc::new(kv)), aside: Mutex::default(), failing, panicking })
+        let (failing, panicking, meanwhile) = Default::default();
+        Arc::new(Home { kv: Mutex::new(Arc::new(kv)), aside: Mutex::default(), failing, panicking, meanwhile })
     }
 }
 
 impl IndexHome for Home {
     fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
-        Ok(Arc::new(Failing(self.kv.lock().unwrap().clone(), self.failing.clone(), self.panicking.clone())))
+        let (failing, panicking) = (self.failing.clone(), self.panicking.clone());
+        Ok(Arc::new(Failing(self.kv.lock().unwrap().clone(), failing, panicking, self.meanwhile.clone())))
     }
     fn destroy(&self) -> Result<(), KvError> {
         *self.kv.lock().unwrap() = Arc::new(MemoryKv::new(&FAMILIES));

@@ -12,7 +12,6 @@ use codec::id::{ChunkId, DriveId, ShardId, StripeId};
 use codec::segment::SegmentClass;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage_node::client::NodeClient;
 use storage_node::disk::{Access, Disk};
 use storage_node::segment::segment_path;
 

@@ -4,8 +4,10 @@ use super::super::failures::numbers;
 use super::*;
 use crate::client::StripeFrame;
 use crate::command::REQUEST_LIFE_MS;
+use crate::index::View;
 use crate::keep::mark::Limits;
 use storage_node::disk::{Access, Disk};
+use storage_node::kv::{Kv, KvBatch};
 
 /// Spoils a chunk's frame on the one drive that has it. What names the chunk was written later, so the first place is its own.
 async fn spoil(store: &Store, id: codec::id::ChunkId) {
@@ -232,4 +234,94 @@ fn r13_what_unread_manifests_share_with_a_living_object_holds_until_that_goes_to
         }
         assert_eq!(store.chunks().len(), 0, "nothing leaks, one unread below the other or not");
     });
+}
+
+/// A root moves past a pass that reads one after the other: an upload is completed when the versions were read and the parts were
+/// not. So it is with an object that is copied to an earlier key and deleted at its own.
+#[test]
+fn r13_a_root_that_moves_while_roots_are_read_is_met() {
+    run(async {
+        let (store, version, part, _) = moving(false).await;
+        // Roots are read once for the candidates, and once more for what reaches the unread one.
+        let (kv, mut seen, mut done) = (store.world.home.kv.lock().unwrap().clone(), 0, false);
+        store.world.home.meanwhile.set(move |families| {
+            seen += u32::from(families == [index::UPLOADS]);
+            if !done && (families.is_empty() || seen == 2) {
+                done = true;
+                complete(&kv, &version, &part, None);
+            }
+        });
+        store.round().await;
+        assert!(store.chunk(9).await.is_some(), "the unread one may list it, and an object reaches that one");
+    });
+}
+
+/// An upload is completed to more parts than a version lists: by a manifest chunk that was not there when the pass listed those,
+/// and that took the place of the parts before it read them.
+#[test]
+fn r13_a_manifest_that_came_during_the_pass_is_a_way_to_the_unread() {
+    run(async {
+        let (store, version, part, node) = moving(true).await;
+        let (kv, mut seen, mut done) = (store.world.home.kv.lock().unwrap().clone(), 0, false);
+        store.world.home.meanwhile.set(move |families| {
+            seen += u32::from(families == [index::UPLOADS]);
+            if !done && (families.contains(&index::OBJECTS) && families.len() > 1 || seen == 2) {
+                done = true;
+                complete(&kv, &version, &part, node.clone());
+            }
+        });
+        store.round().await;
+        assert!(store.chunk(9).await.is_some(), "the unread one may list it, and an object reaches that one");
+    });
+}
+
+type Row = (bytes::Bytes, bytes::Bytes);
+
+/// A store with a chunk that is due, in the domain of an unread manifest that a part reaches. And the rows: of the version that
+/// the part will be, of the part, and of the manifest chunk that comes with the version if it is to be `late`.
+async fn moving(late: bool) -> (Store, Row, Row, Option<Row>) {
+    use codec::effect::{PartRow, UploadName, VersionRow};
+    let mut store = Store::new(3, "1+0").await;
+    let (upper, lower) = put_deep(&mut store, 1, &[&[1, 2], &[3, 4]]).await;
+    let part_row = store.view().rows(index::OBJECTS, &[], &[0xff; 99], 9).unwrap().pop().unwrap();
+    let part: VersionRow = index::decode(index::OBJECTS, &part_row.0, part_row.1.clone()).unwrap();
+    let name = UploadName { bucket: store.bucket.0, key: "key-1".to_owned(), upload_id: "u".to_owned() };
+    let row = PartRow { upload: Some(name.clone()), number: 1, content: part.content.clone(), ..PartRow::default() };
+    let mut version = part_row;
+    let mut node = None;
+    let mut batch = KvBatch::new();
+    if late {
+        let entry = Entry { id: upper, len: 4 * CHUNK as u64, leaf: false };
+        let manifest = codec::manifest::Manifest::new(vec![entry]).unwrap();
+        let (chunk, frame) = store.new_chunk(&manifest.encode(), &[upper], true).await;
+        let id = chunk.id;
+        store.store(vec![(chunk, frame)]).await;
+        store.commit(store.object(1, vec![Entry { id, ..entry }], Vec::new()).await).await;
+        version = store.view().rows(index::OBJECTS, &[], &[0xff; 99], 9).unwrap().pop().unwrap();
+        let key = bytes::Bytes::copy_from_slice(id.as_bytes());
+        node = Some((key.clone(), store.view().row(index::CHUNKS, &key).unwrap().unwrap()));
+    }
+    store.put(2, &[9], How::Striped).await;
+    store.delete(2).await;
+    spoil(&store, lower[0]).await;
+    store.pass(8 * DAY).await;
+    let part = (index::part_key(&name, 1).into(), prost::Message::encode_to_vec(&row).into());
+    batch.delete(index::OBJECTS, version.0.clone());
+    batch.put(index::UPLOADS, bytes::Bytes::clone(&part.0), bytes::Bytes::clone(&part.1));
+    if let Some((key, _)) = &node {
+        batch.delete(index::CHUNKS, key.clone());
+    }
+    store.metadata.kv().write(batch).unwrap();
+    (store, version, part, node)
+}
+
+/// The part becomes the version.
+fn complete(kv: &MemoryKv, version: &Row, part: &Row, node: Option<Row>) {
+    let mut batch = KvBatch::new();
+    batch.put(index::OBJECTS, version.0.clone(), version.1.clone());
+    batch.delete(index::UPLOADS, part.0.clone());
+    if let Some((key, value)) = node {
+        batch.put(index::CHUNKS, key, value);
+    }
+    kv.write(batch).unwrap();
 }

@@ -17,7 +17,6 @@ use codec::manifest::{Entry, Manifest};
 use codec::stripe::{StripeClass, StripeDescriptor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage_node::client::NodeClient;
 use storage_node::kv::KvBatch;
 
 pub const DAY: u64 = 24 * 3600 * 1000;
