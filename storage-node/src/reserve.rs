@@ -108,28 +108,32 @@ impl Drop for ReserveShare {
 
 /// A drive's reserve.
 pub(crate) struct ReserveFile {
-    wanted: u64,
+    /// In bytes; `None`: as much as there is.
+    wanted: Option<u64>,
     file: Option<Arc<dyn DiskFile>>,
 }
 
 impl ReserveFile {
-    pub fn new(wanted: u64) -> ReserveFile {
+    pub fn new(wanted: Option<u64>) -> ReserveFile {
         ReserveFile { wanted, file: None }
     }
 
     /// Opens or creates the file and fills it up as far as there is room.
     pub fn open(&mut self, drive: &OpenDrive) -> Result<(), DiskError> {
-        drive.reserve.set_wanted(self.wanted);
+        // Before anything can fail: what is missing counts from here on.
+        drive.reserve.set_wanted(self.wanted.unwrap_or(0));
         let file = match drive.disk.open(RESERVE_FILE, Access::ReadWrite) {
-            Err(DiskError::NotFound { .. }) if self.wanted == 0 => return Ok(()),
+            Err(DiskError::NotFound { .. }) if self.wanted.unwrap_or(0) == 0 => return Ok(()),
             Err(DiskError::NotFound { .. }) => drive.disk.create(RESERVE_FILE)?,
             other => other?,
         };
         let len = file.len()?;
-        if len > self.wanted {
-            file.truncate(self.wanted)?;
+        let wanted = self.wanted.unwrap_or(len);
+        drive.reserve.set_wanted(wanted);
+        if len > wanted {
+            file.truncate(wanted)?;
         }
-        drive.reserve.set_left(len.min(self.wanted));
+        drive.reserve.set_left(len.min(wanted));
         self.file = Some(file);
         self.fill(drive);
         Ok(())

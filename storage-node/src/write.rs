@@ -45,7 +45,8 @@ pub(crate) struct WriteConfig {
     pub data_segment: u64,
     pub journal_segment: u64,
     pub preallocate_step: u64,
-    pub reserve: u64,
+    /// Its part of the reserve, in bytes; `None`: what it has.
+    pub reserve: Option<u64>,
     pub software: String,
 }
 

@@ -30,8 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct DriveHandle {
     pub open: Arc<OpenDrive>,
     pub jobs: mpsc::Sender<Job>,
-    /// Its part of the reserve, in bytes.
-    pub reserve: u64,
+    /// Its part of the reserve, in bytes; `None`: what it has.
+    pub reserve: Option<u64>,
     /// How often it was opened, this time included.
     pub opened: u32,
     /// It has failed when an operation waits for so long.

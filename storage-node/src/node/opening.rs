@@ -36,8 +36,8 @@ pub(super) struct FailedDrive {
     pub path: String,
     pub reason: String,
     pub disk: Arc<dyn Disk>,
-    /// Its part of the reserve, in bytes.
-    pub reserve: u64,
+    /// Its part of the reserve, in bytes; `None`: what it has.
+    pub reserve: Option<u64>,
 }
 
 impl FailedDrive {
@@ -79,8 +79,9 @@ pub(super) struct Opening {
     probed: ProbedDrive,
     /// Its file system, if it said.
     filesystem: Option<u64>,
-    /// Its part of the reserve, in bytes.
-    reserve: u64,
+    /// Its part of the reserve, in bytes. `None`: what it has, since a share of an unknown file system can't be computed; as a
+    /// share of nothing it was given to clients (R14).
+    reserve: Option<u64>,
 }
 
 impl Opening {
@@ -92,7 +93,7 @@ impl Opening {
         for id in filesystems.iter().flatten() {
             *count.entry(*id).or_default() += 1;
         }
-        let share = |id: &Option<u64>| id.and_then(|id| count.get(&id)).map_or(0, |n| reserve / n);
+        let share = |id: &Option<u64>| id.and_then(|id| count.get(&id)).map(|n| reserve / n);
         let with = |(probed, filesystem)| Opening { probed, filesystem, reserve: share(&filesystem) };
         drives.into_iter().zip(filesystems).map(with).collect()
     }
@@ -185,7 +186,7 @@ impl StorageNode {
         }
     }
 
-    fn add_open(&self, open: Arc<OpenDrive>, recovered: Recovered, reserve: u64) -> Result<(), DriveError> {
+    fn add_open(&self, open: Arc<OpenDrive>, recovered: Recovered, reserve: Option<u64>) -> Result<(), DriveError> {
         let id = open.identity.drive;
         let mut drives = self.lock();
         if drives.open.contains_key(&id) {
@@ -242,7 +243,7 @@ impl StorageNode {
         futures::future::join_all(self.handles().iter().map(|handle| handle.ask_space())).await;
         let shared = self.handles().iter().any(|handle| filesystem.is_some() && known(handle) == filesystem);
         let reserve = if shared { 0 } else { self.config.reserve };
-        self.open_one(Opening { probed, filesystem, reserve }).await?;
+        self.open_one(Opening { probed, filesystem, reserve: Some(reserve) }).await?;
         match identity {
             Some(identity) => self.begin_one(identity.drive).await,
             None => Ok(()),

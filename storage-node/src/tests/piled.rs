@@ -262,3 +262,28 @@ async fn r14_the_register_takes_from_the_reserve_on_a_full_drive() {
     assert_eq!(node.read_register(drive_id(0)).await.unwrap(), &b"members"[..]);
     assert_eq!(healths(&node).await, [DriveHealth::Healthy]);
 }
+
+/// A drive that did not say at a start which file system it is on had its reserve cut to nothing, for clients to fill.
+#[tokio::test]
+async fn r14_a_drive_of_an_unknown_file_system_keeps_the_reserve_that_it_has() {
+    let trace = Trace::new(1);
+    format_all(&trace);
+    let config = NodeConfig { reserve: 1 << 20, ..config() };
+    let node = open_with(&trace, memory_kv(), config.clone()).await;
+    node.begin(EPOCH).await.unwrap();
+    node.stop().await;
+    for start in 0..2 {
+        let silent = trace.inject(Fault::error(Errno::IO).on(DiskOp::Space));
+        let node = open_with(&trace, memory_kv(), config.clone()).await;
+        assert!(trace.hits(silent) > 0);
+        trace.heal(silent);
+        node.begin(EPOCH).await.unwrap();
+        // Also when it was opened again: what its part is was not known then either.
+        if start == 1 {
+            node.close_drive(drive_id(0)).await;
+            node.reopen(drive_id(0)).await.unwrap();
+        }
+        assert_eq!(node.drives().await[0].reserve, 1 << 20);
+        node.stop().await;
+    }
+}
