@@ -119,6 +119,12 @@ impl Topology {
         self
     }
 
+    /// The node of a drive; `None` for one that is not among these.
+    pub fn node_of(&self, drive: DriveId) -> Option<u32> {
+        let at = self.drives.binary_search_by_key(&drive, |drive| drive.id).ok()?;
+        Some(self.drives[at].node)
+    }
+
     /// Drives that take new shards.
     pub fn usable(&self) -> impl Iterator<Item = &Drive> {
         self.drives.iter().filter(|drive| drive.usable)

@@ -59,7 +59,7 @@ pub struct NodeConfig {
     pub software: String,
     /// How long a drive that is being opened may show no progress before it counts as failed and the others go on.
     pub open_deadline: Duration,
-    /// A drive that lets an operation wait for so long has failed.
+    /// A drive that lets an operation wait for so long has failed; [`HUNG_AFTER`] by default.
     pub hung_after: Duration,
     /// How long a drive's threads may take to end before it is left to itself.
     pub close_deadline: Duration,
@@ -68,6 +68,12 @@ pub struct NodeConfig {
     /// Says when that is.
     pub clock: Arc<dyn Clock>,
 }
+
+/// How long a drive may take for an operation. Drives that work have been seen to take more than a minute for a sync (shingled
+/// ones, and all behind an expander that is reset), and one that is called failed for it begins to be rebuilt. Clients are not
+/// made to wait for so long: they go around it after [`STALLED_AFTER`](crate::client::STALLED_AFTER), and a write gives it up
+/// after [`WRITE_DEADLINE`](crate::client::WRITE_DEADLINE).
+pub const HUNG_AFTER: Duration = Duration::from_secs(180);
 
 /// The most that is preallocated at a time, in bytes: what a crash can leave unused per open segment.
 pub const MAX_PREALLOCATE_STEP: u64 = 64 << 20;
@@ -84,7 +90,7 @@ impl NodeConfig {
             reads_per_drive: 16,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
             open_deadline: Duration::from_secs(60),
-            hung_after: Duration::from_secs(60),
+            hung_after: HUNG_AFTER,
             close_deadline: Duration::from_secs(10),
             scrub: ScrubConfig::default(),
             clock: Arc::new(SystemClock),

@@ -4,8 +4,9 @@
 //! * Risk first: a stripe with less slack comes before one with more, whatever their ages.
 //! * Nothing is planned that frees or forgets a shard (R13): a plan names shards to be written, and nothing else.
 //! * Unknown is not missing: a shard on a drive that does not answer is rebuilt only after the grace, or when the stripe is
-//!   short of another shard as well; one on a drive that came back is never taken for good before it was verified, and never
-//!   rebuilt before it was found bad.
+//!   short of another shard as well. Drives of a node that fell silent together count as one, as long as the stripe can lose yet
+//!   another shard: what they have in common (an adapter, an expander, a cable) is reset more often than they die.
+//!   A shard on a drive that came back is never taken for good before it was verified, and never rebuilt before it was found bad.
 //! * No plan puts two shards of a stripe on one drive, or more on one node or rack than placement needs to.
 
 mod show;
@@ -20,6 +21,9 @@ use codec::id::{DriveId, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::HashMap;
 pub use waits::{Waits, count_waits};
+
+/// Drives of one node that fell silent within so long did so for one reason, in milliseconds.
+const ONE_CAUSE_MS: u64 = 30_000;
 
 /// How one shard is. Times are milliseconds on the planner's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +222,7 @@ impl RepairItem {
 /// Why a stripe that is not whole is left as it is for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
-    /// Its one lost shard is on a drive that may answer again.
+    /// All that it is short of is on a drive that may answer again, or on some that fell silent together.
     Grace {
         /// Until when.
         until_ms: u64,
@@ -292,7 +296,7 @@ pub fn plan_repairs(scene: &Scene<'_>, stripes: &[Stripe], policy: &Policy) -> P
     let mut wounded: Vec<(&Stripe, Vec<usize>)> = Vec::new();
     for stripe in stripes {
         plan.oldest_ms = plan.oldest_ms.into_iter().chain(stripe.lost_since()).min();
-        match need(stripe, scene.now_ms, policy) {
+        match need(stripe, scene, policy) {
             Need::Nothing => {}
             Need::Wait(why) => plan.wait(stripe, why),
             Need::Rebuild(wanted) => wounded.push((stripe, wanted)),
@@ -317,9 +321,26 @@ fn urgency(stripe: &Stripe) -> (i32, bool, u64, StripeId) {
     (stripe.slack(), stripe.class == StripeClass::Data, stripe.lost_since().unwrap_or(u64::MAX), stripe.id)
 }
 
-fn need(stripe: &Stripe, now_ms: u64, policy: &Policy) -> Need {
+/// Since when nothing is wrong with a stripe but that one drive is silent, or several of a node that fell silent together while
+/// the stripe can lose yet another shard. Without that limit the next loss within the grace would be an object's.
+fn silent_since(stripe: &Stripe, topology: &Topology) -> Option<u64> {
+    let mut silent = Vec::new();
+    for shard in &stripe.shards {
+        match shard.condition {
+            Condition::Unreachable { since_ms } => {
+                silent.push((since_ms, shard.drive.and_then(|id| topology.node_of(id))))
+            }
+            condition if condition.is_readable() => {}
+            _ => return None,
+        }
+    }
+    let (since_ms, node) = *silent.iter().min()?;
+    let same = |(since, of): &(u64, Option<u32>)| of.is_some() && *of == node && since - since_ms <= ONE_CAUSE_MS;
+    (silent.len() == 1 || (stripe.slack() > 0 && silent.iter().all(same))).then_some(since_ms)
+}
+
+fn need(stripe: &Stripe, scene: &Scene<'_>, policy: &Policy) -> Need {
     let conditions = || stripe.shards.iter().map(|shard| shard.condition);
-    let lost = conditions().filter(|condition| condition.lost_since().is_some()).count();
     let unverified = conditions().filter(|condition| *condition == Condition::Unverified).count();
     let sources = conditions().filter(|c| c.is_readable() || *c == Condition::Unverified).count();
     let lacking = usize::from(stripe.data).saturating_sub(sources);
@@ -337,13 +358,9 @@ fn need(stripe: &Stripe, now_ms: u64, policy: &Policy) -> Need {
         let all = stripe.shards.iter().enumerate();
         all.filter(|(_, shard)| wants(shard.condition)).map(|(at, _)| at).collect::<Vec<usize>>()
     };
-    // The grace: one silent drive, and nothing else in danger.
-    let silent = conditions().find_map(|condition| match condition {
-        Condition::Unreachable { since_ms } if lost + unverified == 1 => Some(since_ms),
-        _ => None,
-    });
+    let silent = silent_since(stripe, scene.topology);
     let until_ms = silent.map_or(0, |since_ms| since_ms.saturating_add(policy.grace_ms));
-    let spare_silent = now_ms < until_ms;
+    let spare_silent = scene.now_ms < until_ms;
     let wanted = wanted(spare_silent);
     match (wanted.is_empty(), spare_silent, unverified > 0) {
         (false, ..) => Need::Rebuild(wanted),

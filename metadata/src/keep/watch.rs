@@ -7,9 +7,14 @@
 //! * A drive that was silent comes back *unverified*: its shards count again one by one, behind a cursor that only grows.
 //! * A drive that is back and can't be verified is silent again, and stays so until it was opened again, or for
 //!   [`LEFT_ALONE_MS`]: what it should hold is rebuilt as if it had never come back.
+//! * A drive that is silent again is so since the first time, unless it was back for longer than the grace: it has a grace of its
+//!   own then. Without the first, one that comes and goes is never made good; without the second, one that hung for a moment
+//!   after days is rebuilt at once.
+//! * Time in which this process stood still is not held against a drive: an attempt to verify it counts as [`ATTEMPT_MS`] at most.
 //! * Unknown is not missing (R13): a drive that can't be asked is silent, whatever it may hold.
 
 use crate::index::{self, IndexError, View};
+use crate::keep::LONG_WORK;
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::id::{DriveId, StripeId};
@@ -21,6 +26,10 @@ use storage_node::client::{DriveHealth, DriveStatus};
 pub const NOTE_AFTER_MS: u64 = 60_000;
 /// A drive that is back is given up when nothing of it could be verified for so long, in milliseconds.
 pub const VERIFY_WITHIN_MS: u64 = 10 * 60_000;
+/// The most that one attempt to verify a drive counts for, in milliseconds: one takes no longer, unless this process was stopped
+/// meanwhile. So one alone never gives a drive up.
+pub const ATTEMPT_MS: u64 = LONG_WORK.as_secs() * 1000;
+const _: () = assert!(ATTEMPT_MS < VERIFY_WITHIN_MS);
 /// How long a drive that could not be verified counts as silent although it answers, in milliseconds.
 pub const LEFT_ALONE_MS: u64 = 24 * 3_600_000;
 
@@ -55,14 +64,25 @@ pub struct Seen {
     pub sight: Sight,
     /// It is to be emptied.
     pub draining: bool,
-    /// Since when it is silent is journaled.
-    noted: bool,
+    /// Since when it is silent, as it is journaled.
+    noted: Option<u64>,
+    /// Since when it is back, and was not away.
+    back_ms: Option<u64>,
     /// How often its node had opened it ([`DriveStatus::opened`]).
     opened: u32,
-    /// Since when each attempt to verify it came to nothing.
-    failing_ms: Option<u64>,
+    /// The attempts to verify it since one was good for anything.
+    failing: Option<Failing>,
     /// It could not be verified: silent until this time, unless it is opened again.
     left_until_ms: Option<u64>,
+}
+
+/// Attempts to verify a drive that came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failing {
+    /// When the last of them ended, in milliseconds on the keeper's clock.
+    last_ms: u64,
+    /// For how long there was nothing else, in milliseconds.
+    for_ms: u64,
 }
 
 /// All registered drives.
@@ -104,7 +124,7 @@ impl Drives {
             let opened = status.map_or(0, |status| status.opened);
             let before = self.seen.get(&id).copied();
             let seen = match before {
-                Some(before) => step(before, row, answers, opened, now_ms),
+                Some(before) => step(before, row, (answers, opened), now_ms, grace_ms),
                 None => first(view, id, row, (answers, opened), now_ms)?,
             };
             let seen = note(&mut look, id, seen, now_ms, grace_ms);
@@ -144,7 +164,7 @@ impl Drives {
         if let Some(seen) = self.seen.get_mut(&drive)
             && let Sight::Back { verified, .. } = &mut seen.sight
         {
-            seen.failing_ms = None;
+            seen.failing = None;
             match upto {
                 Some(upto) => *verified = Some(upto),
                 None => seen.sight = Sight::There,
@@ -157,11 +177,15 @@ impl Drives {
     pub fn not_verified(&mut self, drive: DriveId, began_ms: u64, now_ms: u64) {
         let Some(seen) = self.seen.get_mut(&drive) else { return };
         let Sight::Back { since_ms, .. } = seen.sight else { return };
-        let failing_ms = *seen.failing_ms.get_or_insert(began_ms);
-        if now_ms.saturating_sub(failing_ms) >= VERIFY_WITHIN_MS {
+        let before = seen.failing.unwrap_or(Failing { last_ms: began_ms, for_ms: 0 });
+        let more_ms = now_ms.saturating_sub(before.last_ms).min(ATTEMPT_MS);
+        let failing = Failing { last_ms: now_ms, for_ms: before.for_ms.saturating_add(more_ms) };
+        seen.failing = Some(failing);
+        if failing.for_ms >= VERIFY_WITHIN_MS {
             tracing::error!(%drive, "a drive that is back can't be verified; it counts as silent");
             seen.sight = Sight::Silent { since_ms };
-            (seen.failing_ms, seen.left_until_ms) = (None, Some(now_ms.saturating_add(LEFT_ALONE_MS)));
+            (seen.failing, seen.back_ms) = (None, None);
+            seen.left_until_ms = Some(now_ms.saturating_add(LEFT_ALONE_MS));
             self.given_up = true;
         }
     }
@@ -225,14 +249,15 @@ fn first(
     Ok(Seen {
         sight,
         draining: row.state == DriveState::Draining as i32,
-        noted: noted.is_some(),
+        noted: noted.map(|since_ms| since_ms.min(now_ms)),
+        back_ms: matches!(sight, Sight::Back { .. }).then_some(now_ms),
         opened,
-        failing_ms: None,
+        failing: None,
         left_until_ms: None,
     })
 }
 
-fn step(before: Seen, row: &DriveRow, answers: bool, opened: u32, now_ms: u64) -> Seen {
+fn step(before: Seen, row: &DriveRow, (answers, opened): (bool, u32), now_ms: u64, grace_ms: u64) -> Seen {
     // It was away and is back, though nobody looked in between. One that was not there before was seen to be silent.
     let again = answers && opened > before.opened;
     let left_until_ms = before.left_until_ms.filter(|until| now_ms < *until);
@@ -251,33 +276,41 @@ fn step(before: Seen, row: &DriveRow, answers: bool, opened: u32, now_ms: u64) -
         (Sight::Silent { since_ms }, true) => Sight::Back { since_ms, verified: None },
         (silent @ Sight::Silent { .. }, false) => silent,
         (back @ Sight::Back { .. }, true) => back,
-        // Silent again: what was verified before may be lost now.
+        // Silent again: what was verified before may be lost now. What comes back for so long has not been away all the time.
+        (Sight::Back { .. }, false)
+            if before.back_ms.is_some_and(|back_ms| now_ms.saturating_sub(back_ms) > grace_ms) =>
+        {
+            Sight::Silent { since_ms: now_ms }
+        }
         (Sight::Back { since_ms, .. }, false) => Sight::Silent { since_ms },
     };
     let left_until_ms = left_until_ms.filter(|_| matches!(sight, Sight::Silent { .. }));
-    let failing_ms = before.failing_ms.filter(|_| matches!(sight, Sight::Back { .. }) && !again);
+    let is_back = matches!(sight, Sight::Back { .. });
+    let failing = before.failing.filter(|_| is_back && !again);
+    let back_ms = is_back.then(|| before.back_ms.filter(|_| !again).unwrap_or(now_ms));
     let opened = before.opened.max(opened);
     let draining = row.state == DriveState::Draining as i32;
-    Seen { sight, draining, opened, failing_ms, left_until_ms, ..before }
+    Seen { sight, draining, back_ms, opened, failing, left_until_ms, noted: before.noted }
 }
 
 /// Journals since when a drive is silent, if it was for a while, or removed, and that it is silent no more.
 fn note(look: &mut Look, id: DriveId, mut seen: Seen, now_ms: u64, grace_ms: u64) -> Seen {
     let setting = |value| SettingRow { name: setting_name(id), value };
-    match seen.sight {
-        Sight::Silent { since_ms } if !seen.noted && since_ms.saturating_add(grace_ms.min(NOTE_AFTER_MS)) <= now_ms => {
-            look.notes.push(setting(Bytes::copy_from_slice(&since_ms.to_be_bytes())));
-            seen.noted = true;
-        }
-        Sight::Removed { since_ms } if !seen.noted => {
-            look.notes.push(setting(Bytes::copy_from_slice(&since_ms.to_be_bytes())));
-            seen.noted = true;
-        }
-        Sight::There if seen.noted => {
-            look.notes.push(setting(Bytes::new()));
-            seen.noted = false;
-        }
-        _ => {}
+    let is_due = |since_ms: u64| match seen.noted {
+        // A moment that is journaled and was not the last would be taken for it after a restart.
+        Some(noted) => noted != since_ms,
+        None => since_ms.saturating_add(grace_ms.min(NOTE_AFTER_MS)) <= now_ms,
+    };
+    let note = match seen.sight {
+        Sight::Silent { since_ms } if is_due(since_ms) => Some(since_ms),
+        Sight::Removed { since_ms } if seen.noted.is_none() => Some(since_ms),
+        _ => None,
+    };
+    if let Some(since_ms) = note {
+        look.notes.push(setting(Bytes::copy_from_slice(&since_ms.to_be_bytes())));
+        seen.noted = note;
+    } else if seen.sight == Sight::There && seen.noted.take().is_some() {
+        look.notes.push(setting(Bytes::new()));
     }
     seen
 }
@@ -393,7 +426,8 @@ mod tests {
 
         // It answers, is opened, and nothing of it can be verified.
         later.look(&overlay, &active, &again(4), 525, 100).unwrap();
-        later.not_verified(DRIVE, 525, 525 + VERIFY_WITHIN_MS - 1);
+        later.not_verified(DRIVE, 525, 525 + ATTEMPT_MS);
+        later.not_verified(DRIVE, 526 + ATTEMPT_MS, 525 + VERIFY_WITHIN_MS - 1);
         assert_eq!(later.back(), [(DRIVE, None)]);
         later.not_verified(DRIVE, 600, 525 + VERIFY_WITHIN_MS);
         assert_eq!(later.get(DRIVE).unwrap().sight, Sight::Silent { since_ms: 525 });
@@ -403,8 +437,11 @@ mod tests {
         assert!(!later.look(&overlay, &active, &again(4), at + 1, 100).unwrap().changed);
         assert!(later.look(&overlay, &active, &again(4), at + LEFT_ALONE_MS, 100).unwrap().changed);
         assert_eq!(later.back(), [(DRIVE, None)], "another chance");
-        later.not_verified(DRIVE, at, at + LEFT_ALONE_MS);
+        let at = at + LEFT_ALONE_MS;
+        later.not_verified(DRIVE, at, at + ATTEMPT_MS);
+        later.not_verified(DRIVE, at, at + VERIFY_WITHIN_MS);
         assert_eq!(later.lost(), 1);
+        let at = at - LEFT_ALONE_MS + VERIFY_WITHIN_MS;
         later.look(&overlay, &active, &again(5), at + LEFT_ALONE_MS + 1, 100).unwrap();
         assert_eq!(later.back(), [(DRIVE, None)], "it was opened again");
         later.verified(DRIVE, None);
@@ -415,5 +452,58 @@ mod tests {
         assert!(later.concerns(DRIVE) && later.get(DRIVE).unwrap().draining);
         assert!(later.look(&overlay, &[row(DriveState::Removed)], &healthy, 540, 100).unwrap().changed);
         assert_eq!(later.get(DRIVE).unwrap().sight, Sight::Removed { since_ms: 540 });
+    }
+
+    /// A server that was stopped (or its machine put to sleep) while drives were being verified found the time up for all of them
+    /// when it went on, and left them alone for a day.
+    #[test]
+    fn time_in_which_the_server_stood_still_gives_no_drive_up() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let overlay = Overlay::new(&kv);
+        let (active, again) = ([row(DriveState::Active)], [DriveStatus { opened: 2, ..status(DriveHealth::Healthy) }]);
+        let mut drives = Drives::default();
+        drives.look(&overlay, &active, &again, 10, 100).unwrap();
+        drives.not_verified(DRIVE, 10, 10 + LEFT_ALONE_MS);
+        assert_eq!(drives.back(), [(DRIVE, None)]);
+        drives.verified(DRIVE, Some(StripeId { epoch: Epoch(1), counter: 1 }));
+        let resumed = 2 * LEFT_ALONE_MS;
+        drives.not_verified(DRIVE, resumed, resumed + ATTEMPT_MS);
+        assert_eq!(drives.lost(), 0, "what went before is forgotten with what was verified");
+        drives.not_verified(DRIVE, resumed, resumed + 2 * ATTEMPT_MS);
+        assert_eq!(drives.lost(), 1);
+    }
+
+    /// A drive that hung once, was being verified for days and then hung for a moment had no grace left.
+    #[test]
+    fn a_drive_that_was_back_for_longer_than_the_grace_has_another_and_one_that_comes_and_goes_has_not() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let mut overlay = Overlay::new(&kv);
+        let grace = 15 * NOTE_AFTER_MS;
+        let active = [row(DriveState::Active)];
+        let there = |opened| [DriveStatus { opened, ..status(DriveHealth::Healthy) }];
+        let mut drives = Drives::default();
+        let mut see = |drives: &mut Drives, status: &[DriveStatus], at| {
+            for note in drives.look(&overlay, &active, status, at, grace).unwrap().notes {
+                overlay.put(index::META, index::setting_key(&note.name), &note);
+            }
+            // And as a restart would find it.
+            let mut again = Drives::default();
+            again.look(&overlay, &active, &[], at, grace).unwrap();
+            (drives.get(DRIVE).unwrap().sight, again.get(DRIVE).unwrap().sight)
+        };
+        see(&mut drives, &there(1), 1);
+        see(&mut drives, &[], 10);
+        see(&mut drives, &[], 10 + NOTE_AFTER_MS);
+        // Back for a while, twice: silent since the first time.
+        let silent = Sight::Silent { since_ms: 10 };
+        for (opened, at) in [(2, 2 * NOTE_AFTER_MS), (3, 2 * grace)] {
+            see(&mut drives, &there(opened), at);
+            assert_eq!(see(&mut drives, &[], at + grace), (silent, silent));
+        }
+        see(&mut drives, &there(4), 4 * grace);
+        let at = 5 * grace + 1;
+        see(&mut drives, &there(4), at - 1);
+        let silent = Sight::Silent { since_ms: at };
+        assert_eq!(see(&mut drives, &[], at), (silent, silent));
     }
 }

@@ -35,6 +35,9 @@ use tokio::time::Instant;
 /// What the rows place on a drive is counted again after this time, or ten times as long as counting took.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a change of the drives waits for a drive to be closed and forgotten, before it leaves that to be done aside.
+const FORGET_WAIT: Duration = Duration::from_secs(5);
+
 /// Why the set of drives was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveChangeError {
@@ -200,7 +203,7 @@ impl Metadata {
         let status = self.node.drives().await;
         let health = status.iter().find(|status| status.id == drive).map(|status| status.health.clone());
         if let Some(DriveHealth::ReadOnly { reason } | DriveHealth::Failed { reason }) = health {
-            self.node.forget_drive(drive).await?;
+            self.forget(drive).await?;
             return Err(DriveChangeError::Unusable { drive, reason });
         }
         self.settle(status, Some(drive)).await?;
@@ -259,9 +262,31 @@ impl Metadata {
             tracing::warn!(%drive, "a removed drive is still registered; it is taken out when enough drives answer");
         }
         if self.node.drives().await.iter().any(|status| status.id == drive) {
-            self.node.forget_drive(drive).await?;
+            self.forget(drive).await?;
         }
         self.look_at_drives().await
+    }
+
+    /// Has the node forget a drive, and does not wait long for it: whoever is opening that drive has its turn first, for as long
+    /// as it shows progress, and meanwhile no other drive could be added, drained or removed. What is not done when this process
+    /// ends is done by the next start.
+    async fn forget(&self, drive: DriveId) -> Result<(), DriveChangeError> {
+        let node = self.node.clone();
+        let forgetting = tokio::spawn(async move {
+            let forgotten = node.forget_drive(drive).await;
+            if let Err(error) = &forgotten {
+                tracing::warn!(%drive, %error, "a drive that is none of the cluster's was not forgotten");
+            }
+            forgotten
+        });
+        match tokio::time::timeout(FORGET_WAIT, forgetting).await {
+            Ok(Ok(forgotten)) => Ok(forgotten?),
+            Ok(Err(_)) => Err(DriveError::Thread { drive }.into()),
+            Err(_) => {
+                tracing::warn!(%drive, "a drive is still being opened; it is closed and forgotten after that");
+                Ok(())
+            }
+        }
     }
 
     /// Whether a drive that does not answer could be removed as lost now.

@@ -38,7 +38,9 @@ pub enum StartError {
     },
     /// R18: an index or a configuration knows the cluster, and no drive has ever been written to: they are not mounted, or were
     /// exchanged.
-    #[error("cluster {cluster} is known here, but no drive that has served it is there ({path}: {state}); nothing is formatted")]
+    #[error(
+        "cluster {cluster} is known here, but no drive that has served it is there ({path}: {state}); nothing is formatted"
+    )]
     DrivesGone {
         /// The cluster.
         cluster: ClusterId,

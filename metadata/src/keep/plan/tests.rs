@@ -103,6 +103,22 @@ fn check_item(case: &Case, stripe: &Stripe, item: &RepairItem, policy: &Policy) 
         assert!(shard.condition == Condition::Draining || shard.condition.lost_since().is_some(), "{shard:?}");
         if let Condition::Unreachable { since_ms } = shard.condition {
             assert!(lost + unverified > 1 || since_ms + policy.grace_ms <= NOW, "the grace: {stripe:?}");
+            let since = |shard: &Shard| match shard.condition {
+                Condition::Unreachable { since_ms } => Some(since_ms),
+                _ => None,
+            };
+            let silent: Vec<u64> = stripe.shards.iter().filter_map(since).collect();
+            let together = silent.len() == lost + unverified
+                && silent.iter().max() <= silent.iter().min().map(|at| at + 30_000).as_ref();
+            let drives = case.topology.drives.iter().filter(|drive| {
+                stripe.shards.iter().any(|shard| since(shard).is_some() && shard.drive == Some(drive.id))
+            });
+            let nodes: BTreeSet<u32> = drives.map(|drive| drive.node).collect();
+            let waits = together && nodes.len() == 1 && stripe.slack() > 0;
+            assert!(
+                !waits || silent.iter().min().unwrap() + policy.grace_ms <= NOW,
+                "the grace of several: {stripe:?}"
+            );
         }
         let drive = case.topology.drives.iter().find(|drive| drive.id == target.to).unwrap();
         assert!(drive.usable, "{target:?}");
@@ -218,6 +234,33 @@ fn a_silent_drive_has_its_grace_and_no_longer_than_the_second_loss() {
     assert_eq!(plan.items[0].targets.iter().map(|target| target.index).collect::<Vec<_>>(), [0]);
     let alone = stripe(4, 4, &[GOOD, GOOD, Condition::Unverified, GOOD, GOOD, GOOD]);
     assert_eq!(waits(&plan_repairs(&scene(&topology), std::slice::from_ref(&alone), &policy)), [Wait::Verify]);
+}
+
+/// Two drives behind one expander that was reset were two losses, and rebuilding began at once.
+#[test]
+fn drives_of_a_node_that_fell_silent_together_have_one_grace_while_another_shard_can_be_lost() {
+    let (topology, policy) = (topology(12, &[0, 1, 2]), Policy::default());
+    let at = |since_ms| Condition::Unreachable { since_ms };
+    let first = NOW - 60_000;
+    let plan_of = |data: u8, now_ms: u64, conditions: &[Condition]| {
+        let stripes = [stripe(1, data, conditions)];
+        plan_repairs(&Scene { now_ms, ..scene(&topology) }, &stripes, &policy)
+    };
+    // Drives 0 and 1 are of one node; 3+3.
+    let together = [at(first + ONE_CAUSE_MS), at(first), GOOD, GOOD, GOOD, GOOD];
+    let until_ms = first + policy.grace_ms;
+    let plan = plan_of(3, NOW, &together);
+    assert_eq!((waits(&plan), plan.items.len()), (vec![Wait::Grace { until_ms }], 0));
+    let later = plan_of(3, until_ms, &together);
+    assert_eq!(later.items[0].targets.len(), 2, "as long as for one drive, since the first of them");
+    // With nothing left to lose, at different times, of two nodes, or with something else wrong, nothing is waited for.
+    let begins =
+        |data, conditions: &[Condition]| assert_eq!(plan_of(data, NOW, conditions).items.len(), 1, "{conditions:?}");
+    begins(4, &together);
+    begins(3, &[at(first + ONE_CAUSE_MS + 1), at(first), GOOD, GOOD, GOOD, GOOD]);
+    begins(3, &[GOOD, at(first), at(first), GOOD, GOOD, GOOD]);
+    begins(2, &[at(first), at(first), MISSING, GOOD, GOOD, GOOD]);
+    begins(2, &[at(first), at(first), Condition::Unverified, GOOD, GOOD, GOOD]);
 }
 
 #[test]
