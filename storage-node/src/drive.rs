@@ -13,7 +13,7 @@ use crate::kv::KvError;
 use crate::sabotage::Sabotage;
 use crate::segment::class_dir;
 use bytes::Bytes;
-use codec::id::{ClusterId, DriveId};
+use codec::id::{ClusterId, DriveId, Epoch};
 use codec::segment::SegmentClass;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -77,6 +77,19 @@ pub enum DriveError {
     /// The drive's node is another process, and did not answer, or refused.
     #[error("the node of the drive does not answer")]
     Unreachable,
+    /// A storage node follows a metadata process with a higher epoch, or one that came to nothing after it had told the node. A
+    /// start that begins now takes a higher epoch.
+    #[error(
+        "storage node {node} does not begin in epoch {epoch}: {reason}; unless another metadata process runs, start again"
+    )]
+    NotBegun {
+        /// Its name.
+        node: String,
+        /// The epoch that it was told.
+        epoch: Epoch,
+        /// In the node's words.
+        reason: String,
+    },
     /// The drive's node is another process: its own configuration says which directories are its drives.
     #[error("{path} is not added from here: it is for the configuration of a storage node to name it")]
     Elsewhere {

@@ -13,10 +13,10 @@ use codec::id::{DriveId, Epoch};
 #[async_trait]
 pub trait NodeHost: NodeClient {
     /// Allows writes, in `epoch`. A drive that can't do this stays read-only, and a node that does not answer is told when it
-    /// does; neither is an error.
+    /// does; neither is an error. A node that follows a higher epoch is one ([`DriveError::NotBegun`]).
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError>;
 
-    /// The highest epoch that any drive which answers has seen (R1).
+    /// The highest epoch that any drive which answers has seen (R1), or in which its node was told to begin.
     async fn highest_epoch(&self) -> Option<Epoch>;
 
     /// Opens a drive again that has failed or takes no writes any more.

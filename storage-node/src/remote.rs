@@ -12,14 +12,14 @@
 mod host;
 pub(crate) mod link;
 mod nodes;
+mod silence;
 
 pub use link::ConnectError;
 pub use nodes::Nodes;
 
 use self::link::{Lane, Link, Target, Trouble};
 use crate::client::{
-    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, STALLED_AFTER,
-    WRITE_DEADLINE, WriteError,
+    DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError,
 };
 use crate::keep::Subject;
 use crate::keep::{
@@ -31,10 +31,9 @@ use crate::service::answer::LIST;
 use crate::service::fault::Fault;
 use crate::service::identity::{Identity, NodeName};
 use crate::service::message::{
-    DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfJournal, OfList, OfShard,
-    OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage, Settle, Strings,
-    SubjectMessage, VerifiedList, VerifiedMessage, drive_bytes, pack_refs, pack_shards, shard_bytes, unpack_refs,
-    unpack_shards,
+    FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfJournal, OfList, OfShard, OfShards, Order, Register,
+    ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage, Settle, Strings, SubjectMessage, VerifiedList,
+    VerifiedMessage, drive_bytes, pack_refs, pack_shards, shard_bytes, unpack_refs, unpack_shards,
 };
 use crate::service::method::Method;
 use crate::service::tls::{Credentials, TlsError};
@@ -52,6 +51,7 @@ use std::collections::HashSet;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Shards that are verified by one call: as many as a drive can read well within the deadline.
 const VERIFY: usize = 128;
@@ -66,6 +66,11 @@ pub struct Deadlines {
     pub connect: Duration,
     /// A question that a node answers from memory or its index.
     pub ask: Duration,
+    /// How long whoever asks for the drives of a node waits for it, before being told what was known; longer than a node with a
+    /// drive that hangs takes.
+    pub prompt: Duration,
+    /// How long a node gives no answer before its drives count as failed: longer than a switch or a process takes to start anew.
+    pub silent: Duration,
     /// A read of a range.
     pub read: Duration,
     /// A write: what a drive gets ([`WRITE_DEADLINE`]), and the way there.
@@ -81,6 +86,8 @@ impl Default for Deadlines {
         Deadlines {
             connect: Duration::from_secs(5),
             ask: Duration::from_secs(15),
+            prompt: Duration::from_secs(2),
+            silent: Duration::from_secs(60),
             read: Duration::from_secs(30),
             write: WRITE_DEADLINE + Duration::from_secs(5),
             long: Duration::from_secs(150),
@@ -142,6 +149,13 @@ struct Known {
     problem: Option<ConnectError>,
     /// It did not answer when it was last asked for its drives, or was never asked.
     silent: bool,
+    /// When the first of the questions for its drives was asked that have had no answer since the last that had one.
+    quiet: Option<Instant>,
+    /// When the oldest such question was asked that an answer is still waited for, and the latest that had one.
+    asked: Option<Instant>,
+    answered: Option<Instant>,
+    /// A task goes on asking.
+    probing: bool,
     /// Which start of the node's service answered last.
     incarnation: u64,
     /// Added to how often the node says that it has opened a drive, since each start counts anew; and the highest sum so far.
@@ -234,6 +248,10 @@ impl RemoteNode {
     where
         F: AsyncFnOnce(&Link) -> Result<Result<T, Fault>, link::AskError>,
     {
+        // While nobody answers, one task looks whether somebody does; all others would only wait for another attempt to connect.
+        if method != Method::Drives && self.is_quiet() && !self.lane(method).is_linked() {
+            return Err(Trouble::Unanswered);
+        }
         let calling = async {
             let link = self.lane(method).link(&self.target).await?;
             call(&link).await.map_err(|error| error.of(&self.target, limit))
@@ -246,7 +264,10 @@ impl RemoteNode {
             }
             Err(error) => {
                 self.note(&error);
-                Err(Trouble::Unanswered)
+                match error {
+                    ConnectError::Refused { refusal, reason, .. } => Err(Trouble::Refused(refusal, reason)),
+                    _ => Err(Trouble::Unanswered),
+                }
             }
         }
     }
@@ -317,7 +338,7 @@ impl From<Trouble> for ReadError {
                 tracing::warn!(?other, "a node answers a read with an error of another kind");
                 ReadError::Unreachable
             }
-            Trouble::Unanswered => ReadError::Unreachable,
+            Trouble::Refused(..) | Trouble::Unanswered => ReadError::Unreachable,
         }
     }
 }
@@ -330,7 +351,7 @@ impl From<Trouble> for WriteError {
                 tracing::warn!(?other, "a node answers a write with an error of another kind");
                 WriteError::Unreachable
             }
-            Trouble::Unanswered => WriteError::Unreachable,
+            Trouble::Refused(..) | Trouble::Unanswered => WriteError::Unreachable,
         }
     }
 }
@@ -338,28 +359,12 @@ impl From<Trouble> for WriteError {
 #[async_trait]
 impl NodeClient for RemoteNode {
     fn is_stalled(&self, drive: DriveId) -> bool {
-        self.known().drives.iter().any(|status| status.id == drive && status.waits(STALLED_AFTER))
+        self.waits(drive)
     }
 
-    /// While the node can't be asked: the drives that it had, as failed.
+    /// While the node gives no answer: the drives that it had, as stalled, and after a while as failed.
     async fn drives(&self) -> Vec<DriveStatus> {
-        let asked = async {
-            let list: DriveList = self.ask(Method::Drives, Nothing {}, self.deadlines.ask).await?;
-            let drives = self.read(list.drives.iter().cloned().map(DriveMessage::value).collect::<Option<Vec<_>>>())?;
-            Ok::<_, Trouble>((list, drives))
-        };
-        match asked.await {
-            Ok((list, drives)) => self.learn(&list, drives),
-            Err(_) => {
-                let mut known = self.known();
-                known.silent = true;
-                let mut drives = known.drives.clone();
-                drop(known);
-                let reason = format!("storage node {} can't be reached", self.target.node.name);
-                drives.iter_mut().for_each(|drive| drive.health = DriveHealth::Failed { reason: reason.clone() });
-                drives
-            }
-        }
+        self.statuses().await
     }
 
     async fn write_shard(

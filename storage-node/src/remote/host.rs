@@ -1,8 +1,9 @@
 //! A node in another process as metadata's: it is told to begin, and it may have been started anew since it was last asked.
 //!
 //! Invariants:
-//! * How often a drive was opened only grows, though each start of the node's process counts from one, and grows whenever the
-//!   node did not answer in between: whoever compares must see that the drive was away.
+//! * How often a drive was opened only grows, though each start of the node's process counts from one: whoever compares must
+//!   see that the drive was away. It does not grow because an answer was lost: the same process has held the drive all the
+//!   time, and to verify all that is on it takes days.
 //! * A node that has not begun in the epoch that it was to begin in is told again each time that it answers for its drives, by
 //!   one caller at a time.
 
@@ -11,24 +12,23 @@ use super::link::Trouble;
 use crate::client::{DriveStatus, NodeClient, WriteError};
 use crate::drive::{DriveError, ProbedDrive, ProbedState};
 use crate::host::NodeHost;
+use crate::service::Refusal;
 use crate::service::fault::Fault;
 use crate::service::identity::NodeName;
 use crate::service::message::{DriveList, Nothing, OfDrive, OfEpoch};
 use crate::service::method::Method;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
+use tokio::time::Instant;
 
 impl RemoteNode {
     /// Takes in what a node says of its drives.
-    pub(super) fn learn(&self, list: &DriveList, mut drives: Vec<DriveStatus>) -> Vec<DriveStatus> {
+    pub(super) fn learn(&self, list: &DriveList, mut drives: Vec<DriveStatus>, asked: Instant) -> Vec<DriveStatus> {
         let mut known = self.known();
         let top = known.opened.1;
         if known.incarnation != list.incarnation {
             // Started anew: for whoever compares, each drive was opened once more than ever before.
             (known.incarnation, known.opened.0) = (list.incarnation, top);
-        } else if known.silent {
-            // It was away: whoever waited for its drives to be opened again takes this for it.
-            known.opened.0 = known.opened.0.saturating_add(1);
         }
         drives.retain(|drive| !known.forgotten.contains(&drive.id));
         for drive in &mut drives {
@@ -38,14 +38,15 @@ impl RemoteNode {
             drive.opened = drive.opened.saturating_add(known.opened.0);
             known.opened.1 = known.opened.1.max(drive.opened);
         }
-        known.silent = false;
+        (known.silent, known.quiet, known.asked) = (false, None, None);
+        known.answered = known.answered.max(Some(asked));
         known.highest = Some(Epoch(list.highest)).filter(|highest| highest.0 > 0);
         known.drives.clone_from(&drives);
         let due = known.epoch.filter(|epoch| epoch.0 != list.begun && !known.telling);
         if let (Some(epoch), Some(me)) = (due, self.me.upgrade()) {
             known.telling = true;
             // Aside: filling a reserve takes long, and whoever asks for the drives does not wait for it.
-            tokio::spawn(async move { me.tell(epoch).await });
+            tokio::spawn(async move { me.tell(epoch).await.ok() });
         }
         drives
     }
@@ -58,31 +59,36 @@ impl RemoteNode {
         hash.as_bytes().first_chunk().map_or(id, |bytes| u64::from_le_bytes(*bytes))
     }
 
-    /// Tells the node to begin.
-    async fn tell(&self, epoch: Epoch) {
+    /// Tells the node to begin. An error is a refusal: the node has been told to begin in a higher epoch.
+    async fn tell(&self, epoch: Epoch) -> Result<(), DriveError> {
         let question = OfEpoch { epoch: epoch.0 };
         let told = self.ask::<_, Nothing>(Method::Begin, question, self.deadlines.long).await;
         self.known().telling = false;
         match told {
             Ok(_) => tracing::info!(node = %self.target.node, %epoch, "a storage node has begun"),
+            Err(Trouble::Refused(Refusal::Superseded, reason)) => {
+                tracing::error!(node = %self.target.node, %epoch, reason, "a storage node refuses to begin");
+                return Err(DriveError::NotBegun { node: self.target.node.name.to_string(), epoch, reason });
+            }
             Err(_) => {
                 tracing::warn!(node = %self.target.node, %epoch, problem = ?self.problem(), "a storage node has not begun")
             }
         }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl NodeHost for RemoteNode {
-    /// A node that does not answer is told when it is next asked for its drives and does, also after it was started anew.
+    /// A node that does not answer is told when it is next asked for its drives and does, also after it was started anew. One
+    /// that refuses is an error: nothing could be journaled there, and who went on would serve without its drives.
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
         {
             let mut known = self.known();
             known.epoch = Some(epoch);
             known.telling = true;
         }
-        self.tell(epoch).await;
-        Ok(())
+        self.tell(epoch).await
     }
 
     async fn highest_epoch(&self) -> Option<Epoch> {
@@ -119,7 +125,7 @@ impl NodeHost for RemoteNode {
     async fn stop(&self) {}
 
     fn silent(&self) -> Vec<String> {
-        self.known().silent.then(|| self.target.node.name.to_string()).into_iter().collect()
+        self.is_silent().then(|| self.target.node.name.to_string()).into_iter().collect()
     }
 }
 

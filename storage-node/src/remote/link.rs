@@ -149,6 +149,8 @@ pub enum ConnectError {
 pub(crate) enum Trouble {
     /// The node's own answer: an error of the trait.
     Fault(Fault),
+    /// The node refuses the call, in its own words.
+    Refused(Refusal, String),
     /// No answer that can be used. Why was noted ([`RemoteNode::problem`](super::RemoteNode::problem)).
     Unanswered,
 }
@@ -442,6 +444,12 @@ pub(crate) struct Lane {
 impl Lane {
     pub fn new(number: u32) -> Lane {
         Lane { number, state: tokio::sync::Mutex::new(State { link: None, rest: None, pause: PAUSE.0 }) }
+    }
+
+    /// Whether there is a connection. While one is being made there is none.
+    pub fn is_linked(&self) -> bool {
+        let state = self.state.try_lock();
+        state.is_ok_and(|state| state.link.as_ref().is_some_and(|link| !link.is_closed()))
     }
 
     /// The connection; made, if there is none. Only one is made at a time, and the others wait for it.

@@ -7,7 +7,8 @@
 //!   drive" is said only when every node was asked, has answered, and none has it: unknown is not missing (R13).
 
 use crate::client::{
-    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError,
+    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, STALLED_AFTER,
+    WriteError,
 };
 use crate::drive::{DriveError, ProbedDrive};
 use crate::host::NodeHost;
@@ -65,12 +66,13 @@ impl Nodes {
     /// to the one that can use it.
     async fn ask_all(&self) -> Vec<DriveStatus> {
         let answers = join_all(self.nodes.iter().map(|node| node.drives())).await;
-        let failed = |status: &DriveStatus| matches!(status.health, DriveHealth::Failed { .. });
+        let rank =
+            |status: &DriveStatus| (matches!(status.health, DriveHealth::Failed { .. }), status.waits(STALLED_AFTER));
         let mut found: HashMap<DriveId, (usize, DriveStatus)> = HashMap::new();
         for (number, status) in
             answers.into_iter().enumerate().flat_map(|(n, all)| all.into_iter().map(move |s| (n, s)))
         {
-            let better = found.get(&status.id).is_none_or(|(_, other)| failed(other) && !failed(&status));
+            let better = found.get(&status.id).is_none_or(|(_, other)| rank(&status) < rank(other));
             if better {
                 found.insert(status.id, (number, status));
             }

@@ -112,7 +112,8 @@ async fn drives(asked: Asked) -> Answer {
     // Before the drives are asked: one that is begun meanwhile is asked again.
     let begun = epoch(asked.shared.gates.begun());
     let drives = node.drives().await.iter().map(DriveMessage::new).collect();
-    let highest = epoch(node.highest_epoch().await);
+    // Also the epoch of a start that ended before it wrote anything: no drive has seen it, and a lower one is refused.
+    let highest = epoch(node.highest_epoch().await.max(asked.shared.gates.told()));
     bytes(&DriveList { drives, incarnation: asked.shared.incarnation, begun, highest })
 }
 

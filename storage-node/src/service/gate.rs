@@ -147,6 +147,11 @@ impl Gates {
         self.leader().as_ref().filter(|leader| leader.done).map(|leader| leader.epoch)
     }
 
+    /// The highest epoch in which the node was told to begin, whatever came of it.
+    pub fn told(&self) -> Option<Epoch> {
+        self.leader().as_ref().map(|leader| leader.epoch)
+    }
+
     /// The node has begun in `epoch`.
     pub fn has_begun(&self, epoch: Epoch) {
         if let Some(leader) = self.leader().as_mut().filter(|leader| leader.epoch == epoch) {

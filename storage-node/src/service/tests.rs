@@ -6,6 +6,7 @@ mod bounds;
 mod conformance;
 mod faults;
 mod issue;
+mod silence;
 mod two_nodes;
 
 use super::identity::{Identity, NodeName, Role};
