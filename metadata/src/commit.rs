@@ -186,7 +186,7 @@ impl Committer {
         // Why it stopped is published, and was logged.
         if self.journal.stopped().is_some() {
             let _ = self.resume().await;
-        } else if self.journal.check().await.is_ok() {
+        } else if self.journal.check(drives).await.is_ok() {
             self.unregister(&removed).await;
         }
         // Last: what counts is the room of those that are members now. A member that is gone has none.

@@ -11,6 +11,8 @@
 
 mod map;
 mod register;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use map::read_in_time;
 pub use map::{Held, Holders, JournalMap, JournalReadError, Patience};
@@ -301,13 +303,13 @@ impl Journal {
         self.leaving = leaving;
     }
 
-    /// Checks the members' health and replaces those that take no writes, and those that are leaving.
-    pub async fn check(&mut self) -> Result<(), JournalStopped> {
+    /// Replaces the members that take no writes, and those that are leaving, by how the drives were a moment ago. They are not
+    /// asked here: commits would wait for a node that does not answer, each time.
+    pub async fn check(&mut self, drives: &[DriveStatus]) -> Result<(), JournalStopped> {
         if let Some(stopped) = &self.stopped {
             return Err(stopped.clone());
         }
         self.settle_soon().await;
-        let drives = self.node.drives().await;
         let healthy = |id: &DriveId| drives.iter().any(|d| d.id == *id && d.health == DriveHealth::Healthy);
         let members = &self.register.members;
         let mut failed: BTreeSet<DriveId> = members.iter().copied().filter(|id| !healthy(id)).collect();
