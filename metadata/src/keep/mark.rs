@@ -229,8 +229,8 @@ struct Pass<'a> {
     counted: HashMap<ChunkId, Counted>,
     /// All of them, with their domains.
     unread: HashMap<ChunkId, DomainId>,
-    /// For each manifest chunk that could be read and lists others, these. There are as many as manifest chunks, and those are
-    /// some thousands of times fewer than chunks.
+    /// For each manifest chunk that could be read, the manifest chunks that it lists. There are as many as manifest chunks, and
+    /// those are some thousands of times fewer than chunks.
     nodes_of: HashMap<ChunkId, Vec<ChunkId>>,
     /// What has been condemned up to here may go although it can't be read.
     due_unread: Option<Lsn>,
@@ -545,10 +545,7 @@ impl Pass<'_> {
                 return Ok(());
             }
         };
-        let nodes: Vec<ChunkId> = manifest.entries().iter().filter(|entry| !entry.leaf).map(|entry| entry.id).collect();
-        if !nodes.is_empty() {
-            self.nodes_of.insert(id, nodes);
-        }
+        self.nodes_of.insert(id, reach::nodes(&manifest));
         if self.candidates.contains_key(&id) {
             self.children.insert(id, manifest.entries().iter().map(|entry| entry.id).collect());
         }

@@ -305,9 +305,13 @@ async fn moving(late: bool) -> (Store, Row, Row, Option<Row>) {
     store.delete(2).await;
     spoil(&store, lower[0]).await;
     store.pass(8 * DAY).await;
-    let part = (index::part_key(&name, 1).into(), prost::Message::encode_to_vec(&row).into());
+    let key = index::part_key(&name, 1);
+    let mut overlay = index::Overlay::new(&**store.metadata.kv());
+    overlay.put(index::UPLOADS, key.clone(), &row);
+    let value = overlay.row(index::UPLOADS, &key).unwrap().unwrap();
+    store.metadata.kv().write(overlay.into_batch()).unwrap();
+    let part = (key.into(), value);
     batch.delete(index::OBJECTS, version.0.clone());
-    batch.put(index::UPLOADS, bytes::Bytes::clone(&part.0), bytes::Bytes::clone(&part.1));
     if let Some((key, _)) = &node {
         batch.delete(index::CHUNKS, key.clone());
     }
