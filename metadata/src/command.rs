@@ -99,6 +99,8 @@ pub enum Command {
     RenewEpoch {
         /// Higher than any epoch seen before.
         epoch: Epoch,
+        /// Not fenced, nor any later one: the service's own work that began in it is not committed yet.
+        unfinished: Epoch,
     },
     /// Register a drive, or change its state.
     RegisterDrive(DriveRow),

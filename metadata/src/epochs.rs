@@ -11,6 +11,9 @@
 //! * An epoch stays open for as long as a request may live after the next one was granted; the commit that renews decides
 //!   that, by the steady count (`state/cluster.rs`). Were it fenced earlier, a request that is still storing would be refused;
 //!   later, and what it left would stay longer than it has to.
+//! * It stays open too while work of the service's own that began in it is unfinished (a checkpoint, a seal, stripes that are
+//!   written again): that commits the stripes of hours at its end, and a checkpoint that takes longer than a request may live
+//!   could never be committed ([`StripeWriter::begin_work`]).
 //! * A commit of a fenced epoch is refused, so what is not known of it can't become known, and is free to go. The client of
 //!   such a request is told to send it again (503), and then it holds the new epoch.
 //! * The epoch of the journal is another number and is not renewed: recovery compares the last entries of the copies by it. It
@@ -41,6 +44,9 @@ pub enum EpochError {
     /// No random numbers can be had: an epoch without them could be that of another history (R1).
     #[error("the system has no random numbers")]
     Entropy,
+    /// No epoch follows the highest one (R1): a drive names one that is forged or rotten.
+    #[error("epoch {0} is named by a drive, and no epoch follows it: it is forged or rotten")]
+    Last(Epoch),
     /// The new epoch was not committed, or nobody knows whether it was: it is not used.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -71,13 +77,17 @@ impl Epochs {
 
     /// Takes a new epoch, and has those fenced whose time is over.
     pub async fn renew(&self) -> Result<Epoch, EpochError> {
-        let held = self.stripes.epoch();
-        // A renewal that was answered as in doubt may have come true, and a drive that came back may know of more.
+        // A renewal that was answered as in doubt may have come true. It is held from now on: were it not, the one that is held
+        // instead would be fenced by those that follow, and then this service would refuse everything, renewals too.
         let granted = last_granted(&Overlay::new(&*self.shared.kv))?;
+        self.stripes.renew(granted);
+        let (held, unfinished) = (self.stripes.epoch(), self.stripes.oldest_unfinished());
+        // A drive that came back may know of more.
         let highest = self.node.highest_epoch().await.unwrap_or_default().max(granted).max(held);
-        let epoch = highest.next(random(&*self.entropy).ok_or(EpochError::Entropy)?);
+        let epoch =
+            highest.next(random(&*self.entropy).ok_or(EpochError::Entropy)?).ok_or(EpochError::Last(highest))?;
         let (reply, answer) = oneshot::channel();
-        let request = Request::Commit(held, Box::new(Command::RenewEpoch { epoch }), reply);
+        let request = Request::Commit(held, Box::new(Command::RenewEpoch { epoch, unfinished }), reply);
         self.requests.send(request).await.map_err(|_| EpochError::Stopping)?;
         answer.await.map_err(|_| EpochError::Stopping)??;
         self.stripes.renew(epoch);

@@ -214,6 +214,7 @@ impl Sealer {
                 report.upto = report.upto.max(upto);
                 return Ok(report);
             }
+            let _unfinished = self.writer.begin_work();
             let piece = self.gather(&lengths).await?;
             self.finish(piece, &mut report).await?;
         }

@@ -97,7 +97,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::PutDomain(row) => cluster::put_domain(&mut draft, row),
         Command::PutSetting(row) => cluster::put_setting(&mut draft, row),
         Command::StartEpoch { epoch, journal } => cluster::start_epoch(&mut draft, *epoch, *journal),
-        Command::RenewEpoch { epoch } => cluster::renew_epoch(&mut draft, *epoch),
+        Command::RenewEpoch { epoch, unfinished } => cluster::renew_epoch(&mut draft, *epoch, *unfinished),
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),

@@ -11,6 +11,7 @@ use codec::effect::{Place, StripeRow};
 use codec::erasure::{Erasure, Geometry};
 use codec::id::{ClusterId, DriveId, Epoch, Lsn, StripeId};
 use codec::stripe::{StripeClass, StripeError, StripePacker};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage_node::client::{NodeClient, Reserve, WriteError};
 use storage_node::stripe_io::{StripeLayout, StripeWriteError, TargetsWanted, write_stripe};
@@ -87,6 +88,8 @@ pub struct StripeWriter {
     cluster: ClusterId,
     /// The last stripe that was numbered: the epoch that is held, and how many stripes of it were begun.
     last: Mutex<StripeId>,
+    /// How much work of the service's own is unfinished, by the epoch in which it began.
+    unfinished: Mutex<BTreeMap<Epoch, usize>>,
     geometry: Geometry,
     shard_target: u32,
     erasure: Arc<Erasure>,
@@ -103,7 +106,8 @@ impl StripeWriter {
     ) -> StripeWriter {
         let (geometry, erasure) = (erasure.geometry(), Arc::new(erasure));
         let last = Mutex::new(StripeId { epoch, counter: 0 });
-        StripeWriter { node, cluster, last, geometry, shard_target, erasure }
+        let unfinished = Mutex::default();
+        StripeWriter { node, cluster, last, unfinished, geometry, shard_target, erasure }
     }
 
     fn last(&self) -> MutexGuard<'_, StripeId> {
@@ -127,6 +131,25 @@ impl StripeWriter {
         if epoch > last.epoch {
             *last = StripeId { epoch, counter: 0 };
         }
+    }
+
+    /// Keeps the epoch that is held open until the guard is dropped: for work that the service gives itself, which numbers
+    /// stripes from its beginning and commits them at its end. No client waits for it, so it has no deadline. Were its first
+    /// epoch fenced meanwhile, what it took hours for would be refused, each time anew.
+    pub fn begin_work(&self) -> Unfinished<'_> {
+        let epoch = self.epoch();
+        *self.unfinished().entry(epoch).or_default() += 1;
+        Unfinished { writer: self, epoch }
+    }
+
+    /// The oldest epoch that such work may have numbered stripes in; the one that is held when there is none.
+    pub fn oldest_unfinished(&self) -> Epoch {
+        let held = self.epoch();
+        self.unfinished().keys().next().copied().unwrap_or(held)
+    }
+
+    fn unfinished(&self) -> MutexGuard<'_, BTreeMap<Epoch, usize>> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_id(&self) -> StripeId {
@@ -203,6 +226,23 @@ impl StripeWriter {
         let places = packed.places.iter().zip(lens);
         let places = places.map(|(place, len)| Place::in_stripe(id, place.shard, place.offset, len)).collect();
         Ok(Stored { row, layout: StripeLayout { descriptor: packed.descriptor, drives }, places })
+    }
+}
+
+/// Work of the service's own that is not committed yet.
+#[must_use]
+pub struct Unfinished<'a> {
+    writer: &'a StripeWriter,
+    epoch: Epoch,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut unfinished = self.writer.unfinished();
+        match unfinished.get_mut(&self.epoch) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(unfinished.remove(&self.epoch)),
+        }
     }
 }
 

@@ -275,6 +275,7 @@ impl Restriper<'_> {
     /// Writes a stripe, reads it back, and moves its frames; `false` when it did not read back.
     async fn store(&self, batch: Batch, topology: &Topology, done: &mut Restriped) -> Result<bool, ReclaimError> {
         let Batch { stripe, frames, bytes } = batch;
+        let _unfinished = self.writer.begin_work();
         let stored = self.writer.store(stripe, StripeClass::Data, None, topology, Reserve::Restripe).await?;
         if !self.shared.sabotage.is(Sabotage::RestripeVerify) && !reads_back(self.shared, &stored).await {
             done.failed = true;

@@ -54,6 +54,7 @@ impl Sealer {
     /// Writes a checkpoint of the index as it is now. `None`: there is nothing since the last one.
     pub async fn checkpoint(&self) -> Result<Option<CheckpointReport>, SealError> {
         let _one_at_a_time = self.busy.lock().await;
+        let _unfinished = self.writer.begin_work();
         let last = index::checkpoints(&Overlay::new(&*self.shared.kv))?.last().map_or(0, |row| row.lsn);
         let (steps, mut pieces) = mpsc::channel(AHEAD);
         let kv = self.shared.kv.clone();

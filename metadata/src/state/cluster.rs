@@ -193,9 +193,11 @@ pub(super) fn start_epoch(draft: &mut Draft<'_>, epoch: Epoch, journal: Epoch) -
 
 /// What is fenced is decided here and not by whoever asks: an epoch that is fenced too early takes a stripe from a request that
 /// still writes it.
-pub(super) fn renew_epoch(draft: &mut Draft<'_>, epoch: Epoch) -> Result<Outcome, DecideError> {
+pub(super) fn renew_epoch(draft: &mut Draft<'_>, epoch: Epoch, unfinished: Epoch) -> Result<Outcome, DecideError> {
     check_higher(draft, epoch)?;
-    let open_from = reclaim::oldest_to_stay_open(draft.view, REQUEST_LIFE_MS)?.0;
+    // What is fenced stays fenced: its orphans may be gone already.
+    let unfinished = unfinished.max(reclaim::open_from(draft.view)?);
+    let open_from = reclaim::oldest_to_stay_open(draft.view, REQUEST_LIFE_MS)?.min(unfinished).0;
     draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0, open_from, journal: 0 }));
     Ok(Outcome::Done)
 }

@@ -139,6 +139,7 @@ impl Keeper {
         let mut topology = shared.topology(Reserve::Client).await?;
         self.parts.sealer.leave_out_distrusted(&mut topology);
         let width = self.parts.stripes.width(&topology)?;
+        let _unfinished = self.parts.stripes.begin_work();
         let entries = ledger::read(&*shared.node, &layout).await?;
         let mut stored = Vec::new();
         let mut open = self.parts.stripes.open(width, true);

@@ -4,7 +4,8 @@
 //! counted: every drive must answer, and more stripes than [`Limits::orphans`], or than a tenth of those that the index has,
 //! are more likely missing from the index than left over. Then reclaim is held. An operator who releases it has seen that, and
 //! what was there by then is not counted again, or it would be held again after each release; the setting
-//! [`ORPHANS_SETTING`] says so until they are freed.
+//! [`ORPHANS_SETTING`] says so until they are freed. Nor is what this start itself has left behind: its index has every commit
+//! since, so it lacks none of them, and a day of writes that failed would stop all reclaim until somebody comes.
 //!
 //! A shard of an epoch that this journal never granted is no orphan but a witness: its service went on where this one knows of
 //! nothing, so this state was put back from the past (R10). One is enough to hold reclaim. It is looked for at the start
@@ -130,6 +131,8 @@ impl Reclaimer {
         let unknown_is_absent = self.parts.shared.sabotage.is(Sabotage::UnknownIsAbsent);
         let known = self.view().rows(index::STRIPES, &[], &[0xff; 17], most_known(limits))?.len();
         let (accepted, most) = (reclaim::accepted_orphans(&self.view())?, limits.orphans.max(known / 10));
+        // An index can't lack a stripe of this start: whatever was committed since is in it.
+        let older = accepted..self.parts.epoch;
         let (mut new, mut some, mut cover) = (BTreeSet::new(), false, None);
         for drive in self.listed_drives()? {
             let (mut after, mut granted) = (None, None);
@@ -153,7 +156,7 @@ impl Reclaimer {
                     }
                     if self.is_orphan(found, &mut cover)? {
                         some = true;
-                        new.extend((stripe.epoch >= accepted).then_some(stripe));
+                        new.extend(older.contains(&stripe.epoch).then_some(stripe));
                     }
                 }
                 if new.len() > most {

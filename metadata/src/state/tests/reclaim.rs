@@ -572,6 +572,30 @@ proptest! {
     }
 }
 
+fn renew(epoch: Epoch) -> Command {
+    Command::RenewEpoch { epoch, unfinished: epoch }
+}
+
+#[test]
+fn r9_an_epoch_stays_open_while_work_that_began_in_it_is_unfinished() {
+    let mut world = World::new();
+    let (late, chunks) = world.stripe(&ids(&[1]));
+    pass(&mut world, 1);
+    for epoch in [8, 9, 10] {
+        world.run(Command::RenewEpoch { epoch: Epoch(epoch), unfinished: EPOCH }).unwrap();
+        pass(&mut world, REQUEST_LIFE_MS + TICK_STEP_MS);
+    }
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), EPOCH);
+    world.run(Command::CommitStripe { stripe: late, chunks }).unwrap();
+    world.run(renew(Epoch(11))).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(9), "with it, what waited for it alone is fenced");
+    pass(&mut world, 1);
+    world.writer = Epoch(11);
+    world.run(Command::RenewEpoch { epoch: Epoch(12), unfinished: EPOCH }).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(9), "what is fenced stays fenced");
+    world.check_replay();
+}
+
 #[test]
 fn r9_an_epoch_that_was_renewed_is_fenced_when_its_requests_have_ended() {
     let mut world = World::new();
@@ -583,7 +607,7 @@ fn r9_an_epoch_that_was_renewed_is_fenced_when_its_requests_have_ended() {
         chunks: chunks.to_vec(),
     };
     pass(&mut world, 1);
-    world.run(Command::RenewEpoch { epoch: Epoch(8) }).unwrap();
+    world.run(renew(Epoch(8))).unwrap();
     pass(&mut world, TICK_STEP_MS);
     assert_eq!(reclaim::open_from(&world.view()).unwrap(), EPOCH);
     // Whoever holds either may commit stripes of either; an epoch between them was never granted.
@@ -591,13 +615,13 @@ fn r9_an_epoch_that_was_renewed_is_fenced_when_its_requests_have_ended() {
     world.run(commit(&early, &early_chunks)).unwrap();
     world.writer = EPOCH;
     world.put(bucket, "k", &ids(&[1])).unwrap();
-    let stale = Command::RenewEpoch { epoch: Epoch(8) };
+    let stale = renew(Epoch(8));
     assert_eq!(world.run(stale), Err(Refusal::Fenced { writer: Epoch(8), current: Epoch(8) }));
     pass(&mut world, REQUEST_LIFE_MS - 1);
-    world.run(Command::RenewEpoch { epoch: Epoch(9) }).unwrap();
+    world.run(renew(Epoch(9))).unwrap();
     assert_eq!(reclaim::open_from(&world.view()).unwrap(), EPOCH, "a request may be there still");
     pass(&mut world, 1);
-    world.run(Command::RenewEpoch { epoch: Epoch(10) }).unwrap();
+    world.run(renew(Epoch(10))).unwrap();
     assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(8), "and the next one only hours later");
     let fenced = Refusal::Fenced { writer: EPOCH, current: Epoch(10) };
     assert_eq!(world.run(commit(&late, &late_chunks)), Err(fenced.clone()));
@@ -625,7 +649,7 @@ fn r9_what_was_freed_is_remembered_for_as_long_as_its_epoch_is_open() {
     world.run(commit.clone()).unwrap();
     world.put(bucket, "k", &ids(&[1])).unwrap();
     pass(&mut world, 1);
-    world.run(Command::RenewEpoch { epoch: Epoch(8) }).unwrap();
+    world.run(renew(Epoch(8))).unwrap();
     let stripe = StripeDescriptor::parse(&row.descriptor).unwrap().id;
     // Dropped, however that came about.
     let mut overlay = index::Overlay::new(&world.kv);

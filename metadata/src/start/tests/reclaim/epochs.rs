@@ -108,6 +108,77 @@ fn r9_a_request_commits_under_its_epoch_until_it_is_fenced() {
     });
 }
 
+/// A checkpoint of a large index takes longer than a request may live: what it wrote first is committed with the rest.
+#[test]
+fn r9_a_checkpoint_that_takes_longer_than_requests_live_keeps_its_epoch_open() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let begun = store.metadata.epoch();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (reached, mut at) = tokio::sync::mpsc::unbounded_channel();
+        let mut first = true;
+        store.world.home.meanwhile.set(move |families| {
+            if families.len() > 1 && std::mem::take(&mut first) {
+                reached.send(()).unwrap();
+                wait.recv().unwrap();
+            }
+        });
+        let writing = async { store.metadata.checkpoint_now().await.unwrap().unwrap() };
+        let meanwhile = async {
+            at.recv().await.unwrap();
+            for _ in 0..3 {
+                requests_end(&store).await;
+            }
+            assert_eq!(rows::open_from(&store.view()).unwrap(), begun);
+            go_on.send(()).unwrap();
+        };
+        tokio::join!(writing, meanwhile);
+        store.metadata.renew_epoch().await.unwrap();
+        assert!(rows::open_from(&store.view()).unwrap() > begun);
+        store.check().await;
+    });
+}
+
+/// Nobody heard that it was granted, and those that follow fence the one that is still held.
+#[test]
+fn r9_a_renewal_that_came_true_unheard_is_taken_up() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let held = store.metadata.epoch();
+        for n in 1..3 {
+            let epoch = Epoch(held.0 + n);
+            store.commit(Command::RenewEpoch { epoch, unfinished: epoch }).await;
+            if n == 1 {
+                store.pass(REQUEST_LIFE_MS).await;
+            }
+        }
+        assert!(rows::open_from(&store.view()).unwrap() > held);
+        assert!(store.metadata.renew_epoch().await.unwrap() > Epoch(held.0 + 2));
+        store.put(2, &[2], How::Striped).await;
+        store.check().await;
+    });
+}
+
+/// However many writes failed meanwhile: the index lacks nothing of what was committed since its start.
+#[test]
+fn r9_what_a_running_service_left_behind_holds_nothing() {
+    run(async {
+        let limits = crate::keep::mark::Limits { orphans: 3, ..Default::default() };
+        let mut store = Store::with(3, "1+1", |world| world.config.reclaim.limits = limits).await;
+        store.put(1, &[1], How::Striped).await;
+        for counter in 1000..1010 {
+            orphan(&store, store.metadata.epoch(), counter).await;
+        }
+        requests_end(&store).await;
+        let report = store.round().await;
+        assert_eq!((report.held, report.orphans), (None, 20), "two shards of each of ten stripes");
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        store.check().await;
+    });
+}
+
 /// The index is gone, the entry that granted the epoch lies in the journal, and no segment or register names it. The journal's
 /// own epoch is taken before that entry is read, and may turn out to be lower.
 #[test]
