@@ -1,5 +1,6 @@
 //! How many files this process has open, and how many it may.
 
+use gateway::server::Limits;
 use rustix::process::{Resource, getrlimit};
 
 /// Above this part of what may be open, in tenths, an operator is warned.
@@ -32,6 +33,13 @@ impl OpenFiles {
     pub fn connections(limit: Option<u64>, wanted: usize) -> usize {
         let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
         wanted.min(half).max(1)
+    }
+
+    /// How many connections are served, with so many files as there may be.
+    pub fn limits() -> Limits {
+        let limits = Limits::default();
+        let connections = OpenFiles::connections(OpenFiles::now().map(|open| open.limit), limits.connections);
+        Limits { connections, ..limits }
     }
 
     /// What an operator is told when few are left.

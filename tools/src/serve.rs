@@ -15,7 +15,7 @@ use crate::process::{TooFewFiles, check_open_files};
 use codec::effect::AccountRow;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
-use gateway::server::{Domains, Limits};
+use gateway::server::Domains;
 use metadata::client::{CommitError, LookupError, MetadataClient, Mode, Status};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::command::Command;
@@ -259,10 +259,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     };
     print!("{}", said.text(&meta.status()));
 
-    let limits = Limits::default();
-    let connections = OpenFiles::connections(OpenFiles::now().map(|open| open.limit), limits.connections);
-    let limits = Limits { connections, ..limits };
-    let drained = gateway::server::serve(s3_listener, service, limits, stop).await;
+    let drained = gateway::server::serve(s3_listener, service, OpenFiles::limits(), stop).await;
     state.stopping();
     resuming.abort();
     if drained.cut > 0 {

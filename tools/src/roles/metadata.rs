@@ -9,10 +9,11 @@ use crate::config_file::MetadataConfig;
 use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::index_home::Indexes;
+use crate::open_files::OpenFiles;
 use crate::serve::{ServeError, listen, put_accounts, start, stop_signal};
 use codec::id::ClusterId;
 use gateway::engine::Gateway;
-use gateway::server::{Domains, Limits};
+use gateway::server::Domains;
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::keys::Keys;
@@ -105,7 +106,7 @@ async fn serve(
             let client = Arc::clone(&meta) as Arc<dyn MetadataClient>;
             let engine = Gateway::new(client, gateway::engine::Config::default());
             let service = gateway::server::service(&engine, domains);
-            let drained = gateway::server::serve(listener, service, Limits::default(), stop).await;
+            let drained = gateway::server::serve(listener, service, OpenFiles::limits(), stop).await;
             if drained.cut > 0 {
                 tracing::warn!(connections = drained.cut, "cut off while draining");
             }

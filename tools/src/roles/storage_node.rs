@@ -12,6 +12,7 @@ use crate::data_dir::{DataDirError, random};
 use crate::drive_place::{PlaceError, check_apart, disk_at, real_path};
 use crate::drives::sync_parents;
 use crate::index_home::Indexes;
+use crate::process::check_open_files;
 use crate::roles::health::{HealthPort, NodeHealth};
 use crate::roles::node_state::NodeState;
 use crate::serve::{ServeError, listen, reserve, stop_signal};
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::NodeClient;
-use storage_node::disk::Disk;
+use storage_node::disk::{Disk, DiskError};
 use storage_node::drive::{DriveError, ProbedDrive, ProbedState, format, probe};
 use storage_node::host::NodeHost;
 use storage_node::kv::KvError;
@@ -64,6 +65,17 @@ pub enum NodeError {
     /// No drive can be used; the first reason.
     #[error("no drive can be used: {0}")]
     NoDrive(NotADrive),
+    /// The system did not let this process look at a drive. What is there is not known, and must not be taken for lost.
+    #[error(
+        "the drive at {path} can't be looked at: {source}; that says nothing of what it holds: {}, and start again",
+        if .source.is_exhaustion() { "raise the limit of open files, or free memory" } else { "let this user read and write it" }
+    )]
+    Refused {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system said.
+        source: DiskError,
+    },
     /// A path that the configuration does not name.
     #[error("{0} is no drive of the configuration")]
     NotConfigured(PathBuf),
@@ -190,8 +202,10 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
     let health = Arc::new(NodeHealth::default());
     let port = HealthPort::start(health_listener, Arc::clone(&health));
     let mut state = NodeState::open(&config.state)?;
+    check_open_files(config.drives.len()).map_err(ServeError::from)?;
     let cluster = credentials.identity().cluster;
     let (found, absent) = look(&config.drives, cluster, &mut state, &[]).await?;
+    refused(&absent)?;
     for reason in &absent {
         tracing::error!(%reason, "left alone");
     }
@@ -221,6 +235,17 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
     port.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A start that went on without a directory that it was not let look at would have what is there rebuilt elsewhere.
+fn refused(absent: &[NotADrive]) -> Result<(), NodeError> {
+    let refusal = |reason: &NotADrive| match reason {
+        NotADrive::Unusable { path, state: ProbedState::Refused(source) } => {
+            Some(NodeError::Refused { path: path.clone(), source: source.clone() })
+        }
+        _ => None,
+    };
+    absent.iter().find_map(refusal).map_or(Ok(()), Err)
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -317,5 +342,29 @@ async fn look_again(paths: &[PathBuf], cluster: ClusterId, state: &mut NodeState
                 Err(error) => tracing::warn!(path, %error, "a drive is there and can't be used"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::io::Errno;
+    use storage_node::disk::DiskOp;
+
+    /// A node went on without a directory that it was not let look at, and what is there was rebuilt elsewhere.
+    #[test]
+    fn a_drive_that_may_not_be_looked_at_ends_the_start() {
+        let path = PathBuf::from("d0");
+        let unusable = |state| NotADrive::Unusable { path: path.clone(), state };
+        assert!(refused(&[unusable(ProbedState::Missing), NotADrive::New { path: path.clone() }]).is_ok());
+        let failed = |errno| DiskError::Io { op: DiskOp::Open, path: "d0/identity".to_owned(), errno };
+        let line = |errno| {
+            let refusal = unusable(ProbedState::Refused(failed(errno)));
+            refused(&[NotADrive::New { path: path.clone() }, refusal]).unwrap_err().to_string()
+        };
+        let (denied, few) = (line(Errno::ACCESS), line(Errno::MFILE));
+        assert!(denied.contains("let this user read and write it"), "{denied}");
+        assert!(few.contains("raise the limit of open files"), "{few}");
     }
 }
