@@ -97,9 +97,16 @@ id_number!(
 );
 
 impl Epoch {
-    /// The epoch after `self`, the highest that any drive has seen, with `random` in its low half.
-    pub fn next(self, random: u32) -> Epoch {
-        Epoch((((self.0 >> 32) + 1) << 32) | u64::from(random))
+    /// How many epochs were granted up to this one: its high half.
+    pub fn count(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The epoch after `self`, the highest that any drive has seen, with `random` in its low half. `None`: there is none, as
+    /// after a forged or rotten epoch. One that began again from zero would rank new entries below all the old ones.
+    pub fn next(self, random: u32) -> Option<Epoch> {
+        let count = self.count().checked_add(1)?;
+        Some(Epoch((u64::from(count) << 32) | u64::from(random)))
     }
 }
 
@@ -157,5 +164,20 @@ pub struct ShardId {
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.stripe, self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It began again from zero, and what was written then ranked below what was there.
+    #[test]
+    fn r1_after_the_last_epoch_there_is_none() {
+        let next = Epoch(7 << 32 | 5).next(9);
+        assert_eq!((next, next.map(Epoch::count)), (Some(Epoch(8 << 32 | 9)), Some(8)));
+        assert_eq!(Epoch(0xffff_fffe << 32).next(1), Some(Epoch(0xffff_ffff << 32 | 1)));
+        assert_eq!(Epoch(0xffff_ffff << 32).next(1), None);
+        assert_eq!(Epoch(u64::MAX).next(0), None);
     }
 }

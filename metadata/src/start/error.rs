@@ -4,7 +4,7 @@ use crate::index::IndexError;
 use crate::keys::KeyError;
 use crate::replay::ReplayError;
 use codec::erasure::{ErasureError, Geometry};
-use codec::id::{ClusterId, DriveId};
+use codec::id::{ClusterId, DriveId, Epoch};
 use storage_node::client::ReadError;
 use storage_node::disk::DiskError;
 use storage_node::drive::{DriveError, ProbedState};
@@ -145,6 +145,15 @@ pub enum StartError {
     /// The random source failed.
     #[error("the random source failed")]
     Random,
+    /// R1: nothing can be numbered above it, and what is numbered below ranks as older than what is there.
+    #[error(
+        "epoch {highest} is named by a drive or the index, and no epoch follows it: it is forged or rotten; start without the \
+         drive that names it"
+    )]
+    LastEpoch {
+        /// The highest that was found.
+        highest: Epoch,
+    },
     /// The first entries of this start were refused or not made durable.
     #[error("the start could not be journaled: {0}")]
     Journal(String),

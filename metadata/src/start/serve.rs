@@ -230,7 +230,15 @@ pub(super) async fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn En
     let highest = scene.node.highest_epoch().await;
     let drives = highest.unwrap_or_default();
     let highest = registers.chain(segments).chain(entries).max().unwrap_or_default().max(index).max(drives);
-    Ok(highest.next(u32::from_le_bytes(random(entropy)?)))
+    if is_far_above(highest, index) {
+        tracing::error!(%highest, known = %index, "a drive names an epoch that this cluster can't have granted: forged or rotten");
+    }
+    highest.next(u32::from_le_bytes(random(entropy)?)).ok_or(StartError::LastEpoch { highest })
+}
+
+/// More than a century of hourly renewals above what is known, where anything is.
+fn is_far_above(found: Epoch, known: Epoch) -> bool {
+    known != Epoch(0) && found.count().saturating_sub(known.count()) > 1 << 20
 }
 
 /// The epoch that stripes are numbered in, where the journal's is `journal`: above every one that was granted, as the index
@@ -241,7 +249,9 @@ fn writers_epoch(kv: &dyn Kv, journal: Epoch, entropy: &dyn Entropy) -> Result<E
     let granted = index::reclaim::last_granted(&Overlay::new(kv))?;
     match granted < journal {
         true => Ok(journal),
-        false => Ok(granted.next(u32::from_le_bytes(random(entropy)?))),
+        false => {
+            granted.next(u32::from_le_bytes(random(entropy)?)).ok_or(StartError::LastEpoch { highest: granted })
+        }
     }
 }
 
