@@ -4,7 +4,7 @@
 //! `staged` stands behind the last record of the group in progress and is thrown away with it. Record headers name
 //! `acked.block` as their barrier: what a returned fdatasync covers.
 
-use crate::client::{Reserve, WriteError};
+use crate::client::{ReadError, Reserve, WriteError};
 use crate::disk::{DiskError, DiskFile};
 use crate::index::{SegmentRow, ShardPlace};
 use crate::journal::{JournalRecord, JournalSegment};
@@ -15,11 +15,12 @@ use crate::segment::{BLOCK_BYTES, SegmentMeta, Tail, class_dir, seal_record, sea
 use crate::write::{Append, Body, Reply, Writer, answer};
 use bytes::Bytes;
 use codec::block::blocks_for;
-use codec::id::{Incarnation, Lsn};
+use codec::id::{Incarnation, Lsn, ShardId};
 use codec::segment::{
     Chain, Closed, JournalHead, RecordHeader, RecordKind, SEGMENT_VERSION, SegmentClass, SegmentHeader,
 };
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,7 +70,7 @@ struct Staged {
 }
 
 enum StagedBody {
-    Shard(codec::id::ShardId),
+    Shard(ShardId),
     Record(JournalRecord),
 }
 
@@ -87,6 +88,8 @@ pub(crate) struct Lane {
     acked_lsn: Lsn,
     staged_lsn: Lsn,
     records: Vec<Staged>,
+    /// The stripe roots of the shards among them: the index does not know them yet.
+    roots: HashMap<ShardId, [u8; 32]>,
     /// Sealed bytes that are not written yet, and the block where they go.
     bytes: Vec<u8>,
     bytes_block: u64,
@@ -106,6 +109,7 @@ impl Lane {
             acked_lsn: Lsn(0),
             staged_lsn: Lsn(0),
             records: Vec::new(),
+            roots: HashMap::new(),
             bytes: Vec::new(),
             bytes_block: 0,
             failure: None,
@@ -115,13 +119,14 @@ impl Lane {
     /// Adds a record to the group, or answers it at once.
     pub fn stage(&mut self, append: Append, writer: &mut Writer) {
         let Append { body, payload, reserve, reply } = append;
-        if let Err(error) = self.check_order(&body) {
-            return answer(reply, Err(error));
-        }
+        let root = match self.check_order(&body).and_then(|()| self.check_root(&body, writer)) {
+            Ok(root) => root,
+            Err(error) => return answer(reply, Err(error)),
+        };
         if let Err(error) = self.make_room(payload.len() as u64, &body, reserve, writer) {
             return answer(reply, Err(error));
         }
-        self.seal(&body, payload, reply);
+        self.seal(&body, root, payload, reply);
         if self.bytes.len() >= WRITE_PIECE {
             self.write_out();
         }
@@ -134,6 +139,33 @@ impl Lane {
         match expected {
             Some(lsn) if lsn == batch.first => Ok(()),
             _ => Err(WriteError::OutOfOrder { expected, got: batch.first }),
+        }
+    }
+
+    /// The root of the stripe that a shard is of. A shard of another stripe of that id is not replaced (R1): its row would go to
+    /// the new one, and the stripe that is committed would have lost a good shard to a stale order or to an id used twice. What
+    /// can't be read may be written again: that is how it is mended.
+    fn check_root(&self, body: &Body, writer: &Writer) -> Result<[u8; 32], WriteError> {
+        let Body::Shard(header) = body else { return Ok([0; 32]) };
+        let (shard, root) = (header.id(), header.descriptor.root());
+        let there = match self.roots.get(&shard) {
+            Some(staged) => Some(*staged),
+            None => match writer.drive.index.place(shard) {
+                Ok(Some(_)) => match writer.drive.read_shard_header(shard) {
+                    Ok(there) => Some(there.descriptor.root()),
+                    // Not damage: what is there is only not known now.
+                    Err(ReadError::DriveFailed { drive, reason }) => {
+                        return Err(WriteError::DriveFailed { drive, reason });
+                    }
+                    Err(_) => None,
+                },
+                // Where the index can't be asked, it can't be written either, and the writer is told.
+                Ok(None) | Err(_) => None,
+            },
+        };
+        match there {
+            Some(there) if there != root => Err(WriteError::WrongStripe),
+            _ => Ok(root),
         }
     }
 
@@ -175,7 +207,7 @@ impl Lane {
         })
     }
 
-    fn seal(&mut self, body: &Body, payload: Bytes, reply: Reply<()>) {
+    fn seal(&mut self, body: &Body, root: [u8; 32], payload: Bytes, reply: Reply<()>) {
         let Some(open) = &mut self.open else { return answer(reply, Err(WriteError::Unreachable)) };
         let (kind, encoded) = match body {
             Body::Shard(header) => (RecordKind::Shard, header.encode()),
@@ -201,7 +233,10 @@ impl Lane {
         };
         open.staged = after;
         let body = match body {
-            Body::Shard(header) => StagedBody::Shard(header.id()),
+            Body::Shard(header) => {
+                self.roots.insert(header.id(), root);
+                StagedBody::Shard(header.id())
+            }
             Body::Batch(batch) => {
                 self.staged_lsn = batch.last.next();
                 StagedBody::Record(JournalRecord::written(header.block, &payload, batch))
@@ -240,6 +275,7 @@ impl Lane {
         };
         writer.drive.latency.wrote(began.elapsed());
         let records = std::mem::take(&mut self.records);
+        self.roots.clear();
         match result {
             Ok(()) => self.publish(records, writer),
             Err(failure) => self.fail(records, failure, writer),

@@ -91,7 +91,7 @@ async fn a_drained_drive_costs_one_read_of_its_shard_while_it_is_good() {
 
 #[tokio::test]
 async fn r1_r2_a_source_that_is_not_good_is_replaced_and_named() {
-    let (trace, node) = nodes(7).await;
+    let (trace, node) = nodes(8).await;
     let (mut stripe, _) = packed(3, 3, 7);
     let good = stripe.clone();
     // Shard 1 was wrong before it was sealed, so that every block of it verifies; shard 2 rots.
@@ -99,14 +99,15 @@ async fn r1_r2_a_source_that_is_not_good_is_replaced_and_named() {
     stripe.shards[1] = Some(Bytes::from(wrong));
     let layout = write(&node, &stripe, 6).await;
     flip_shard(&trace, &layout, 2);
-    let order_0 = order(&layout, &[0]);
+    let mut order_0 = order(&layout, &[0]);
     node.rebuild(order_0.clone()).await.unwrap();
     assert_rebuilt(&node, &order_0, &good).await;
     // One bad source more, a shard of another stripe of that id, and there are too few.
     let (mut other, _) = packed(3, 3, 8);
     other.descriptor.id = stripe.descriptor.id;
     let header = ShardHeader { descriptor: other.descriptor.clone(), index: 3 };
-    let drive = layout.drives[3].unwrap();
+    let drive = drive_id(7);
+    order_0.sources.iter_mut().filter(|(index, _)| *index == 3).for_each(|place| place.1 = drive);
     node.write_shard(drive, header, other.shards[3].clone().unwrap(), Reserve::Client).await.unwrap();
     let Err(RebuildError::TooFewSources { good: 2, needed: 3, bad, .. }) = node.rebuild(order_0).await else {
         panic!("rebuilt from two of three");

@@ -6,6 +6,7 @@ use crate::drive::{DriveError, ProbedState};
 use crate::index::{SHARDS, ShardIndex, ShardPlace};
 use crate::kv::KvBatch;
 use crate::sabotage::SabotageSet;
+use crate::segment::BLOCK_BYTES;
 use codec::id::ShardId;
 
 const SIZES: [usize; 9] = [1, 4087, 4088, 4089, 10_000, 50_000, 3, 100_000, 300_000];
@@ -62,6 +63,34 @@ async fn a_read_of_another_root_or_range_is_refused() {
     let other = ShardId { index: 1, ..header.id() };
     assert_eq!(node.read_shard(drive, other, root, 0..1).await, Err(ReadError::NotFound));
     assert_eq!(get(&node, drive_id(9), 1, 5000).await, Err(ReadError::UnknownDrive(drive_id(9))));
+}
+
+/// Only the service looked, and a rebuild on the drive's own node replaced a good shard.
+#[tokio::test]
+async fn r1_a_shard_of_another_stripe_of_that_id_is_not_replaced_and_one_of_the_same_is() {
+    let (_trace, node, drive) = one_drive().await;
+    put(&node, drive, 1, 5000).await.unwrap();
+    let (mut other, payload) = shard(2, 5000);
+    other.descriptor.id = shard(1, 5000).0.descriptor.id;
+    let write = |header: &ShardHeader| node.write_shard(drive, header.clone(), payload.clone(), Reserve::Client);
+    assert_eq!(write(&other).await, Err(WriteError::WrongStripe));
+    assert_readable(&node, drive, 1, 5000).await;
+    put(&node, drive, 1, 5000).await.unwrap();
+    assert_readable(&node, drive, 1, 5000).await;
+    // In one group, where the index knows of neither: one of the two is taken, and is the one that is read.
+    for counter in 10..20 {
+        other.descriptor.id = shard(counter, 5000).0.descriptor.id;
+        let (first, second) = tokio::join!(put(&node, drive, counter, 5000), write(&other));
+        assert_eq!((first, second), (Ok(()), Err(WriteError::WrongStripe)));
+        assert_readable(&node, drive, counter, 5000).await;
+    }
+    // What can't be read may be written again.
+    let (trace, node, drive) = one_drive().await;
+    put(&node, drive, 1, 5000).await.unwrap();
+    trace.flip(0, "segments/0000000000000001.seg", BLOCK_BYTES, 1).unwrap();
+    assert!(matches!(get(&node, drive, 1, 5000).await, Err(ReadError::Damaged { .. })));
+    put(&node, drive, 1, 5000).await.unwrap();
+    assert_readable(&node, drive, 1, 5000).await;
 }
 
 #[tokio::test]

@@ -141,13 +141,15 @@ async fn placement_that_gives_a_drive_twice_is_not_followed() {
 
 #[tokio::test]
 async fn r1_a_shard_of_another_stripe_of_that_id_is_not_decoded() {
-    let (_trace, node) = nodes(3).await;
+    let (_trace, node) = nodes(4).await;
     let (stripe, frames) = packed(2, 1, 4);
-    let layout = write(&node, &stripe, 3).await;
+    let mut layout = write(&node, &stripe, 3).await;
     let (mut other, _) = packed(2, 1, 5);
     other.descriptor.id = stripe.descriptor.id;
     let header = ShardHeader { descriptor: other.descriptor.clone(), index: 1 };
-    let drive = layout.drives[1].unwrap();
+    // On a drive that has none of that id: one that has does not take it.
+    let drive = drive_id(3);
+    layout.drives[1] = Some(drive);
     node.write_shard(drive, header, other.shards[1].clone().unwrap(), Reserve::Client).await.unwrap();
     assert_all_read(&node, &layout, &stripe, &frames).await;
 }
