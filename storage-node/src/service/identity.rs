@@ -168,6 +168,13 @@ pub(crate) fn cluster_of_ca(der: &CertificateDer<'_>) -> Result<ClusterId, Ident
     named.find_map(cluster).ok_or(IdentityError::None)
 }
 
+/// The key of a certificate, as a DER SubjectPublicKeyInfo.
+pub(crate) fn public_key_of(der: &CertificateDer<'_>) -> Result<Vec<u8>, IdentityError> {
+    let parsed = webpki::EndEntityCert::try_from(der);
+    let certificate = parsed.map_err(|error| IdentityError::Certificate(error.to_string()))?;
+    Ok(certificate.subject_public_key_info().to_vec())
+}
+
 fn parse_cluster(text: &str) -> Option<ClusterId> {
     let cluster = ClusterId::from_slice(&hex::decode(text).ok()?)?;
     (cluster.to_string() == text).then_some(cluster)

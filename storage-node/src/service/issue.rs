@@ -5,11 +5,11 @@
 //! * A certificate carries one identity and the uses of its role: a gateway's can't pose as a server.
 //! * A private key is written with mode 0600 into a file that did not exist, and one that others may read is refused.
 
-use super::identity::{DOMAIN, Identity, IdentityError, Role, ca_uri, cluster_of_ca};
+use super::identity::{DOMAIN, Identity, IdentityError, Role, ca_uri, cluster_of_ca, public_key_of};
 use codec::id::ClusterId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData, SanType,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -112,13 +112,23 @@ impl ClusterCa {
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| malformed(CA_FILE, "certificate"))?;
         let cluster = cluster_of_ca(&der)?;
         let key = KeyPair::from_pem(&key_pem).map_err(|_| malformed(CA_KEY_FILE, "private key"))?;
+        // What it would issue is refused by every process, and nobody would say why.
+        if public_key_of(&der)? != key.subject_public_key_info() {
+            return Err(malformed(CA_KEY_FILE, "key of the certificate beside it"));
+        }
         Ok(ClusterCa { cluster, issuer: Issuer::new(ca_params(cluster)?, key), pem })
     }
 
-    /// Writes certificate and key into a directory that has neither.
+    /// Writes certificate and key into a directory that has neither. One that has either is left as it is: a key that is kept
+    /// elsewhere must not find another in its place.
     pub fn save(&self, dir: &Path) -> Result<(), IssueError> {
-        write_new(&dir.join(CA_KEY_FILE), &self.issuer.key().serialize_pem(), 0o600)?;
-        write_new(&dir.join(CA_FILE), &self.pem, 0o644)?;
+        let certificate = dir.join(CA_FILE);
+        write_new(&certificate, &self.pem, 0o644)?;
+        if let Err(error) = write_new(&dir.join(CA_KEY_FILE), &self.issuer.key().serialize_pem(), 0o600) {
+            // Made just now, and of no use without its key.
+            let _left = std::fs::remove_file(&certificate);
+            return Err(error);
+        }
         sync_dir(dir)
     }
 

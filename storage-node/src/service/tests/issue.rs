@@ -1,6 +1,6 @@
 //! The CA, and what it issues.
 use super::*;
-use crate::service::issue::{CA_KEY_FILE, IssueError, KEY_FILE};
+use crate::service::issue::{CA_FILE, CA_KEY_FILE, IssueError, KEY_FILE};
 use crate::service::tls::TlsError;
 use std::os::unix::fs::PermissionsExt;
 
@@ -19,6 +19,28 @@ fn a_ca_is_kept_and_issues_after_it_was_read_again() {
     ca.issue(&who, YEAR).unwrap().save(dir.path()).unwrap();
     assert_eq!(Credentials::load(dir.path()).unwrap().identity(), &who);
     assert_eq!((mode(&ca_dir.path().join(CA_KEY_FILE)), mode(&dir.path().join(KEY_FILE))), (0o600, 0o600));
+}
+
+/// A second `ca init` left a new key beside the old certificate, and what was issued with it nobody accepted.
+#[test]
+fn a_ca_whose_key_is_kept_elsewhere_is_left_alone_and_a_key_of_another_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = (dir.path().join(CA_FILE), dir.path().join(CA_KEY_FILE));
+    ClusterCa::create(CLUSTER).unwrap().save(dir.path()).unwrap();
+    let (kept, before) = (std::fs::read(&key).unwrap(), std::fs::read(&certificate).unwrap());
+    std::fs::remove_file(&key).unwrap();
+    let another = ClusterCa::create(CLUSTER).unwrap();
+    assert!(matches!(another.save(dir.path()), Err(IssueError::Io { .. })));
+    assert!(!key.exists() && std::fs::read(&certificate).unwrap() == before);
+    std::fs::remove_file(&certificate).unwrap();
+    std::fs::write(&key, &kept).unwrap();
+    assert!(matches!(another.save(dir.path()), Err(IssueError::Io { .. })));
+    assert!(!certificate.exists() && std::fs::read(&key).unwrap() == kept);
+    std::fs::remove_file(&key).unwrap();
+    another.save(dir.path()).unwrap();
+    assert!(ClusterCa::load(dir.path()).is_ok());
+    std::fs::write(&certificate, &before).unwrap();
+    assert!(matches!(ClusterCa::load(dir.path()), Err(IssueError::Malformed { .. })));
 }
 
 #[test]
