@@ -589,8 +589,8 @@ fn r9_an_epoch_stays_open_while_work_that_began_in_it_is_unfinished() {
     world.run(Command::CommitStripe { stripe: late, chunks }).unwrap();
     world.run(renew(Epoch(11))).unwrap();
     assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(9), "with it, what waited for it alone is fenced");
-    pass(&mut world, 1);
     world.writer = Epoch(11);
+    pass(&mut world, 1);
     world.run(Command::RenewEpoch { epoch: Epoch(12), unfinished: EPOCH }).unwrap();
     assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(9), "what is fenced stays fenced");
     world.check_replay();
