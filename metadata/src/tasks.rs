@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// An idle cluster journals its clock once in this many ticks: time that is not journaled is lost to the retention clock when
@@ -84,10 +84,15 @@ pub async fn open_returning(
 ) {
     let mut timer = interval(every);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Beside the opening: it takes a call for every epoch that a drive has stripes of, and the next drive that is back would
+    // wait for it. Nothing is deleted meanwhile: whoever deletes looks first. Ends with this task.
+    let mut looks = JoinSet::new();
     loop {
         timer.tick().await;
+        while looks.try_join_next().is_some() {}
         if returning.look().await > 0 {
-            reclaimer.look_at_returned().await;
+            let reclaimer = reclaimer.clone();
+            looks.spawn(async move { reclaimer.look_at_returned().await });
             keeper.wake();
         }
     }

@@ -27,11 +27,15 @@ use crate::seal::accepted_with_epochs;
 use codec::effect::{AcceptedLossRow, DriveState};
 use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
 use codec::stripe::StripeClass;
+use futures::future::join_all;
 use std::collections::BTreeSet;
 use storage_node::client::{DriveHealth, NodeClient, ReadError};
 use storage_node::keep::ShardRef;
 use storage_node::kv::Kv;
 use storage_node::sabotage::Sabotage;
+
+/// Drives that are looked at for another history at a time.
+const LOOKS: usize = 16;
 
 /// A shard whose header was listed.
 #[derive(Clone, Copy, Debug)]
@@ -304,20 +308,34 @@ impl Reclaimer {
         if self.parts.shared.sabotage.is(Sabotage::UnknownIsAbsent) {
             return Ok(());
         }
-        let mut looked = self.looked.lock().await;
-        let node = &self.parts.shared.node;
-        for drive in node.drives().await {
-            let known = looked.get(&drive.id).is_some_and(|opened| *opened >= drive.opened);
-            if known || matches!(drive.health, DriveHealth::Failed { .. }) {
-                continue;
-            }
-            let mut found = Vec::new();
-            foreign_on(&**node, &*self.parts.shared.kv, drive.id, Epoch(0), &mut found).await?;
-            if let Some((drive, epoch)) = found.pop() {
-                self.hold(&ReclaimError::Foreign { drive, epoch }.to_string()).await?;
-            }
-            looked.insert(drive.id, drive.opened);
+        let mut drives = self.parts.shared.node.drives().await;
+        {
+            let looked = self.looked.lock().await;
+            drives.retain(|drive| {
+                let known = looked.get(&drive.id).is_some_and(|opened| *opened >= drive.opened);
+                !known && !matches!(drive.health, DriveHealth::Failed { .. })
+            });
         }
+        // Side by side, and all of them whatever comes of one: each takes a call for every epoch that it has stripes of.
+        let mut result = Ok(());
+        for some in drives.chunks(LOOKS) {
+            let looks = join_all(some.iter().map(|drive| self.look_at(drive.id, drive.opened))).await;
+            result = looks.into_iter().fold(result, Result::and);
+        }
+        result
+    }
+
+    /// Looks at one drive that was opened for the `opened`th time. It counts as looked at once what it says is committed.
+    async fn look_at(&self, drive: DriveId, opened: u32) -> Result<(), ReclaimError> {
+        let (node, kv) = (&self.parts.shared.node, &self.parts.shared.kv);
+        let mut found = Vec::new();
+        foreign_on(&**node, &**kv, drive, Epoch(0), &mut found).await?;
+        if let Some((drive, epoch)) = found.pop() {
+            self.hold(&ReclaimError::Foreign { drive, epoch }.to_string()).await?;
+        }
+        let mut looked = self.looked.lock().await;
+        let known = looked.entry(drive).or_default();
+        *known = (*known).max(opened);
         Ok(())
     }
 }
