@@ -206,19 +206,21 @@ pub async fn serve(
             _ = shutdown.wait_for(|stop| *stop) => break,
             slot = tokio::time::timeout(patience, Arc::clone(&slots).acquire_owned()) => slot,
         };
-        starved = slot.is_err();
         let (stream, peer) = tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => break,
             accepted = acceptor.next() => accepted,
         };
+        // The wait for somebody to come may have been long, and slots free since.
+        let slot = slot.ok().and_then(Result::ok).or_else(|| Arc::clone(&slots).try_acquire_owned().ok());
+        starved = slot.is_none();
         let (service, stop) = (service.clone(), shutdown.clone());
         match slot {
-            Ok(slot) => connections.spawn(async move {
+            Some(slot) => connections.spawn(async move {
                 connection(stream, peer, service, limits, stop).await;
                 drop(slot);
             }),
-            Err(_) => {
+            None => {
                 acceptor.one_too_many();
                 // Waits for those before it, once they are many: they are gone in a moment.
                 let turn = Arc::clone(&turned_away).acquire_owned().await;

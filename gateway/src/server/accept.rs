@@ -5,6 +5,7 @@
 //!
 //! Invariants:
 //! * What can't be accepted is tried again, at longer and longer intervals up to [`LONGEST`], and never in a loop that spins.
+//! * Only who lacks descriptors or memory turns anybody away; other errors of accept(2) are about a connection that is gone.
 //! * The log has one line for it in [`SILENCE`], however many connections it is about.
 
 use crate::s3::error;
@@ -71,6 +72,12 @@ impl<L: Incoming> Acceptor<L> {
                 }
                 Err(error) => error,
             };
+            if !is_shortage(&error) {
+                // A client that hung up in the queue, or its network: nothing is lacking here.
+                tracing::debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(SHORTEST).await;
+                continue;
+            }
             let away = self.turn_away().await;
             self.tell(u64::from(away), &error);
             if !away {
@@ -114,6 +121,12 @@ impl<L: Incoming> Acceptor<L> {
     }
 }
 
+/// Whether descriptors or memory are lacking; accept(2) hands on errors of the connection, too.
+fn is_shortage(error: &io::Error) -> bool {
+    let lacking = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    error.raw_os_error().is_some_and(|code| lacking.contains(&code))
+}
+
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
@@ -152,9 +165,10 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// Has no descriptors for the first so many times.
+    /// Fails for the first so many times, as if there were no descriptors.
     struct Scarce {
         listener: TcpListener,
+        code: i32,
         fails: AtomicU32,
         asked: AtomicU32,
     }
@@ -164,22 +178,22 @@ mod tests {
             self.asked.fetch_add(1, Ordering::Relaxed);
             let fails = self.fails.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |fails| fails.checked_sub(1));
             match fails {
-                Ok(_) => Err(io::Error::from_raw_os_error(24)),
+                Ok(_) => Err(io::Error::from_raw_os_error(self.code)),
                 Err(_) => self.listener.accept().await,
             }
         }
     }
 
-    async fn scarce(fails: u32) -> (Acceptor<Scarce>, SocketAddr) {
+    async fn scarce(code: i32, fails: u32) -> (Acceptor<Scarce>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Acceptor::new(Scarce { listener, fails: fails.into(), asked: 0.into() }), address)
+        (Acceptor::new(Scarce { listener, code, fails: fails.into(), asked: 0.into() }), address)
     }
 
     /// Its request was never answered, and its client waited for a minute and tried again.
     #[tokio::test]
     async fn a_client_that_there_is_no_descriptor_for_is_told_to_come_back() {
-        let (mut acceptor, address) = scarce(1).await;
+        let (mut acceptor, address) = scarce(libc::EMFILE, 1).await;
         let mut first = TcpStream::connect(address).await.unwrap();
         first.write_all(b"GET /b/k HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let told = tokio::spawn(async move {
@@ -195,9 +209,18 @@ mod tests {
 
     #[tokio::test]
     async fn who_can_accept_nothing_does_not_spin() {
-        let (mut acceptor, _address) = scarce(u32::MAX).await;
+        let (mut acceptor, _address) = scarce(libc::EMFILE, u32::MAX).await;
         let _never = tokio::time::timeout(Duration::from_millis(500), acceptor.next()).await;
         let asked = acceptor.listener.asked.load(Ordering::Relaxed);
         assert!((4..=20).contains(&asked), "{asked} times in half a second");
+    }
+
+    /// The next client was told to come back, because the one before it had hung up.
+    #[tokio::test]
+    async fn a_client_that_hung_up_costs_the_next_one_nothing() {
+        let (mut acceptor, address) = scarce(libc::ECONNABORTED, 3).await;
+        let client = TcpStream::connect(address).await.unwrap();
+        let served = tokio::time::timeout(20 * POLITE, acceptor.next()).await.expect("the next one is served");
+        assert_eq!(served.1, client.local_addr().unwrap());
     }
 }
