@@ -12,6 +12,7 @@ use crate::drive_set::DriveSet;
 use crate::index_home::OldIndex;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use crate::open_files::OpenFiles;
+use crate::port::{Bounds, serve};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -93,14 +94,7 @@ impl Admin {
     pub fn start(listener: TcpListener, state: Arc<AdminState>, token: Zeroizing<String>) -> Admin {
         let (stop, stopped) = oneshot::channel::<()>();
         let router = router(state, token);
-        let task = tokio::spawn(async move {
-            let serving = axum::serve(listener, router).with_graceful_shutdown(async {
-                let _either_way = stopped.await;
-            });
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the admin port failed");
-            }
-        });
+        let task = tokio::spawn(serve(listener, router, Bounds::default(), stopped));
         Admin { stop, task }
     }
 

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod object_map;
 pub mod offline;
 mod open_files;
+mod port;
 pub mod process;
 pub mod progress;
 pub mod rescue;

@@ -3,6 +3,7 @@
 //! `GET /health/live`: 200 as long as the process answers. `GET /health/ready`: 200 while at least one drive can be read, 503
 //! otherwise, while it starts and while it stops; a line says how the drives are.
 
+use crate::port::{Bounds, serve};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -76,14 +77,7 @@ impl HealthPort {
             .route("/health/live", get(|| async { "live\n" }))
             .route("/health/ready", get(ready))
             .with_state(health);
-        let task = tokio::spawn(async move {
-            let serving = axum::serve(listener, router).with_graceful_shutdown(async {
-                let _either_way = stopped.await;
-            });
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the health port failed");
-            }
-        });
+        let task = tokio::spawn(serve(listener, router, Bounds::default(), stopped));
         HealthPort { stop, task }
     }
 
