@@ -26,6 +26,7 @@ use metadata::start::{AnyParts, Parts, StartError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use storage_node::disk::Disk;
 use storage_node::kv::KvError;
 use tokio::net::TcpListener;
@@ -127,6 +128,12 @@ pub enum ServeError {
     /// The system allows too few open files.
     #[error(transparent)]
     Files(#[from] TooFewFiles),
+    /// It was asked to end, and something in it does not.
+    #[error("it did not end within {} s and is cut off: the next start recovers", .limit.as_secs())]
+    CutOff {
+        /// How long it may take.
+        limit: Duration,
+    },
     /// Signals can't be waited for.
     #[error("signals: {0}")]
     Signal(std::io::Error),
@@ -167,19 +174,29 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 pub async fn run(options: ServeOptions) -> Result<(), ServeError> {
     // Before anything else: a signal during a long recovery must end it, too.
     let stop = stop_signal()?;
-    let mut ended = stop.clone();
+    ends_in_time(STOP_LIMIT, stop.clone(), serve(&options, stop)).await
+}
+
+/// Cuts off what has not ended so long after it was told to. A start writes nothing that a crash could not interrupt at
+/// any point; a service that runs drains by itself. Whoever waits for the end is told that it was none.
+pub(crate) async fn ends_in_time<E: From<ServeError>>(
+    limit: Duration,
+    mut stop: watch::Receiver<bool>,
+    served: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
+    let over = async {
+        // An error means that nobody can say it any more.
+        let _either_way = stop.wait_for(|stop| *stop).await;
+        tokio::time::sleep(limit).await;
+    };
     tokio::select! {
-        served = serve(&options, stop) => served,
-        // The start writes nothing that a crash could not interrupt at any point; a service that runs drains by itself.
-        () = async { drop(ended.wait_for(|stop| *stop).await); tokio::time::sleep(STOP_LIMIT).await } => {
-            tracing::error!("the server did not end in time and is cut off");
-            Ok(())
-        }
+        served = served => served,
+        () = over => Err(ServeError::CutOff { limit }.into()),
     }
 }
 
 /// How long an end may take, draining included, before the process is cut off.
-const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(90);
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 pub(crate) fn stop_signal() -> Result<watch::Receiver<bool>, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -488,6 +505,18 @@ mod tests {
             drives: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// It ended with 0, as if everything had been drained.
+    #[tokio::test]
+    async fn an_end_that_is_cut_off_is_a_failure() {
+        let (stop, stopped) = watch::channel(false);
+        let limit = Duration::from_millis(20);
+        let mut running = Box::pin(ends_in_time::<ServeError>(limit, stopped.clone(), std::future::pending()));
+        assert!(tokio::time::timeout(2 * limit, &mut running).await.is_err(), "nobody told it to end");
+        stop.send(true).unwrap();
+        assert!(matches!(running.await, Err(ServeError::CutOff { .. })));
+        assert!(ends_in_time::<ServeError>(limit, stopped, std::future::ready(Ok(()))).await.is_ok());
     }
 
     #[test]

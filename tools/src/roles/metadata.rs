@@ -10,7 +10,7 @@ use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::index_home::Indexes;
 use crate::open_files::OpenFiles;
-use crate::serve::{ServeError, listen, put_accounts, start, stop_signal};
+use crate::serve::{STOP_LIMIT, ServeError, ends_in_time, listen, put_accounts, start, stop_signal};
 use codec::id::ClusterId;
 use gateway::engine::Gateway;
 use gateway::server::Domains;
@@ -27,8 +27,6 @@ use storage_node::service::tls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// How long an end may take before the process is cut off.
-const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// How long storage nodes that do not answer are waited for at a start: machines that begin together.
 const NODES: Duration = Duration::from_secs(60);
 /// How often they are asked meanwhile.
@@ -57,14 +55,7 @@ impl From<DataDirError> for MetadataError {
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: MetadataConfig, credentials: Credentials) -> Result<(), MetadataError> {
     let stop = stop_signal()?;
-    let mut ended = stop.clone();
-    tokio::select! {
-        served = serve(&config, &credentials, stop) => served,
-        () = async { drop(ended.wait_for(|stop| *stop).await); tokio::time::sleep(STOP_LIMIT).await } => {
-            tracing::error!("the process did not end in time and is cut off");
-            Ok(())
-        }
-    }
+    ends_in_time(STOP_LIMIT, stop.clone(), serve(&config, &credentials, stop)).await
 }
 
 /// The S3 port, before it serves.
