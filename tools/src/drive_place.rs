@@ -119,6 +119,11 @@ impl Default for Asking {
 }
 
 impl Asking {
+    /// Each answer may take so long.
+    pub fn within(limit: Duration) -> Asking {
+        Asking { limit, ..Asking::default() }
+    }
+
     /// Asks for something about a directory. [`PlaceError::Silent`]: it does not answer, or has not answered yet what it was
     /// asked before.
     pub async fn ask<T: Send + 'static>(

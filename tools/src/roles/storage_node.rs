@@ -9,19 +9,19 @@
 
 use crate::config_file::StorageNodeConfig;
 use crate::data_dir::{DataDirError, random};
-use crate::drive_place::{PlaceError, check_apart, disk_at, real_path};
+use crate::drive_place::{Asking, PlaceError, check_apart, disk_at, real_path};
 use crate::drives::sync_parents;
 use crate::index_home::Indexes;
 use crate::process::check_open_files;
 use crate::roles::health::{HealthPort, NodeHealth};
-use crate::roles::node_state::NodeState;
+use crate::roles::node_state::{NodeState, Place};
 use crate::serve::{ServeError, listen, reserve, stop_signal};
 use codec::id::{ClusterId, DriveId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::NodeClient;
-use storage_node::disk::{Disk, DiskError};
+use storage_node::disk::DiskError;
 use storage_node::drive::{DriveError, ProbedDrive, ProbedState, format, probe};
 use storage_node::host::NodeHost;
 use storage_node::kv::KvError;
@@ -146,7 +146,7 @@ pub fn format_drives(
     }
     for path in replaced {
         if probe(disk_at(path), None).state == ProbedState::Empty
-            && let Some(drive) = state.forget(path)?
+            && let Some(drive) = state.forget(&place(path))?
         {
             tracing::warn!(%drive, path = %path.display(), "a drive is given up");
         }
@@ -160,8 +160,8 @@ pub fn format_drives(
     check_apart(&real_path(&config.state)?, &paths)?;
     let mut new = Vec::new();
     for path in &config.drives {
-        let found = probe(disk_at(path), Some(cluster));
-        match (found.state, state.known(path)) {
+        let (found, place) = (probe(disk_at(path), Some(cluster)), place(path));
+        match (found.state, state.known(&place)) {
             (ProbedState::Ours, _) => {}
             // Is refused by name: a drive that was there is somewhere else, and would be hidden.
             (ProbedState::Empty | ProbedState::Missing, known) => {
@@ -170,7 +170,7 @@ pub fn format_drives(
                     make_dir(path)?;
                 }
                 format(&*disk_at(path), cluster, drive, known)?;
-                state.remember(path, drive)?;
+                state.remember(&place, drive)?;
                 new.push((path.clone(), drive));
             }
             (state, _) => return Err(NodeError::NoDrive(NotADrive::Unusable { path: path.clone(), state })),
@@ -181,6 +181,11 @@ pub fn format_drives(
         state.set_reserve(reserve(&disks))?;
     }
     Ok(new)
+}
+
+/// A directory, whatever it is called. Blocks.
+fn place(path: &Path) -> Place {
+    Place::new(path, real_path(path).ok().as_deref())
 }
 
 fn make_dir(path: &Path) -> Result<(), NodeError> {
@@ -204,17 +209,15 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
     let mut state = NodeState::open(&config.state)?;
     check_open_files(config.drives.len()).map_err(ServeError::from)?;
     let cluster = credentials.identity().cluster;
-    let (found, absent) = look(&config.drives, cluster, &mut state, &[]).await?;
-    refused(&absent)?;
-    for reason in &absent {
-        tracing::error!(%reason, "left alone");
-    }
-    if found.is_empty() {
-        return Err(absent.into_iter().next().map_or(NodeError::Drive(DriveError::Unreachable), NodeError::NoDrive));
-    }
-    let index = Indexes::new(state.index_path()).open_node()?;
-    let how = NodeConfig { reserve: state.reserve(), ..NodeConfig::new(cluster) };
-    let node = StorageNode::open(how, found, index).await?;
+    let asking = Asking::within(PROBE);
+    let node = tokio::select! {
+        opened = open(&config, cluster, &asking, &mut state) => opened?,
+        // Opening writes nothing that a crash could not interrupt, and may take as long as the scan of a drive.
+        () = stopped(&mut stop) => {
+            port.stop().await;
+            return Ok(());
+        }
+    };
     let peers = peers(&config, &credentials, &node)?;
     let as_host: Arc<dyn NodeHost> = node.clone();
     let server = Server::start(listener, &credentials, as_host, peers, ServiceConfig::default())?;
@@ -226,7 +229,7 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
         server.address()
     );
     tokio::select! {
-        () = look_again(&config.drives, cluster, &mut state, &node) => {}
+        () = look_again(&config.drives, cluster, &asking, &mut state, &node) => {}
         () = stopped(&mut stop) => {}
     }
     health.stopping();
@@ -235,6 +238,26 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
     port.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens the drives that are there.
+async fn open(
+    config: &StorageNodeConfig,
+    cluster: ClusterId,
+    asking: &Asking,
+    state: &mut NodeState,
+) -> Result<Arc<StorageNode>, NodeError> {
+    let (found, absent) = look(&config.drives, cluster, asking, state, &[]).await?;
+    refused(&absent)?;
+    for reason in &absent {
+        tracing::error!(%reason, "left alone");
+    }
+    if found.is_empty() {
+        return Err(absent.into_iter().next().map_or(NodeError::Drive(DriveError::Unreachable), NodeError::NoDrive));
+    }
+    let index = Indexes::new(state.index_path()).open_node()?;
+    let how = NodeConfig { reserve: state.reserve(), ..NodeConfig::new(cluster) };
+    Ok(StorageNode::open(how, found, index).await?)
 }
 
 /// A start that went on without a directory that it was not let look at would have what is there rebuilt elsewhere.
@@ -272,21 +295,23 @@ fn peers(
 async fn look(
     paths: &[PathBuf],
     cluster: ClusterId,
+    asking: &Asking,
     state: &mut NodeState,
     open: &[DriveId],
 ) -> Result<(Vec<ProbedDrive>, Vec<NotADrive>), NodeError> {
     // All at the same time: one that hangs must not keep the others waiting.
-    let probing: Vec<_> = paths.iter().map(|path| tokio::spawn(probe_in_time(path.clone(), cluster))).collect();
+    let probing: Vec<_> =
+        paths.iter().map(|path| tokio::spawn(probe_in_time(asking.clone(), path.clone(), cluster))).collect();
     let (mut found, mut absent) = (Vec::new(), Vec::new());
     let mut seen = open.to_vec();
     for (path, probing) in paths.iter().cloned().zip(probing) {
-        let probed = probing.await.unwrap_or_else(|error| unusable(disk_at(&path), error.to_string()));
-        match (&probed.state, probed.identity, state.known(&path)) {
+        let (probed, place) = probing.await.unwrap_or_else(|error| unusable(&path, error.to_string()));
+        match (&probed.state, probed.identity, state.known(&place)) {
             (ProbedState::Ours, Some(identity), _) if seen.contains(&identity.drive) => {
                 absent.push(NotADrive::Copy { path });
             }
             (ProbedState::Ours, Some(identity), _) => {
-                state.remember(&path, identity.drive)?;
+                state.remember(&place, identity.drive)?;
                 seen.push(identity.drive);
                 found.push(probed);
             }
@@ -301,24 +326,27 @@ async fn look(
     Ok((found, absent))
 }
 
-async fn probe_in_time(path: PathBuf, cluster: ClusterId) -> ProbedDrive {
-    let disk = disk_at(&path);
-    let asked = Arc::clone(&disk);
-    let probing = tokio::task::spawn_blocking(move || probe(asked, Some(cluster)));
-    match tokio::time::timeout(PROBE, probing).await {
-        Ok(Ok(probed)) => probed,
-        _ => unusable(disk, format!("no answer within {} s", PROBE.as_secs())),
-    }
+/// A directory that hangs costs one thread, however often it is looked at.
+async fn probe_in_time(asking: Asking, path: PathBuf, cluster: ClusterId) -> (ProbedDrive, Place) {
+    let probed = asking.ask(&path, move |path| (probe(disk_at(path), Some(cluster)), place(path))).await;
+    probed.unwrap_or_else(|_silent| unusable(&path, format!("no answer within {} s", PROBE.as_secs())))
 }
 
-fn unusable(disk: Arc<dyn Disk>, reason: String) -> ProbedDrive {
-    let state = ProbedState::Damaged { reason };
-    ProbedDrive { disk, state, identity: None, register: bytes::Bytes::new(), register_damaged: true }
+fn unusable(path: &Path, reason: String) -> (ProbedDrive, Place) {
+    let (disk, state) = (disk_at(path), ProbedState::Damaged { reason });
+    let probed = ProbedDrive { disk, state, identity: None, register: bytes::Bytes::new(), register_damaged: true };
+    (probed, Place::new(path, None))
 }
 
 /// Takes up drives whose directories were not there before. Metadata is told of them when it next asks, and verifies what they
 /// hold before it counts. Drives that were there and failed are opened again on metadata's order.
-async fn look_again(paths: &[PathBuf], cluster: ClusterId, state: &mut NodeState, node: &Arc<StorageNode>) {
+async fn look_again(
+    paths: &[PathBuf],
+    cluster: ClusterId,
+    asking: &Asking,
+    state: &mut NodeState,
+    node: &Arc<StorageNode>,
+) {
     loop {
         tokio::time::sleep(LOOK).await;
         let drives = node.drives().await;
@@ -328,7 +356,7 @@ async fn look_again(paths: &[PathBuf], cluster: ClusterId, state: &mut NodeState
         if without.is_empty() {
             continue;
         }
-        let found = match look(&without, cluster, state, &open).await {
+        let found = match look(&without, cluster, asking, state, &open).await {
             Ok((found, _)) => found,
             Err(error) => {
                 tracing::warn!(%error, "directories without a drive could not be looked at");
@@ -366,5 +394,21 @@ mod tests {
         let (denied, few) = (line(Errno::ACCESS), line(Errno::MFILE));
         assert!(denied.contains("let this user read and write it"), "{denied}");
         assert!(few.contains("raise the limit of open files"), "{few}");
+    }
+
+    /// Each look at it took another thread, every few seconds for as long as it hung.
+    #[tokio::test]
+    async fn a_directory_that_hangs_is_not_asked_again_before_it_has_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let asking = Asking::within(Duration::from_millis(50));
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        assert!(asking.ask(&path, move |_| hangs.recv().is_ok()).await.is_err());
+        let look = || probe_in_time(asking.clone(), path.clone(), ClusterId([1; 16]));
+        assert!(matches!(look().await.0.state, ProbedState::Damaged { .. }));
+        release.send(()).unwrap();
+        while look().await.0.state != ProbedState::Empty {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
