@@ -72,6 +72,9 @@ impl Returning {
                 self.open(id, drive.opened.saturating_add(1), async move { node.reopen(id).await });
             }
         }
+        let opening: Vec<DriveId> = self.opening().keys().copied().collect();
+        let as_before = |drive: &&DriveStatus| drive.health == DriveHealth::Healthy && !opening.contains(&drive.id);
+        drives.iter().filter(as_before).for_each(|drive| self.shared.undoubt(drive.id, drive.opened));
         let unknown = self.disks.iter().filter(|disk| !drives.iter().any(|drive| drive.path == disk.path_hint()));
         for probed in join_all(unknown.map(|disk| self.ask(disk))).await.into_iter().flatten() {
             if let Some(drive) = self.wanted(&probed, &drives).filter(|drive| self.is_due(*drive)) {

@@ -187,6 +187,15 @@ impl Shared {
         volatile.losses.wounds = Arc::new(wounds);
     }
 
+    /// A drive answers and has been opened `opened` times: one that was to be opened again and was not is what it was. Without
+    /// this, a drive whose machine was out of reach for a while would be doubted for as long as nobody opens it anew.
+    pub fn undoubt(&self, drive: DriveId, opened: u32) {
+        let mut volatile = self.volatile_mut();
+        if volatile.doubted.get(&drive).is_some_and(|doubted| *doubted > opened) {
+            volatile.doubted.remove(&drive);
+        }
+    }
+
     /// The doubted drives for which `is_new` says that nobody has looked at them since; the others are forgotten.
     pub fn doubted(&self, is_new: impl Fn(DriveId, u32) -> bool) -> Vec<DriveId> {
         let mut volatile = self.volatile_mut();

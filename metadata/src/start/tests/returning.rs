@@ -307,3 +307,25 @@ fn a_truncated_segment_and_a_lost_row_of_the_node_are_known_with_the_next_invent
         metadata.shutdown().await;
     });
 }
+
+/// A machine is out of reach for a while: its drives were to be opened again, and never were. What they hold is what it was, and
+/// a doubt that only another opening ends would keep it from being a dedup hit until the next start.
+#[test]
+fn a_drive_that_was_not_opened_after_all_is_not_doubted_for_ever() {
+    run(async {
+        let world = World::new(6, "3+2");
+        let (metadata, _) = striped(&world, 20).await;
+        let shared = metadata.shared().clone();
+        let drive = shared.node.drives().await[0].clone();
+        let doubted = || shared.doubted(|_, _| true).contains(&drive.id);
+        shared.doubt(drive.id, drive.opened + 1);
+        assert!(doubted());
+        metadata.check_drives().await;
+        assert!(!doubted());
+        // One that was opened since its last look stays doubted until the keeper has seen that.
+        shared.doubt(drive.id, drive.opened);
+        metadata.check_drives().await;
+        assert!(doubted());
+        metadata.shutdown().await;
+    });
+}
