@@ -249,9 +249,7 @@ fn writers_epoch(kv: &dyn Kv, journal: Epoch, entropy: &dyn Entropy) -> Result<E
     let granted = index::reclaim::last_granted(&Overlay::new(kv))?;
     match granted < journal {
         true => Ok(journal),
-        false => {
-            granted.next(u32::from_le_bytes(random(entropy)?)).ok_or(StartError::LastEpoch { highest: granted })
-        }
+        false => granted.next(u32::from_le_bytes(random(entropy)?)).ok_or(StartError::LastEpoch { highest: granted }),
     }
 }
 
