@@ -167,10 +167,12 @@ pub enum Defect {
     WrongErasure,
     /// The encoder makes good frames of other bytes than those that it was given.
     WrongFrames,
+    /// A drive lets a shard be replaced by one of another stripe under its id.
+    AnotherRoot,
 }
 
 // The set is two words of bits: steps from the lowest on, defects from the highest on.
-const _: () = assert!(Sabotage::ALL.len() + 1 + (Defect::WrongFrames as usize) < 128);
+const _: () = assert!(Sabotage::ALL.len() + 1 + (Defect::AnotherRoot as usize) < 128);
 
 impl SabotageSet {
     /// The erasure code of this machine.

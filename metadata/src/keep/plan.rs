@@ -24,6 +24,8 @@ pub use waits::{Waits, count_waits};
 
 /// Drives of one node that fell silent within so long did so for one reason, in milliseconds.
 const ONE_CAUSE_MS: u64 = 30_000;
+/// The node of drives that this process serves itself.
+const NEAR: u32 = 0;
 
 /// How one shard is. Times are milliseconds on the planner's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,8 +323,9 @@ fn urgency(stripe: &Stripe) -> (i32, bool, u64, StripeId) {
     (stripe.slack(), stripe.class == StripeClass::Data, stripe.lost_since().unwrap_or(u64::MAX), stripe.id)
 }
 
-/// Since when nothing is wrong with a stripe but that one drive is silent, or several of a node that fell silent together while
-/// the stripe can lose yet another shard. Without that limit the next loss within the grace would be an object's.
+/// Since when nothing is wrong with a stripe but that one drive is silent, or several of another machine that fell silent
+/// together while the stripe can lose yet another shard. Without that limit the next loss within the grace would be an
+/// object's. The drives of this process's own machine ([`NEAR`]) have no grace together: the process would be gone, too.
 fn silent_since(stripe: &Stripe, topology: &Topology) -> Option<u64> {
     let mut silent = Vec::new();
     for shard in &stripe.shards {
@@ -335,7 +338,8 @@ fn silent_since(stripe: &Stripe, topology: &Topology) -> Option<u64> {
         }
     }
     let (since_ms, node) = *silent.iter().min()?;
-    let same = |(since, of): &(u64, Option<u32>)| of.is_some() && *of == node && since - since_ms <= ONE_CAUSE_MS;
+    let far = node.is_some_and(|node| node != NEAR);
+    let same = |(since, of): &(u64, Option<u32>)| far && *of == node && since - since_ms <= ONE_CAUSE_MS;
     (silent.len() == 1 || (stripe.slack() > 0 && silent.iter().all(same))).then_some(since_ms)
 }
 

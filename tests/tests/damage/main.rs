@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use storage_node::client::Reserve;
 use storage_node::disk::Disk;
 use storage_node::keep::{Finding, FindingKind, ScrubOrder, ScrubState, ShardRef, Subject};
+use storage_node::sabotage::Defect;
 use store::Store;
 
 /// How much of everything.
@@ -186,6 +187,8 @@ async fn check_stripes(store: &Store, healthy: &[DriveId]) {
 /// Shards of other stripes under the names of these.
 async fn wrong_roots(store: &Store, injection: &mut Injection, away: &[DriveId], each: usize) {
     let node = store.world.metadata.node();
+    // A drive refuses them; this is what one holds that did not.
+    store.broken.inflict(Defect::AnotherRoot, true);
     for region in [Region::Data, Region::Ledger] {
         let mut all: Vec<_> = named(store).into_iter().filter(|(_, (_, _, of))| *of == region).collect();
         let mut done = 0;
@@ -208,6 +211,7 @@ async fn wrong_roots(store: &Store, injection: &mut Injection, away: &[DriveId],
             done += 1;
         }
     }
+    store.broken.inflict(Defect::AnotherRoot, false);
 }
 
 /// A drive that is away, or in whose place another one is.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use storage_node::disk::faulty::Trace;
+use storage_node::sabotage::SabotageSet;
 use tests::crash::mix;
 use tests::world::{INLINE, Indexes, World, disks, noise, parts, text};
 
@@ -39,6 +40,8 @@ pub struct Store {
     pub trace: Trace,
     pub world: World,
     pub clock: Arc<Moved>,
+    /// What the drives do wrong.
+    pub broken: SabotageSet,
     /// How many objects there are; the bytes of each follow from its number.
     pub objects: u64,
 }
@@ -46,7 +49,8 @@ pub struct Store {
 impl Store {
     /// 3+2 on eight drives, with small segments and smaller shards.
     pub async fn start() -> Store {
-        let (trace, clock) = (Trace::new(DRIVES), Arc::new(Moved::default()));
+        let broken = SabotageSet::default();
+        let (trace, clock) = (Trace::with_sabotage(DRIVES, broken.clone()), Arc::new(Moved::default()));
         let mut parts = parts(disks(&trace), &Indexes::lost());
         parts.clock = Arc::clone(&clock) as Arc<dyn Clock>;
         let keep = KeepConfig {
@@ -83,7 +87,7 @@ impl Store {
         let gateway = Gateway::new(Arc::clone(&metadata) as Arc<dyn MetadataClient>, engine);
         let world = World { metadata, gateway };
         world.create_bucket(BUCKET).await.unwrap();
-        Store { trace, world, clock, objects: 0 }
+        Store { trace, world, clock, broken, objects: 0 }
     }
 
     pub fn keeper(&self) -> &Arc<Keeper> {

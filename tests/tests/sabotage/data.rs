@@ -15,6 +15,7 @@ use storage_node::client::Reserve;
 use storage_node::disk::faulty::{Fault, Trace};
 use storage_node::disk::{Access, Disk, DiskFile, DiskOp};
 use storage_node::drive;
+use storage_node::sabotage::Defect;
 use storage_node::stripe_io::StripeLayout;
 use tests::oracle::Wrong;
 use tests::world::{Indexes, Shape, World, disks, noise};
@@ -138,12 +139,15 @@ pub async fn shards_of_another_generation(switch: Switch) -> Result<(), Wrong> {
     [101, 102].into_iter().for_each(|seed| packer.add(noise(seed, 20_000)));
     let erasure = Erasure::new(old.geometry);
     let other = packer.finish(old.id, old.class, old.geometry, old.cluster, None, &erasure).map_err(failed)?;
+    // A drive refuses them; one that was given them by an earlier version, or by mistake, did not.
+    switch.set.inflict(Defect::AnotherRoot, true);
     for index in [1u8, 2] {
         let drive = layout.drives[usize::from(index)].ok_or_else(|| failed("no drive"))?;
         let payload = other.shards[usize::from(index)].clone().unwrap_or_default();
         let header = ShardHeader { descriptor: other.descriptor.clone(), index };
         world.metadata.node().write_shard(drive, header, payload, Reserve::Client).await.map_err(failed)?;
     }
+    switch.set.inflict(Defect::AnotherRoot, false);
     reads(&trace, world, &layout).await
 }
 

@@ -14,7 +14,7 @@ fn id(n: usize) -> DriveId {
 }
 
 fn drive(n: usize, usable: bool) -> Drive {
-    Drive { id: id(n), node: n as u32 / 2, rack: 0, free: 100 * GB, usable, full: false }
+    Drive { id: id(n), node: 1 + n as u32 / 2, rack: 0, free: 100 * GB, usable, full: false }
 }
 
 fn topology(drives: usize, unusable: &[usize]) -> Topology {
@@ -261,6 +261,10 @@ fn drives_of_a_node_that_fell_silent_together_have_one_grace_while_another_shard
     begins(3, &[GOOD, at(first), at(first), GOOD, GOOD, GOOD]);
     begins(2, &[at(first), at(first), MISSING, GOOD, GOOD, GOOD]);
     begins(2, &[at(first), at(first), Condition::Unverified, GOOD, GOOD, GOOD]);
+    // Drives that this process serves itself: a machine that is gone would have taken the process with it.
+    let near = Topology { drives: topology.drives.iter().map(|drive| Drive { node: NEAR, ..drive.clone() }).collect() };
+    let stripes = [stripe(1, 3, &together)];
+    assert_eq!(plan_repairs(&Scene { now_ms: NOW, ..scene(&near) }, &stripes, &policy).items.len(), 1);
 }
 
 #[test]
