@@ -28,6 +28,12 @@ pub trait Entropy: Send + Sync + Debug {
     fn fill(&self, out: &mut [u8]) -> bool;
 }
 
+/// `N` random bytes; `None` when the source failed.
+pub(crate) fn random<const N: usize>(entropy: &dyn Entropy) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    entropy.fill(&mut out).then_some(out)
+}
+
 /// The machine's clock.
 #[derive(Debug)]
 pub struct SystemClock {

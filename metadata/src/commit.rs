@@ -190,8 +190,7 @@ impl Committer {
             self.unregister(&removed).await;
         }
         // Last: what counts is the room of those that are members now. A member that is gone has none.
-        self.free = drives.iter().map(|d| (d.id, d.free)).collect();
-        self.room = self.members_room();
+        self.take_stock(drives);
         self.publish();
     }
 
@@ -215,9 +214,14 @@ impl Committer {
             return false;
         }
         self.looked_ms = Some(now_ms);
-        self.free = self.shared.node.drives().await.iter().map(|d| (d.id, d.free)).collect();
-        self.room = self.members_room();
+        let drives = self.shared.node.drives().await;
+        self.take_stock(&drives);
         self.room >= needed
+    }
+
+    fn take_stock(&mut self, drives: &[DriveStatus]) {
+        self.free = drives.iter().map(|d| (d.id, d.free)).collect();
+        self.room = self.members_room();
     }
 
     /// Bytes that the fullest member had free at the last check.

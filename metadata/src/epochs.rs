@@ -21,7 +21,7 @@
 //!   holds one above those, and the journal keeps its own (`start/serve.rs`).
 
 use crate::client::CommitError;
-use crate::clock::Entropy;
+use crate::clock::{Entropy, random};
 use crate::command::Command;
 use crate::commit::Request;
 use crate::index::reclaim::last_granted;
@@ -84,8 +84,8 @@ impl Epochs {
         let (held, unfinished) = (self.stripes.epoch(), self.stripes.oldest_unfinished());
         // A drive that came back may know of more.
         let highest = self.node.highest_epoch().await.unwrap_or_default().max(granted).max(held);
-        let epoch =
-            highest.next(random(&*self.entropy).ok_or(EpochError::Entropy)?).ok_or(EpochError::Last(highest))?;
+        let random = u32::from_le_bytes(random(&*self.entropy).ok_or(EpochError::Entropy)?);
+        let epoch = highest.next(random).ok_or(EpochError::Last(highest))?;
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit(held, Box::new(Command::RenewEpoch { epoch, unfinished }), reply);
         self.requests.send(request).await.map_err(|_| EpochError::Stopping)?;
@@ -94,9 +94,4 @@ impl Epochs {
         tracing::info!(%epoch, "the epoch was renewed");
         Ok(epoch)
     }
-}
-
-fn random(entropy: &dyn Entropy) -> Option<u32> {
-    let mut bytes = [0; 4];
-    entropy.fill(&mut bytes).then(|| u32::from_le_bytes(bytes))
 }

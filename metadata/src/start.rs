@@ -13,7 +13,7 @@ use self::first::{first_register, first_start, format_all};
 use self::key::Key;
 use self::serve::{read_only, serve};
 use crate::checkpoint;
-use crate::clock::{Clock, Entropy};
+use crate::clock::{self, Clock, Entropy};
 use crate::index::{IndexError, META, RowFault, damaged};
 use crate::journal::Patience;
 use crate::keep::KeepConfig;
@@ -472,8 +472,7 @@ fn common_cluster(probed: &[ProbedDrive]) -> Option<ClusterId> {
 }
 
 fn random<const N: usize>(entropy: &dyn Entropy) -> Result<[u8; N], StartError> {
-    let mut out = [0; N];
-    if entropy.fill(&mut out) { Ok(out) } else { Err(StartError::Random) }
+    clock::random(entropy).ok_or(StartError::Random)
 }
 
 /// The drives to open. One identity at two paths is refused, and so is a drive of another cluster as long as nobody has

@@ -12,7 +12,7 @@ use crate::drive_set::DriveSet;
 use crate::index_home::OldIndex;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use crate::open_files::OpenFiles;
-use crate::port::{Bounds, serve};
+use crate::port::Port;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -23,14 +23,8 @@ use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{Clock, SystemClock};
 use metadata::service::Metadata;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
-
-/// How long the end of the admin port waits for its last answers.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// What the admin port answers, for other programs; a test compares it with the routes.
 pub(crate) const OPENAPI: &str = include_str!("openapi.json");
@@ -82,30 +76,9 @@ impl AdminState {
     }
 }
 
-/// The running admin port.
-#[derive(Debug)]
-pub struct Admin {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Admin {
-    /// Serves on `listener`.
-    pub fn start(listener: TcpListener, state: Arc<AdminState>, token: Zeroizing<String>) -> Admin {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let router = router(state, token);
-        let task = tokio::spawn(serve(listener, router, Bounds::default(), stopped));
-        Admin { stop, task }
-    }
-
-    /// Ends it.
-    pub async fn stop(self) {
-        let _gone = self.stop.send(());
-        let mut task = self.task;
-        if tokio::time::timeout(DRAIN, &mut task).await.is_err() {
-            task.abort();
-        }
-    }
+/// Serves the admin port on `listener`.
+pub fn start(listener: TcpListener, state: Arc<AdminState>, token: Zeroizing<String>) -> Port {
+    Port::start(listener, router(state, token))
 }
 
 fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {

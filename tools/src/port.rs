@@ -16,18 +16,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// After an error of accept(2), which is about a connection that is gone, or about descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long the end of a port waits for its last answers.
+const DRAIN: Duration = Duration::from_secs(2);
+
 /// What connections to a port may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+struct Bounds {
     /// Open connections.
-    pub connections: usize,
+    connections: usize,
     /// For the head of a request, the wait for it included.
-    pub head: Duration,
+    head: Duration,
 }
 
 impl Default for Bounds {
@@ -36,8 +39,32 @@ impl Default for Bounds {
     }
 }
 
+/// A port that is being served.
+#[derive(Debug)]
+pub struct Port {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Port {
+    /// Serves on `listener`.
+    pub fn start(listener: TcpListener, router: Router) -> Port {
+        let (stop, stopped) = oneshot::channel();
+        Port { stop, task: tokio::spawn(serve(listener, router, Bounds::default(), stopped)) }
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        let _gone = self.stop.send(());
+        let mut task = self.task;
+        if tokio::time::timeout(DRAIN, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
 /// Serves until `stopped` is told to, or its sender is gone; then until the requests that run have ended.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, mut stopped: oneshot::Receiver<()>) {
+async fn serve(listener: TcpListener, router: Router, bounds: Bounds, mut stopped: oneshot::Receiver<()>) {
     let slots = Arc::new(Semaphore::new(bounds.connections));
     let ending = GracefulShutdown::new();
     // Ended with this future: nothing outlives the port.

@@ -5,7 +5,7 @@
 //! line that says what to do about it.
 
 use crate::accounts::{AccountsError, NewAccount, Origin, first, from_file};
-use crate::admin::{Admin, AdminState};
+use crate::admin::{self, AdminState};
 use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::drives::{DrivesError, Wanted, find, plan, record_cluster};
@@ -228,7 +228,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let admin_address = admin_listener.local_addr().unwrap_or(options.admin);
     data.write_admin_address(admin_address)?;
     let state = Arc::new(AdminState::default());
-    let admin = Admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
+    let admin = admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
 
     let wanted = Wanted { count: options.drives, paths: options.drive_paths.clone() };
     let disks = find(&data, &mut config, &wanted)?;

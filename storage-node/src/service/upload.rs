@@ -13,16 +13,14 @@ use super::identity::Role;
 use super::message::drive_id;
 use super::method::Method;
 use super::wire::{Done, MESSAGE_LIMIT, Upload, UploadHead, Wire};
-use crate::client::{ReadError, Reserve, WriteError};
+use crate::client::{Reserve, WriteError};
 use bytes::{Bytes, BytesMut};
-use codec::id::{DriveId, ShardId};
 use codec::journal::BatchHeader;
 use codec::segment::MAX_RECORD_PAYLOAD;
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use futures::FutureExt;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{timeout, timeout_at};
 use tonic::body::Body;
@@ -82,17 +80,6 @@ async fn take(asked: Asked, mut stream: Streaming<Upload>) -> Result<(), Problem
     check(&asked, &head, &header)?;
     let len = usize::try_from(head.len).map_err(|_| Problem::malformed())?;
     let node = &asked.shared.node;
-    let _receiving = match &header {
-        Header::Shard(header) => Some(asked.shared.receiving.begin(drive, header)?),
-        Header::Batch(_) => None,
-    };
-    if let Header::Shard(header) = &header {
-        // Before its bytes are taken. What can't be read may be written again: that is how it is mended.
-        let (id, root) = (header.id(), header.descriptor.root());
-        if let Err(ReadError::WrongStripe) = node.read_shard(drive, id, root, 0..0).await {
-            return Err(WriteError::WrongStripe.into());
-        }
-    }
     let (rooms, most) = match asked.method {
         Method::JournalAppend => (&asked.shared.journal, asked.shared.config.journal),
         _ => (&asked.shared.uploads, asked.shared.config.uploads),
@@ -136,46 +123,6 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
 async fn next(stream: &mut Streaming<Upload>, stall: Duration) -> Result<Option<Upload>, Problem> {
     let part = timeout(stall, stream.message()).await.map_err(|_| Problem::Status(late()))?;
     part.map_err(Problem::Status)
-}
-
-/// The shards that are being received, with the roots of their stripes: two stripes that were given one id must not both find
-/// that there is no such shard yet.
-#[derive(Default)]
-pub(crate) struct Receiving(Mutex<HashMap<(DriveId, ShardId), RootAndCount>>);
-
-/// The stripe's root, and how many times its shard is being received.
-type RootAndCount = ([u8; 32], usize);
-
-impl Receiving {
-    /// A shard of the same stripe may be received twice at a time: its sender gave up waiting and sends it again.
-    fn begin(&self, drive: DriveId, header: &ShardHeader) -> Result<Received<'_>, WriteError> {
-        let (key, root) = ((drive, header.id()), header.descriptor.root());
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, count) = all.entry(key).or_insert((root, 0));
-        if *known != root {
-            return Err(WriteError::WrongStripe);
-        }
-        *count += 1;
-        Ok(Received { all: self, key })
-    }
-}
-
-/// Forgets the shard when it is dropped.
-struct Received<'a> {
-    all: &'a Receiving,
-    key: (DriveId, ShardId),
-}
-
-impl Drop for Received<'_> {
-    fn drop(&mut self) {
-        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, count)) = all.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.key);
-            }
-        }
-    }
 }
 
 /// Takes `len` bytes, hashing each piece as it comes.

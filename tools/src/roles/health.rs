@@ -3,7 +3,7 @@
 //! `GET /health/live`: 200 as long as the process answers. `GET /health/ready`: 200 while at least one drive can be read, 503
 //! otherwise, while it starts and while it stops; a line says how the drives are.
 
-use crate::port::{Bounds, serve};
+use crate::port::Port;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,13 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 /// How long the drives may take to say how they are.
 const ASK: Duration = Duration::from_secs(5);
-/// How long the end of the port waits for its last answers.
-const DRAIN: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 enum Stage {
@@ -61,32 +57,12 @@ impl NodeHealth {
     }
 }
 
-/// The running port.
-#[derive(Debug)]
-pub struct HealthPort {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl HealthPort {
-    /// Serves on `listener`.
-    pub fn start(listener: TcpListener, health: Arc<NodeHealth>) -> HealthPort {
-        let (stop, stopped) = oneshot::channel::<()>();
-        let ready = |State(health): State<Arc<NodeHealth>>| async move { health.ready().await };
-        let router = Router::new()
-            .route("/health/live", get(|| async { "live\n" }))
-            .route("/health/ready", get(ready))
-            .with_state(health);
-        let task = tokio::spawn(serve(listener, router, Bounds::default(), stopped));
-        HealthPort { stop, task }
-    }
-
-    /// Ends it.
-    pub async fn stop(self) {
-        let _gone = self.stop.send(());
-        let mut task = self.task;
-        if tokio::time::timeout(DRAIN, &mut task).await.is_err() {
-            task.abort();
-        }
-    }
+/// Serves the health port on `listener`.
+pub fn start(listener: TcpListener, health: Arc<NodeHealth>) -> Port {
+    let ready = |State(health): State<Arc<NodeHealth>>| async move { health.ready().await };
+    let router = Router::new()
+        .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/ready", get(ready))
+        .with_state(health);
+    Port::start(listener, router)
 }

@@ -4,7 +4,7 @@
 //! are in the data directory, as with `stele serve`. The order of a start and of an end are those of [`crate::serve`], too.
 
 use crate::accounts::{first, from_file};
-use crate::admin::{Admin, AdminState};
+use crate::admin::{self, AdminState};
 use crate::config_file::MetadataConfig;
 use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
@@ -75,7 +75,7 @@ async fn serve(
     let admin_listener = listen("the admin port", "admin", config.admin).await?;
     data.write_admin_address(admin_listener.local_addr().unwrap_or(config.admin))?;
     let state = Arc::new(AdminState::default());
-    let admin = Admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
+    let admin = admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
     let nodes = nodes(config, credentials)?;
     let started = tokio::select! {
         started = metadata(&data, config, &stored, credentials.identity().cluster, Arc::clone(&nodes)) => started?,

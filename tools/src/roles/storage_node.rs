@@ -13,7 +13,7 @@ use crate::drive_place::{Asking, PlaceError, check_apart, disk_at, real_path};
 use crate::drives::sync_parents;
 use crate::index_home::Indexes;
 use crate::process::check_open_files;
-use crate::roles::health::{HealthPort, NodeHealth};
+use crate::roles::health::{self, NodeHealth};
 use crate::roles::node_state::{NodeState, Place};
 use crate::serve::{ServeError, listen, reserve, stop_signal};
 use codec::id::{ClusterId, DriveId};
@@ -205,7 +205,7 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
     let listener = listen("the storage node", "listen", config.listen).await?;
     let health_listener = listen("the health port", "health", config.health).await?;
     let health = Arc::new(NodeHealth::default());
-    let port = HealthPort::start(health_listener, Arc::clone(&health));
+    let port = health::start(health_listener, Arc::clone(&health));
     let mut state = NodeState::open(&config.state)?;
     check_open_files(config.drives.len()).map_err(ServeError::from)?;
     let cluster = credentials.identity().cluster;

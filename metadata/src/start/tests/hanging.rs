@@ -54,6 +54,17 @@ async fn met(world: &World, fault: FaultId) {
     }
 }
 
+/// A drive that does not return from the question for its space, which it has been asked.
+async fn hangs_when_asked(world: &World, metadata: &Metadata, number: usize) {
+    let hang = world.trace.inject(Fault::hang().on(DiskOp::Space).drive(number));
+    tokio::join!(metadata.node().drives(), met(world, hang));
+}
+
+/// Stripes that have a shard on a drive.
+fn named(metadata: &Metadata, drive: DriveId) -> usize {
+    stripes(metadata).iter().filter(|(_, row)| (0..8).any(|index| row.drive(index) == Some(drive))).count()
+}
+
 async fn status(metadata: &Metadata, drive: DriveId) -> DriveStatus {
     metadata.node().drives().await.into_iter().find(|status| status.id == drive).unwrap()
 }
@@ -108,9 +119,6 @@ fn a_stripe_is_written_elsewhere_and_the_drive_is_reported_made_good_and_verifie
             tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         };
         tokio::join!(write, wait);
-        let named = |metadata: &Metadata| {
-            stripes(metadata).iter().filter(|(_, row)| (0..8).any(|index| row.drive(index) == Some(drive))).count()
-        };
         let failed = DriveHealth::Failed { reason: "no answer for 181 s".to_owned() };
         assert_eq!(status(&metadata, drive).await.health, failed);
         let details = metadata.drive_details().await.unwrap();
@@ -118,14 +126,14 @@ fn a_stripe_is_written_elsewhere_and_the_drive_is_reported_made_good_and_verifie
         assert_eq!((detail.state, detail.reason.as_str()), ("failed", "no answer for 181 s"));
         client.check(&metadata).await;
         // Silent as one whose cable was pulled: within the grace it is waited for, and then it is made good.
-        let before = named(&metadata);
+        let before = named(&metadata, drive);
         settle(&metadata).await;
         assert!(matches!(keeper(&metadata).status().drives[&drive].sight, Sight::Silent { .. }));
-        assert_eq!(named(&metadata), before);
+        assert_eq!(named(&metadata, drive), before);
         assert!(before > 0);
         pass(&world, GRACE_MS + 1000);
         settle(&metadata).await;
-        assert_eq!(named(&metadata), 0);
+        assert_eq!(named(&metadata, drive), 0);
 
         comes_back(&world, &metadata, drive).await;
         assert!(metadata.wounds().unverified.contains_key(&drive), "nothing there counts before it was verified");
@@ -142,8 +150,7 @@ fn a_drive_that_lets_an_operation_wait_gets_no_new_shards_at_once() {
         let (world, hands) = world(7, "3+2");
         let (metadata, client) = striped(&world, 5).await;
         let (drive, number) = bystander(&world, &metadata).await;
-        let hang = world.trace.inject(Fault::hang().on(DiskOp::Space).drive(number));
-        tokio::join!(metadata.node().drives(), met(&world, hang));
+        hangs_when_asked(&world, &metadata, number).await;
         let writes = || {
             let events = world.trace.events();
             let of = |event: &&storage_node::disk::faulty::Event| {
@@ -236,19 +243,14 @@ fn a_drive_that_is_back_and_hangs_holds_up_no_repair_and_is_silent_again() {
         let others: Vec<_> = numbers.iter().filter(|(id, _)| !members.contains(id)).copied().collect();
         let [(back, number), (lost, gone), ..] = others[..] else { panic!("too few drives") };
         // One drive hangs, is back, and hangs again over its verification; meanwhile another is lost.
-        let hang = world.trace.inject(Fault::hang().on(DiskOp::Space).drive(number));
-        tokio::join!(metadata.node().drives(), met(&world, hang));
+        hangs_when_asked(&world, &metadata, number).await;
         tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         keeper(&metadata).run_once().await.unwrap();
         comes_back(&world, &metadata, back).await;
         let hang = world.trace.inject(Fault::hang().on(DiskOp::Read).drive(number).path("segments"));
         world.trace.remove_drive(gone);
         metadata.check_drives().await;
-        let named = |drive: DriveId| {
-            let rows = stripes(&metadata);
-            rows.iter().filter(|(_, row)| (0..8).any(|index| row.drive(index) == Some(drive))).count()
-        };
-        assert!(named(lost) > 0 && named(back) > 0);
+        assert!(named(&metadata, lost) > 0 && named(&metadata, back) > 0);
         keeper(&metadata).run_once().await.unwrap();
         assert!(world.trace.hits(hang) > 0);
         tick(&metadata, &hands, STALLED_AFTER.as_secs()).await;
@@ -257,7 +259,7 @@ fn a_drive_that_is_back_and_hangs_holds_up_no_repair_and_is_silent_again() {
             keeper(&metadata).run_once().await.unwrap();
         }
         assert!(matches!(keeper(&metadata).status().drives[&back].sight, Sight::Back { .. }));
-        assert_eq!(named(lost), 0, "{}", keeper(&metadata).plan());
+        assert_eq!(named(&metadata, lost), 0, "{}", keeper(&metadata).plan());
         tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         settle(&metadata).await;
         assert!(matches!(keeper(&metadata).status().drives[&back].sight, Sight::Silent { .. }));
@@ -279,8 +281,7 @@ fn a_drive_that_is_being_opened_holds_up_no_change_of_the_drives() {
         let (world, hands) = world(7, "3+2");
         let (metadata, client) = striped(&world, 5).await;
         let (drive, number) = bystander(&world, &metadata).await;
-        let hang = world.trace.inject(Fault::hang().on(DiskOp::Space).drive(number));
-        tokio::join!(metadata.node().drives(), met(&world, hang));
+        hangs_when_asked(&world, &metadata, number).await;
         tick(&metadata, &hands, HUNG_AFTER.as_secs() + 1).await;
         answers(&world, &metadata, drive).await;
         let hang = world.trace.inject(Fault::hang().on(DiskOp::Lock).drive(number));

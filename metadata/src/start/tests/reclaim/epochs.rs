@@ -72,14 +72,6 @@ fn r9_a_request_commits_under_its_epoch_until_it_is_fenced() {
         store.objects.insert(2, vec![1]);
         // So does the stripe that it has written meanwhile: numbered in the new epoch, committed under its own.
         let (chunk, frame) = store.new_chunk(&noise(7, CHUNK), &[], false).await;
-        let striped = |(chunk, frame): (crate::command::NewChunk, bytes::Bytes)| crate::client::StripeFrame {
-            id: chunk.id,
-            domain: chunk.domain,
-            plain_len: chunk.plain_len,
-            is_manifest: false,
-            children: Vec::new(),
-            frame,
-        };
         store.metadata.store_stripe(began, vec![striped((chunk, frame))]).await.unwrap();
         requests_end(&store).await;
         let late = store.object(3, vec![entry], Vec::new()).await;

@@ -21,14 +21,7 @@ impl Store {
         for seed in 1000 + EACH * n..1000 + EACH * (n + 1) {
             let (chunk, frame) = self.new_chunk(&noise(seed, CHUNK), &[], false).await;
             entries.push(Entry { id: chunk.id, len: CHUNK as u64, leaf: true });
-            frames.push(crate::client::StripeFrame {
-                id: chunk.id,
-                domain: chunk.domain,
-                plain_len: chunk.plain_len,
-                is_manifest: false,
-                children: Vec::new(),
-                frame,
-            });
+            frames.push(striped((chunk, frame)));
         }
         self.metadata.store_stripe(self.metadata.epoch(), frames).await?;
         for (name, entries) in [("first", &entries[..1]), ("rest", &entries[1..])] {

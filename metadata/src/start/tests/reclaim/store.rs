@@ -1,7 +1,7 @@
 //! Objects over a service on fault disks, as a gateway would store and read them, and what became of their chunks and stripes.
 
 use super::super::world::*;
-use crate::client::MetadataClient;
+use crate::client::{MetadataClient, StripeFrame};
 use crate::command::{Command, CommitObject, Condition, NewChunk, NewFrame, Outcome};
 use crate::index::reclaim as rows;
 use crate::index::{self, CHUNKS, Overlay, STRIPES, View};
@@ -42,6 +42,12 @@ pub struct Store {
 pub fn reclaim_config() -> ReclaimConfig {
     let restripe = RestripePolicy { round_bytes: 1 << 30, ..RestripePolicy::default() };
     ReclaimConfig { every: None, daily_percent: 100, restripe, drive_rate: 0, ..ReclaimConfig::default() }
+}
+
+/// A chunk on its way into a stripe.
+pub fn striped((chunk, frame): (NewChunk, Bytes)) -> StripeFrame {
+    let NewChunk { id, domain, plain_len, is_manifest, children, .. } = chunk;
+    StripeFrame { id, domain, plain_len, is_manifest, children, frame }
 }
 
 impl Store {
@@ -127,15 +133,7 @@ impl Store {
     }
 
     pub async fn store(&self, chunks: Vec<(NewChunk, Bytes)>) {
-        let frame = |(chunk, frame): (NewChunk, Bytes)| crate::client::StripeFrame {
-            id: chunk.id,
-            domain: chunk.domain,
-            plain_len: chunk.plain_len,
-            is_manifest: chunk.is_manifest,
-            children: chunk.children,
-            frame,
-        };
-        let frames = chunks.into_iter().map(frame).collect();
+        let frames = chunks.into_iter().map(striped).collect();
         self.metadata.store_stripe(self.metadata.epoch(), frames).await.unwrap();
     }
 
