@@ -12,12 +12,13 @@
 
 mod keys;
 pub mod reclaim;
+pub mod replication;
 
 pub use self::keys::*;
 
 use bytes::Bytes;
 use codec::effect::{
-    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, PartRow,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, NodeRow, PartRow,
     SealedRow, SettingRow, StripeRow, UploadName, UploadRow, VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
@@ -44,12 +45,14 @@ pub const ACCOUNTS: Family = "accounts";
 pub const RECLAIM: Family = "reclaim";
 /// Sealed ranges by first LSN.
 pub const LEDGER: Family = "ledger";
-/// `applied`, `epoch`, `clock`, `ended` (the last sealed range), `loss` and LSN, `point` and the LSN of a checkpoint, `s` and a
-/// setting's name.
+/// `applied`, `epoch`, `clock`, `ended` (the last sealed range), `loss` and LSN, `point` and the LSN of a checkpoint, `host` and
+/// the name of a storage node, `s` and a setting's name.
 pub const META: Family = "meta";
+/// What is copied elsewhere, and what waits for it ([`replication`]).
+pub const REPLICATION: Family = "replication";
 /// All families, for opening the store.
-pub const FAMILIES: [Family; 10] =
-    [BUCKETS, OBJECTS, UPLOADS, CHUNKS, STRIPES, DRIVES, ACCOUNTS, RECLAIM, LEDGER, META];
+pub const FAMILIES: [Family; 11] =
+    [BUCKETS, OBJECTS, UPLOADS, CHUNKS, STRIPES, DRIVES, ACCOUNTS, RECLAIM, LEDGER, META, REPLICATION];
 
 /// Protocol Buffers behind the format byte.
 const ROW_PLAIN: u8 = 1;
@@ -63,6 +66,7 @@ const CLOCK: &[u8] = b"clock";
 const SEALED: &[u8] = b"ended";
 const CHECKPOINT: &[u8] = b"point";
 const LOSS: &[u8] = b"loss";
+const NODE: &[u8] = b"host";
 
 /// Why the index could not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -271,7 +275,8 @@ pub fn decode<M: Message + Default>(family: Family, key: &[u8], value: Bytes) ->
     M::decode(message).map_err(|_| damaged(family, key, RowFault::Malformed))
 }
 
-fn read<M: Message + Default>(view: &dyn View, family: Family, key: &[u8]) -> Result<Option<M>, IndexError> {
+/// The row with this key, decoded.
+pub(crate) fn read<M: Message + Default>(view: &dyn View, family: Family, key: &[u8]) -> Result<Option<M>, IndexError> {
     view.row(family, key)?.map(|value| decode(family, key, value)).transpose()
 }
 
@@ -433,6 +438,20 @@ pub fn drive(view: &dyn View, id: DriveId) -> Result<Option<DriveRow>, IndexErro
 /// All registered drives, removed ones included, by id.
 pub fn drives(view: &dyn View) -> Result<Vec<DriveRow>, IndexError> {
     read_all(view, DRIVES, b"")
+}
+
+/// All storage nodes that ever belonged to the cluster, by name.
+pub fn nodes(view: &dyn View) -> Result<Vec<NodeRow>, IndexError> {
+    read_all(view, META, NODE)
+}
+
+/// A storage node.
+pub fn node(view: &dyn View, name: &str) -> Result<Option<NodeRow>, IndexError> {
+    read(view, META, &[NODE, name.as_bytes()].concat())
+}
+
+pub(crate) fn put_node(overlay: &mut Overlay<'_>, row: &NodeRow) {
+    overlay.put(META, [NODE, row.name.as_bytes()].concat(), row);
 }
 
 /// An account by its id.

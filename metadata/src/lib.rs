@@ -26,6 +26,7 @@ pub mod loss;
 pub mod placement;
 pub mod raft;
 mod replay;
+pub mod replica;
 pub mod seal;
 pub mod service;
 pub mod start;

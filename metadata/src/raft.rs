@@ -6,19 +6,25 @@
 //!
 //! Nothing starts a cluster of metadata nodes yet: one process is still the whole of metadata.
 
+mod found;
+mod gate;
 mod log;
 mod machine;
+mod member;
 mod message;
 mod record;
 #[cfg(test)]
 mod tests;
 
+pub use self::found::FoundError;
 pub use self::log::{FAMILIES, Identity, LogStore, OpenError};
 pub use self::machine::{Machine, MachineError};
+pub use self::member::{ChangeError, Leadership, Member, MemberConfig, MemberError, MemberLine, Timings};
 pub use self::message::{decode_entry, encode_entry};
 pub use self::record::{Record, RecordError, Tail, record};
 
 use bytes::Bytes;
+use openraft::AnyError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,6 +75,14 @@ pub enum Applied {
     Done,
     /// It was decided for another LSN, or after another entry: it counts as an empty one.
     Misplaced,
+}
+
+/// Runs what may block on a thread of its own, and makes its error one of Raft's.
+async fn on_thread<T: Send + 'static, E: std::error::Error + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, AnyError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| AnyError::new(&error))?.map_err(|error| AnyError::new(&error))
 }
 
 /// A copy of the index: a directory that is sent file by file, never a database in memory. It is removed with its last owner.

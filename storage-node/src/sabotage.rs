@@ -131,6 +131,8 @@ switches! {
     RegisterSettle,
     /// A start writes the register that it has found under a sequence above all that earlier starts can have left.
     RegisterClaim,
+    /// The Raft log keeps what is not sealed (design section 5).
+    PurgeSealed,
     /// The retention clock takes a tick that runs backwards (R15).
     ClockMonotonic,
     /// The retention clock catches up with the wall clock after time off, however long that was (R15).

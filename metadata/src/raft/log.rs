@@ -11,9 +11,9 @@
 //!
 //! Rows have the index's checksum ([`crate::index`]), which covers family and key.
 
-use super::RaftTypes;
 use super::message::{EntryMessage, LogIdMessage, VoteMessage};
-use crate::index::{IndexError, Overlay, RowFault, View, damaged, decode};
+use super::{RaftTypes, on_thread};
+use crate::index::{self, IndexError, Overlay, RowFault, damaged, decode};
 use bytes::Bytes;
 use codec::id::ClusterId;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
@@ -132,6 +132,20 @@ impl LogStore {
         Ok(log)
     }
 
+    /// Makes an empty log one that was purged up to `last`: a cluster of one begins after an index that is there. Blocks.
+    pub(super) fn begin_after(&self, last: LogId<u64>) -> Result<(), IndexError> {
+        let mut rows = Overlay::new(&*self.kv);
+        rows.put(STATE, PURGED, &LogIdMessage::from(last));
+        self.kv.write(rows.into_batch())?;
+        Ok(self.kv.flush()?)
+    }
+
+    /// Committed entries from `from` to `upto`, as far as [`READ_BYTES`] lead and one at least; fewer where they are not there.
+    /// Blocks.
+    pub(crate) fn read_committed_from(&self, from: u64, upto: u64) -> Result<Vec<Entry<RaftTypes>>, IndexError> {
+        self.entries(from, upto.checked_add(1), READ_BYTES)
+    }
+
     /// The last position that was purged, and the last there is. Looks at the ends only.
     fn state(&self) -> Result<LogState<RaftTypes>, IndexError> {
         let purged: Option<LogId<u64>> = read_row::<LogIdMessage>(&*self.kv, PURGED)?.map(Into::into);
@@ -202,8 +216,7 @@ impl LogStore {
         ask: impl FnOnce(&LogStore) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, AnyError> {
         let log = self.clone();
-        let read = tokio::task::spawn_blocking(move || ask(&log)).await;
-        read.map_err(|error| AnyError::new(&error))?.map_err(|error| AnyError::new(&error))
+        on_thread(move || ask(&log)).await
     }
 }
 
@@ -227,7 +240,7 @@ fn sync_in_order(kv: &dyn Kv, waiting: &mpsc::Receiver<LogFlushed<RaftTypes>>, f
 }
 
 fn read_row<M: Message + Default>(kv: &dyn Kv, key: &[u8]) -> Result<Option<M>, IndexError> {
-    Overlay::new(kv).row(STATE, key)?.map(|value| decode(STATE, key, value)).transpose()
+    index::read(&Overlay::new(kv), STATE, key)
 }
 
 /// The entry in a row; its key must be its index.

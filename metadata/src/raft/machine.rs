@@ -12,10 +12,10 @@
 
 use super::message::{LogIdMessage, MembershipMessage};
 use super::record::{RecordError, Tail, record};
-use super::{Applied, Peer, RaftTypes, SnapshotDir};
-use crate::index::{self, IndexError, Overlay, RowFault, View, damaged, decode};
+use super::{Applied, Peer, RaftTypes, SnapshotDir, on_thread};
+use crate::index::{self, IndexError, Overlay, RowFault, View, damaged};
 use crate::state::{self, ApplyError};
-use codec::id::Epoch;
+use codec::id::{Epoch, Lsn};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 use storage_node::kv::{Family, Kv, KvError, RocksKv, RocksOptions};
+use tokio::sync::watch;
 
 /// Raft's own rows in the index: no effect puts them there, and they are no part of what a rebuild has to bring back.
 const RAFT: Family = "raft";
@@ -99,6 +100,8 @@ struct Inner {
     state: Mutex<State>,
     /// Numbers the directories that are made.
     made: AtomicU64,
+    /// The last entry that this node, as a leader, knows to be on 1+m drives.
+    journaled: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -136,7 +139,47 @@ impl Machine {
         make_dir(&dir.join(SNAPSHOTS))?;
         let state = Mutex::new(State { kv: Arc::new(kv), snapshot: None });
         let made = AtomicU64::new(number.saturating_add(1));
-        Ok(Machine { inner: Arc::new(Inner { dir: dir.to_owned(), options, state, made }) })
+        let journaled = watch::Sender::new(0);
+        Ok(Machine { inner: Arc::new(Inner { dir: dir.to_owned(), options, state, made, journaled }) })
+    }
+
+    /// Everything up to this entry is on 1+m drives.
+    pub(crate) fn set_journaled(&self, upto: Lsn) {
+        self.inner.journaled.send_if_modified(|known| {
+            let more = upto.0 > *known;
+            *known = upto.0.max(*known);
+            more
+        });
+    }
+
+    /// Waits until everything up to an entry is known to be on 1+m drives, which a leader that serves comes to know.
+    pub(super) async fn until_journaled(&self, index: u64) {
+        // The sender is in `self`: it is never gone.
+        let _ = self.inner.journaled.subscribe().wait_for(|upto| *upto >= index).await;
+    }
+
+    /// Makes what `copy` puts into the directory that it is given the index below `dir`. Blocks.
+    pub(super) fn adopt(dir: &Path, copy: impl FnOnce(&Path) -> Result<(), KvError>) -> Result<(), MachineError> {
+        make_dir(dir)?;
+        copy(&dir.join("index-0"))?;
+        sync_dir(&dir.join("index-0"))?;
+        point_to(dir, "index-0")
+    }
+
+    /// Gives an index that no Raft has written its first position and members, durably. Blocks.
+    pub(super) fn begin(
+        &self,
+        last: LogId<u64>,
+        epoch: Epoch,
+        members: &StoredMembership<u64, Peer>,
+    ) -> Result<(), MachineError> {
+        let kv = self.kv();
+        let mut rows = Overlay::new(&*kv);
+        rows.put(RAFT, POSITION, &PositionRow { at: Some(last.into()), epoch: epoch.0 });
+        let at = members.log_id().map(LogIdMessage::from);
+        rows.put(RAFT, MEMBERS, &MembersRow { at, members: Some(members.membership().into()) });
+        kv.write(rows.into_batch())?;
+        Ok(kv.flush()?)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,8 +273,7 @@ impl Machine {
         work: impl FnOnce(&Machine) -> Result<T, MachineError> + Send + 'static,
     ) -> Result<T, AnyError> {
         let machine = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&machine)).await;
-        done.map_err(|error| AnyError::new(&error))?.map_err(|error| AnyError::new(&error))
+        on_thread(move || work(&machine)).await
     }
 }
 
@@ -281,19 +323,15 @@ fn point_to(dir: &Path, name: &str) -> Result<(), MachineError> {
     sync_dir(dir)
 }
 
-fn read_row<M: Message + Default>(view: &dyn View, key: &[u8]) -> Result<Option<M>, IndexError> {
-    view.row(RAFT, key)?.map(|value| decode(RAFT, key, value)).transpose()
-}
-
 fn tail(view: &dyn View) -> Result<Tail, IndexError> {
     let (lsn, hash) = index::applied(view)?;
-    let epoch = read_row::<PositionRow>(view, POSITION)?.map_or(0, |row| row.epoch);
+    let epoch = index::read::<PositionRow>(view, RAFT, POSITION)?.map_or(0, |row| row.epoch);
     Ok(Tail { lsn, epoch: Epoch(epoch), hash })
 }
 
 fn applied_state(view: &dyn View) -> Result<AppliedState, IndexError> {
-    let position = read_row::<PositionRow>(view, POSITION)?;
-    let members = match read_row::<MembersRow>(view, MEMBERS)? {
+    let position = index::read::<PositionRow>(view, RAFT, POSITION)?;
+    let members = match index::read::<MembersRow>(view, RAFT, MEMBERS)? {
         Some(row) => {
             let members = row.members.and_then(MembershipMessage::into_membership);
             let members = members.ok_or_else(|| damaged(RAFT, MEMBERS, RowFault::Field))?;
