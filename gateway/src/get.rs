@@ -25,6 +25,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use storage_node::trace;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -144,10 +145,10 @@ async fn start(mut pump: Pump, place: Held, remaining: u64) -> Result<ByteStream
         }
     }
     let (sender, receiver) = mpsc::channel(1);
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(trace::carry(async move {
         let _place = place;
         pump.run(leaf, chunk, sender).await;
-    });
+    }));
     Ok(ByteStream { first: None, rest: Some((receiver, Owned(task))), remaining, place: Held::nothing() })
 }
 
@@ -230,7 +231,7 @@ impl Pump {
             };
             let Some(held) = self.reads.chunks.try_hold(leaf.cost()) else { return self.leaves.put_back(leaf) };
             let (reader, fetched) = (Arc::clone(&self.reader), leaf.clone());
-            let task = tokio::spawn(async move { fetch(&reader, &fetched, held).await });
+            let task = tokio::spawn(trace::carry(async move { fetch(&reader, &fetched, held).await }));
             self.ahead.push_back((leaf, Owned(task)));
         }
     }

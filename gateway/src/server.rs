@@ -6,7 +6,8 @@
 //! * Nothing waits for ever: not for a connection while there are no descriptors ([`accept`]), not for a request's head ([`Limits::header_read`]), not on a connection that gets nowhere
 //!   ([`Limits::idle`], or [`Limits::stall`] while a request runs), not on one request ([`Limits::request`], R9).
 //! * A connection buffers little ([`BUFFER`]): what a slow client holds is counted where it is read ([`crate::budget`]).
-//! * Every answer carries `x-amz-request-id`, and every error body names it.
+//! * Every answer carries `x-amz-request-id`, and every error body names it. It is the request's [`Trace`]: log lines of this
+//!   process and of others that worked for it have it.
 //! * After the shutdown signal no new request starts, and those that run may finish for [`Limits::drain`].
 
 mod accept;
@@ -38,6 +39,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use storage_node::trace::{self, Trace};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -293,8 +295,13 @@ async fn connection(
     }
 }
 
+/// What is done for a request, in whatever process, is logged with the id that its answer carries.
 async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>) -> HttpResponse {
-    let id = request_id();
+    let trace = Trace::random();
+    trace::scope(trace, traced(service, limits, req, trace.to_string())).await
+}
+
+async fn traced(service: Front, limits: Limits, req: Request<Counted<Incoming>>, id: String) -> HttpResponse {
     let started = Instant::now();
     let (method, path, version) = (req.method().clone(), req.uri().path().to_owned(), req.version());
     let waits = req.headers().contains_key(header::EXPECT);
@@ -329,7 +336,7 @@ async fn answer(service: Front, limits: Limits, req: Request<Counted<Incoming>>)
             response.headers_mut().insert(header::CONTENT_LENGTH, length);
         }
     }
-    tracing::debug!(%id, %method, path, status = response.status().as_u16(), took = ?started.elapsed(), "answered");
+    tracing::debug!(%method, path, status = response.status().as_u16(), took = ?started.elapsed(), "answered");
     response
 }
 
@@ -402,12 +409,6 @@ fn has_xml<B>(req: &Request<B>) -> bool {
 fn has_query<B>(req: &Request<B>, name: &str) -> bool {
     let query = req.uri().query().unwrap_or_default();
     query.split('&').any(|pair| pair.split('=').next() == Some(name))
-}
-
-/// 64 random bits in hex, upper case as S3 writes them.
-fn request_id() -> String {
-    let number = getrandom::u64().unwrap_or_default();
-    format!("{number:016X}")
 }
 
 fn error_response(error: S3Error) -> HttpResponse {

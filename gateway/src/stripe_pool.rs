@@ -14,6 +14,7 @@ use metadata::client::{CommitError, MetadataClient, StripeFrame};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use storage_node::trace;
 use tokio::sync::watch;
 
 /// What became of a stripe.
@@ -205,10 +206,11 @@ impl StripePool {
         state.writing += 1;
         let ids = open.frames.iter().map(|frame| frame.id).collect();
         let writing = Writing { pool: Arc::clone(self), batch: open.batch, ids, room: open.room, result: None };
-        tokio::spawn(async move {
+        // It has frames of many requests, and is logged as the work of the one that closed it.
+        tokio::spawn(trace::carry(async move {
             let stored = writing.pool.meta.store_stripe(open.writer, open.frames).await;
             writing.finish(stored.map_err(Arc::new));
-        });
+        }));
     }
 
     /// A stripe has returned: whoever waited for it to do so has waited long enough.

@@ -18,10 +18,12 @@ pub mod node;
 pub mod read;
 pub mod rebuild;
 pub mod remote;
+pub mod rpc;
 pub mod sabotage;
 pub mod segment;
 pub mod service;
 pub mod stripe_io;
+pub mod trace;
 pub mod write;
 
 mod free;

@@ -15,6 +15,7 @@ use crate::service::tls::WrongPeer;
 use crate::service::wire::{
     Assembly, Done, FRAME, HEADERS, MESSAGE_LIMIT, Piece, PieceError, SEND_BUFFER, Upload, Wire,
 };
+use crate::trace;
 use bytes::Bytes;
 use codec::id::ClusterId;
 use futures::Stream;
@@ -50,8 +51,8 @@ const GIVEN_UP: usize = 1024;
 /// How long a call that was given up is remembered.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(30);
 
-/// Pauses between attempts to connect: the first, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The first pause between attempts to connect. The longest is the target's.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why there is no connection to a node, or none that may be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -161,11 +162,15 @@ pub(crate) struct Target {
     pub address: String,
     pub node: Identity,
     pub tls: Arc<ClientConfig>,
+    /// The path of the handshake.
+    pub hello: String,
     /// 16 random bytes: this client, among all processes with its name.
     pub client: [u8; 16],
     pub versions: RangeInclusive<u32>,
     pub software: String,
     pub connect: Duration,
+    /// The longest pause between two attempts to connect.
+    pub pause: Duration,
     pub stream_window: u32,
     pub connection_window: u32,
 }
@@ -320,7 +325,7 @@ impl Link {
         };
         let failed = |status: Status| target.failed(&status, target.connect);
         grpc.ready().await.map_err(|error| failed(Status::from_error(Box::new(error))))?;
-        let path = PathAndQuery::from_static(Method::Hello.path());
+        let path = PathAndQuery::try_from(target.hello.as_str()).map_err(|error| target.unreadable(error))?;
         let answer = grpc.unary(Request::new(hello), path, Wire::<Hello, Welcome>::default()).await;
         let welcome = answer.map_err(failed)?.into_inner();
         let theirs = ClusterId::from_slice(&welcome.cluster);
@@ -342,7 +347,9 @@ impl Link {
         let mut request = Request::new(message);
         request.set_timeout(limit);
         let order = self.orders.fetch_add(1, Ordering::Relaxed).to_string();
-        for (key, value) in [(TO, self.to.as_str()), (ORDER, order.as_str())] {
+        let trace = trace::current().map(|trace| trace.to_string());
+        let trace = trace.as_deref().map(|trace| (trace::HEADER, trace));
+        for (key, value) in [(TO, self.to.as_str()), (ORDER, order.as_str())].into_iter().chain(trace) {
             // Digits, letters, hyphens: always good for a header.
             if let Ok(value) = value.parse() {
                 request.metadata_mut().insert(key, value);
@@ -382,6 +389,25 @@ impl Link {
         let path = PathAndQuery::from_static(method.path());
         let request = self.request(question, time);
         Ok(grpc.server_streaming(request, path, Wire::<Q, Piece>::default()).await?.into_inner())
+    }
+
+    /// Sends a stream of pieces, with a header of its own where one is given, and leaves the answer where it is until it is
+    /// taken.
+    pub async fn exchange(
+        &self,
+        path: &str,
+        header: Option<(&'static str, u64)>,
+        question: impl Stream<Item = Piece> + Send + 'static,
+        time: Duration,
+    ) -> Result<Streaming<Piece>, Status> {
+        let mut grpc = self.grpc.clone();
+        grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
+        let path = PathAndQuery::try_from(path).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut request = self.request(question, time);
+        if let Some((key, number)) = header {
+            request.metadata_mut().insert(key, number.into());
+        }
+        Ok(grpc.streaming(request, path, Wire::<Piece, Piece>::default()).await?.into_inner())
     }
 
     /// Sends an upload, and waits for the answer.
@@ -443,7 +469,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub fn new(number: u32) -> Lane {
-        Lane { number, state: tokio::sync::Mutex::new(State { link: None, rest: None, pause: PAUSE.0 }) }
+        Lane { number, state: tokio::sync::Mutex::new(State { link: None, rest: None, pause: PAUSE }) }
     }
 
     /// Whether there is a connection. While one is being made there is none.
@@ -465,12 +491,12 @@ impl Lane {
         match Link::connect(target, self.number).await {
             Ok(link) => {
                 let link = Arc::new(link);
-                (state.link, state.rest, state.pause) = (Some(Arc::clone(&link)), None, PAUSE.0);
+                (state.link, state.rest, state.pause) = (Some(Arc::clone(&link)), None, PAUSE);
                 Ok(link)
             }
             Err(error) => {
                 state.rest = Some((Instant::now() + state.pause, error.clone()));
-                state.pause = (state.pause * 2).min(PAUSE.1);
+                state.pause = (state.pause * 2).min(target.pause);
                 Err(error)
             }
         }

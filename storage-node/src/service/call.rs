@@ -7,6 +7,7 @@ use super::method::Method;
 use super::wire::{MESSAGE_LIMIT, PIECE, Piece, Wire, pieces};
 use super::{Shared, answer, upload};
 use crate::client::ReadError;
+use crate::trace::{self, Trace};
 use bytes::Bytes;
 use futures::Stream;
 use futures::future::{BoxFuture, FutureExt};
@@ -122,6 +123,7 @@ pub(crate) async fn call(
     let read = Arc::new(AtomicBool::new(false));
     let context = Asked { shared, gate, method, order, deadline, read: Arc::clone(&read) };
     let stall = deadline.min(Instant::now() + context.shared.config.stall);
+    let traced = Trace::of(request.headers());
     let request = request.map(Body::new);
     let answered = match method {
         Method::Hello => hello(context, request),
@@ -129,7 +131,8 @@ pub(crate) async fn call(
         Method::ReadShard | Method::JournalRead => answer::serve_range(context, request),
         _ => answer::serve(context, request),
     };
-    in_time(answered, &read, stall, deadline).await.unwrap_or_else(|| late().into_http())
+    let answered = in_time(answered, &read, stall, deadline);
+    trace::within(traced, answered).await.unwrap_or_else(|| late().into_http())
 }
 
 /// The message of a request must have been read by `stall`; what is done then ends at `deadline`.
@@ -234,7 +237,7 @@ where
     Fut: Future<Output = Result<Bytes, ReadError>> + Send + 'static,
 {
     let (send, receive) = mpsc::channel(1);
-    tokio::spawn(async move {
+    tokio::spawn(trace::carry(async move {
         let _held_while_reading = permit;
         let mut start = range.start;
         while start < range.end {
@@ -251,7 +254,7 @@ where
             }
             start = end;
         }
-    });
+    }));
     // A task that stopped in the middle leaves a stream without a last piece: no answer.
     let pieces = stream::unfold(receive, |mut receive| async { receive.recv().await.map(|piece| (piece, receive)) });
     until(deadline, PIECE, pieces.boxed())
@@ -262,7 +265,7 @@ const SMALL: usize = 16 << 10;
 
 /// An answer that is let go of, with the memory and the room that it holds, when its client has not taken it by `deadline`: a
 /// connection asks for the next piece only when there is a window for it, so the answer itself would never notice.
-fn until(deadline: Instant, len: usize, answer: Answer) -> Answer {
+pub(crate) fn until(deadline: Instant, len: usize, answer: Answer) -> Answer {
     if len <= SMALL {
         return answer;
     }
@@ -320,7 +323,7 @@ pub(crate) fn room(
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.
-fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok().filter(|_| number.len() <= 8)?;
