@@ -15,7 +15,7 @@ mod nodes;
 mod silence;
 
 pub use link::ConnectError;
-pub use nodes::Nodes;
+pub use nodes::{NodeAddress, Nodes};
 
 use self::link::{Lane, Link, Target, Trouble};
 use crate::client::{
@@ -58,6 +58,9 @@ const VERIFY: usize = 128;
 
 /// Shards that are named in one call.
 const NAMED: usize = 4096;
+
+/// The longest pause between two attempts to connect.
+const CONNECT_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long calls may take.
 #[derive(Clone, Debug)]
@@ -167,6 +170,8 @@ struct Known {
     telling: bool,
     /// Drives that are none of the cluster any more.
     forgotten: HashSet<DriveId>,
+    /// The epoch in which the node has refused to begin, since it follows a higher one, and its words.
+    superseded: Option<(Epoch, String)>,
 }
 
 /// A node in another process. It connects when it is first asked, and again when a connection is gone.
@@ -192,10 +197,12 @@ impl RemoteNode {
             address: config.address,
             tls: credentials.client(&node)?,
             node,
+            hello: Method::Hello.path().to_owned(),
             client,
             versions: config.versions,
             software: config.software,
             connect: config.deadlines.connect,
+            pause: CONNECT_PAUSE,
             stream_window: config.stream_window,
             connection_window: config.connection_window,
         };
@@ -206,6 +213,27 @@ impl RemoteNode {
             let (bulk, control, me) = (Lane::new(0), Lane::new(1), me.clone());
             RemoteNode { target, deadlines, bulk, control, number, known, me }
         }))
+    }
+
+    /// The same node at another address. Its drives were not away, so how often they were opened goes on.
+    pub(crate) fn moved(&self, credentials: &Credentials, address: String) -> Result<Arc<RemoteNode>, RemoteError> {
+        let config = RemoteConfig {
+            deadlines: self.deadlines.clone(),
+            stream_window: self.target.stream_window,
+            connection_window: self.target.connection_window,
+            versions: self.target.versions.clone(),
+            software: self.target.software.clone(),
+            ..RemoteConfig::new(address, self.target.node.name.clone())
+        };
+        let moved = RemoteNode::new(credentials, config)?;
+        {
+            let before = self.known();
+            let mut known = moved.known();
+            (known.incarnation, known.opened) = (before.incarnation, before.opened);
+            known.forgotten = before.forgotten.clone();
+            known.drives.clone_from(&before.drives);
+        }
+        Ok(moved)
     }
 
     /// Connects, unless it is connected. Returns the software that the node runs.

@@ -1,6 +1,6 @@
 //! The storage node's gRPC service: [`NodeClient`] over the network, for the other processes of the cluster.
 //!
-//! [`Server`] takes connections; [`tls`] sees that both ends show a certificate of the cluster's CA; [`gate`] lets a request
+//! [`Server`] takes connections ([`port`]); [`tls`] sees that both ends show a certificate of the cluster's CA; [`gate`] lets a request
 //! pass; [`call`] gives it a deadline and a shape, [`answer`] and [`upload`] ask the node. The client is [`crate::remote`].
 //!
 //! Invariants:
@@ -20,6 +20,7 @@ pub mod identity;
 pub mod issue;
 pub(crate) mod message;
 pub mod method;
+pub(crate) mod port;
 pub mod tls;
 mod upload;
 pub(crate) mod wire;
@@ -27,29 +28,23 @@ pub(crate) mod wire;
 pub use gate::{PROTOCOL, Refusal};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::gate::{Gate, Gates};
-use self::identity::{Identity, IdentityError};
+use self::port::{Answers, Port, PortConfig};
 use self::tls::{Credentials, TlsError};
-use crate::client::NodeClient;
-use crate::host::NodeHost;
+use crate::host::{DriveSource, NodeHost};
 use futures::FutureExt;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tonic::body::Body;
 
 /// How the service works.
 #[derive(Clone, Debug)]
@@ -80,6 +75,8 @@ pub struct ServiceConfig {
     pub versions: RangeInclusive<u32>,
     /// Told to clients, for people.
     pub software: String,
+    /// Which directories may become drives on metadata's order; without it none.
+    pub drives: Option<Arc<dyn DriveSource>>,
 }
 
 impl Default for ServiceConfig {
@@ -98,6 +95,7 @@ impl Default for ServiceConfig {
             connection_window: wire::CONNECTION_WINDOW,
             versions: PROTOCOL,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            drives: None,
         }
     }
 }
@@ -105,12 +103,10 @@ impl Default for ServiceConfig {
 /// What all connections share.
 pub(crate) struct Shared {
     pub node: Arc<dyn NodeHost>,
-    pub peers: Arc<dyn NodeClient>,
+    pub peers: Arc<dyn NodeHost>,
     pub config: ServiceConfig,
     /// Another one each time that the service starts: what the drives hold may have changed in between.
     pub incarnation: u64,
-    /// The shards that are being received.
-    pub receiving: upload::Receiving,
     /// Room for shards, in KiB.
     pub uploads: Arc<Semaphore>,
     /// Room for journal batches, in KiB.
@@ -118,27 +114,23 @@ pub(crate) struct Shared {
     /// Room for ranges, in KiB.
     pub reads: Arc<Semaphore>,
     pub gates: Arc<Gates>,
-    handshakes: Mutex<Handshakes>,
-}
-
-/// Connections that have not shown a certificate yet.
-#[derive(Default)]
-struct Handshakes {
-    all: usize,
-    of: HashMap<IpAddr, usize>,
 }
 
 /// A node's service. Dropping it ends the service at once; [`Self::stop`] lets what was begun end first.
 pub struct Server {
-    address: SocketAddr,
-    stop: watch::Sender<bool>,
-    accepting: JoinHandle<JoinSet<()>>,
+    port: Port,
     #[cfg(test)]
     pub(crate) shared: Arc<Shared>,
 }
 
-/// How often an idle connection is asked whether the other end is still there, and how long the answer may take.
-const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// The calls of a node.
+struct Calls(Arc<Shared>);
+
+impl Answers for Calls {
+    fn answer(&self, gate: Arc<Gate>, request: http::Request<Incoming>) -> BoxFuture<'static, http::Response<Body>> {
+        call::call(Arc::clone(&self.0), gate, request).boxed()
+    }
+}
 
 impl Server {
     /// Serves `node` on a listener, as the node of these credentials. Orders to rebuild are carried out through `peers`,
@@ -147,10 +139,9 @@ impl Server {
         listener: TcpListener,
         credentials: &Credentials,
         node: Arc<dyn NodeHost>,
-        peers: Arc<dyn NodeClient>,
+        peers: Arc<dyn NodeHost>,
         config: ServiceConfig,
     ) -> Result<Server, StartError> {
-        let address = listener.local_addr().map_err(StartError::Listener)?;
         let gates = Gates::new(credentials.identity().clone(), config.software.clone(), config.versions.clone());
         let kib = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).clamp(1, Semaphore::MAX_PERMITS)));
         let (uploads, journal, reads) = (kib(config.uploads), kib(config.journal), kib(config.reads));
@@ -159,15 +150,19 @@ impl Server {
         // 0 is said by who does not know of it.
         let incarnation = u64::from_le_bytes(incarnation).max(1);
         let acceptor = TlsAcceptor::from(credentials.server()?);
-        let (receiving, handshakes) = Default::default();
-        let shared = Shared { node, peers, config, incarnation, receiving, uploads, journal, reads, gates, handshakes };
+        let port = PortConfig {
+            connections: config.connections,
+            handshakes: config.handshakes,
+            handshakes_per_address: config.handshakes_per_address,
+            handshake: config.handshake,
+            stream_window: config.stream_window,
+            connection_window: config.connection_window,
+        };
+        let shared = Shared { node, peers, config, incarnation, uploads, journal, reads, gates: Arc::clone(&gates) };
         let shared = Arc::new(shared);
-        let (stop, stopping) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, acceptor, Arc::clone(&shared), stopping));
+        let calls = Arc::new(Calls(Arc::clone(&shared)));
         Ok(Server {
-            address,
-            stop,
-            accepting,
+            port: Port::start(listener, acceptor, gates, port, calls).map_err(StartError::Listener)?,
             #[cfg(test)]
             shared,
         })
@@ -175,17 +170,12 @@ impl Server {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// Takes no more requests, waits up to `grace` for those that were begun, and ends.
     pub async fn stop(self, grace: Duration) {
-        self.stop.send_replace(true);
-        let Ok(mut connections) = self.accepting.await else { return };
-        let ended = async { while connections.join_next().await.is_some() {} };
-        if tokio::time::timeout(grace, ended).await.is_err() {
-            tracing::warn!(?grace, "requests were still under way when the service ended");
-        }
+        self.port.stop(grace).await;
     }
 }
 
@@ -201,148 +191,4 @@ pub enum StartError {
     /// No random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
-}
-
-/// A place among those that have not shown a certificate; given back when it is dropped.
-struct Handshake {
-    shared: Arc<Shared>,
-    from: IpAddr,
-}
-
-impl Shared {
-    fn handshakes(&self) -> MutexGuard<'_, Handshakes> {
-        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Handshake {
-    /// Nobody waits for a place: who is silent would keep those who speak waiting.
-    fn begin(shared: &Arc<Shared>, from: IpAddr) -> Option<Handshake> {
-        let (most, of_one) = (shared.config.handshakes, shared.config.handshakes_per_address);
-        let mut handshakes = shared.handshakes();
-        let used = handshakes.of.get(&from).copied().unwrap_or(0);
-        if handshakes.all >= most || used >= of_one {
-            return None;
-        }
-        handshakes.all += 1;
-        handshakes.of.insert(from, used + 1);
-        Some(Handshake { shared: Arc::clone(shared), from })
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut handshakes = self.shared.handshakes();
-        handshakes.all = handshakes.all.saturating_sub(1);
-        let left = handshakes.of.get(&self.from).copied().unwrap_or(0).saturating_sub(1);
-        match left {
-            0 => drop(handshakes.of.remove(&self.from)),
-            left => drop(handshakes.of.insert(self.from, left)),
-        }
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    shared: Arc<Shared>,
-    mut stopping: watch::Receiver<bool>,
-) -> JoinSet<()> {
-    let mut connections = JoinSet::new();
-    let places = Arc::new(Semaphore::new(shared.config.connections.max(1)));
-    loop {
-        while connections.try_join_next().is_some() {}
-        let accepted = tokio::select! {
-            _ = stopping.changed() => return connections,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, from)) => {
-                let Some(handshake) = Handshake::begin(&shared, from.ip()) else {
-                    tracing::warn!(%from, "too many connections have not shown a certificate yet: turned away");
-                    continue;
-                };
-                let (acceptor, places, stopping) = (acceptor.clone(), Arc::clone(&places), stopping.clone());
-                connections.spawn(connection(stream, from, acceptor, handshake, stopping, places));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                // Out of file descriptors, as a rule: trying again at once would only burn time.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    from: SocketAddr,
-    acceptor: TlsAcceptor,
-    handshake: Handshake,
-    stopping: watch::Receiver<bool>,
-    places: Arc<Semaphore>,
-) {
-    let shared = Arc::clone(&handshake.shared);
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
-    }
-    let secured = tokio::time::timeout(shared.config.handshake, acceptor.accept(stream)).await;
-    let stream = match secured {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::warn!(%from, %error, "a connection is refused"),
-        Err(_) => return tracing::warn!(%from, "a connection showed no certificate in time"),
-    };
-    drop(handshake);
-    let Ok(_place) = places.try_acquire_owned() else {
-        return tracing::warn!(%from, "too many connections: turned away");
-    };
-    match peer(&stream) {
-        Ok(peer) => serve(stream, peer, shared, stopping).await,
-        Err(error) => tracing::warn!(%from, %error, "a connection is refused"),
-    }
-}
-
-fn peer(stream: &TlsStream<TcpStream>) -> Result<Identity, IdentityError> {
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    Identity::of_certificate(chain.first().ok_or(IdentityError::None)?)
-}
-
-async fn serve(stream: TlsStream<TcpStream>, peer: Identity, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
-    let gate = Arc::new(Gate::new(Arc::clone(&shared.gates), peer.clone()));
-    let (greeted, limit) = (Arc::clone(&gate), shared.config.handshake);
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(shared.config.stream_window)
-        .initial_connection_window_size(shared.config.connection_window)
-        .max_frame_size(wire::FRAME)
-        .max_send_buf_size(wire::SEND_BUFFER)
-        .max_concurrent_streams(wire::STREAMS)
-        .max_header_list_size(wire::HEADERS)
-        .keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1);
-    let service = service_fn(move |request| {
-        let (shared, gate) = (Arc::clone(&shared), Arc::clone(&gate));
-        call::call(shared, gate, request).map(Ok::<_, Infallible>).boxed()
-    });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
-    let silent = async {
-        tokio::time::sleep(limit).await;
-        if greeted.is_open() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        // An error means that the server was dropped: it ends as well.
-        () = silent => return tracing::warn!(%peer, "a connection did not say in time whom it means"),
-        () = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection ended");
-    }
 }

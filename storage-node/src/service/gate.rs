@@ -283,6 +283,11 @@ impl Gate {
         if method == Method::Hello {
             return Ok(());
         }
+        self.pass(headers, method.is_of_leader())
+    }
+
+    /// Lets a request pass, once, whose sender may make it; `of_leader`: only from whoever has begun the node.
+    pub fn pass(&self, headers: &HeaderMap, of_leader: bool) -> Result<(), Status> {
         let ours = &self.gates.identity;
         let to = headers.get(TO).and_then(|to| to.to_str().ok()).and_then(|to| to.split_once('/'));
         match to {
@@ -305,7 +310,7 @@ impl Gate {
         if self.gates.newest().get(&opened.key) != Some(&opened.number) {
             return Err(self.refuse(Refusal::Superseded, "the client has made a newer connection"));
         }
-        if method.is_of_leader() && self.gates.leader().as_ref().is_some_and(|leader| !leader.is(&opened.key)) {
+        if of_leader && self.gates.leader().as_ref().is_some_and(|leader| !leader.is(&opened.key)) {
             return Err(self.refuse(Refusal::Superseded, "another metadata process has begun this node since"));
         }
         if !opened.orders.take(order) {

@@ -94,10 +94,12 @@ async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target, Lan
         address: cluster.address.to_string(),
         tls: credentials.client(&node).unwrap(),
         node,
+        hello: crate::service::method::Method::Hello.path().to_owned(),
         client: [5; 16],
         versions: crate::service::PROTOCOL,
         software: String::new(),
         connect: Duration::from_secs(5),
+        pause: Duration::from_secs(5),
         stream_window,
         connection_window: 64 << 20,
     };

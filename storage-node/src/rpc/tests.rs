@@ -1,0 +1,117 @@
+//! A service of two calls over loopback.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::remote::ConnectError;
+use crate::service::Refusal;
+use crate::service::identity::{Identity, NodeName, Role};
+use crate::service::issue::ClusterCa;
+use crate::service::tests::{YEAR, credentials, identity};
+use crate::service::tls::Credentials;
+use crate::tests::CLUSTER;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+const SERVICE: &str = "stele.test.v1.Echo";
+const LIMIT: usize = 8 << 20;
+const TIME: Duration = Duration::from_secs(60);
+
+struct Echo;
+
+#[async_trait]
+impl Handler for Echo {
+    fn service(&self) -> &'static str {
+        SERVICE
+    }
+
+    fn allows(&self, call: &str, role: Role) -> Option<bool> {
+        match call {
+            "Whole" | "Sum" | "Never" => Some(role == Role::Metadata),
+            _ => None,
+        }
+    }
+
+    async fn answer(&self, mut call: Call) -> Result<Bytes, Status> {
+        match call.name.as_str() {
+            "Whole" => call.whole(LIMIT).await,
+            "Sum" => {
+                let mut sum = 0_u64;
+                while let Some(piece) = call.next().await? {
+                    sum += piece.len() as u64;
+                }
+                Ok(Bytes::copy_from_slice(&sum.to_be_bytes()))
+            }
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+struct World {
+    ca: ClusterCa,
+    server: Server,
+}
+
+impl World {
+    async fn start() -> World {
+        let ca = ClusterCa::create(CLUSTER).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = credentials(&ca.issue(&identity(CLUSTER, Role::Metadata, "m1"), YEAR).unwrap());
+        let server = Server::start(listener, &own, vec![Arc::new(Echo)], RpcConfig::default()).unwrap();
+        World { ca, server }
+    }
+
+    fn credentials(&self, who: &Identity) -> Credentials {
+        credentials(&self.ca.issue(who, YEAR).unwrap())
+    }
+
+    fn client(&self, role: Role, of: &str) -> Client {
+        let peer =
+            Peer { role: Role::Metadata, name: NodeName::new(of).unwrap(), address: self.server.address().to_string() };
+        Client::new(&self.credentials(&identity(CLUSTER, role, "c1")), SERVICE, peer, TIME).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn questions_and_answers_of_any_length_pass() {
+    let world = World::start().await;
+    let client = world.client(Role::Metadata, "m1");
+    for len in [0, 1, (1 << 20) - 1, 1 << 20, (3 << 20) + 7] {
+        let bytes: Bytes = (0..len).map(|n: usize| (n % 251) as u8).collect::<Vec<_>>().into();
+        let answer = client.ask(Lane::Bulk, "Whole", bytes.clone(), LIMIT, TIME).await.unwrap();
+        assert!(answer == bytes, "{len}");
+    }
+    let parts = vec![Bytes::from(vec![1; 5 << 20]), Bytes::new(), Bytes::from(vec![2; 3])];
+    let sum = client.send(Lane::Bulk, "Sum", stream::iter(parts), 8, TIME).await.unwrap();
+    assert_eq!(sum[..], ((5_u64 << 20) + 3).to_be_bytes());
+    let none = client.send(Lane::Control, "Sum", stream::empty(), 8, TIME).await.unwrap();
+    assert_eq!(none[..], [0; 8]);
+}
+
+#[tokio::test]
+async fn what_was_surely_not_carried_out_is_told_from_what_may_have_been() {
+    let world = World::start().await;
+    let ask = async |client: &Client, name: &str, len: usize, time| {
+        client.ask(Lane::Control, name, Bytes::from(vec![0; len]), LIMIT, time).await.unwrap_err()
+    };
+    let gateway = ask(&world.client(Role::Gateway, "m1"), "Whole", 1, TIME).await;
+    let refused = |error: &CallError| match error {
+        CallError::NotSent(ConnectError::Refused { refusal, .. }) => Some(*refusal),
+        _ => None,
+    };
+    assert_eq!(refused(&gateway), Some(Refusal::Role), "{gateway}");
+    let other = ask(&world.client(Role::Metadata, "m2"), "Whole", 1, TIME).await;
+    assert!(matches!(other, CallError::NotSent(ConnectError::WrongNode { .. })), "{other}");
+    let client = world.client(Role::Metadata, "m1");
+    assert!(matches!(ask(&client, "Nothing", 1, TIME).await, CallError::Unknown(_)));
+    assert!(matches!(ask(&client, "Whole", LIMIT + 1, TIME).await, CallError::Unknown(_)));
+    let late = ask(&client, "Never", 1, Duration::from_millis(300)).await;
+    assert!(matches!(late, CallError::Unknown(ConnectError::Late { .. })), "{late}");
+    let gone = world.client(Role::Metadata, "m1");
+    world.server.stop(Duration::ZERO).await;
+    drop(client);
+    assert!(matches!(ask(&gone, "Whole", 1, TIME).await, CallError::NotSent(ConnectError::Unreachable { .. })));
+}
