@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 /// The newest version of the effects that this code writes. A reader refuses a newer one by name.
-pub const EFFECT_VERSION: u16 = 1;
+pub const EFFECT_VERSION: u16 = 2;
 
 /// All the effects of one committed command: the body of one journal entry.
 #[derive(Clone, PartialEq, Message)]
@@ -28,7 +28,7 @@ pub struct Effect {
     /// What changed. `None` is an effect that this code does not know: an error.
     #[prost(
         oneof = "EffectKind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
     )]
     pub kind: Option<EffectKind>,
 }
@@ -105,6 +105,21 @@ pub enum EffectKind {
     /// The shards of a stripe that is gone were freed on their drives.
     #[prost(message, tag = "23")]
     StripeFreed(StripeName),
+    /// A storage node belongs to the cluster, or its address or state changed.
+    #[prost(message, tag = "24")]
+    PutNode(NodeRow),
+    /// A bucket is copied to another endpoint by this rule.
+    #[prost(message, tag = "25")]
+    PutReplication(ReplicationRow),
+    /// A bucket is no longer copied.
+    #[prost(message, tag = "26")]
+    DeleteReplication(ReplicationName),
+    /// Keys of a copied bucket wait to be copied, and others need no longer wait.
+    #[prost(message, tag = "27")]
+    ReplicationQueue(ReplicationQueueRow),
+    /// A gateway was granted an epoch of its own; earlier ones than the row says are fenced (R9).
+    #[prost(message, tag = "28")]
+    GrantEpoch(GrantRow),
 }
 
 /// A bucket.
@@ -500,6 +515,50 @@ pub struct DriveRow {
     /// Where it was last seen, for people.
     #[prost(string, tag = "4")]
     pub path: String,
+    /// The rack that its node stands in, as the node's configuration says; empty: it does not say.
+    #[prost(string, tag = "5")]
+    pub rack: String,
+    /// The site of that rack; empty: it does not say.
+    #[prost(string, tag = "6")]
+    pub site: String,
+    /// The placement cell that it belongs to: the shards of a stripe lie in one cell.
+    #[prost(uint32, tag = "7")]
+    pub cell: u32,
+}
+
+impl DriveRow {
+    /// Whether it says what programs before effect version 2 would drop.
+    fn says_more_than_version_1(&self) -> bool {
+        !self.rack.is_empty() || !self.site.is_empty() || self.cell != 0
+    }
+}
+
+/// A storage node's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum NodeState {
+    /// Not a state.
+    Unspecified = 0,
+    /// Its drives take new shards, each as its own row says.
+    Active = 1,
+    /// Its drives are being emptied, and no drive of it is taken in.
+    Draining = 2,
+    /// It does not belong to the cluster any more. One that is added again is the same node.
+    Removed = 3,
+}
+
+/// A storage node. Its drives are known by themselves, wherever they are.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NodeRow {
+    /// Its name, as in its certificate.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Where it is reached, `host:port`.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    /// Its state.
+    #[prost(enumeration = "NodeState", tag = "3")]
+    pub state: i32,
 }
 
 /// An account.
@@ -568,6 +627,20 @@ pub struct EpochRow {
     pub journal: u64,
 }
 
+/// An epoch that was granted to a gateway, which numbers its stripes in it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GrantRow {
+    /// The epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// The gateway's name, for people.
+    #[prost(string, tag = "2")]
+    pub holder: String,
+    /// Every earlier epoch than this one is fenced.
+    #[prost(uint64, tag = "3")]
+    pub open_from: u64,
+}
+
 /// A tick of the retention clock (R15).
 #[derive(Clone, PartialEq, Message)]
 pub struct ClockTick {
@@ -625,6 +698,100 @@ pub struct CheckpointRow {
     pub stripes: Vec<StripeName>,
 }
 
+/// How a bucket is copied to another S3 endpoint.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicationRow {
+    /// The bucket that is copied.
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    /// The LSN of the entry that set the rule: another one for each time that it is set.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch when it was set, for people.
+    #[prost(uint64, tag = "3")]
+    pub set_ms: u64,
+    /// `http://` or `https://`, host and port of the other endpoint.
+    #[prost(string, tag = "4")]
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    #[prost(string, tag = "5")]
+    pub region: String,
+    /// The bucket there.
+    #[prost(string, tag = "6")]
+    pub target: String,
+    /// The access key there.
+    #[prost(string, tag = "7")]
+    pub access_key: String,
+    /// The secret key there, wrapped by the key-encryption key (`codec::encrypt::wrap`).
+    #[prost(bytes = "bytes", tag = "8")]
+    pub wrapped_secret: Bytes,
+    /// Buckets are host names there (`bucket.host`) and not the first part of the path.
+    #[prost(bool, tag = "9")]
+    pub virtual_host: bool,
+    /// What is deleted here is deleted there.
+    #[prost(bool, tag = "10")]
+    pub deletes: bool,
+    /// An operator has paused it: what changes waits.
+    #[prost(bool, tag = "11")]
+    pub paused: bool,
+    /// All keys that the bucket had when the rule was set are in the queue, or were copied.
+    #[prost(bool, tag = "12")]
+    pub walked: bool,
+    /// Until then: the last key that is.
+    #[prost(string, tag = "13")]
+    pub walked_to: String,
+}
+
+/// Names the rule of a bucket.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicationName {
+    /// The bucket.
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+}
+
+/// Changes of the queue of a copied bucket, besides those that follow from its versions.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicationQueueRow {
+    /// The bucket.
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    /// Keys that wait from this entry on.
+    #[prost(string, repeated, tag = "2")]
+    pub queued: Vec<String>,
+    /// Keys that need no longer wait, unless they changed after the LSN that is named.
+    #[prost(message, repeated, tag = "3")]
+    pub done: Vec<ReplicatedKey>,
+}
+
+/// A key whose copy is as it was here at an entry, or later.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ReplicatedKey {
+    /// The key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// The LSN of the last change that the copy is known to have.
+    #[prost(uint64, tag = "2")]
+    pub lsn: u64,
+}
+
+/// A key that waits to be copied. No effect: a row of the index that follows from PutVersion, DeleteVersion and ReplicationQueue.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct WaitingKeyRow {
+    /// The LSN of its last change.
+    #[prost(uint64, tag = "1")]
+    pub changed: u64,
+    /// Milliseconds since the Unix epoch when that was decided.
+    #[prost(uint64, tag = "2")]
+    pub changed_ms: u64,
+    /// The LSN from which on it waits.
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
+    /// Milliseconds since the Unix epoch when that was decided.
+    #[prost(uint64, tag = "4")]
+    pub since_ms: u64,
+}
+
 /// An effect body that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EffectError {
@@ -644,6 +811,26 @@ impl Effects {
             return Err(EffectError::Unknown);
         }
         Ok(effects)
+    }
+}
+
+impl Effects {
+    /// The first version that has all of these kinds. An entry says no more than it needs: programs of two versions that run side
+    /// by side read each other's entries for as long as neither writes a kind that the other does not know.
+    pub fn version(&self) -> u16 {
+        self.effects.iter().filter_map(|effect| effect.kind.as_ref()).map(EffectKind::version).max().unwrap_or(1)
+    }
+}
+
+impl EffectKind {
+    /// The version of the effects that brought this kind.
+    fn version(&self) -> u16 {
+        match self {
+            EffectKind::PutNode(_) | EffectKind::GrantEpoch(_) => 2,
+            EffectKind::PutReplication(_) | EffectKind::DeleteReplication(_) | EffectKind::ReplicationQueue(_) => 2,
+            EffectKind::PutDrive(row) if row.says_more_than_version_1() => 2,
+            _ => 1,
+        }
     }
 }
 

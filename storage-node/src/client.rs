@@ -45,6 +45,44 @@ pub enum DriveHealth {
     },
 }
 
+/// Longest name of a rack or a site, in bytes.
+const MAX_LABEL: usize = 63;
+
+/// What is no name of a rack or a site.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a rack or a site has a name of at most {MAX_LABEL} letters, digits, '-', '_' and '.'")]
+pub struct LabelError;
+
+/// Where a node stands: what its drives fail together with, beside itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    rack: String,
+    site: String,
+}
+
+impl Labels {
+    /// Labels of a node; an empty name says nothing.
+    ///
+    /// # Errors
+    /// A name that can't be shown, or is long.
+    pub fn new(rack: impl Into<String>, site: impl Into<String>) -> Result<Labels, LabelError> {
+        let (rack, site) = (rack.into(), site.into());
+        let good = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+        let shown = [&rack, &site].into_iter().all(|name| name.len() <= MAX_LABEL && name.bytes().all(good));
+        if shown { Ok(Labels { rack, site }) } else { Err(LabelError) }
+    }
+
+    /// The rack, which is one of its site; empty: not said.
+    pub fn rack(&self) -> &str {
+        &self.rack
+    }
+
+    /// The site; empty: not said.
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+}
+
 /// A drive as its node sees it now.
 #[derive(Clone, Debug)]
 pub struct DriveStatus {
@@ -52,6 +90,8 @@ pub struct DriveStatus {
     pub id: DriveId,
     /// Its node, among those of the cluster: what fails together. 0 where there is one node, in the same process.
     pub node: u32,
+    /// Where its node stands.
+    pub labels: Labels,
     /// Where it is, for people.
     pub path: String,
     /// Whether it can be used.

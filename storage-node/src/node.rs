@@ -4,7 +4,7 @@
 //! epoch; how it gets its drives is in `node/opening.rs`. Blocking reads run on tokio's blocking threads, bounded per
 //! drive; writes run on the drive's own thread.
 
-use crate::client::{Damage, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError};
+use crate::client::{Damage, DriveStatus, JournalScan, JournalSegmentInfo, Labels, NodeClient, ReadError, Reserve, WriteError};
 use crate::clock::{Clock, SystemClock};
 use crate::drive::{DriveError, ProbedDrive, read_register};
 use crate::free::SHARDS_PER_JOB;
@@ -13,6 +13,7 @@ use crate::keep::{
     Verified,
 };
 use crate::kv::{Kv, KvError};
+use crate::leader::Leader;
 use crate::open::OpenDrive;
 use crate::reserve::Tally;
 use crate::sabotage::Sabotage;
@@ -45,6 +46,8 @@ const QUEUE: usize = 1024;
 pub struct NodeConfig {
     /// The cluster that its drives must belong to.
     pub cluster: ClusterId,
+    /// Where it stands.
+    pub labels: Labels,
     /// Size of a data segment, in bytes.
     pub data_segment: u64,
     /// Size of a journal segment, in bytes.
@@ -83,6 +86,7 @@ impl NodeConfig {
     pub fn new(cluster: ClusterId) -> NodeConfig {
         NodeConfig {
             cluster,
+            labels: Labels::default(),
             data_segment: 1 << 30,
             journal_segment: 256 << 20,
             preallocate_step: MAX_PREALLOCATE_STEP,
@@ -110,6 +114,8 @@ struct Drives {
     /// for each, so that a drive that hangs keeps nobody from the others.
     turns: HashMap<DriveId, Arc<tokio::sync::Mutex<()>>>,
     epoch: Option<Epoch>,
+    /// Who leads in it, if that is another process.
+    leader: Option<Leader>,
     /// The reserves, by file system.
     tallies: HashMap<u64, Arc<Tally>>,
 }
@@ -175,12 +181,29 @@ impl StorageNode {
     /// Allows writes, in `epoch`: syncs what was found behind the barriers, releases tails, fills the reserve. A drive
     /// that can't do this stays read-only; the error of the first such drive is logged, not returned.
     pub async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        self.begin_under(epoch, None).await
+    }
+
+    /// [`Self::begin`] by order of a process that leads. Which one that is, is on each drive before the drive takes a write; one
+    /// that follows a leader with a higher epoch stays read-only.
+    pub async fn follow(&self, leader: Leader) -> Result<(), DriveError> {
+        self.begin_under(leader.epoch, Some(leader)).await
+    }
+
+    /// The leader with the highest epoch that any open drive follows.
+    pub fn leader(&self) -> Option<Leader> {
+        let followed = self.handles().into_iter().filter_map(|handle| handle.open.leader().clone());
+        followed.max_by_key(|leader| leader.epoch)
+    }
+
+    async fn begin_under(&self, epoch: Epoch, leader: Option<Leader>) -> Result<(), DriveError> {
         let handles = {
             let mut drives = self.lock();
-            drives.epoch = Some(epoch);
+            (drives.epoch, drives.leader) = (Some(epoch), leader.clone());
             drives.open.values().cloned().collect::<Vec<_>>()
         };
-        let begun = futures::future::join_all(handles.iter().map(|handle| handle.begin(epoch))).await;
+        let begun = handles.iter().map(|handle| handle.begin(epoch, leader.clone()));
+        let begun = futures::future::join_all(begun).await;
         for (handle, result) in handles.iter().zip(begun) {
             let drive = handle.open.identity.drive;
             match result {
@@ -307,6 +330,7 @@ impl NodeClient for StorageNode {
             statuses.push(failed.status(*id, drives.opened.get(id).copied().unwrap_or(0)));
         }
         drop(drives);
+        statuses.iter_mut().for_each(|status| status.labels = self.config.labels.clone());
         statuses
     }
 

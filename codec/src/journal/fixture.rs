@@ -114,6 +114,7 @@ fn kinds() -> Vec<EffectKind> {
             state: DriveState::Draining.into(),
             node: 1,
             path: "/mnt/1".into(),
+            ..DriveRow::default()
         }),
         EffectKind::PutAccount(account()),
         EffectKind::DeleteAccount(account()),

@@ -7,9 +7,10 @@
 //! * Whoever waits for a drive is answered when the drive fails, whether or not it ever answers; nothing is asked of a failed
 //!   drive. So one that hangs holds a bounded number of threads, and nobody.
 
-use crate::client::{DriveHealth, DriveStatus, ReadError, STALLED_AFTER, WriteError};
+use crate::client::{DriveHealth, DriveStatus, Labels, ReadError, STALLED_AFTER, WriteError};
 use crate::disk::Space;
 use crate::drive::{DriveError, check_held_identity};
+use crate::leader::Leader;
 use crate::open::OpenDrive;
 use crate::write::{Job, Reply};
 use codec::id::Epoch;
@@ -113,12 +114,12 @@ impl DriveHandle {
         self.answered(answer).await.unwrap_or_else(|reason| Err(failed(reason)))
     }
 
-    pub async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+    pub async fn begin(&self, epoch: Epoch, leader: Option<Leader>) -> Result<(), DriveError> {
         let drive = self.open.identity.drive;
         let gone = || DriveError::Thread { drive };
         let begin = async {
             let (reply, answer) = oneshot::channel();
-            self.jobs.send(Job::Begin { epoch, reply }).await.map_err(|_| gone())?;
+            self.jobs.send(Job::Begin { epoch, leader, reply }).await.map_err(|_| gone())?;
             answer.await.map_err(|_| gone())?
         };
         let begun = self.answered(begin).await.unwrap_or_else(|reason| Err(DriveError::Failed { drive, reason }));
@@ -259,7 +260,9 @@ impl DriveHandle {
         };
         DriveStatus {
             id: open.identity.drive,
+            // The node says both of all its drives.
             node: 0,
+            labels: Labels::default(),
             path: open.disk.path_hint(),
             health,
             total: space.map_or(0, |s| s.total),

@@ -12,7 +12,7 @@
 
 use super::handle::DriveHandle;
 use super::{Drives, MAX_PREALLOCATE_STEP, QUEUE, StorageNode};
-use crate::client::{DriveHealth, DriveStatus};
+use crate::client::{DriveHealth, DriveStatus, Labels};
 use crate::disk::Disk;
 use crate::disk::watched::WatchedDisk;
 use crate::drive::{DriveError, ProbedDrive, ProbedState, probe};
@@ -44,7 +44,9 @@ impl FailedDrive {
     pub fn status(&self, id: DriveId, opened: u32) -> DriveStatus {
         DriveStatus {
             id,
+            // The node says both of all its drives.
             node: 0,
+            labels: Labels::default(),
             path: self.path.clone(),
             health: DriveHealth::Failed { reason: self.reason.clone() },
             total: 0,
@@ -252,13 +254,13 @@ impl StorageNode {
 
     /// Begins an open drive in the node's epoch, if the node has begun.
     async fn begin_one(&self, drive: DriveId) -> Result<(), DriveError> {
-        let (handle, epoch) = {
+        let (handle, epoch, leader) = {
             let drives = self.lock();
-            (drives.open.get(&drive).cloned(), drives.epoch)
+            (drives.open.get(&drive).cloned(), drives.epoch, drives.leader.clone())
         };
         match (handle, epoch) {
             (Some(handle), Some(epoch)) => {
-                let begun = handle.begin(epoch).await;
+                let begun = handle.begin(epoch, leader).await;
                 if let Err(error) = &begun {
                     handle.open.health.read_only(error.to_string());
                 }

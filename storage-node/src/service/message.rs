@@ -4,10 +4,12 @@
 //! that layout, with the check that it carries. A message that does not make a value is `None`: an unusable request for the
 //! node, and no answer for a client (R17).
 
-use crate::client::{DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, ScanEnd};
+use crate::client::{DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, Labels, ScanEnd};
 use crate::keep::{
     Finding, FindingKind, Medium, RebuildOrder, ScrubOrder, ScrubState, ScrubStatus, ShardRef, Subject, Verified,
 };
+use crate::remote::NodeAddress;
+use crate::service::identity::NodeName;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
 use codec::segment::JournalHead;
@@ -170,6 +172,24 @@ messages! {
         #[prost(bytes = "bytes", tag = "2")] sources: Bytes,
         #[prost(bytes = "bytes", tag = "3")] targets: Bytes,
         #[prost(uint64, tag = "4")] bytes_per_second: u64,
+        /// Where the nodes of these drives are reached.
+        #[prost(message, repeated, tag = "5")] at: Vec<DriveAt>,
+    }
+    /// On which node a drive is, and where that is reached.
+    DriveAt {
+        #[prost(bytes = "bytes", tag = "1")] drive: Bytes,
+        #[prost(string, tag = "2")] node: String,
+        #[prost(string, tag = "3")] address: String,
+    }
+    /// An order to make a directory a drive, in the place of another one or of none (empty).
+    OfPlace {
+        #[prost(string, tag = "1")] path: String,
+        #[prost(bytes = "bytes", tag = "2")] replaces: Bytes,
+    }
+    /// The drive, or why there is none.
+    Taken {
+        #[prost(bytes = "bytes", tag = "1")] drive: Bytes,
+        #[prost(string, tag = "2")] refused: String,
     }
     /// Up to three numbers.
     Numbers {
@@ -216,6 +236,8 @@ messages! {
         #[prost(uint64, tag = "13")] errors: u64,
         #[prost(uint32, tag = "14")] opened: u32,
         #[prost(uint64, tag = "15")] unanswered_ms: u64,
+        #[prost(string, tag = "16")] rack: String,
+        #[prost(string, tag = "17")] site: String,
     }
     /// Journal segments.
     SegmentList { #[prost(message, repeated, tag = "1")] segments: Vec<SegmentMessage> }
@@ -342,6 +364,7 @@ impl Order {
             sources: pack_places(&order.sources),
             targets: pack_places(&order.targets),
             bytes_per_second: order.bytes_per_second,
+            at: order.at.iter().map(DriveAt::new).collect(),
         }
     }
 
@@ -349,8 +372,20 @@ impl Order {
     pub fn value(&self) -> Option<Result<RebuildOrder, codec::stripe::StripeError>> {
         let (sources, targets) = (unpack_places(&self.sources)?, unpack_places(&self.targets)?);
         let bytes_per_second = self.bytes_per_second;
+        let at: Vec<(DriveId, NodeAddress)> = self.at.iter().map(DriveAt::value).collect::<Option<_>>()?;
         let parsed = StripeDescriptor::parse(&self.descriptor);
-        Some(parsed.map(|descriptor| RebuildOrder { descriptor, sources, targets, bytes_per_second }))
+        Some(parsed.map(|descriptor| RebuildOrder { descriptor, sources, targets, bytes_per_second, at }))
+    }
+}
+
+impl DriveAt {
+    fn new((drive, at): &(DriveId, NodeAddress)) -> DriveAt {
+        DriveAt { drive: drive_bytes(*drive), node: at.name.to_string(), address: at.address.clone() }
+    }
+
+    fn value(&self) -> Option<(DriveId, NodeAddress)> {
+        let name = NodeName::new(&self.node).ok()?;
+        Some((drive_id(&self.drive)?, NodeAddress { name, address: self.address.clone() }))
     }
 }
 
@@ -402,6 +437,8 @@ impl DriveMessage {
             errors: status.errors,
             opened: status.opened,
             unanswered_ms: status.unanswered_ms,
+            rack: status.labels.rack().to_owned(),
+            site: status.labels.site().to_owned(),
         }
     }
 
@@ -416,6 +453,7 @@ impl DriveMessage {
             id: drive_id(&self.id)?,
             // The node's place in the cluster is for its client to know.
             node: 0,
+            labels: Labels::new(self.rack, self.site).ok()?,
             path: self.path,
             health,
             total: self.total,
