@@ -134,7 +134,7 @@ pub fn encode_entry(
     effects: &Effects,
     frames: &[Bytes],
 ) -> Result<EncodedEntry, JournalError> {
-    encode_as(EFFECT_VERSION, (lsn, epoch, prev_hash), effects, frames)
+    encode_as(effects.version(), (lsn, epoch, prev_hash), effects, frames)
 }
 
 /// Encodes an entry without effects: what an LSN is filled with that a replicated log used for itself. Every version of the

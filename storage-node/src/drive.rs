@@ -90,11 +90,29 @@ pub enum DriveError {
         /// In the node's words.
         reason: String,
     },
+    /// The drive follows a metadata process with a higher epoch.
+    #[error("drive {drive} does not begin in epoch {epoch}: it follows {leader}")]
+    Superseded {
+        /// The drive.
+        drive: DriveId,
+        /// The epoch that it was told.
+        epoch: Epoch,
+        /// Whom it follows.
+        leader: Leader,
+    },
     /// The drive's node is another process: its own configuration says which directories are its drives.
     #[error("{path} is not added from here: it is for the configuration of a storage node to name it")]
     Elsewhere {
         /// The directory.
         path: String,
+    },
+    /// The node whose configuration would have to name the directory does not take it.
+    #[error("{path} is not made a drive: {reason}")]
+    NotTaken {
+        /// The directory.
+        path: String,
+        /// In the node's words.
+        reason: String,
     },
     /// The drive does not answer, or failed in another way while it was begun. It is not asked again before it has answered.
     #[error("drive {drive} failed: {reason}")]

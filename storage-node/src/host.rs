@@ -6,8 +6,23 @@
 use crate::client::NodeClient;
 use crate::drive::{DriveError, ProbedDrive};
 use crate::node::StorageNode;
+use crate::remote::{NodeAddress, RemoteError};
+use crate::service::identity::NodeName;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
+
+/// A node of another process, as it is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSight {
+    /// Where it is reached.
+    pub at: NodeAddress,
+    /// Its number, as in [`DriveStatus::node`](crate::client::DriveStatus::node).
+    pub number: u32,
+    /// It did not answer when it was last asked, or was never asked.
+    pub silent: bool,
+    /// Why not, or what it refused, for people; empty otherwise.
+    pub problem: String,
+}
 
 /// Serves drives, near or far.
 #[async_trait]
@@ -33,6 +48,48 @@ pub trait NodeHost: NodeClient {
 
     /// The nodes that did not answer when they were last asked for their drives: what they have is not known.
     fn silent(&self) -> Vec<String>;
+
+    /// The nodes of other processes.
+    fn nodes(&self) -> Vec<NodeSight> {
+        Vec::new()
+    }
+
+    /// Speaks to exactly these nodes from now on. A node that serves its own drives, and a list that was given ready made, stay
+    /// as they are.
+    fn follow(&self, _list: &[NodeAddress]) -> Result<(), RemoteError> {
+        Ok(())
+    }
+
+    /// These drives are on these nodes, as who gave an order knows; all others stay where they were.
+    fn meet(&self, _at: &[(DriveId, NodeAddress)]) -> Result<(), RemoteError> {
+        Ok(())
+    }
+
+    /// Has a node make a directory of its machine one of its drives, or open the drive that is there, in the place of
+    /// `replaces` where one was. It has to be a directory that its own configuration names (R18). The drive is none of the
+    /// cluster's before metadata registers it.
+    async fn take_drive(
+        &self,
+        _node: &NodeName,
+        path: &str,
+        _replaces: Option<DriveId>,
+    ) -> Result<DriveId, DriveError> {
+        Err(DriveError::Elsewhere { path: path.to_owned() })
+    }
+
+    /// A node that has said, at any time since it was told to begin, that it follows a higher epoch
+    /// ([`DriveError::NotBegun`]): another metadata process has taken over.
+    fn superseded(&self) -> Option<DriveError> {
+        None
+    }
+}
+
+/// Which directories of a machine its node may make drives of.
+#[async_trait]
+pub trait DriveSource: Send + Sync + std::fmt::Debug {
+    /// Looks at a directory that the node's configuration names, and formats it if it is empty and no drive was ever seen there
+    /// but `replaces` (R18).
+    async fn take(&self, path: &str, replaces: Option<DriveId>) -> Result<ProbedDrive, DriveError>;
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@
 //! A node reports what it found and does what it is told; which shards matter, and in which order, metadata decides.
 
 use crate::client::{ReadError, WriteError};
+use crate::remote::NodeAddress;
 use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
 use codec::stripe::StripeDescriptor;
 
@@ -177,6 +178,8 @@ pub struct RebuildOrder {
     pub targets: Vec<(u8, DriveId)>,
     /// Bytes per second that the order may read from one drive; 0: no limit.
     pub bytes_per_second: u64,
+    /// Where the nodes of these drives are reached, as far as that is for who carries it out to be told: filled in on the way.
+    pub at: Vec<(DriveId, NodeAddress)>,
 }
 
 /// What came of a [`RebuildOrder`] that succeeded: every target is durable and was read back from its medium.

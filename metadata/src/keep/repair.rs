@@ -93,6 +93,7 @@ impl Executor<'_> {
             sources: item.sources.clone(),
             targets: targets.iter().map(|target| (target.index, target.to)).collect(),
             bytes_per_second: 0,
+            at: Vec::new(),
         };
         done.rebuilt = match self.shared.node.rebuild(order).await {
             Ok(rebuilt) => rebuilt,

@@ -11,11 +11,12 @@ use super::RemoteNode;
 use super::link::Trouble;
 use crate::client::{DriveStatus, NodeClient, WriteError};
 use crate::drive::{DriveError, ProbedDrive, ProbedState};
-use crate::host::NodeHost;
+use crate::host::{NodeHost, NodeSight};
+use crate::remote::NodeAddress;
 use crate::service::Refusal;
 use crate::service::fault::Fault;
 use crate::service::identity::NodeName;
-use crate::service::message::{DriveList, Nothing, OfDrive, OfEpoch};
+use crate::service::message::{DriveList, Nothing, OfDrive, OfEpoch, OfPlace, Taken, drive_bytes, drive_id};
 use crate::service::method::Method;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
@@ -65,9 +66,13 @@ impl RemoteNode {
         let told = self.ask::<_, Nothing>(Method::Begin, question, self.deadlines.long).await;
         self.known().telling = false;
         match told {
-            Ok(_) => tracing::info!(node = %self.target.node, %epoch, "a storage node has begun"),
+            Ok(_) => {
+                self.known().superseded = None;
+                tracing::info!(node = %self.target.node, %epoch, "a storage node has begun");
+            }
             Err(Trouble::Refused(Refusal::Superseded, reason)) => {
                 tracing::error!(node = %self.target.node, %epoch, reason, "a storage node refuses to begin");
+                self.known().superseded = Some((epoch, reason.clone()));
                 return Err(DriveError::NotBegun { node: self.target.node.name.to_string(), epoch, reason });
             }
             Err(_) => {
@@ -86,6 +91,7 @@ impl NodeHost for RemoteNode {
         {
             let mut known = self.known();
             known.epoch = Some(epoch);
+            known.superseded = None;
             known.telling = true;
         }
         self.tell(epoch).await
@@ -123,6 +129,36 @@ impl NodeHost for RemoteNode {
     }
 
     async fn stop(&self) {}
+
+    async fn take_drive(&self, _node: &NodeName, path: &str, replaces: Option<DriveId>) -> Result<DriveId, DriveError> {
+        let replaces = replaces.map(drive_bytes).unwrap_or_default();
+        let question = OfPlace { path: path.to_owned(), replaces };
+        // As long as a rebuild: a drive's reserve is filled before it is there.
+        let answered = self.ask::<_, Taken>(Method::TakeDrive, question, self.deadlines.rebuild).await;
+        let not_taken = |reason| DriveError::NotTaken { path: path.to_owned(), reason };
+        match answered {
+            Ok(taken) => drive_id(&taken.drive).ok_or_else(|| not_taken(taken.refused)),
+            Err(Trouble::Refused(_, reason)) => Err(not_taken(reason)),
+            Err(_) => Err(DriveError::Unreachable),
+        }
+    }
+
+    fn nodes(&self) -> Vec<NodeSight> {
+        let at = NodeAddress { name: self.target.node.name.clone(), address: self.target.address.clone() };
+        let silent = self.is_silent();
+        let known = self.known();
+        let problem = match (&known.superseded, &known.problem) {
+            (Some((_, reason)), _) => reason.clone(),
+            (None, Some(problem)) if silent => problem.to_string(),
+            _ => String::new(),
+        };
+        vec![NodeSight { at, number: self.number, silent, problem }]
+    }
+
+    fn superseded(&self) -> Option<DriveError> {
+        let (epoch, reason) = self.known().superseded.clone()?;
+        Some(DriveError::NotBegun { node: self.target.node.name.to_string(), epoch, reason })
+    }
 
     fn silent(&self) -> Vec<String> {
         self.is_silent().then(|| self.target.node.name.to_string()).into_iter().collect()

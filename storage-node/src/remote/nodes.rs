@@ -5,17 +5,23 @@
 //!   another node is found there when [`drives`](NodeClient::drives) is asked next, as its owner does all the time.
 //! * While a node can't be asked, its drives stay known, and calls for them say that the node is not reachable; "no such
 //!   drive" is said only when every node was asked, has answered, and none has it: unknown is not missing (R13).
+//! * Which nodes there are may change at any time ([`members`]).
 
-use crate::client::{
-    DriveHealth, DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, STALLED_AFTER,
-    WriteError,
-};
+mod members;
+
+pub use members::NodeAddress;
+
+use self::members::Members;
+use crate::client::{DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError};
 use crate::drive::{DriveError, ProbedDrive};
-use crate::host::NodeHost;
+use crate::host::{NodeHost, NodeSight};
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
     Verified,
 };
+use crate::remote::RemoteError;
+use crate::service::identity::NodeName;
+use crate::service::tls::Credentials;
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId};
@@ -24,17 +30,13 @@ use codec::segment::JournalHead;
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use futures::future::join_all;
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long an unknown drive stays unknown before the nodes are asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Which node, by its place in the list, has a drive.
-type Map = HashMap<DriveId, usize>;
 
 /// Why a drive is on no node.
 enum Nowhere {
@@ -46,51 +48,47 @@ enum Nowhere {
 
 /// Several nodes, near or far, behind one [`NodeClient`].
 pub struct Nodes {
-    nodes: Vec<Arc<dyn NodeHost>>,
-    map: Mutex<Map>,
+    members: Members,
     /// When all nodes had last answered, or not, for an unknown drive. Held while they are asked: others wait for the answers.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Nodes {
-    /// The nodes; which drives they have is asked when it is first needed.
+    /// These nodes, and no others; which drives they have is asked when it is first needed.
     pub fn new(nodes: Vec<Arc<dyn NodeHost>>) -> Arc<Nodes> {
-        Arc::new(Nodes { nodes, map: Mutex::default(), asked: Default::default() })
+        Arc::new(Nodes { members: Members::new(nodes, None, None), asked: Default::default() })
     }
 
-    fn map(&self) -> MutexGuard<'_, Map> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The nodes of a list, which may change ([`NodeHost::follow`]). Does not connect.
+    pub fn connecting(credentials: Credentials, list: &[NodeAddress]) -> Result<Arc<Nodes>, RemoteError> {
+        let members = Members::new(Vec::new(), Some(credentials), None);
+        members.follow(list)?;
+        Ok(Arc::new(Nodes { members, asked: Default::default() }))
     }
 
-    /// Asks all nodes, all at once, and learns whose drives are where. A drive that two nodes name, because it moved, belongs
-    /// to the one that can use it.
+    /// The node of this process, by the name in its credentials, and those of a list.
+    pub fn beside(
+        own: Arc<dyn NodeHost>,
+        credentials: Credentials,
+        list: &[NodeAddress],
+    ) -> Result<Arc<Nodes>, RemoteError> {
+        let name = credentials.identity().name.clone();
+        let members = Members::new(vec![own], Some(credentials), Some(name));
+        members.follow(list)?;
+        Ok(Arc::new(Nodes { members, asked: Default::default() }))
+    }
+
+    /// Asks all nodes, all at once, and learns whose drives are where.
     async fn ask_all(&self) -> Vec<DriveStatus> {
-        let answers = join_all(self.nodes.iter().map(|node| node.drives())).await;
-        let rank =
-            |status: &DriveStatus| (matches!(status.health, DriveHealth::Failed { .. }), status.waits(STALLED_AFTER));
-        let mut found: HashMap<DriveId, (usize, DriveStatus)> = HashMap::new();
-        for (number, status) in
-            answers.into_iter().enumerate().flat_map(|(n, all)| all.into_iter().map(move |s| (n, s)))
-        {
-            let better = found.get(&status.id).is_none_or(|(_, other)| rank(&status) < rank(other));
-            if better {
-                found.insert(status.id, (number, status));
-            }
-        }
-        let mut map = self.map();
-        map.extend(found.iter().map(|(drive, (number, _))| (*drive, *number)));
-        let mut statuses: Vec<DriveStatus> = found.into_values().map(|(_, status)| status).collect();
-        statuses.sort_by_key(|status| status.id);
-        statuses
+        let asking = self.members.all().into_iter().map(|member| async move {
+            let drives = member.host.drives().await;
+            (member, drives)
+        });
+        self.members.learn(join_all(asking).await)
     }
 
-    fn known(&self, drive: DriveId) -> Option<&Arc<dyn NodeHost>> {
-        let number = self.map().get(&drive).copied()?;
-        self.nodes.get(number)
-    }
-
-    async fn of(&self, drive: DriveId) -> Result<&Arc<dyn NodeHost>, Nowhere> {
-        if let Some(node) = self.known(drive) {
+    async fn of(&self, drive: DriveId) -> Result<Arc<dyn NodeHost>, Nowhere> {
+        if let Some(node) = self.members.of(drive) {
             return Ok(node);
         }
         {
@@ -101,17 +99,17 @@ impl Nodes {
             }
         }
         let nowhere = if NodeHost::silent(self).is_empty() { Nowhere::Unknown } else { Nowhere::Unreachable };
-        self.known(drive).ok_or(nowhere)
+        self.members.of(drive).ok_or(nowhere)
     }
 
-    async fn reader(&self, drive: DriveId) -> Result<&Arc<dyn NodeHost>, ReadError> {
+    async fn reader(&self, drive: DriveId) -> Result<Arc<dyn NodeHost>, ReadError> {
         self.of(drive).await.map_err(|nowhere| match nowhere {
             Nowhere::Unknown => ReadError::UnknownDrive(drive),
             Nowhere::Unreachable => ReadError::Unreachable,
         })
     }
 
-    async fn writer(&self, drive: DriveId) -> Result<&Arc<dyn NodeHost>, WriteError> {
+    async fn writer(&self, drive: DriveId) -> Result<Arc<dyn NodeHost>, WriteError> {
         self.of(drive).await.map_err(|nowhere| match nowhere {
             Nowhere::Unknown => WriteError::UnknownDrive(drive),
             Nowhere::Unreachable => WriteError::Unreachable,
@@ -122,7 +120,7 @@ impl Nodes {
 #[async_trait]
 impl NodeClient for Nodes {
     fn is_stalled(&self, drive: DriveId) -> bool {
-        self.known(drive).is_some_and(|node| node.is_stalled(drive))
+        self.members.of(drive).is_some_and(|node| node.is_stalled(drive))
     }
 
     async fn drives(&self) -> Vec<DriveStatus> {
@@ -206,7 +204,8 @@ impl NodeClient for Nodes {
     }
 
     async fn scrub_status(&self) -> Vec<ScrubStatus> {
-        join_all(self.nodes.iter().map(|node| node.scrub_status())).await.into_iter().flatten().collect()
+        let members = self.members.all();
+        join_all(members.iter().map(|member| member.host.scrub_status())).await.into_iter().flatten().collect()
     }
 
     async fn findings(&self, drive: DriveId) -> Result<Vec<Finding>, ReadError> {
@@ -234,13 +233,18 @@ impl NodeClient for Nodes {
         self.reader(drive).await?.inventory(drive, after, limit).await
     }
 
-    /// Carried out by the node of the first target, which writes to the other targets' nodes as it reads its sources.
-    async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
+    /// Carried out by the node of the first target, which writes to the other targets' nodes as it reads its sources. It is told
+    /// where those are: what it last knew may have changed since.
+    async fn rebuild(&self, mut order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
         let Some((index, drive)) = order.targets.first().copied() else {
             return Err(RebuildError::Malformed("no shard is wanted"));
         };
         match self.writer(drive).await {
-            Ok(node) => node.rebuild(order).await,
+            Ok(node) => {
+                let drives = order.sources.iter().chain(&order.targets).map(|(_, drive)| *drive);
+                order.at = self.members.addresses(drives);
+                node.rebuild(order).await
+            }
             Err(error) => Err(RebuildError::Target { index, drive, error }),
         }
     }
@@ -270,11 +274,13 @@ impl NodeClient for Nodes {
 #[async_trait]
 impl NodeHost for Nodes {
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
-        join_all(self.nodes.iter().map(|node| node.begin(epoch))).await.into_iter().collect()
+        let members = self.members.begun(epoch);
+        join_all(members.iter().map(|member| member.host.begin(epoch))).await.into_iter().collect()
     }
 
     async fn highest_epoch(&self) -> Option<Epoch> {
-        join_all(self.nodes.iter().map(|node| node.highest_epoch())).await.into_iter().flatten().max()
+        let members = self.members.all();
+        join_all(members.iter().map(|member| member.host.highest_epoch())).await.into_iter().flatten().max()
     }
 
     async fn reopen(&self, drive: DriveId) -> Result<(), DriveError> {
@@ -289,22 +295,52 @@ impl NodeHost for Nodes {
         Err(DriveError::Elsewhere { path: probed.disk.path_hint() })
     }
 
+    async fn take_drive(&self, node: &NodeName, path: &str, replaces: Option<DriveId>) -> Result<DriveId, DriveError> {
+        let Some(host) = self.members.named(node) else {
+            let reason = format!("no storage node {node} belongs to this cluster");
+            return Err(DriveError::NotTaken { path: path.to_owned(), reason });
+        };
+        host.take_drive(node, path, replaces).await
+    }
+
     async fn forget_drive(&self, drive: DriveId) -> Result<(), DriveError> {
-        self.map().remove(&drive);
-        for node in &self.nodes {
-            let has = node.drives().await.iter().any(|status| status.id == drive);
+        self.members.forget(drive);
+        for member in self.members.all() {
+            let has = member.host.drives().await.iter().any(|status| status.id == drive);
             if has {
-                node.forget_drive(drive).await?;
+                member.host.forget_drive(drive).await?;
             }
         }
         Ok(())
     }
 
     async fn stop(&self) {
-        join_all(self.nodes.iter().map(|node| node.stop())).await;
+        let members = self.members.all();
+        join_all(members.iter().map(|member| member.host.stop())).await;
     }
 
     fn silent(&self) -> Vec<String> {
-        self.nodes.iter().flat_map(|node| node.silent()).collect()
+        self.members.all().iter().flat_map(|member| member.host.silent()).collect()
+    }
+
+    fn nodes(&self) -> Vec<NodeSight> {
+        self.members.all().iter().flat_map(|member| member.host.nodes()).collect()
+    }
+
+    fn follow(&self, list: &[NodeAddress]) -> Result<(), RemoteError> {
+        let Some((epoch, new)) = self.members.follow(list)? else { return Ok(()) };
+        for host in new {
+            // Aside: filling a reserve takes long. One that refuses says so by `superseded`.
+            tokio::spawn(async move { host.begin(epoch).await.ok() });
+        }
+        Ok(())
+    }
+
+    fn meet(&self, at: &[(DriveId, NodeAddress)]) -> Result<(), RemoteError> {
+        self.members.meet(at)
+    }
+
+    fn superseded(&self) -> Option<DriveError> {
+        self.members.all().iter().find_map(|member| member.host.superseded())
     }
 }

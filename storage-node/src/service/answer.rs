@@ -3,13 +3,14 @@
 use super::call::{Answered, Asked, Problem, ask, range};
 use super::message::{
     DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfEpoch, OfJournal, OfList,
-    OfShard, OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage, Settle,
-    Strings, SubjectMessage, VerifiedList, VerifiedMessage, drive_id, pack_refs, pack_shards, shard_id, unpack_refs,
-    unpack_shards,
+    OfPlace, OfShard, OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage,
+    Settle, Strings, SubjectMessage, Taken, VerifiedList, VerifiedMessage, drive_bytes, drive_id, pack_refs,
+    pack_shards, shard_id, unpack_refs, unpack_shards,
 };
 use super::method::Method;
-use crate::client::{NodeClient, WriteError};
-use crate::host::NodeHost;
+use crate::client::WriteError;
+use crate::drive::{DriveError, ProbedState};
+use crate::host::{DriveSource, NodeHost};
 use crate::keep::{Authority, RebuildError};
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
@@ -74,6 +75,10 @@ pub(crate) fn serve(asked: Asked, request: Request) -> Answered {
             let context = asked.clone();
             ask(asked, request, move |of: OfEpoch| begin_node(context, of))
         }
+        Method::TakeDrive => {
+            let context = asked.clone();
+            ask(asked, request, move |of: OfPlace| take_drive(context, of))
+        }
         Method::Reopen => ask(asked, request, move |of: OfDrive| reopen(node, of)),
         Method::ReadShardHeader => ask(asked, request, move |of: OfShard| shard_header(node, of)),
         Method::ListShards => ask(asked, request, move |of: OfList| list(node, of)),
@@ -134,6 +139,37 @@ async fn reopen(node: Node, of: OfDrive) -> Answer {
     };
     node.reopen(drive).await.map_err(failed)?;
     bytes(&Nothing {})
+}
+
+/// The node's own configuration has the last word (R18), in plain words for the operator.
+async fn take_drive(asked: Asked, of: OfPlace) -> Answer {
+    let replaces = if of.replaces.is_empty() { None } else { Some(drive(&of.replaces)?) };
+    let taken = match &asked.shared.config.drives {
+        Some(source) => take(&asked.shared.node, &**source, &of.path, replaces).await,
+        None => Err(DriveError::Elsewhere { path: of.path.clone() }),
+    };
+    bytes(&match taken {
+        Ok(drive) => Taken { drive: drive_bytes(drive), refused: String::new() },
+        Err(DriveError::NotTaken { reason, .. }) => Taken { drive: Bytes::new(), refused: reason },
+        Err(error) => Taken { drive: Bytes::new(), refused: error.to_string() },
+    })
+}
+
+async fn take(
+    node: &Node,
+    source: &dyn DriveSource,
+    path: &str,
+    replaces: Option<DriveId>,
+) -> Result<DriveId, DriveError> {
+    if let Some(open) = node.drives().await.into_iter().find(|open| open.path == path && Some(open.id) != replaces) {
+        return Ok(open.id);
+    }
+    let probed = source.take(path, replaces).await?;
+    let ours = probed.identity.filter(|_| probed.state == ProbedState::Ours);
+    let not_ours = || DriveError::NotOurs { path: path.to_owned(), state: probed.state.clone() };
+    let drive = ours.ok_or_else(not_ours)?.drive;
+    node.add_drive(probed).await?;
+    Ok(drive)
 }
 
 async fn shard_header(node: Node, of: OfShard) -> Answer {
@@ -207,8 +243,11 @@ async fn verified(node: Node, of: OfShards) -> Answer {
     bytes(&VerifiedList { shards: verified.iter().map(VerifiedMessage::of_verified).collect() })
 }
 
-async fn rebuild(peers: Arc<dyn NodeClient>, of: Order) -> Answer {
+async fn rebuild(peers: Node, of: Order) -> Answer {
     let order = known(of.value())?.map_err(|_| RebuildError::Malformed("the descriptor is no descriptor"))?;
+    if let Err(error) = peers.meet(&order.at) {
+        tracing::warn!(%error, "where an order's drives are is not known");
+    }
     let rebuilt = crate::rebuild::rebuild(&*peers, &order).await?;
     bytes(&Numbers { a: rebuilt.read, b: rebuilt.written, ..Numbers::default() })
 }

@@ -57,6 +57,7 @@ methods!(
     Authority,
     Begin,
     Reopen,
+    TakeDrive,
 );
 
 impl Method {
@@ -97,7 +98,8 @@ impl Method {
             | Method::FreeShards
             | Method::RenewFrees
             | Method::Begin
-            | Method::Reopen => &[Metadata],
+            | Method::Reopen
+            | Method::TakeDrive => &[Metadata],
         };
         allowed.contains(&role)
     }
@@ -113,6 +115,7 @@ impl Method {
                 | Method::WriteRegister
                 | Method::FreeShards
                 | Method::RenewFrees
+                | Method::TakeDrive
         )
     }
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod bounds;
+mod coming;
 mod conformance;
 mod faults;
 mod issue;
@@ -15,6 +16,7 @@ use super::tls::Credentials;
 use super::{Server, ServiceConfig};
 use crate::client::NodeClient;
 use crate::disk::faulty::Trace;
+use crate::host::NodeHost;
 use crate::node::{NodeConfig, StorageNode};
 use crate::remote::{Deadlines, RemoteConfig, RemoteNode};
 use crate::tests::{CLUSTER, EPOCH, drive_id, format_all, memory_kv, open_with};
@@ -93,8 +95,8 @@ pub async fn serve(
     ca: &ClusterCa,
     of: &str,
     address: &str,
-    node: Arc<dyn crate::host::NodeHost>,
-    peers: Arc<dyn NodeClient>,
+    node: Arc<dyn NodeHost>,
+    peers: Arc<dyn NodeHost>,
     config: ServiceConfig,
 ) -> Server {
     let issued = ca.issue(&identity(ca.cluster(), Role::StorageNode, of), YEAR).unwrap();

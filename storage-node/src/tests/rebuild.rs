@@ -20,6 +20,7 @@ fn order(layout: &StripeLayout, lost: &[u8]) -> RebuildOrder {
         sources: placed.filter(|(index, _)| !lost.contains(index)).collect(),
         targets: lost.iter().enumerate().map(|(n, index)| (*index, drive_id(width + n))).collect(),
         bytes_per_second: 0,
+        at: Vec::new(),
     }
 }
 

@@ -308,6 +308,7 @@ fn a_crash_in_the_middle_of_a_repair_leaves_orphans_and_repair_goes_on() {
             sources: item.sources.clone(),
             targets: item.targets.iter().map(|target| (target.index, target.to)).collect(),
             bytes_per_second: 0,
+            at: Vec::new(),
         };
         metadata.node().rebuild(order).await.unwrap();
         let image = world.trace.restart();

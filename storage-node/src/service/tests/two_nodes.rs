@@ -30,6 +30,7 @@ pub fn stripe_and_order(lost: &[u8]) -> (PackedStripe, RebuildOrder) {
         sources: (0..4).filter(|index| !lost.contains(index)).map(place).collect(),
         targets: lost.iter().enumerate().map(|(n, index)| (*index, drive_id(4 + n))).collect(),
         bytes_per_second: 0,
+        at: Vec::new(),
     };
     (stripe, order)
 }
@@ -52,7 +53,7 @@ pub async fn assert_rebuilt(client: &dyn NodeClient, order: &RebuildOrder, strip
 }
 
 /// A node with these drives of a trace, alone in its process.
-async fn node_of(trace: &Trace, drives: std::ops::Range<usize>) -> Arc<StorageNode> {
+pub async fn node_of(trace: &Trace, drives: std::ops::Range<usize>) -> Arc<StorageNode> {
     use crate::disk::Disk;
     let disks = trace.disks().into_iter().skip(drives.start).take(drives.len());
     let probed = disks.map(|disk| crate::drive::probe(disk as Arc<dyn Disk>, Some(CLUSTER))).collect();
