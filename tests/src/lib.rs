@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: a whole store in one process, and the means to crash, damage and judge it.
 
+pub mod cluster;
 pub mod crash;
 pub mod keeping;
 pub mod openapi;

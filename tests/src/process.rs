@@ -202,7 +202,7 @@ fn clean_environment(command: &mut Command) {
 /// A socket that keeps a port for a server. It never listens and, like the server, asks for SO_REUSEADDR, so both may be
 /// bound to the port. Without it the port would be anybody's while the server is not running: another test's, or that of some
 /// client's outgoing connection, and the next start would find it in use.
-fn reserve_port() -> TcpSocket {
+pub fn reserve_port() -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("SO_REUSEADDR can be set on a new socket");
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");

@@ -23,15 +23,22 @@ pub fn client(config: &ServerConfig) -> Client {
 
 /// [`client`] with other credentials.
 pub fn client_of(config: &ServerConfig, access_key: &str, secret_key: &str) -> Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .operation_timeout(Duration::from_secs(120))
-        .build();
+    client_with(&config.endpoint(), access_key, secret_key, Duration::from_secs(120))
+}
+
+/// A client of any server, `http://host:port`, that gives each request this long, and tries everything once.
+pub fn client_at(endpoint: &str, time: Duration) -> Client {
+    client_with(endpoint, ACCESS_KEY, SECRET_KEY, time)
+}
+
+fn client_with(endpoint: &str, access_key: &str, secret_key: &str, time: Duration) -> Client {
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(Duration::from_secs(10).min(time)).operation_timeout(time).build();
     let settings = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
         .credentials_provider(Credentials::new(access_key, secret_key, None, None, "tests"))
-        .endpoint_url(config.endpoint())
+        .endpoint_url(endpoint)
         .force_path_style(true)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)

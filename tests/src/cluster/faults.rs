@@ -1,0 +1,308 @@
+//! What befalls a cluster: drawn from a seed, done, and undone.
+//!
+//! Each kind comes once before any comes again, in an order of chance; whom it befalls is chance, too. At most two storage nodes are
+//! concerned at a time, which is what the geometry of the test promises to survive; and all of them when the power is cut.
+
+use crate::cluster::links::Flow;
+use crate::cluster::site::{Layout, Site};
+use crate::s3::Random;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Stands for the metadata process that leads at that moment.
+const LEADER: &str = "the leader";
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    KillNode,
+    KillTwoNodes,
+    PauseNode,
+    /// Nothing goes in or out.
+    IsolateNode,
+    /// Its connections break, and none can be made.
+    CutNode,
+    /// It hears, and nobody hears it.
+    MuteNode,
+    /// It is heard, and hears nobody.
+    DeafNode,
+    SlowNode,
+    /// One drive's directory is somewhere else for a while.
+    LoseDrive,
+    FillDrive,
+    KillMetadata,
+    PauseMetadata,
+    SlowMetadata,
+    KillLeader,
+    PauseLeader,
+    /// From the other metadata processes alone: it reaches storage nodes and gateways.
+    IsolateLeaderFromPeers,
+    MuteLeader,
+    DeafLeader,
+    IsolateLeader,
+    IsolateFollower,
+    KillGateway,
+    PauseGateway,
+    IsolateGateway,
+    /// A gateway does not reach two storage nodes that everybody else reaches.
+    SplitGateway,
+    PowerCut,
+}
+
+const ALWAYS: [Kind; 11] = [
+    Kind::KillNode,
+    Kind::KillTwoNodes,
+    Kind::PauseNode,
+    Kind::IsolateNode,
+    Kind::CutNode,
+    Kind::MuteNode,
+    Kind::DeafNode,
+    Kind::SlowNode,
+    Kind::LoseDrive,
+    Kind::KillMetadata,
+    Kind::PowerCut,
+];
+const ALONE: [Kind; 2] = [Kind::PauseMetadata, Kind::SlowMetadata];
+const REPLICATED: [Kind; 8] = [
+    Kind::KillLeader,
+    Kind::PauseLeader,
+    Kind::IsolateLeaderFromPeers,
+    Kind::MuteLeader,
+    Kind::DeafLeader,
+    Kind::IsolateLeader,
+    Kind::IsolateFollower,
+    Kind::PauseMetadata,
+];
+const GATEWAYS: [Kind; 4] = [Kind::KillGateway, Kind::PauseGateway, Kind::IsolateGateway, Kind::SplitGateway];
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Deed {
+    Kill(Vec<String>),
+    Pause(String),
+    /// Between each of the first and each of the second. An empty second: everybody else.
+    Between {
+        these: Vec<String>,
+        those: Vec<String>,
+        there: Flow,
+        back: Flow,
+    },
+    MoveDrive(PathBuf),
+    Fill,
+}
+
+/// A fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    what: String,
+    deed: Deed,
+    /// How long it lasts.
+    pub lasts: Duration,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {:.1} s", self.what, self.lasts.as_secs_f64())
+    }
+}
+
+/// Draws faults.
+#[derive(Debug)]
+pub struct Deck {
+    random: Random,
+    layout: Layout,
+    kinds: Vec<Kind>,
+    left: Vec<Kind>,
+}
+
+impl Deck {
+    /// The faults that a cluster like this can have. The same seed gives the same ones.
+    pub fn new(seed: u64, layout: Layout, can_fill: bool) -> Deck {
+        let mut kinds = ALWAYS.to_vec();
+        kinds.extend(if layout.metadata > 1 { &REPLICATED[..] } else { &ALONE[..] });
+        kinds.extend(GATEWAYS.iter().filter(|_| layout.gateways > 0));
+        kinds.extend(can_fill.then_some(Kind::FillDrive));
+        Deck { random: Random::new(seed), layout, kinds, left: Vec::new() }
+    }
+
+    fn one_of(&mut self, mut names: Vec<String>) -> String {
+        let at = usize::try_from(self.random.below(names.len() as u64)).unwrap_or(0);
+        names.swap_remove(at)
+    }
+
+    /// The next fault.
+    pub fn draw(&mut self) -> Fault {
+        if self.left.is_empty() {
+            self.left = self.kinds.clone();
+        }
+        let at = usize::try_from(self.random.below(self.left.len() as u64)).unwrap_or(0);
+        let kind = self.left.swap_remove(at);
+        let lasts = Duration::from_millis(500 + self.random.below(4500));
+        let (what, deed) = self.deed(kind);
+        Fault { what, deed, lasts }
+    }
+
+    fn deed(&mut self, kind: Kind) -> (String, Deed) {
+        use Flow::{Cut, Held, Open};
+        let node = self.one_of(self.layout.node_names());
+        let metadata = self.one_of(self.layout.metadata_names());
+        let port = self.one_of(self.layout.s3_names());
+        let alone = |who: &str, there, back| Deed::Between { these: vec![who.to_owned()], those: vec![], there, back };
+        let peers = |there, back| Deed::Between {
+            these: vec![LEADER.to_owned()],
+            those: self.layout.metadata_names(),
+            there,
+            back,
+        };
+        let slow = Flow::Slow(Duration::from_millis(20 + self.random.clone().below(80)));
+        match kind {
+            Kind::KillNode => (format!("{node} is killed"), Deed::Kill(vec![node])),
+            Kind::KillTwoNodes => {
+                let others = self.layout.node_names().into_iter().filter(|name| *name != node).collect();
+                let other = self.one_of(others);
+                (format!("{node} and {other} are killed"), Deed::Kill(vec![node, other]))
+            }
+            Kind::PauseNode => (format!("{node} stands still"), Deed::Pause(node)),
+            Kind::IsolateNode => (format!("{node} is isolated"), alone(&node, Held, Held)),
+            Kind::CutNode => (format!("{node} is cut off"), alone(&node, Cut, Cut)),
+            Kind::MuteNode => (format!("nobody hears {node}"), alone(&node, Held, Open)),
+            Kind::DeafNode => (format!("{node} hears nobody"), alone(&node, Open, Held)),
+            Kind::SlowNode => (format!("{node} is slow"), alone(&node, slow, slow)),
+            Kind::LoseDrive => (format!("a drive of {node} is gone"), Deed::MoveDrive(Path::new(&node).join("d0"))),
+            Kind::FillDrive => ("a drive of n1 is full".to_owned(), Deed::Fill),
+            Kind::KillMetadata => (format!("{metadata} is killed"), Deed::Kill(vec![metadata])),
+            Kind::PauseMetadata => (format!("{metadata} stands still"), Deed::Pause(metadata)),
+            Kind::SlowMetadata => (format!("{metadata} is slow"), alone(&metadata, slow, slow)),
+            Kind::KillLeader => (format!("{LEADER} is killed"), Deed::Kill(vec![LEADER.to_owned()])),
+            Kind::PauseLeader => (format!("{LEADER} stands still"), Deed::Pause(LEADER.to_owned())),
+            Kind::IsolateLeaderFromPeers => (format!("{LEADER} is isolated from its peers"), peers(Held, Held)),
+            Kind::MuteLeader => (format!("no peer hears {LEADER}"), peers(Held, Open)),
+            Kind::DeafLeader => (format!("{LEADER} hears no peer"), peers(Open, Held)),
+            Kind::IsolateLeader => (format!("{LEADER} is isolated"), alone(LEADER, Held, Held)),
+            Kind::IsolateFollower => (format!("{metadata} is isolated"), alone(&metadata, Held, Held)),
+            Kind::KillGateway => (format!("{port} is killed"), Deed::Kill(vec![port])),
+            Kind::PauseGateway => (format!("{port} stands still"), Deed::Pause(port)),
+            Kind::IsolateGateway => (format!("{port} is isolated"), alone(&port, Held, Held)),
+            Kind::SplitGateway => {
+                let others = self.layout.node_names().into_iter().filter(|name| *name != node).collect();
+                let those = vec![self.one_of(others), node];
+                let what = format!("{port} does not reach {} and {}", those[0], those[1]);
+                (what, Deed::Between { these: vec![port], those, there: Cut, back: Cut })
+            }
+            Kind::PowerCut => {
+                let all = [self.layout.node_names(), self.layout.metadata_names(), self.layout.s3_names()].concat();
+                ("everything is killed at once".to_owned(), Deed::Kill(all))
+            }
+        }
+    }
+}
+
+/// A fault that is going on, with the names that it befalls.
+#[derive(Debug)]
+pub struct Ongoing {
+    deed: Deed,
+}
+
+impl Site {
+    /// Does it.
+    pub async fn inflict(&self, fault: &Fault) -> Ongoing {
+        let mut deed = fault.deed.clone();
+        self.resolve(&mut deed).await;
+        match &deed {
+            Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.kill(name)),
+            Deed::Pause(name) => self.supervisor.pause(name),
+            Deed::Between { these, those, there, back } => self.flows(these, those, *there, *back),
+            Deed::MoveDrive(drive) => {
+                let from = self.root().join(drive);
+                std::fs::rename(&from, from.with_extension("away")).expect("a directory can be renamed");
+            }
+            Deed::Fill => self.fill(),
+        }
+        Ongoing { deed }
+    }
+
+    /// Undoes it.
+    pub fn relieve(&self, ongoing: &Ongoing) {
+        match &ongoing.deed {
+            Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.start(name)),
+            Deed::Pause(name) => self.supervisor.resume(name),
+            Deed::Between { these, those, .. } => self.flows(these, those, Flow::Open, Flow::Open),
+            Deed::MoveDrive(drive) => {
+                let to = self.root().join(drive);
+                std::fs::rename(to.with_extension("away"), &to).expect("a directory can be renamed");
+            }
+            Deed::Fill => {
+                if let Some(ballast) = self.ballast() {
+                    std::fs::remove_file(ballast).expect("a file can be removed");
+                }
+            }
+        }
+    }
+
+    /// Puts a name in the place of "the leader".
+    async fn resolve(&self, deed: &mut Deed) {
+        let names: Vec<&mut String> = match deed {
+            Deed::Kill(names) => names.iter_mut().collect(),
+            Deed::Pause(name) => vec![name],
+            Deed::Between { these, .. } => these.iter_mut().collect(),
+            Deed::MoveDrive(_) | Deed::Fill => vec![],
+        };
+        for name in names.into_iter().filter(|name| *name == LEADER) {
+            *name = self.leader().await;
+            println!("      the leader is {name}");
+        }
+    }
+
+    fn flows(&self, these: &[String], those: &[String], there: Flow, back: Flow) {
+        let everybody = self.supervisor.names();
+        let those = if those.is_empty() { &everybody } else { those };
+        for (one, other) in these.iter().flat_map(|one| those.iter().map(move |other| (one, other))) {
+            if one != other {
+                self.network.set(one, other, there);
+                self.network.set(other, one, back);
+            }
+        }
+    }
+
+    fn ballast(&self) -> Option<PathBuf> {
+        self.small().map(|small| small.join("ballast"))
+    }
+
+    /// Leaves nothing free on the small file system.
+    fn fill(&self) {
+        let Some(path) = self.ballast() else { return };
+        let file = File::create(path).expect("a file can be created");
+        let (mut len, mut piece) = (0, 64u64 << 20);
+        // Pieces that no longer fit are halved.
+        while piece >= 4096 {
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), len, piece) {
+                Ok(()) => len += piece,
+                Err(_) => piece /= 2,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_faults_and_every_kind_comes() {
+        let layout = Layout { nodes: 6, drives: 2, metadata: 3, gateways: 2 };
+        let draw = |seed| {
+            let mut deck = Deck::new(seed, layout, true);
+            (0..24).map(|_| deck.draw()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(5), draw(5));
+        assert_ne!(draw(5), draw(6));
+        let all = draw(5);
+        for what in
+            ["killed", "stands still", "isolated", "hears nobody", "full", "slow", "peer hears", "at once", "reach"]
+        {
+            assert!(all.iter().any(|fault| fault.what.contains(what)), "{what}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Where everything of a test cluster lies: its certificate authority, certificates, configuration files, drives and logs, below one
+//! temporary directory; and how it is brought up.
+
+use crate::cluster::links::Network;
+use crate::cluster::supervisor::{Program, Supervisor};
+use crate::process::{binary, reserve_port};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpSocket;
+
+/// How long one process may take to be ready on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Data and parity shards of a stripe: one shard on each of six nodes.
+const GEOMETRY: &str = "4+2";
+/// Size of the file system of the drive that is filled, in MiB.
+const SMALL_MIB: u64 = 768;
+
+/// How many processes of each role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Storage nodes `n1`, `n2` ...
+    pub nodes: usize,
+    /// Drives of each.
+    pub drives: usize,
+    /// Metadata processes `m1` ... A single one keeps the namespace alone; more of them replicate it.
+    pub metadata: usize,
+    /// Gateways `g1` ... Without one, the first metadata process serves S3.
+    pub gateways: usize,
+}
+
+impl Layout {
+    /// Names of the storage nodes.
+    pub fn node_names(&self) -> Vec<String> {
+        (1..=self.nodes).map(|n| format!("n{n}")).collect()
+    }
+
+    /// Names of the metadata processes.
+    pub fn metadata_names(&self) -> Vec<String> {
+        (1..=self.metadata).map(|n| format!("m{n}")).collect()
+    }
+
+    /// Names of the processes that serve S3.
+    pub fn s3_names(&self) -> Vec<String> {
+        match self.gateways {
+            0 => vec!["m1".to_owned()],
+            count => (1..=count).map(|n| format!("g{n}")).collect(),
+        }
+    }
+
+    fn is_replicated(&self) -> bool {
+        self.metadata > 1 || self.gateways > 0
+    }
+}
+
+/// A small file system for one drive, unmounted when dropped.
+#[derive(Debug)]
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// `None`, with a word on the terminal, where mounting is not permitted.
+    fn new(at: &Path) -> Option<Mounted> {
+        std::fs::create_dir_all(at).expect("a directory below our own can be made");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={SMALL_MIB}m"), "stele-test"]).arg(at);
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Mounted(at.to_owned())),
+            other => {
+                println!("no file system can be mounted here, so no drive is filled: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: a process that is being killed may still have it open.
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount");
+    }
+}
+
+/// A test cluster. Dropped, it is killed and deleted.
+#[derive(Debug)]
+pub struct Site {
+    /// Its processes.
+    pub supervisor: Supervisor,
+    /// What flows between them.
+    pub network: Arc<Network>,
+    /// How many there are.
+    pub layout: Layout,
+    s3: Vec<SocketAddr>,
+    /// Addresses of metadata processes that others are told.
+    metadata_gates: Vec<SocketAddr>,
+    small: Option<Mounted>,
+    directory: tempfile::TempDir,
+    /// Keeps the ports.
+    _reserved: Vec<TcpSocket>,
+}
+
+/// Writes the configuration files.
+struct Builder {
+    root: PathBuf,
+    reserved: Vec<TcpSocket>,
+    /// `[[node]]` and `[[metadata]]` lists, each address that of a gate.
+    peers: String,
+    metadata: String,
+}
+
+impl Builder {
+    fn port(&mut self) -> SocketAddr {
+        let socket = reserve_port();
+        let address = socket.local_addr().expect("a bound socket has an address");
+        self.reserved.push(socket);
+        address
+    }
+
+    fn issue(&self, role: &str, name: &str) {
+        let (ca, out) = (path(&self.root, "ca"), path(&self.root, &format!("tls-{name}")));
+        stele(&["ca", "issue", "--dir", &ca, "--role", role, "--name", name, "--out", &out]);
+    }
+
+    fn program(&self, role: &'static str, name: &str, health: SocketAddr, text: String) -> Program {
+        self.issue(role, name);
+        let config = self.root.join(format!("{name}.toml"));
+        std::fs::write(&config, text).expect("a file below our own directory can be written");
+        stele(&["config", "check", config.to_str().expect("our paths are text")]);
+        Program { role, config, log: self.root.join(format!("{name}.log")), health, environment: Vec::new() }
+    }
+}
+
+impl Site {
+    /// Sets a cluster up and starts it.
+    pub async fn start(layout: Layout) -> Result<Site, String> {
+        let site = Site::set_up(layout).await;
+        for name in site.layout.node_names() {
+            site.supervisor.start(&name);
+        }
+        site.all_ready(&site.layout.node_names()).await?;
+        for name in site.layout.metadata_names() {
+            site.supervisor.start(&name);
+        }
+        if site.layout.is_replicated() {
+            site.found(&[]).await?;
+        }
+        for name in site.layout.s3_names() {
+            site.supervisor.start(&name);
+        }
+        site.all_ready(&site.supervisor.names()).await?;
+        Ok(site)
+    }
+
+    /// Certificates, configuration, gates and formatted drives; nothing runs.
+    async fn set_up(layout: Layout) -> Site {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let root = directory.path().to_owned();
+        stele(&["ca", "init", "--dir", &path(&root, "ca")]);
+        let network = Network::new();
+        let supervisor = Supervisor::new(&network);
+        let mut to = Builder { root, reserved: Vec::new(), peers: String::new(), metadata: String::new() };
+        let mut nodes = Vec::new();
+        for name in layout.node_names() {
+            let listen = to.port();
+            let gate = network.gate(&name, listen).await.expect("a free port");
+            let _ = write!(to.peers, "\n[[node]]\nname = \"{name}\"\naddress = \"{gate}\"\n");
+            nodes.push((name, listen));
+        }
+        let mut metadata = Vec::new();
+        let mut metadata_gates = Vec::new();
+        for name in layout.metadata_names() {
+            let listen = to.port();
+            let gate = network.gate(&name, listen).await.expect("a free port");
+            let _ = write!(to.metadata, "\n[[metadata]]\nname = \"{name}\"\naddress = \"{gate}\"\n");
+            metadata_gates.push(gate);
+            metadata.push((name, listen));
+        }
+        let mut small = None;
+        for (name, listen) in nodes {
+            if small.is_none() {
+                small = Mounted::new(&to.root.join(format!("{name}/small")));
+            }
+            let program = to.storage_node(&name, listen, layout.drives, small.is_some() && name == "n1");
+            stele(&["storage-node", "--config", program.config.to_str().expect("our paths are text"), "--format"]);
+            supervisor.add(&name, program);
+        }
+        let mut s3 = Vec::new();
+        for (name, listen) in metadata {
+            let program = to.metadata(&name, listen, layout, &mut s3);
+            supervisor.add(&name, program);
+        }
+        for name in layout.s3_names().iter().filter(|_| layout.gateways > 0) {
+            let program = to.gateway(name, &mut s3);
+            supervisor.add(name, program);
+        }
+        Site { supervisor, network, layout, s3, metadata_gates, small, directory, _reserved: to.reserved }
+    }
+
+    /// Makes one metadata node a cluster of one, and adds the others.
+    async fn found(&self, how: &[&str]) -> Result<(), String> {
+        let names = self.layout.metadata_names();
+        let data = path(self.root(), "m1");
+        let mut init = vec!["cluster", "init", "--data", &data];
+        init.extend(how);
+        self.until(&init).await?;
+        for (name, gate) in names.iter().zip(&self.metadata_gates).skip(1) {
+            self.until(&["member", "add", name, &gate.to_string(), "--data", &data]).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command until it succeeds: the processes that it needs may not be there yet.
+    async fn until(&self, arguments: &[&str]) -> Result<(), String> {
+        let begun = std::time::Instant::now();
+        loop {
+            let output = self.stele(arguments).await;
+            if output.status.success() {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Runs a `stele` command to its end, outside the runtime's threads.
+    pub async fn stele(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).stdin(Stdio::null());
+        let run = tokio::task::spawn_blocking(move || command.output());
+        run.await.expect("commands do not panic").expect("the stele binary can be started")
+    }
+
+    /// Waits until all of these are ready.
+    pub async fn all_ready(&self, names: &[String]) -> Result<(), String> {
+        for name in names {
+            self.supervisor.ready(name, PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// The metadata process that leads.
+    pub async fn leader(&self) -> String {
+        self.layout.metadata_names().swap_remove(0)
+    }
+
+    /// The directory of everything.
+    pub fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// `http://host:port` of each S3 port.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.s3.iter().map(|address| format!("http://{address}")).collect()
+    }
+
+    /// Below this directory is the file system that can be filled, and `n1` has a drive on it.
+    pub fn small(&self) -> Option<&Path> {
+        self.small.as_ref().map(|mounted| mounted.0.as_path())
+    }
+
+    /// Everything that metadata keeps but its keys and certificates is gone: what a loss of all metadata nodes leaves. They must
+    /// not run.
+    pub fn wipe_metadata(&self) {
+        for name in self.layout.metadata_names() {
+            let data = self.root().join(name);
+            for lost in ["index", "raft"] {
+                match std::fs::remove_dir_all(data.join(lost)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Brings metadata back after [`Site::wipe_metadata`].
+    pub async fn rebuild_metadata(&self) -> Result<(), String> {
+        for name in self.layout.metadata_names() {
+            self.supervisor.start(&name);
+        }
+        if self.layout.is_replicated() {
+            self.found(&["--existing"]).await?;
+        }
+        self.all_ready(&self.supervisor.names()).await
+    }
+}
+
+impl Builder {
+    fn storage_node(&mut self, name: &str, listen: SocketAddr, drives: usize, has_small: bool) -> Program {
+        let health = self.port();
+        std::fs::create_dir_all(self.root.join(name)).expect("a directory below our own can be made");
+        let mut places: Vec<String> = (0..drives).map(|n| format!("\"{name}/d{n}\"")).collect();
+        if has_small && let Some(last) = places.last_mut() {
+            *last = format!("\"{name}/small/drive\"");
+        }
+        let text = format!(
+            "role = \"storage-node\"\nlisten = \"{listen}\"\nhealth = \"{health}\"\ncredentials = \"tls-{name}\"\n\
+             state = \"{name}/state\"\ndrives = [{}]\n{}",
+            places.join(", "),
+            self.peers
+        );
+        self.program("storage-node", name, health, text)
+    }
+
+    fn metadata(&mut self, name: &str, listen: SocketAddr, layout: Layout, s3: &mut Vec<SocketAddr>) -> Program {
+        let admin = self.port();
+        let mut text = format!(
+            "role = \"metadata\"\ndata = \"{name}\"\nadmin = \"{admin}\"\ncredentials = \"tls-{name}\"\ngeometry = \"{GEOMETRY}\"\n"
+        );
+        if layout.is_replicated() {
+            let _ = writeln!(text, "listen = \"{listen}\"");
+        }
+        if layout.gateways == 0 && s3.is_empty() {
+            let address = self.port();
+            s3.push(address);
+            let _ = writeln!(text, "s3 = {{ listen = \"{address}\" }}");
+        }
+        text.push_str(&self.peers);
+        if layout.is_replicated() {
+            text.push_str(&self.metadata);
+        }
+        self.program("metadata", name, admin, text)
+    }
+
+    fn gateway(&mut self, name: &str, s3: &mut Vec<SocketAddr>) -> Program {
+        let (health, address) = (self.port(), self.port());
+        s3.push(address);
+        let text = format!(
+            "role = \"gateway\"\nhealth = \"{health}\"\ncredentials = \"tls-{name}\"\ns3 = {{ listen = \"{address}\" }}\n{}{}",
+            self.metadata, self.peers
+        );
+        self.program("gateway", name, health, text)
+    }
+}
+
+fn path(root: &Path, name: &str) -> String {
+    root.join(name).to_str().expect("our paths are text").to_owned()
+}
+
+/// Runs a `stele` command, which must succeed.
+fn stele(arguments: &[&str]) {
+    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("the stele binary can be started");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}: {error}", output.status);
+}
