@@ -30,9 +30,11 @@ use tokio::task::JoinHandle;
 
 mod drives;
 mod gateways;
+mod nodes;
 mod shared;
 
 pub use drives::{DriveChangeError, DriveDetail, DriveUse};
+pub use nodes::{NodeAdded, NodeChangeError, NodeDetail};
 pub use shared::{Alarm, Shared, SharedParts};
 
 /// The writing half of a service that serves writes.
@@ -211,6 +213,13 @@ impl Metadata {
             return Err(CommitError::ReadOnly { reason });
         }
         self.writing.as_ref().ok_or_else(|| CommitError::ReadOnly { reason: "the service is read-only".to_owned() })
+    }
+
+    /// What may be lost at once of the drives that were there a moment ago.
+    fn survives(&self, journal: &[DriveId]) -> String {
+        let topology = self.shared.cached_topology(Reserve::Client).ok();
+        let survives = topology.and_then(|topology| topology.survives(self.geometry, journal));
+        survives.map_or_else(String::new, |survives| survives.to_string())
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -17,7 +17,7 @@ use crate::fail_slow::Slow;
 use crate::index::{self, IndexError, STRIPES};
 use crate::journal::JournalStopped;
 use crate::lookup::{self, Wounds};
-use crate::topology::{MIN_FREE, Topology};
+use crate::topology::{self, MIN_FREE, Topology};
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, StripeRow};
 use codec::id::{DriveId, StripeId};
@@ -67,7 +67,7 @@ pub enum DriveChangeError {
     /// The others are too few.
     #[error("{left} other drives take new shards, {needed} are needed: add a drive first")]
     TooFewDrives {
-        /// Usable drives beside this one.
+        /// Usable drives beside these.
         left: usize,
         /// k+m, or as many as the widest stripe or the journal needs.
         needed: usize,
@@ -75,7 +75,7 @@ pub enum DriveChangeError {
     /// What is on the drive has no room on the others.
     #[error("{bytes} bytes are to be moved, the other drives have room for {room}: add a drive first")]
     NoRoom {
-        /// Bytes on drives that are being emptied, this one included.
+        /// Bytes on drives that are being emptied, these included.
         bytes: u64,
         /// Bytes free elsewhere.
         room: u64,
@@ -164,6 +164,8 @@ pub struct DriveDetail {
     pub id: DriveId,
     /// Where it is, or was seen last.
     pub path: String,
+    /// The number of its node; 0 on one machine.
+    pub node: u32,
     /// `serving`, `read-only`, `absent`, `failed`, `draining`, `drained` or `removed`.
     pub state: &'static str,
     /// Why it is failed or read-only, or that it has not answered for a while; empty otherwise.
@@ -200,15 +202,38 @@ impl Metadata {
         if !self.node.drives().await.iter().any(|status| status.id == drive) {
             self.node.add_drive(probed).await?;
         }
+        self.register_open(drive, path).await
+    }
+
+    /// Takes in a drive that a storage node has opened, as [`add_drive`](Self::add_drive) does.
+    pub(super) async fn register(&self, drive: DriveId) -> Result<DriveId, DriveChangeError> {
+        let _turn = self.changes.lock().await;
+        self.writing()?;
+        match self.drive_row(drive)? {
+            Some(row) if row.state == DriveState::Removed as i32 => Err(DriveChangeError::Removed(drive)),
+            Some(_) => Ok(drive),
+            None => self.register_open(drive, String::new()).await,
+        }
+    }
+
+    /// The register, then the row. `path`: where it is, if its status does not say.
+    async fn register_open(&self, drive: DriveId, path: String) -> Result<DriveId, DriveChangeError> {
         let status = self.node.drives().await;
-        let health = status.iter().find(|status| status.id == drive).map(|status| status.health.clone());
-        if let Some(DriveHealth::ReadOnly { reason } | DriveHealth::Failed { reason }) = health {
-            self.forget(drive).await?;
+        let seen = status.iter().find(|status| status.id == drive).cloned();
+        if let Some(DriveHealth::ReadOnly { reason } | DriveHealth::Failed { reason }) =
+            seen.as_ref().map(|status| status.health.clone())
+        {
+            // One that a storage node has stays there, and may be asked for again.
+            if seen.is_none_or(|status| status.node == 0) {
+                self.forget(drive).await?;
+            }
             return Err(DriveChangeError::Unusable { drive, reason });
         }
         self.settle(status, Some(drive)).await?;
         let id = Bytes::copy_from_slice(drive.as_bytes());
-        self.put_row(DriveRow { id, state: DriveState::Active as i32, node: 0, path }).await?;
+        let row = DriveRow { id, state: DriveState::Active as i32, path, ..DriveRow::default() };
+        let row = seen.map_or_else(|| row.clone(), |status| topology::as_seen(&row, &status));
+        self.put_row(row).await?;
         tracing::info!(%drive, "a drive was added");
         self.look_at_drives().await?;
         Ok(drive)
@@ -226,10 +251,20 @@ impl Metadata {
         if !answers(&status, drive) {
             return Err(DriveChangeError::Silent(drive));
         }
-        self.check_room(&status, drive).await?;
+        // Of a node that is being emptied it was looked at together.
+        self.check_room(&status, &BTreeSet::from([drive])).await?;
         self.put_row(DriveRow { state: DriveState::Draining as i32, ..row }).await?;
         tracing::info!(%drive, "a drive is being emptied");
         self.look_at_drives().await
+    }
+
+    /// Whether drives can be emptied together.
+    pub(super) async fn check_drain(&self, drives: &[DriveId]) -> Result<(), DriveChangeError> {
+        let status = self.node.drives().await;
+        if let Some(silent) = drives.iter().find(|drive| !answers(&status, **drive)) {
+            return Err(DriveChangeError::Silent(*silent));
+        }
+        self.check_room(&status, &drives.iter().copied().collect()).await
     }
 
     /// Ends the emptying of a drive: it takes new shards again.
@@ -334,6 +369,7 @@ impl Metadata {
             Some(DriveDetail {
                 id,
                 path,
+                node: status.as_ref().map_or(row.node, |status| status.node),
                 state,
                 reason,
                 journal,
@@ -350,7 +386,7 @@ impl Metadata {
         self.shared.volatile().register.as_ref().map(|register| register.members.clone()).unwrap_or_default()
     }
 
-    fn drive_row(&self, drive: DriveId) -> Result<Option<DriveRow>, IndexError> {
+    pub(super) fn drive_row(&self, drive: DriveId) -> Result<Option<DriveRow>, IndexError> {
         index::drive(&self.view(), drive)
     }
 
@@ -367,14 +403,16 @@ impl Metadata {
         self.commit(self.epoch(), Command::RegisterDrive(row)).await.map(drop)
     }
 
-    /// Whether the other drives can take what lies on this one, and stripes as they are.
-    async fn check_room(&self, status: &[DriveStatus], drive: DriveId) -> Result<(), DriveChangeError> {
+    /// Whether the other drives can take what lies on these, and stripes as they are.
+    async fn check_room(&self, status: &[DriveStatus], drives: &BTreeSet<DriveId>) -> Result<(), DriveChangeError> {
         let rows = index::drives(&self.view())?;
         let topology = Topology::new(&rows, status);
-        let others: Vec<u64> = topology.usable().filter(|other| other.id != drive).map(|other| other.free).collect();
+        let others: Vec<u64> = 
+            topology.usable().filter(|other| !drives.contains(&other.id)).map(|other| other.free).collect();
         let full = usize::from(self.geometry.k()) + usize::from(self.geometry.m());
         let count = self.count(status, true).await?.ok_or(DriveChangeError::NotCounted)?;
-        let widest = count.get(&drive).map_or(0, |used| used.widest).max(1 + usize::from(self.geometry.m()));
+        let widest = drives.iter().filter_map(|drive| count.get(drive)).map(|used| used.widest).max().unwrap_or(0);
+        let widest = widest.max(1 + usize::from(self.geometry.m()));
         // Where stripes are narrower already they stay so; otherwise emptying a drive must not make them.
         let needed = if topology.usable().count() >= full { full.max(widest) } else { widest };
         if others.len() < needed {
@@ -382,7 +420,7 @@ impl Metadata {
         }
         let draining = rows.iter().filter(|row| row.state == DriveState::Draining as i32);
         let leaving: BTreeSet<DriveId> =
-            draining.filter_map(|row| DriveId::from_slice(&row.id)).chain([drive]).collect();
+            draining.filter_map(|row| DriveId::from_slice(&row.id)).chain(drives.iter().copied()).collect();
         let bytes = leaving.iter().filter_map(|drive| count.get(drive)).map(|used| used.bytes).sum();
         let room = others.iter().map(|free| free.saturating_sub(MIN_FREE)).sum();
         if bytes > room { Err(DriveChangeError::NoRoom { bytes, room }) } else { Ok(()) }
@@ -490,7 +528,7 @@ fn no_answer(ms: u64) -> String {
     format!("no answer for {} s", ms / 1000)
 }
 
-fn answers(status: &[DriveStatus], drive: DriveId) -> bool {
+pub(super) fn answers(status: &[DriveStatus], drive: DriveId) -> bool {
     status.iter().any(|status| status.id == drive && !matches!(status.health, DriveHealth::Failed { .. }))
 }
 

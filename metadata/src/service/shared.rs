@@ -8,6 +8,7 @@ use crate::keep::claims::Claims;
 use crate::lookup::{Located, Losses, Wounds};
 use crate::topology::Topology;
 use bytes::Bytes;
+use codec::erasure::Geometry;
 use codec::frame::verify_stored;
 use codec::id::{DriveId, Lsn};
 use codec::register::Register;
@@ -62,6 +63,10 @@ pub enum Alarm {
     Manifests,
     /// A drive that frees nothing.
     Frees,
+    /// A storage node follows another metadata process.
+    Superseded,
+    /// A rule of placement that is asked for and can't be kept.
+    Rule,
 }
 
 /// What changes while the service runs. Nothing of it is needed after a restart.
@@ -275,7 +280,15 @@ impl Shared {
                 drive.free = drive.free.saturating_add(drive.reserve);
             }
         }
-        Ok(self.sparing(Topology::new(&index::drives(&Overlay::new(&*self.kv))?, &drives), &drives))
+        let view = Overlay::new(&*self.kv);
+        let topology = Topology::new(&index::drives(&view)?, &drives).surviving(index::survive(&view)?);
+        let topology = self.sparing(topology, &drives);
+        let geometry = self.volatile().register.as_ref().and_then(|of| Geometry::new(of.k, of.m).ok());
+        // Clients are refused what the rule does not allow; what they gave already is kept as well as can be.
+        Ok(match geometry.filter(|_| reserve != Reserve::Client) {
+            Some(geometry) => topology.rule_if_kept(geometry),
+            None => topology,
+        })
     }
 
     /// The topology, of which drives that are slow or do not answer take no new shards, as far as they can be spared.

@@ -3,12 +3,14 @@
 use crate::index::IndexError;
 use crate::keys::KeyError;
 use crate::replay::ReplayError;
+use crate::topology::RuleUnmet;
 use codec::erasure::{ErasureError, Geometry};
 use codec::id::{ClusterId, DriveId, Epoch};
 use storage_node::client::ReadError;
 use storage_node::disk::DiskError;
 use storage_node::drive::{DriveError, ProbedState};
 use storage_node::kv::KvError;
+use storage_node::remote::RemoteError;
 
 /// Why there is no service at all, not even a reading one.
 #[derive(Debug, thiserror::Error)]
@@ -121,9 +123,15 @@ pub enum StartError {
         /// What was asked for.
         asked: Geometry,
     },
+    /// The drives of a first start can't keep the rule that is asked for.
+    #[error(transparent)]
+    Rule(#[from] RuleUnmet),
     /// No geometry can be had: its numbers, or the CPU, or the self-test.
     #[error(transparent)]
     Erasure(#[from] ErasureError),
+    /// A connection to a storage node can't be made.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A drive can't be opened.
     #[error(transparent)]
     Drive(#[from] DriveError),

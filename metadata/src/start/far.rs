@@ -6,6 +6,8 @@
 
 use super::key::Key;
 use super::{Config, KeySource, Means, Opened, StartError, open_index, own_index};
+use crate::index::Overlay;
+use crate::nodes as list;
 use crate::replay::index_mark;
 use codec::id::{ClusterId, DriveId};
 use std::sync::Arc;
@@ -24,6 +26,10 @@ pub(super) async fn open(
         return Err(StartError::OtherCluster { ours, theirs: cluster });
     }
     let (kv, index_cluster) = open_index(&*parts.index)?;
+    if index_cluster == Some(cluster) {
+        // The configuration may be older than the cluster.
+        nodes.follow(&list::to_ask(&Overlay::new(&*kv), &nodes.nodes())?)?;
+    }
     let drives = nodes.drives().await;
     let silent = nodes.silent();
     let known = config.cluster.or(index_cluster);

@@ -4,7 +4,7 @@ use super::accept::Accepted;
 use super::adopt::Adopter;
 use super::first::first_members;
 use super::key::Key;
-use super::{Config, Means, Scene, StartError, random};
+use super::{Config, Means, Scene, StartError, random, rule};
 use crate::checkpoint;
 use crate::clock::{Clock, Entropy, RetentionClock};
 use crate::command::{Command, GEOMETRY_SETTING};
@@ -21,7 +21,9 @@ use crate::seal::Sealer;
 use crate::service::{Alarm, Metadata, Shared, SharedParts, Writing};
 use crate::stripe_writer::StripeWriter;
 use crate::survey::{ReadOnlyReason, before_gap};
+use crate::nodes;
 use crate::tasks;
+use crate::topology;
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::id::{DriveId, Epoch, Lsn};
@@ -179,6 +181,10 @@ pub(super) async fn begin_drives(scene: &Scene, epoch: Epoch, step: Duration) ->
         if let Ok(begun) = timeout(step, &mut beginning).await {
             return Ok(begun.map_err(|error| StartError::Journal(error.to_string()))??);
         }
+        // Whoever refuses is not waited for behind one that hangs, or the refusal would be nobody's.
+        if let Some(refused) = scene.node.superseded() {
+            return Err(refused.into());
+        }
         let drives = scene.node.drives().await;
         let ready = drives.iter().filter(|drive| drive.health == DriveHealth::Healthy).count();
         tracing::warn!(ready, "drives take long to allow writes");
@@ -278,6 +284,15 @@ async fn finish_start(
     committer.check(&drives).await;
     let accepts = accepted.is_some();
     let mut commands = first_commands(&scene, &kv, &keys, (epoch, journal_epoch), accepted, &drives)?;
+    match rule::change(&config, &Overlay::new(&*kv), &drives, scene.geometry)? {
+        Ok(command) => {
+            commands.extend(command.map(|command| Asked { writer: epoch, command, reply: None }));
+            shared.set_alarm(Alarm::Rule, None);
+        }
+        Err(unmet) => shared.set_alarm(Alarm::Rule, Some(format!("the rule of placement stays as it was: {unmet}"))),
+    }
+    let put_nodes = nodes::seed(&Overlay::new(&*kv), &scene.node.nodes())?;
+    commands.extend(put_nodes.into_iter().map(|command| Asked { writer: epoch, command, reply: None }));
     let known = mark.applied.max(index::reclaim::floor(&Overlay::new(&*kv))?);
     // R10: drives that have freed for a later state than the one that was found know of deletes, and so of commits, that it
     // lacks. Said before anything else is committed: later its LSNs will have grown past those.
@@ -300,6 +315,7 @@ async fn finish_start(
             answer.map_err(|error| StartError::Journal(error.to_string()))?;
         }
     }
+    nodes::follow(&*scene.node, &Overlay::new(&*kv))?;
     forget_removed(&scene.node, &kv).await?;
     let node: Arc<dyn NodeClient> = scene.node.clone();
     let stripes = Arc::new(StripeWriter::new(
@@ -352,6 +368,11 @@ async fn finish_start(
     if let Some(every) = config.check_every {
         running.push(tokio::spawn(tasks::open_returning(returning.clone(), keeper.clone(), reclaimer.clone(), every)));
     }
+    if let Some(every) = config.check_every {
+        let (node, requests) = (scene.node.clone(), requests.clone());
+        let watching = nodes::Watching { shared: shared.clone(), node, requests, stripes: stripes.clone() };
+        running.push(tokio::spawn(watching.run(every)));
+    }
     let (node, entropy) = (scene.node.clone(), parts.entropy.clone());
     let (of, queue) = (shared.clone(), requests.clone());
     let epochs = Arc::new(Epochs { shared: of, node, stripes: stripes.clone(), requests: queue, entropy });
@@ -401,14 +422,14 @@ fn first_commands(
     }
     for id in &scene.register.registered {
         let status = drives.iter().find(|d| d.id == *id);
-        let (node, path) = status.map(|status| (status.node, status.path.clone())).unwrap_or_default();
-        match index::drive(&view, *id)? {
-            None => ask(epoch, Command::RegisterDrive(drive_row(*id, DriveState::Active, node, path))),
-            // It was carried to another node: placement must know with what it fails.
-            Some(row) if status.is_some() && row.node != node => {
-                ask(epoch, Command::RegisterDrive(DriveRow { node, path, ..row }));
-            }
-            Some(_) => {}
+        let row = index::drive(&view, *id)?;
+        let is_new = row.is_none();
+        let row = row.unwrap_or_else(|| drive_row(*id, DriveState::Active, 0, String::new()));
+        match status.map(|status| topology::as_seen(&row, status)) {
+            // It was carried to another node, or that to another rack: placement must know with what it fails.
+            Some(seen) if is_new || !topology::same_place(&seen, &row) => ask(epoch, Command::RegisterDrive(seen)),
+            None if is_new => ask(epoch, Command::RegisterDrive(row)),
+            _ => {}
         }
     }
     for id in removed {
@@ -420,5 +441,5 @@ fn first_commands(
 }
 
 fn drive_row(id: DriveId, state: DriveState, node: u32, path: String) -> DriveRow {
-    DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node, path }
+    DriveRow { id: Bytes::copy_from_slice(id.as_bytes()), state: state as i32, node, path, ..DriveRow::default() }
 }

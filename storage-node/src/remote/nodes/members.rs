@@ -9,6 +9,7 @@
 
 use crate::client::{DriveHealth, DriveStatus, STALLED_AFTER};
 use crate::host::NodeHost;
+use crate::remote::host::number_of;
 use crate::remote::{RemoteConfig, RemoteError, RemoteNode};
 use crate::service::identity::NodeName;
 use crate::service::tls::Credentials;
@@ -26,6 +27,13 @@ pub struct NodeAddress {
     pub name: NodeName,
     /// `host:port`.
     pub address: String,
+}
+
+impl NodeAddress {
+    /// The node's number, as in [`DriveStatus::node`]: from its name alone.
+    pub fn number(&self) -> u32 {
+        number_of(&self.name)
+    }
 }
 
 /// One node of the list.
