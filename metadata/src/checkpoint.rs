@@ -8,7 +8,8 @@
 //! * Whatever is wrong with a checkpoint costs time only: the one before it is tried, and then the ledger from its beginning.
 
 use crate::index::{
-    ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, LEDGER, META, OBJECTS, RECLAIM, RowFault, STRIPES, UPLOADS, damaged,
+    ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, LEDGER, META, OBJECTS, RECLAIM, REPLICATION, RowFault, STRIPES,
+    UPLOADS, damaged,
 };
 use crate::ledger;
 use crate::survey::Chain;
@@ -21,10 +22,10 @@ use storage_node::client::NodeClient;
 use storage_node::kv::{Family, Kv, KvBatch, KvError};
 use storage_node::stripe_io::{ReadOptions, StripeLayout, StripeReadError, read_range};
 
-/// The families in the order in which their rows are written. META comes last: it holds `applied`, so that an index is
-/// complete when it says how far it has come.
-pub const ROW_FAMILIES: [Family; 10] =
-    [BUCKETS, OBJECTS, UPLOADS, CHUNKS, STRIPES, DRIVES, ACCOUNTS, RECLAIM, LEDGER, META];
+/// The families in the order of their numbers, in which their rows are written. A family that is new comes at the end, behind
+/// META, which holds `applied`: that an index is complete is said by the absence of [`LOADING`] alone.
+pub const ROW_FAMILIES: [Family; 11] =
+    [BUCKETS, OBJECTS, UPLOADS, CHUNKS, STRIPES, DRIVES, ACCOUNTS, RECLAIM, LEDGER, META, REPLICATION];
 
 /// In META while a checkpoint is being loaded.
 const LOADING: &[u8] = b"loading";

@@ -5,8 +5,9 @@
 use crate::index::reclaim::Hold;
 use bytes::Bytes;
 use codec::effect::{
-    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, ObjectMeta,
-    PartRow, Place, SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, NodeRow,
+    ObjectMeta, PartRow, Place, ReplicatedKey, ReplicationRow, SealedRow, SettingRow, StripeRow, UploadName,
+    VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 
@@ -87,7 +88,8 @@ pub enum Command {
     PutDomain(DomainRow),
     /// Change a setting. [`GEOMETRY_SETTING`] can be set only once.
     PutSetting(SettingRow),
-    /// Begin an epoch: every earlier one is fenced.
+    /// Begin an epoch: every earlier one is fenced, but for those of gateways that may still be writing ([`Command::GrantEpoch`])
+    /// and what lies behind the first of them.
     StartEpoch {
         /// Higher than any epoch seen before.
         epoch: Epoch,
@@ -102,8 +104,20 @@ pub enum Command {
         /// Not fenced, nor any later one: the service's own work that began in it is not committed yet.
         unfinished: Epoch,
     },
+    /// Grant a gateway an epoch of its own. Requests may begin in it for [`EPOCH_HOLD_MS`] and live for [`REQUEST_LIFE_MS`];
+    /// then it is fenced with the next epoch that anybody is granted.
+    GrantEpoch {
+        /// Higher than any epoch seen before.
+        epoch: Epoch,
+        /// The gateway's name, for people.
+        holder: String,
+        /// As in [`Command::RenewEpoch`].
+        unfinished: Epoch,
+    },
     /// Register a drive, or change its state.
     RegisterDrive(DriveRow),
+    /// Make a storage node known, or change its address or state.
+    PutNode(NodeRow),
     /// Advance the retention clock.
     ClockTick(ClockTick),
     /// Sealing: entries now lie in ledger stripes, their frames in data stripes.
@@ -158,6 +172,37 @@ pub enum Command {
         /// The stripes, written, read back and verified.
         stripes: Vec<StripeRow>,
     },
+    /// Copy a bucket to another endpoint from now on, what it holds already included. `seq`, `set_ms`, `paused` and how far the
+    /// walk is are not taken from the row.
+    SetReplication(ReplicationRow),
+    /// Copy it no more. What waits is forgotten.
+    UnsetReplication {
+        /// The bucket; it may be gone.
+        bucket: BucketId,
+    },
+    /// Let what changes wait, or go on.
+    PauseReplication {
+        /// The bucket.
+        bucket: BucketId,
+        /// Wait.
+        paused: bool,
+    },
+    /// A step over the keys that a bucket had when its rule was set.
+    WalkReplication(WalkReplication),
+    /// Queue keys of a bucket that has a rule.
+    QueueReplication {
+        /// The bucket.
+        bucket: BucketId,
+        /// At most [`MAX_REPLICATION_KEYS`].
+        keys: Vec<String>,
+    },
+    /// Keys were copied, or need not be.
+    Replicated {
+        /// The bucket; it may be gone, and its rule, too.
+        bucket: BucketId,
+        /// At most [`MAX_REPLICATION_KEYS`].
+        done: Vec<ReplicatedKey>,
+    },
     /// A loss that an operator accepted.
     AcceptLoss {
         /// Up to where entries were kept, and up to where they had existed.
@@ -165,6 +210,23 @@ pub enum Command {
         /// What the ledger turned out to hold beyond the last seal that is known of.
         sealed: Option<SealedRow>,
     },
+}
+
+/// Body of [`Command::WalkReplication`]. Nothing happens unless the rule is still this one, and its walk where it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalkReplication {
+    /// The bucket.
+    pub bucket: BucketId,
+    /// [`ReplicationRow::seq`].
+    pub rule: u64,
+    /// [`ReplicationRow::walked_to`] before the step.
+    pub from: String,
+    /// The last key of the step.
+    pub to: String,
+    /// The keys, to be queued; at most [`MAX_REPLICATION_KEYS`].
+    pub keys: Vec<String>,
+    /// There are no more.
+    pub last: bool,
 }
 
 /// Body of [`Command::CreateBucket`].
@@ -509,9 +571,18 @@ pub enum Refusal {
         /// The journaled value.
         journaled: String,
     },
+    /// A setting whose value means nothing.
+    #[error("the setting {name} can't have this value")]
+    BadSetting {
+        /// Its name.
+        name: String,
+    },
     /// A drive row without a proper id, or a change to a removed drive.
     #[error("the drive's id is damaged or the drive was removed")]
     BadDrive,
+    /// A storage node without a name, an address or a state.
+    #[error("a storage node needs a name, an address and a state")]
+    BadNode,
     /// Another account has the access key or name.
     #[error("another account has this access key or name")]
     AccountTaken,
@@ -533,6 +604,9 @@ pub enum Refusal {
     /// A frame's new place is not in a new data stripe of the command.
     #[error("a frame can't be moved there")]
     BadMove,
+    /// The bucket is not copied anywhere.
+    #[error("the bucket has no replication")]
+    NoSuchReplication,
     /// More than one entry may carry: too many keys, chunks or inline bytes.
     #[error("the command is larger than one journal entry may be")]
     TooLarge,
@@ -560,8 +634,13 @@ pub const MIN_GRACE_MS: u64 = 24 * 3600 * 1000;
 
 /// How long a request lives at most, in milliseconds of the steady count (R9).
 pub const REQUEST_LIFE_MS: u64 = 12 * 3600 * 1000;
+/// How long requests may begin in an epoch that a gateway was granted, in milliseconds of the steady count. Gateways take another
+/// one each hour (R9).
+pub const EPOCH_HOLD_MS: u64 = 2 * 3600 * 1000;
 /// Name of the setting that holds the geometry, as `K+M` in ASCII.
 pub const GEOMETRY_SETTING: &str = "geometry";
+/// Name of the setting that holds the rule of placement: the name of a [`Level`](crate::topology::Level).
+pub const SURVIVE_SETTING: &str = "survive";
 /// Longest object key, in bytes of UTF-8.
 pub const MAX_KEY: usize = 1024;
 /// Smallest part that is not the last, in bytes.
@@ -570,6 +649,8 @@ pub const MIN_PART: u64 = 5 << 20;
 pub const MAX_PART_NUMBER: u32 = 10_000;
 /// Most keys in one [`Command::DeleteObjects`].
 pub const MAX_DELETE_KEYS: usize = 1000;
+/// Most keys in one command on a replication queue.
+pub const MAX_REPLICATION_KEYS: usize = 1000;
 /// Most bytes of inline frames in one command: far above what rides in the journal in practice, far below an entry.
 pub const MAX_INLINE_BYTES: usize = 16 << 20;
 /// Most new chunks, moves or stripes in one command: with whole rows of some 120 bytes this keeps an entry's effects

@@ -16,6 +16,8 @@ pub mod replication;
 
 pub use self::keys::*;
 
+use crate::command::SURVIVE_SETTING;
+use crate::topology::Level;
 use bytes::Bytes;
 use codec::effect::{
     AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, NodeRow, PartRow,
@@ -338,6 +340,13 @@ pub(crate) fn put_clock(overlay: &mut Overlay<'_>, tick: &ClockTick) {
 /// A journaled setting.
 pub fn setting(view: &dyn View, name: &str) -> Result<Option<SettingRow>, IndexError> {
     read(view, META, &setting_key(name))
+}
+
+/// The rule of placement.
+pub fn survive(view: &dyn View) -> Result<Level, IndexError> {
+    let Some(row) = setting(view, SURVIVE_SETTING)? else { return Ok(Level::Drive) };
+    let level = std::str::from_utf8(&row.value).ok().and_then(|name| name.parse().ok());
+    level.ok_or_else(|| damaged(META, &setting_key(SURVIVE_SETTING), RowFault::Field))
 }
 
 /// The bucket of a name.

@@ -5,7 +5,7 @@
 //! one: [`KeyCheck`] is the journaled setting by which a start can tell.
 
 use bytes::Bytes;
-use codec::effect::{AccountRow, DomainRow, SettingRow};
+use codec::effect::{AccountRow, DomainRow, ReplicationRow, SettingRow};
 use codec::encrypt::{ChunkKey, DataKey, KeyEncryptionKey, RandomError, WrapError};
 use codec::id::DomainId;
 use std::fs::{File, OpenOptions};
@@ -169,6 +169,20 @@ impl Keys {
         Ok(Account { secret: Secret::new(text), row })
     }
 
+    /// Wraps the secret key of a replication's endpoint, for [`ReplicationRow::wrapped_secret`]. The row's bucket, endpoint, target
+    /// and access key must be set: it opens for these only.
+    pub fn wrap_replication(&self, row: &ReplicationRow, secret: &Secret) -> Result<Bytes, KeyError> {
+        Ok(self.kek.wrap(&replication_purpose(row), secret.expose().as_bytes())?.into())
+    }
+
+    /// The secret key of a replication's endpoint.
+    pub fn unwrap_replication(&self, row: &ReplicationRow) -> Result<Secret, KeyError> {
+        let what = || format!("the replication secret of bucket {}", row.bucket);
+        let secret = self.unwrap(&what(), &replication_purpose(row), &row.wrapped_secret)?;
+        let text = std::str::from_utf8(&secret).map_err(|_| KeyError::Secret(what()))?.to_owned();
+        Ok(Secret::new(text))
+    }
+
     /// The row of a new dedup domain with new random keys, for [`crate::command::Command::PutDomain`], which gives the id.
     pub fn new_domain(&self, account: &str, encrypted: bool) -> Result<DomainRow, KeyError> {
         let chunk_key = ChunkKey::random()?;
@@ -211,6 +225,11 @@ impl Keys {
 // A wrapped secret opens only for the account and use that it was wrapped for: rows can't be swapped on media.
 fn account_purpose(account: &str) -> Vec<u8> {
     format!("stele 2026 account secret v1\0{account}").into_bytes()
+}
+
+fn replication_purpose(row: &ReplicationRow) -> Vec<u8> {
+    let ReplicationRow { bucket, endpoint, target, access_key, .. } = row;
+    format!("stele 2026 replication secret v1\0{bucket}\0{endpoint}\0{target}\0{access_key}").into_bytes()
 }
 
 fn domain_purpose(kind: &str, account: &str, encrypted: bool) -> Vec<u8> {
@@ -293,6 +312,18 @@ mod tests {
         assert!(matches!(theirs.unwrap_domain(&row), Err(KeyError::Unwrap { .. })));
         let moved = DomainRow { account: "mallory".to_owned(), ..row };
         assert!(matches!(ours.unwrap_domain(&moved), Err(KeyError::Unwrap { .. })));
+    }
+
+    #[test]
+    fn a_replication_secret_opens_for_its_endpoint_only() {
+        let keys = Keys::new(KeyEncryptionKey::new([1; 32]));
+        let mut row = ReplicationRow { bucket: 7, endpoint: "https://far".to_owned(), ..ReplicationRow::default() };
+        row.wrapped_secret = keys.wrap_replication(&row, &Secret::new("s3cr3t".to_owned())).unwrap();
+        assert!(!row.wrapped_secret.windows(6).any(|bytes| bytes == b"s3cr3t"));
+        assert_eq!(keys.unwrap_replication(&row).unwrap().expose(), "s3cr3t");
+        let moved = ReplicationRow { endpoint: "https://mallory".to_owned(), ..row.clone() };
+        assert!(keys.unwrap_replication(&moved).is_err());
+        assert!(keys.unwrap_replication(&ReplicationRow { bucket: 8, ..row }).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod cluster;
 mod object;
 mod reclaim;
 mod repair;
+mod replication;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -98,7 +99,11 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::PutSetting(row) => cluster::put_setting(&mut draft, row),
         Command::StartEpoch { epoch, journal } => cluster::start_epoch(&mut draft, *epoch, *journal),
         Command::RenewEpoch { epoch, unfinished } => cluster::renew_epoch(&mut draft, *epoch, *unfinished),
+        Command::GrantEpoch { epoch, holder, unfinished } => {
+            cluster::grant_epoch(&mut draft, *epoch, holder, *unfinished)
+        }
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
+        Command::PutNode(row) => cluster::put_node(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
         Command::MoveShards { stripe, moves } => repair::move_shards(&mut draft, *stripe, moves),
@@ -113,6 +118,12 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::HoldReclaim { reason } => reclaim::hold(&mut draft, reason),
         Command::ReleaseReclaim { floor } => reclaim::release(&mut draft, *floor),
         Command::PutCheckpoint { row, stripes } => cluster::put_checkpoint(&mut draft, row, stripes),
+        Command::SetReplication(row) => replication::set(&mut draft, row),
+        Command::UnsetReplication { bucket } => replication::unset(&mut draft, *bucket),
+        Command::PauseReplication { bucket, paused } => replication::pause(&mut draft, *bucket, *paused),
+        Command::WalkReplication(step) => replication::walk(&mut draft, step),
+        Command::QueueReplication { bucket, keys } => replication::queue(&mut draft, *bucket, keys),
+        Command::Replicated { bucket, done } => replication::replicated(&mut draft, *bucket, done),
         Command::AcceptLoss { loss, sealed } => {
             draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));
             draft.rows.extend(sealed.clone().map(EffectKind::Sealed));

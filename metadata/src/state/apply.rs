@@ -1,5 +1,6 @@
 //! Effects to index rows. Total: damaged effects and rows are errors.
 
+use crate::index::replication::{self, When};
 use crate::index::{
     self, ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, META, OBJECTS, Overlay, STRIPES, UPLOADS, View,
     access_key_key, account_key, account_name_key, bucket_id_key, bucket_key, domain_key, domain_owner_key, part_key,
@@ -41,9 +42,11 @@ pub fn apply(overlay: &mut Overlay<'_>, lsn: Lsn, hash: &[u8; 32], effects: &Eff
     }
     for effect in &effects.effects {
         let kind = effect.kind.as_ref().ok_or(Fault::Field("kind"));
-        kind.and_then(|kind| apply_one(overlay, lsn, kind)).map_err(|fault| match fault {
-            Fault::Index(error) => ApplyError::Index(error),
-            Fault::Field(what) => ApplyError::Damaged { lsn, what },
+        kind.and_then(|kind| apply_one(overlay, When { lsn, wall_ms: effects.wall_ms }, kind)).map_err(|fault| {
+            match fault {
+                Fault::Index(error) => ApplyError::Index(error),
+                Fault::Field(what) => ApplyError::Damaged { lsn, what },
+            }
         })?;
     }
     index::put_applied(overlay, lsn, hash);
@@ -71,7 +74,8 @@ impl From<IndexError> for Fault {
     }
 }
 
-fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(), Fault> {
+fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(), Fault> {
+    let lsn = at.lsn;
     match kind {
         EffectKind::PutBucket(row) => {
             overlay.put(BUCKETS, bucket_key(&row.name), row);
@@ -80,9 +84,11 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
         EffectKind::DeleteBucket(row) => delete_bucket(overlay, row)?,
         EffectKind::PutVersion(row) => {
             overlay.put(OBJECTS, version_key(BucketId(row.bucket), &row.key, Lsn(row.seq)), row);
+            replication::note_change(overlay, BucketId(row.bucket), &row.key, at)?;
         }
         EffectKind::DeleteVersion(name) => {
             overlay.delete(OBJECTS, version_key(BucketId(name.bucket), &name.key, Lsn(name.seq)));
+            replication::note_change(overlay, BucketId(name.bucket), &name.key, at)?;
         }
         EffectKind::PutUpload(row) => {
             let name = row.name.as_ref().ok_or(Fault::Field("upload.name"))?;
@@ -113,6 +119,8 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
             let id = DriveId::from_slice(&row.id).ok_or(Fault::Field("drive.id"))?;
             overlay.put(DRIVES, id.as_bytes().to_vec(), row);
         }
+        EffectKind::PutNode(row) if row.name.is_empty() => return Err(Fault::Field("node.name")),
+        EffectKind::PutNode(row) => index::put_node(overlay, row),
         EffectKind::PutAccount(row) => put_account(overlay, row)?,
         EffectKind::DeleteAccount(row) => delete_account(overlay, &row.id)?,
         EffectKind::PutDomain(row) => {
@@ -128,6 +136,7 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
             index::put_epoch(overlay, Epoch(row.epoch));
             index::reclaim::grant(overlay, lsn, row)?;
         }
+        EffectKind::GrantEpoch(row) => index::reclaim::grant_to_gateway(overlay, lsn, row)?,
         EffectKind::ClockTick(tick) => {
             index::reclaim::note_tick(overlay, lsn, tick)?;
             index::put_clock(overlay, tick);
@@ -135,6 +144,9 @@ fn apply_one(overlay: &mut Overlay<'_>, lsn: Lsn, kind: &EffectKind) -> Result<(
         EffectKind::Sealed(row) => index::put_sealed(overlay, row)?,
         EffectKind::PutCheckpoint(row) => index::put_checkpoint(overlay, row),
         EffectKind::DeleteCheckpoint(row) => index::delete_checkpoint(overlay, row),
+        EffectKind::PutReplication(row) => replication::put_rule(overlay, row),
+        EffectKind::DeleteReplication(name) => replication::delete_rule(overlay, BucketId(name.bucket)),
+        EffectKind::ReplicationQueue(row) => replication::change_queue(overlay, row, at)?,
         EffectKind::AcceptedLoss(row) => {
             index::put_accepted_loss(overlay, row);
         }

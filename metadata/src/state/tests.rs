@@ -2,5 +2,6 @@
 
 mod model;
 mod reclaim;
+mod replication;
 mod rules;
 mod world;
