@@ -10,6 +10,7 @@
 use crate::client::DriveHealth;
 use crate::disk::{Disk, DiskError, DiskFile, IGNORED_NAMES};
 use crate::kv::KvError;
+use crate::leader::Leader;
 use crate::sabotage::Sabotage;
 use crate::segment::class_dir;
 use bytes::Bytes;

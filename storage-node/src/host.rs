@@ -5,6 +5,7 @@
 
 use crate::client::NodeClient;
 use crate::drive::{DriveError, ProbedDrive};
+use crate::leader::Leader;
 use crate::node::StorageNode;
 use crate::remote::{NodeAddress, RemoteError};
 use crate::service::identity::NodeName;
@@ -30,6 +31,16 @@ pub trait NodeHost: NodeClient {
     /// Allows writes, in `epoch`. A drive that can't do this stays read-only, and a node that does not answer is told when it
     /// does; neither is an error. A node that follows a higher epoch is one ([`DriveError::NotBegun`]).
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError>;
+
+    /// [`Self::begin`] by order of a metadata process, which the drives remember: none that was superseded leads them again.
+    async fn begin_for(&self, leader: Leader) -> Result<(), DriveError> {
+        self.begin(leader.epoch).await
+    }
+
+    /// The leader with the highest epoch that any drive of this process follows.
+    fn leader(&self) -> Option<Leader> {
+        None
+    }
 
     /// The highest epoch that any drive which answers has seen (R1), or in which its node was told to begin.
     async fn highest_epoch(&self) -> Option<Epoch>;
@@ -96,6 +107,14 @@ pub trait DriveSource: Send + Sync + std::fmt::Debug {
 impl NodeHost for StorageNode {
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
         StorageNode::begin(self, epoch).await
+    }
+
+    async fn begin_for(&self, leader: Leader) -> Result<(), DriveError> {
+        StorageNode::begin_for(self, leader).await
+    }
+
+    fn leader(&self) -> Option<Leader> {
+        StorageNode::leader(self)
     }
 
     async fn highest_epoch(&self) -> Option<Epoch> {

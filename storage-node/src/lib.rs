@@ -14,6 +14,7 @@ pub mod host;
 pub mod index;
 pub mod keep;
 pub mod kv;
+pub mod leader;
 pub mod node;
 pub mod read;
 pub mod rebuild;

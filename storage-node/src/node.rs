@@ -4,7 +4,9 @@
 //! epoch; how it gets its drives is in `node/opening.rs`. Blocking reads run on tokio's blocking threads, bounded per
 //! drive; writes run on the drive's own thread.
 
-use crate::client::{Damage, DriveStatus, JournalScan, JournalSegmentInfo, Labels, NodeClient, ReadError, Reserve, WriteError};
+use crate::client::{
+    Damage, DriveStatus, JournalScan, JournalSegmentInfo, Labels, NodeClient, ReadError, Reserve, WriteError,
+};
 use crate::clock::{Clock, SystemClock};
 use crate::drive::{DriveError, ProbedDrive, read_register};
 use crate::free::SHARDS_PER_JOB;
@@ -186,7 +188,7 @@ impl StorageNode {
 
     /// [`Self::begin`] by order of a process that leads. Which one that is, is on each drive before the drive takes a write; one
     /// that follows a leader with a higher epoch stays read-only.
-    pub async fn follow(&self, leader: Leader) -> Result<(), DriveError> {
+    pub async fn begin_for(&self, leader: Leader) -> Result<(), DriveError> {
         self.begin_under(leader.epoch, Some(leader)).await
     }
 

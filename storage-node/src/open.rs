@@ -12,6 +12,7 @@ use crate::index::{SegmentRow, ShardIndex, ShardPlace};
 use crate::journal::{JournalMap, JournalRecord, JournalSegment};
 use crate::kv::{Kv, KvBatch};
 use crate::latency::Latency;
+use crate::leader::{self, Leader};
 use crate::read::Files;
 use crate::reserve::{ReserveShare, Tally};
 use crate::scrub::{DriveScrub, ScrubShared};
@@ -57,6 +58,8 @@ pub(crate) struct OpenDrive {
     /// Held while places are taken out of the index and their payloads overwritten, and while a scan of what is in use
     /// puts places in: else it could put back what was freed since it looked.
     placing: Mutex<()>,
+    /// Which metadata process the drive follows, as its medium says.
+    leader: Mutex<Option<Leader>>,
     /// What is found when the drive is read again.
     pub scrub: DriveScrub,
     journal: Mutex<JournalMap>,
@@ -70,6 +73,10 @@ impl OpenDrive {
 
     pub fn frees(&self) -> MutexGuard<'_, Option<FreeLog>> {
         self.frees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn leader(&self) -> MutexGuard<'_, Option<Leader>> {
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn placing(&self) -> MutexGuard<'_, ()> {
@@ -133,11 +140,12 @@ impl OpenDrive {
         all
     }
 
-    /// The highest epoch that this drive has seen: in segment headers and stripe ids (R1).
+    /// The highest epoch that this drive has seen: in segment headers, stripe ids, and that of its leader (R1).
     pub fn highest_epoch(&self) -> Option<Epoch> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let begun = segments.values().map(|meta| meta.header.epoch).max();
-        begun.max(self.index.highest_epoch().ok().flatten())
+        let led = self.leader().as_ref().map(|leader| leader.epoch);
+        begun.max(led).max(self.index.highest_epoch().ok().flatten())
     }
 }
 
@@ -208,6 +216,7 @@ pub(crate) fn open_drive(
         files: Files::default(),
         reserve: ReserveShare::new(tally),
         frees: Mutex::new(read_frees(probed, &identity)?),
+        leader: Mutex::new(read_leader(probed, &identity)?),
         placing: Mutex::default(),
         scrub: DriveScrub::open(identity.drive, kv, scrub.clone())?,
         journal: Mutex::default(),
@@ -232,6 +241,17 @@ fn read_frees(probed: &ProbedDrive, identity: &Identity) -> Result<Option<FreeLo
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Whom the drive follows. A file that can't be read costs that knowledge, and nothing else.
+fn read_leader(probed: &ProbedDrive, identity: &Identity) -> Result<Option<Leader>, DiskError> {
+    match leader::read(&*probed.disk) {
+        Err(error) if costs_one_file(&error) => {
+            tracing::error!(drive = %identity.drive, %error, "which metadata process the drive follows is not known");
+            Ok(None)
+        }
+        read => read,
     }
 }
 

@@ -199,6 +199,8 @@ impl RemoteNode {
             node,
             hello: Method::Hello.path().to_owned(),
             client,
+            leads: Arc::default(),
+            own: credentials.identity().clone(),
             versions: config.versions,
             software: config.software,
             connect: config.deadlines.connect,

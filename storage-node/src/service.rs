@@ -15,6 +15,7 @@
 pub(crate) mod answer;
 pub(crate) mod call;
 pub(crate) mod fault;
+pub(crate) mod formats;
 pub(crate) mod gate;
 pub mod identity;
 pub mod issue;
@@ -143,6 +144,7 @@ impl Server {
         config: ServiceConfig,
     ) -> Result<Server, StartError> {
         let gates = Gates::new(credentials.identity().clone(), config.software.clone(), config.versions.clone());
+        gates.remember(node.leader());
         let kib = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).clamp(1, Semaphore::MAX_PERMITS)));
         let (uploads, journal, reads) = (kib(config.uploads), kib(config.journal), kib(config.reads));
         let mut incarnation = [0; 8];

@@ -22,6 +22,7 @@ use crate::free::FreeWork;
 use crate::keep::{Authority, Freed, ShardRef};
 use crate::kv::KvBatch;
 use crate::lane::{Failure, Lane};
+use crate::leader::{LEADER_FILE, Leader};
 use crate::open::{OpenDrive, Recovered, release_tail};
 use crate::reserve::ReserveFile;
 use crate::segment::class_dir;
@@ -105,6 +106,8 @@ pub(crate) enum Job {
     },
     Begin {
         epoch: Epoch,
+        /// Who leads in it; `None`: this process itself.
+        leader: Option<Leader>,
         reply: Reply<(), DriveError>,
     },
     #[cfg(test)]
@@ -190,7 +193,7 @@ impl Writer {
             Job::RenewFrees { authority, reply } => answer(reply, self.renew_frees(authority)),
             Job::MendHeader { number, reply } => answer(reply, self.mend_header(number)),
             Job::Register { bytes, reply } => answer(reply, self.register(&bytes)),
-            Job::Begin { epoch, reply } => answer(reply, self.begin(epoch)),
+            Job::Begin { epoch, leader, reply } => answer(reply, self.begin(epoch, leader)),
             #[cfg(test)]
             Job::Panic => std::panic::resume_unwind(Box::new("a test's")),
             Job::Append(_) | Job::Stop => {}
@@ -331,7 +334,12 @@ impl Writer {
     }
 
     /// Allows writes: makes durable what the scan found, gives tails back, fills the reserve.
-    fn begin(&mut self, epoch: Epoch) -> Result<(), DriveError> {
+    fn begin(&mut self, epoch: Epoch, leader: Option<Leader>) -> Result<(), DriveError> {
+        let drive = self.drive.identity.drive;
+        let followed = self.drive.leader().clone();
+        if let Some(leader) = followed.as_ref().filter(|followed| followed.epoch > epoch) {
+            return Err(DriveError::Superseded { drive, epoch, leader: leader.clone() });
+        }
         if self.epoch >= epoch && self.epoch != Epoch(0) {
             return Ok(());
         }
@@ -346,8 +354,22 @@ impl Writer {
         self.recovered = if begun.is_ok() { Recovered::default() } else { recovered };
         self.recovered.lock = lock;
         begun?;
+        if leader.is_some() && leader != followed {
+            self.follow_leader(leader)?;
+        }
         self.epoch = epoch;
         self.drive.health.begin();
+        Ok(())
+    }
+
+    /// Before the drive takes any write of the leader.
+    fn follow_leader(&mut self, leader: Option<Leader>) -> Result<(), DriveError> {
+        let drive = self.drive.identity.drive;
+        let failed = |error: WriteError| DriveError::Failed { drive, reason: error.to_string() };
+        if let Some(leader) = &leader {
+            self.write_small(LEADER_FILE, &leader.encode()).map_err(failed)?;
+        }
+        *self.drive.leader() = leader;
         Ok(())
     }
 

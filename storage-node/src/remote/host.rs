@@ -20,6 +20,7 @@ use crate::service::message::{DriveList, Nothing, OfDrive, OfEpoch, OfPlace, Tak
 use crate::service::method::Method;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
+use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 impl RemoteNode {
@@ -88,6 +89,7 @@ impl NodeHost for RemoteNode {
     /// A node that does not answer is told when it is next asked for its drives and does, also after it was started anew. One
     /// that refuses is an error: nothing could be journaled there, and who went on would serve without its drives.
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        self.target.leads.store(epoch.0, Ordering::Release);
         {
             let mut known = self.known();
             known.epoch = Some(epoch);

@@ -7,7 +7,8 @@
 //! * While a node can't be reached, attempts are made at growing intervals, and calls in between fail at once.
 
 use crate::service::fault::{Fault, FaultMessage};
-use crate::service::gate::{ORDER, Refusal, TO};
+use crate::service::formats::{self, End};
+use crate::service::gate::{EPOCH, ORDER, Refusal, TO};
 use crate::service::identity::{Identity, IdentityError};
 use crate::service::message::{Hello, Welcome};
 use crate::service::method::Method;
@@ -125,6 +126,14 @@ pub enum ConnectError {
         /// The alert.
         reason: String,
     },
+    /// The node, or this process, writes what the other can't read.
+    #[error("{address} can't be worked with: {reason}")]
+    Incompatible {
+        /// Where.
+        address: String,
+        /// What, and which of the two is to be upgraded.
+        reason: String,
+    },
     /// The node refuses the connection, or one call.
     #[error("{address} refuses ({}): {reason}", refusal.name())]
     Refused {
@@ -161,11 +170,15 @@ pub(crate) struct Target {
     /// `host:port`.
     pub address: String,
     pub node: Identity,
+    /// This process.
+    pub own: Identity,
     pub tls: Arc<ClientConfig>,
     /// The path of the handshake.
     pub hello: String,
     /// 16 random bytes: this client, among all processes with its name.
     pub client: [u8; 16],
+    /// The epoch in which this process leads; 0: in none. Named in the orders that only a leader may give.
+    pub leads: Arc<AtomicU64>,
     pub versions: RangeInclusive<u32>,
     pub software: String,
     pub connect: Duration,
@@ -267,6 +280,7 @@ pub(crate) struct Link {
     channel: Channel,
     to: String,
     orders: AtomicU64,
+    leads: Arc<AtomicU64>,
     /// What the node said of itself.
     pub welcome: Welcome,
 }
@@ -322,6 +336,7 @@ impl Link {
             client: Bytes::copy_from_slice(&target.client),
             lane,
             software: target.software.clone(),
+            formats: formats::ours(),
         };
         let failed = |status: Status| target.failed(&status, target.connect);
         grpc.ready().await.map_err(|error| failed(Status::from_error(Box::new(error))))?;
@@ -332,11 +347,16 @@ impl Link {
         if theirs != Some(target.node.cluster) || welcome.node != target.node.name.as_str() {
             return Err(target.unreadable("it introduces itself as another than its certificate says"));
         }
+        let us = End { name: &target.own.name, role: target.own.role, software: &target.software };
+        let them = End { name: &target.node.name, role: target.node.role, software: &welcome.software };
+        if let Some(reason) = formats::mismatch(us, them, &welcome.formats) {
+            return Err(ConnectError::Incompatible { address: target.address.clone(), reason });
+        }
         if !target.versions.contains(&welcome.version) {
             return Err(target.unreadable(format!("it chose version {} of the protocol", welcome.version)));
         }
         let to = format!("{}/{}", target.node.cluster, target.node.name);
-        Ok(Link { grpc, channel, to, orders: AtomicU64::new(0), welcome })
+        Ok(Link { grpc, channel, to, orders: AtomicU64::new(0), leads: Arc::clone(&target.leads), welcome })
     }
 
     fn is_closed(&self) -> bool {
@@ -354,6 +374,15 @@ impl Link {
             if let Ok(value) = value.parse() {
                 request.metadata_mut().insert(key, value);
             }
+        }
+        request
+    }
+
+    fn order<T>(&self, method: Method, message: T, limit: Duration) -> Request<T> {
+        let mut request = self.request(message, limit);
+        let epoch = self.leads.load(Ordering::Acquire);
+        if method.is_of_leader() && epoch > 0 {
+            request.metadata_mut().insert(EPOCH, epoch.into());
         }
         request
     }
@@ -387,7 +416,7 @@ impl Link {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
         let path = PathAndQuery::from_static(method.path());
-        let request = self.request(question, time);
+        let request = self.order(method, question, time);
         Ok(grpc.server_streaming(request, path, Wire::<Q, Piece>::default()).await?.into_inner())
     }
 
@@ -420,7 +449,7 @@ impl Link {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
         let path = PathAndQuery::from_static(method.path());
-        let request = self.request(uploads, time);
+        let request = self.order(method, uploads, time);
         let done: Done = grpc.client_streaming(request, path, Wire::<Upload, Done>::default()).await?.into_inner();
         done.fault.as_ref().map_or(Ok(Ok(())), |fault: &FaultMessage| {
             Fault::of_message(fault).map(Err).ok_or(AskError::Fault(fault.kind))

@@ -74,6 +74,8 @@ impl Client {
             node,
             hello: format!("/{service}/{HELLO}"),
             client,
+            leads: Arc::default(),
+            own: credentials.identity().clone(),
             versions: PROTOCOL,
             software: format!("stele {}", env!("CARGO_PKG_VERSION")),
             connect,

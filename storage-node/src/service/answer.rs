@@ -124,8 +124,9 @@ async fn drives(asked: Asked) -> Answer {
 
 async fn begin_node(asked: Asked, of: OfEpoch) -> Answer {
     let epoch = Epoch(of.epoch);
-    asked.gate.lead(epoch).map_err(Problem::Status)?;
-    let begun = asked.shared.node.begin(epoch).await;
+    let leader = asked.gate.lead(epoch, asked.shared.node.leader()).map_err(Problem::Status)?;
+    asked.shared.gates.taken_over().await;
+    let begun = asked.shared.node.begin_for(leader).await;
     begun.map_err(|error| Problem::Status(Status::internal(format!("the node could not begin: {error}"))))?;
     asked.shared.gates.has_begun(epoch);
     bytes(&Nothing {})
@@ -168,8 +169,11 @@ async fn take(
     let ours = probed.identity.filter(|_| probed.state == ProbedState::Ours);
     let not_ours = || DriveError::NotOurs { path: path.to_owned(), state: probed.state.clone() };
     let drive = ours.ok_or_else(not_ours)?.drive;
-    node.add_drive(probed).await?;
-    Ok(drive)
+    match node.add_drive(probed).await {
+        // Who looks at the directories all the time may have found it in between.
+        Err(DriveError::Twice { drive: there, .. }) if there == drive => Ok(drive),
+        added => added.map(|()| drive),
+    }
 }
 
 async fn shard_header(node: Node, of: OfShard) -> Answer {

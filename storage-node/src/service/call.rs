@@ -1,7 +1,7 @@
 //! One request, from its path to its answer: the gate, the deadline, and the three shapes that calls have.
 
 use super::fault::Fault;
-use super::gate::{Gate, order_of};
+use super::gate::{Gate, epoch_of, order_of};
 use super::message::Hello;
 use super::method::Method;
 use super::wire::{MESSAGE_LIMIT, PIECE, Piece, Wire, pieces};
@@ -9,6 +9,7 @@ use super::{Shared, answer, upload};
 use crate::client::ReadError;
 use crate::trace::{self, Trace};
 use bytes::Bytes;
+use codec::id::Epoch;
 use futures::Stream;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, BoxStream, StreamExt};
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::body::Body;
@@ -37,6 +38,8 @@ pub(crate) struct Asked {
     pub method: Method,
     /// Its number on the connection.
     pub order: Option<u64>,
+    /// The epoch in which its sender says that it leads.
+    pub epoch: Option<Epoch>,
     /// When its sender stops waiting.
     pub deadline: Instant,
     /// Its message has been read.
@@ -47,6 +50,14 @@ impl Asked {
     /// Its message has been read: from now on only the deadline counts.
     pub fn is_read(&self) {
         self.read.store(true, Ordering::Release);
+    }
+
+    /// To be held while the order is carried out, if it is one that only a leader may give: it is still in force.
+    pub async fn in_force(&self) -> Result<Option<OwnedRwLockReadGuard<()>>, Problem> {
+        if !self.method.is_of_leader() {
+            return Ok(None);
+        }
+        self.gate.in_force(self.epoch).await.map(Some).map_err(Problem::Status)
     }
 }
 
@@ -121,7 +132,8 @@ pub(crate) async fn call(
         + timeout_of(request.headers()).map_or(shared.config.deadline, |asked| asked.min(shared.config.deadline));
     let order = order_of(request.headers());
     let read = Arc::new(AtomicBool::new(false));
-    let context = Asked { shared, gate, method, order, deadline, read: Arc::clone(&read) };
+    let epoch = epoch_of(request.headers());
+    let context = Asked { shared, gate, method, order, epoch, deadline, read: Arc::clone(&read) };
     let stall = deadline.min(Instant::now() + context.shared.config.stall);
     let traced = Trace::of(request.headers());
     let request = request.map(Body::new);
@@ -174,7 +186,11 @@ where
     let deadline = context.deadline;
     let call = move |request: Request<Q>| async move {
         context.is_read();
-        let answered = timeout_at(deadline, answer(request.into_inner())).await;
+        let answered = async {
+            let _in_force = context.in_force().await?;
+            answer(request.into_inner()).await
+        };
+        let answered = timeout_at(deadline, answered).await;
         let answer: Answer = match answered.unwrap_or_else(|_| Err(Problem::Status(late()))) {
             Ok(bytes) => until(deadline, bytes.len(), stream::iter(pieces(bytes).map(Ok)).boxed()),
             Err(problem) => failed(problem)?,

@@ -9,14 +9,18 @@
 //!   ensemble must not follow a newer one.
 //! * A client's connection ends the one before it: what is still on its way there is refused, and can't be carried out behind
 //!   what the client sent since. What decides across clients is in the orders themselves: epochs, LSNs, [`Authority`]; and
-//!   once metadata has begun the node, orders for the journal and for freeing are taken from that process alone, until one
-//!   with a higher epoch begins it.
+//!   once metadata has begun the node, orders for the journal and for freeing are taken from that process alone, in that epoch,
+//!   until one with a higher epoch begins it. The drives remember which it is, so a restart changes nothing.
+//! * Whether such an order is in force is asked when it comes and again when its message has arrived, and a takeover waits for
+//!   those that passed: once it is done, none of an earlier leader is given to a drive any more.
 //!
 //! [`Authority`]: crate::keep::Authority
 
+use super::formats::{self, End};
 use super::identity::{Identity, NodeName};
 use super::message::{Hello, Welcome};
 use super::method::Method;
+use crate::leader::Leader;
 use bytes::Bytes;
 use codec::id::{ClusterId, DriveId, Epoch};
 use http::HeaderMap;
@@ -25,6 +29,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tonic::{Code, Status};
 
 /// The versions of the protocol that this version of Stele speaks. A version is added when a call changes its meaning or a
@@ -35,6 +41,8 @@ pub const PROTOCOL: RangeInclusive<u32> = 1..=1;
 pub(crate) const TO: &str = "stele-to";
 /// The request's header with its order number on the connection.
 pub(crate) const ORDER: &str = "stele-order";
+/// The request's header with the epoch in which its sender leads, in decimal: in orders that only a leader may give.
+pub(crate) const EPOCH: &str = "stele-epoch";
 /// The answer's header that says why it was refused.
 pub(crate) const REFUSAL: &str = "stele-refusal";
 
@@ -50,6 +58,8 @@ pub enum Refusal {
     WrongNode,
     /// The two have no version of the protocol in common.
     Version,
+    /// One of the two writes what the other can't read.
+    Format,
     /// The sender's role may not do this.
     Role,
     /// An order number that was used before, or is too old to tell.
@@ -62,10 +72,11 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Refusal; 7] = [
+    pub const ALL: [Refusal; 8] = [
         Refusal::WrongCluster,
         Refusal::WrongNode,
         Refusal::Version,
+        Refusal::Format,
         Refusal::Role,
         Refusal::Replayed,
         Refusal::NoHandshake,
@@ -78,6 +89,7 @@ impl Refusal {
             Refusal::WrongCluster => "wrong-cluster",
             Refusal::WrongNode => "wrong-node",
             Refusal::Version => "version",
+            Refusal::Format => "format",
             Refusal::Role => "role",
             Refusal::Replayed => "replayed",
             Refusal::NoHandshake => "no-handshake",
@@ -95,7 +107,7 @@ impl Refusal {
         match self {
             Refusal::Role => Code::PermissionDenied,
             Refusal::Replayed | Refusal::Superseded => Code::Aborted,
-            Refusal::WrongCluster | Refusal::WrongNode | Refusal::Version | Refusal::NoHandshake => {
+            Refusal::WrongCluster | Refusal::WrongNode | Refusal::Version | Refusal::Format | Refusal::NoHandshake => {
                 Code::FailedPrecondition
             }
         }
@@ -119,16 +131,23 @@ pub(crate) struct Gates {
     versions: RangeInclusive<u32>,
     connections: AtomicU64,
     newest: Mutex<HashMap<ClientKey, u64>>,
-    leader: Mutex<Option<Leader>>,
+    leader: Mutex<Option<Leading>>,
+    /// Read while an order of a leader is carried out, so that a takeover can wait for those that were let pass before it.
+    orders: Arc<RwLock<()>>,
 }
 
-/// The metadata process that has begun the node.
-struct Leader {
-    epoch: Epoch,
-    client: (Identity, [u8; 16]),
+/// The metadata process that has begun the node, or that its drives follow.
+struct Leading {
+    leader: Leader,
+    /// Which of the processes of that name it is; `None`: it has not said so since the node was started.
+    client: Option<[u8; 16]>,
     /// The node has begun.
     done: bool,
 }
+
+/// How long a takeover waits for orders that were let pass before it. One that takes longer waits for a drive; what the drive is
+/// given later stands behind it in the drive's queue.
+const TAKEOVER: Duration = Duration::from_secs(5);
 
 impl Gates {
     pub fn new(identity: Identity, software: String, versions: RangeInclusive<u32>) -> Arc<Gates> {
@@ -139,27 +158,45 @@ impl Gates {
             connections: AtomicU64::new(0),
             newest: Mutex::default(),
             leader: Mutex::default(),
+            orders: Arc::default(),
         })
     }
 
     /// The epoch in which the node has begun.
     pub fn begun(&self) -> Option<Epoch> {
-        self.leader().as_ref().filter(|leader| leader.done).map(|leader| leader.epoch)
+        self.leader().as_ref().filter(|leading| leading.done).map(|leading| leading.leader.epoch)
     }
 
     /// The highest epoch in which the node was told to begin, whatever came of it.
     pub fn told(&self) -> Option<Epoch> {
-        self.leader().as_ref().map(|leader| leader.epoch)
+        self.leader().as_ref().map(|leading| leading.leader.epoch)
+    }
+
+    /// Takes up whom the drives follow, if that is somebody newer.
+    pub fn remember(&self, followed: Option<Leader>) {
+        let mut leading = self.leader();
+        let known = leading.as_ref().map(|leading| leading.leader.epoch);
+        if let Some(leader) = followed.filter(|followed| Some(followed.epoch) > known) {
+            *leading = Some(Leading { leader, client: None, done: false });
+        }
+    }
+
+    /// Waits until no order is carried out any more that an earlier leader gave.
+    pub async fn taken_over(&self) {
+        let ended = tokio::time::timeout(TAKEOVER, Arc::clone(&self.orders).write_owned()).await;
+        if ended.is_err() {
+            tracing::warn!("an order of the leader before has not ended; its drive works it off first");
+        }
     }
 
     /// The node has begun in `epoch`.
     pub fn has_begun(&self, epoch: Epoch) {
-        if let Some(leader) = self.leader().as_mut().filter(|leader| leader.epoch == epoch) {
-            leader.done = true;
+        if let Some(leading) = self.leader().as_mut().filter(|leading| leading.leader.epoch == epoch) {
+            leading.done = true;
         }
     }
 
-    fn leader(&self) -> MutexGuard<'_, Option<Leader>> {
+    fn leader(&self) -> MutexGuard<'_, Option<Leading>> {
         self.leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -247,10 +284,15 @@ impl Gate {
         let version = newest.min(hello.newest);
         if version < oldest.max(hello.oldest) {
             let why = format!(
-                "this node speaks versions {oldest} to {newest} of the protocol, the client {} to {}",
-                hello.oldest, hello.newest
+                "{} ({}) speaks versions {oldest} to {newest} of the protocol, {} ({}) versions {} to {}",
+                ours.name, self.gates.software, self.peer.name, hello.software, hello.oldest, hello.newest
             );
             return Err(self.refuse(Refusal::Version, why));
+        }
+        let us = End { name: &ours.name, role: ours.role, software: &self.gates.software };
+        let them = End { name: &self.peer.name, role: self.peer.role, software: &hello.software };
+        if let Some(why) = formats::mismatch(us, them, &hello.formats) {
+            return Err(self.refuse(Refusal::Format, why));
         }
         let Ok(client) = <[u8; 16]>::try_from(&*hello.client) else {
             return Err(self.refuse(Refusal::NoHandshake, "the client does not name itself"));
@@ -261,6 +303,7 @@ impl Gate {
             cluster: Bytes::copy_from_slice(ours.cluster.as_bytes()),
             node: ours.name.to_string(),
             software: self.gates.software.clone(),
+            formats: formats::ours(),
         })
     }
 
@@ -310,8 +353,8 @@ impl Gate {
         if self.gates.newest().get(&opened.key) != Some(&opened.number) {
             return Err(self.refuse(Refusal::Superseded, "the client has made a newer connection"));
         }
-        if of_leader && self.gates.leader().as_ref().is_some_and(|leader| !leader.is(&opened.key)) {
-            return Err(self.refuse(Refusal::Superseded, "another metadata process has begun this node since"));
+        if of_leader {
+            self.check_leader(&opened.key, epoch_of(headers))?;
         }
         if !opened.orders.take(order) {
             return Err(self.refuse(Refusal::Replayed, format!("order {order} was used before, or is too old")));
@@ -324,24 +367,48 @@ impl Gate {
         self.opened().is_some()
     }
 
-    /// The process at the other end begins the node in `epoch`: it leads from now on, unless one with a higher epoch does.
-    pub fn lead(&self, epoch: Epoch) -> Result<(), Status> {
+    /// Whether the sender may give orders that only a leader may.
+    fn check_leader(&self, key: &ClientKey, epoch: Option<Epoch>) -> Result<(), Status> {
+        let leading =
+            self.gates.leader().as_ref().filter(|leading| !leading.is(key, epoch)).map(|other| other.leader.clone());
+        match leading {
+            Some(leader) => Err(self.refuse(Refusal::Superseded, format!("this node follows {leader}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Once the message of a leader's order has arrived: whether it still leads. A takeover waits while what is returned is held.
+    pub async fn in_force(&self, epoch: Option<Epoch>) -> Result<OwnedRwLockReadGuard<()>, Status> {
+        let held = Arc::clone(&self.gates.orders).read_owned().await;
         let opened = self.opened();
         let Some(opened) = opened.as_ref() else {
             return Err(self.refuse(Refusal::NoHandshake, "a request before the handshake"));
         };
-        let mut leader = self.gates.leader();
-        let stays = leader
-            .as_ref()
-            .is_some_and(|leader| leader.epoch > epoch || leader.epoch == epoch && !leader.is(&opened.key));
-        if stays {
-            return Err(
-                self.refuse(Refusal::Superseded, format!("epoch {epoch} is not higher than the one that has begun"))
-            );
+        if self.gates.newest().get(&opened.key) != Some(&opened.number) {
+            return Err(self.refuse(Refusal::Superseded, "the client has made a newer connection"));
         }
-        let done = leader.as_ref().is_some_and(|leader| leader.done && leader.epoch == epoch);
-        *leader = Some(Leader { epoch, client: (opened.key.0.clone(), opened.key.1), done });
-        Ok(())
+        self.check_leader(&opened.key, epoch)?;
+        Ok(held)
+    }
+
+    /// The process at the other end begins the node in `epoch`: it leads from now on, unless one with a higher epoch does, or one
+    /// that the node's drives `followed` before they came here, or before it was started. Returns what they are to remember.
+    pub fn lead(&self, epoch: Epoch, followed: Option<Leader>) -> Result<Leader, Status> {
+        self.gates.remember(followed);
+        let opened = self.opened();
+        let Some(opened) = opened.as_ref() else {
+            return Err(self.refuse(Refusal::NoHandshake, "a request before the handshake"));
+        };
+        let leader = Leader { epoch, name: opened.key.0.to_string() };
+        let mut leading = self.gates.leader();
+        let stays = |known: &&Leader| known.epoch > epoch || known.epoch == epoch && **known != leader;
+        if let Some(known) = leading.as_ref().map(|leading| &leading.leader).filter(stays) {
+            let why = format!("this node follows {known}, and {leader} is not newer");
+            return Err(self.refuse(Refusal::Superseded, why));
+        }
+        let done = leading.as_ref().is_some_and(|leading| leading.done && leading.leader == leader);
+        *leading = Some(Leading { leader: leader.clone(), client: Some(opened.key.1), done });
+        Ok(leader)
     }
 
     /// Orders that replace a drive's register keep their order.
@@ -373,9 +440,12 @@ impl Gate {
     }
 }
 
-impl Leader {
-    fn is(&self, key: &ClientKey) -> bool {
-        self.client.0 == key.0 && self.client.1 == key.1
+impl Leading {
+    /// By the epoch that the order names, since a process may lead again in a higher one; by the client that has begun the node
+    /// where it names none.
+    fn is(&self, key: &ClientKey, epoch: Option<Epoch>) -> bool {
+        let same = epoch.map_or(self.client == Some(key.1), |epoch| epoch == self.leader.epoch);
+        same && self.leader.name == key.0.to_string()
     }
 }
 
@@ -389,6 +459,11 @@ impl Drop for Gate {
     }
 }
 
+/// The epoch in which the sender of a request leads, as it says.
+pub(crate) fn epoch_of(headers: &HeaderMap) -> Option<Epoch> {
+    headers.get(EPOCH)?.to_str().ok()?.parse().ok().map(Epoch)
+}
+
 /// The order number of a request.
 pub(crate) fn order_of(headers: &HeaderMap) -> Option<u64> {
     headers.get(ORDER)?.to_str().ok()?.parse().ok()
@@ -399,6 +474,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::service::identity::Role;
+    use futures::FutureExt;
 
     const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -418,7 +494,8 @@ mod tests {
             node: "n1".into(),
             client: Bytes::copy_from_slice(&[1; 16]),
             lane: 0,
-            software: String::new(),
+            software: "stele 2".into(),
+            formats: formats::ours(),
         }
     }
 
@@ -427,6 +504,12 @@ mod tests {
         headers.insert(TO, format!("{CLUSTER}/n1").parse().unwrap());
         headers.insert(ORDER, order.to_string().parse().unwrap());
         headers
+    }
+
+    fn leader(gates: &Arc<Gates>, name: &str, client: u8) -> Gate {
+        let gate = Gate::new(Arc::clone(gates), identity(Role::Metadata, name));
+        gate.hello(&Hello { client: Bytes::copy_from_slice(&[client; 16]), ..hello() }).unwrap();
+        gate
     }
 
     fn why<T>(result: Result<T, Status>) -> Option<Refusal> {
@@ -454,7 +537,16 @@ mod tests {
         assert_eq!(why(gate().hello(&Hello { cluster: other, ..hello() })), Some(Refusal::WrongCluster));
         assert_eq!(why(gate().hello(&Hello { cluster: Bytes::new(), ..hello() })), Some(Refusal::WrongCluster));
         assert_eq!(why(gate().hello(&Hello { node: "n2".into(), ..hello() })), Some(Refusal::WrongNode));
-        assert_eq!(why(gate().hello(&Hello { newest: 1, ..hello() })), Some(Refusal::Version));
+        let version = gate().hello(&Hello { newest: 1, ..hello() });
+        let named =
+            |status: &Status| status.message().contains("n1 (test)") && status.message().contains("g1 (stele 2)");
+        assert!(version.as_ref().is_err_and(named), "{version:?}");
+        assert_eq!(why(version), Some(Refusal::Version));
+        let mut newer = hello();
+        newer.formats[0].writes += 1;
+        let format = gate().hello(&newer);
+        assert!(format.as_ref().is_err_and(named), "{format:?}");
+        assert_eq!(why(format), Some(Refusal::Format));
         assert_eq!(why(gate().hello(&Hello { oldest: 4, newest: 9, ..hello() })), Some(Refusal::Version));
         assert_eq!(why(gate().hello(&Hello { client: Bytes::new(), ..hello() })), Some(Refusal::NoHandshake));
         let foreign = Identity { cluster: ClusterId([8; 16]), ..identity(Role::Metadata, "m1") };
@@ -519,23 +611,70 @@ mod tests {
     #[test]
     fn orders_for_the_journal_come_from_who_has_begun_the_node() {
         let gates = gates();
-        let open = |client: u8| {
-            let gate = Gate::new(Arc::clone(&gates), identity(Role::Metadata, "m1"));
-            gate.hello(&Hello { client: Bytes::copy_from_slice(&[client; 16]), ..hello() }).unwrap();
-            gate
-        };
-        let (old, new) = (open(1), open(2));
-        assert_eq!(why(old.lead(Epoch(5))), None);
+        let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
+        assert_eq!(why(old.lead(Epoch(5), None)), None);
         assert_eq!(why(old.admit(Method::JournalAppend, &headers(0))), None);
         assert_eq!(why(new.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded));
-        assert_eq!(why(new.lead(Epoch(5))), Some(Refusal::Superseded));
-        assert_eq!(why(new.lead(Epoch(6))), None);
-        assert_eq!(why(old.lead(Epoch(5))), Some(Refusal::Superseded));
+        assert_eq!(why(new.lead(Epoch(5), None)), Some(Refusal::Superseded));
+        assert_eq!(why(new.lead(Epoch(6), None)), None);
+        assert_eq!(why(old.lead(Epoch(5), None)), Some(Refusal::Superseded));
         for method in [Method::JournalAppend, Method::WriteRegister, Method::FreeShards] {
             assert_eq!(why(old.admit(method, &headers(1))), Some(Refusal::Superseded));
         }
         assert_eq!(why(old.admit(Method::ReadShard, &headers(1))), None, "reading is free");
         assert_eq!(why(new.admit(Method::JournalAppend, &headers(1))), None);
+        // The same process, by another connection of its own: it names its epoch, or begins the node once more.
+        let again = leader(&gates, "m2", 3);
+        assert_eq!(why(again.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded));
+        let mut in_epoch = headers(0);
+        in_epoch.insert(EPOCH, "6".parse().unwrap());
+        assert_eq!(why(again.admit(Method::JournalAppend, &in_epoch)), None);
+        in_epoch.insert(EPOCH, "5".parse().unwrap());
+        assert_eq!(why(again.admit(Method::JournalAppend, &in_epoch)), Some(Refusal::Superseded));
+        assert_eq!(why(again.lead(Epoch(6), None)), None);
+        assert_eq!(why(again.admit(Method::JournalAppend, &headers(1))), None);
+        // An epoch that somebody else has, in whatever way it was learned.
+        in_epoch.insert(EPOCH, "6".parse().unwrap());
+        assert_eq!(why(old.admit(Method::JournalAppend, &in_epoch)), Some(Refusal::Superseded));
+    }
+
+    #[tokio::test]
+    async fn every_order_of_a_leader_is_asked_for_again_before_it_is_carried_out() {
+        for method in Method::ALL.iter().filter(|method| method.is_of_leader()) {
+            let gates = gates();
+            let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
+            old.lead(Epoch(5), None).unwrap();
+            assert_eq!(why(old.admit(*method, &headers(0))), None);
+            let carried_out = old.in_force(None).await.unwrap();
+            new.lead(Epoch(6), None).unwrap();
+            let refused = tokio::time::timeout(TAKEOVER, old.in_force(None)).await.unwrap();
+            assert_eq!(why(refused), Some(Refusal::Superseded), "{}", method.name());
+            // The takeover waits for the one that had begun, and for no other.
+            assert!(gates.taken_over().now_or_never().is_none(), "{}", method.name());
+            drop(carried_out);
+            assert!(gates.taken_over().now_or_never().is_some(), "{}", method.name());
+            assert!(new.in_force(Some(Epoch(6))).await.is_ok());
+        }
+    }
+
+    #[test]
+    fn whom_the_drives_follow_leads_before_it_has_come_back() {
+        let gates = gates();
+        let followed = Leader { epoch: Epoch(6), name: identity(Role::Metadata, "m2").to_string() };
+        gates.remember(Some(followed.clone()));
+        let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
+        assert_eq!(why(old.admit(Method::FreeShards, &headers(0))), Some(Refusal::Superseded));
+        assert_eq!((gates.begun(), gates.told()), (None, Some(Epoch(6))));
+        for epoch in [5, 6] {
+            let refused = old.lead(Epoch(epoch), None).unwrap_err();
+            assert!(refused.message().contains("metadata/m2"), "{}", refused.message());
+        }
+        assert_eq!(new.lead(Epoch(6), None).unwrap(), followed);
+        // A drive that came from another node, where somebody newer leads.
+        let newer = Leader { epoch: Epoch(8), name: identity(Role::Metadata, "m3").to_string() };
+        assert_eq!(why(new.lead(Epoch(7), Some(newer))), Some(Refusal::Superseded));
+        assert_eq!(why(new.admit(Method::FreeShards, &headers(0))), Some(Refusal::Superseded));
+        assert_eq!(why(new.lead(Epoch(9), None)), None);
     }
 
     #[test]

@@ -110,6 +110,16 @@ messages! {
         #[prost(uint32, tag = "6")] lane: u32,
         /// For people.
         #[prost(string, tag = "7")] software: String,
+        /// What the client writes and reads.
+        #[prost(message, repeated, tag = "8")] formats: Vec<Format>,
+    }
+    /// The versions of one layout.
+    Format {
+        #[prost(string, tag = "1")] layout: String,
+        /// The version that is written.
+        #[prost(uint32, tag = "2")] writes: u32,
+        /// The newest that is read.
+        #[prost(uint32, tag = "3")] reads: u32,
     }
     /// The answer to it.
     Welcome {
@@ -118,6 +128,8 @@ messages! {
         #[prost(bytes = "bytes", tag = "2")] cluster: Bytes,
         #[prost(string, tag = "3")] node: String,
         #[prost(string, tag = "4")] software: String,
+        /// What the node writes and reads.
+        #[prost(message, repeated, tag = "5")] formats: Vec<Format>,
     }
     /// A question about the node, or an answer that says nothing but "done".
     Nothing {}

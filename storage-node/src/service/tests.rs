@@ -7,6 +7,7 @@ mod coming;
 mod conformance;
 mod faults;
 mod issue;
+mod leaders;
 mod silence;
 mod two_nodes;
 

@@ -87,6 +87,7 @@ async fn take(asked: Asked, mut stream: Streaming<Upload>) -> Result<(), Problem
     // Who may never have as much is let in alone.
     let _room = room(Arc::clone(rooms), len.min(most), asked.deadline).await.map_err(Problem::Status)?;
     let payload = receive(&mut stream, len, header.hash(), stall).await?;
+    let _in_force = asked.in_force().await?;
     let reserve = match (head.reserve, head.restripe) {
         (true, _) => Reserve::Metadata,
         (false, true) => Reserve::Restripe,

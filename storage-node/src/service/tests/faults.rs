@@ -87,7 +87,7 @@ async fn who_does_not_speak_is_given_up() {
 }
 
 /// A bare connection, for what a good client does not do.
-async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target, Lane) {
+pub async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target, Lane) {
     let credentials = cluster.credentials(role);
     let node = credentials.node(&name("n1"));
     let target = Target {
@@ -96,6 +96,8 @@ async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target, Lan
         node,
         hello: crate::service::method::Method::Hello.path().to_owned(),
         client: [5; 16],
+        leads: Arc::default(),
+        own: credentials.identity().clone(),
         versions: crate::service::PROTOCOL,
         software: String::new(),
         connect: Duration::from_secs(5),
