@@ -49,6 +49,10 @@ enum Kind {
     /// A gateway does not reach two storage nodes that everybody else reaches.
     SplitGateway,
     PowerCut,
+    /// The time of day of one process jumps.
+    JumpClock,
+    /// Those of all jump, each by itself.
+    JumpClocks,
 }
 
 const ALWAYS: [Kind; 11] = [
@@ -75,6 +79,7 @@ const REPLICATED: [Kind; 8] = [
     Kind::IsolateFollower,
     Kind::PauseMetadata,
 ];
+const CLOCKS: [Kind; 2] = [Kind::JumpClock, Kind::JumpClocks];
 const GATEWAYS: [Kind; 4] = [Kind::KillGateway, Kind::PauseGateway, Kind::IsolateGateway, Kind::SplitGateway];
 
 /// What is done.
@@ -91,6 +96,8 @@ enum Deed {
     },
     MoveDrive(PathBuf),
     Fill,
+    /// So many seconds ahead.
+    Jump(Vec<(String, i64)>),
 }
 
 /// A fault.
@@ -119,11 +126,12 @@ pub struct Deck {
 
 impl Deck {
     /// The faults that a cluster like this can have. The same seed gives the same ones.
-    pub fn new(seed: u64, layout: Layout, can_fill: bool) -> Deck {
+    pub fn new(seed: u64, layout: Layout, can_fill: bool, can_jump: bool) -> Deck {
         let mut kinds = ALWAYS.to_vec();
         kinds.extend(if layout.metadata > 1 { &REPLICATED[..] } else { &ALONE[..] });
         kinds.extend(GATEWAYS.iter().filter(|_| layout.gateways > 0));
         kinds.extend(can_fill.then_some(Kind::FillDrive));
+        kinds.extend(CLOCKS.iter().filter(|_| can_jump));
         Deck { random: Random::new(seed), layout, kinds, left: Vec::new() }
     }
 
@@ -139,9 +147,20 @@ impl Deck {
         }
         let at = usize::try_from(self.random.below(self.left.len() as u64)).unwrap_or(0);
         let kind = self.left.swap_remove(at);
-        let lasts = Duration::from_millis(500 + self.random.below(4500));
+        // Most are over soon; some outlast what processes wait for each other.
+        let longest = if self.random.below(5) == 0 { 18_000 } else { 4_500 };
+        let lasts = Duration::from_millis(500 + self.random.below(longest));
         let (what, deed) = self.deed(kind);
         Fault { what, deed, lasts }
+    }
+
+    /// A jump that the process has to live with. Signatures of S3 are good for a quarter of an hour, and certificates have
+    /// begun an hour before they were issued.
+    fn jump(&mut self, name: String) -> (String, i64) {
+        let serves_s3 = self.layout.s3_names().contains(&name);
+        let (back, ahead) = if serves_s3 { (600, 600) } else { (3_000, 20 * 86_400) };
+        let seconds = i64::try_from(self.random.below(back + ahead)).unwrap_or(0);
+        (name, seconds - i64::try_from(back).unwrap_or(0))
     }
 
     fn deed(&mut self, kind: Kind) -> (String, Deed) {
@@ -191,9 +210,15 @@ impl Deck {
                 let what = format!("{port} does not reach {} and {}", those[0], those[1]);
                 (what, Deed::Between { these: vec![port], those, there: Cut, back: Cut })
             }
-            Kind::PowerCut => {
-                let all = [self.layout.node_names(), self.layout.metadata_names(), self.layout.s3_names()].concat();
-                ("everything is killed at once".to_owned(), Deed::Kill(all))
+            Kind::PowerCut => ("everything is killed at once".to_owned(), Deed::Kill(self.layout.names())),
+            Kind::JumpClock => {
+                let name = self.one_of(self.layout.names());
+                let jump = self.jump(name);
+                (format!("the clock of {} jumps by {} s", jump.0, jump.1), Deed::Jump(vec![jump]))
+            }
+            Kind::JumpClocks => {
+                let jumps = self.layout.names().into_iter().map(|name| self.jump(name)).collect();
+                ("all clocks jump".to_owned(), Deed::Jump(jumps))
             }
         }
     }
@@ -219,6 +244,7 @@ impl Site {
                 std::fs::rename(&from, from.with_extension("away")).expect("a directory can be renamed");
             }
             Deed::Fill => self.fill(),
+            Deed::Jump(jumps) => self.set_clocks(jumps.iter().map(|(name, seconds)| (name, *seconds))),
         }
         Ongoing { deed }
     }
@@ -233,6 +259,7 @@ impl Site {
                 let to = self.root().join(drive);
                 std::fs::rename(to.with_extension("away"), &to).expect("a directory can be renamed");
             }
+            Deed::Jump(jumps) => self.set_clocks(jumps.iter().map(|(name, _)| (name, 0))),
             Deed::Fill => {
                 if let Some(ballast) = self.ballast() {
                     std::fs::remove_file(ballast).expect("a file can be removed");
@@ -247,7 +274,7 @@ impl Site {
             Deed::Kill(names) => names.iter_mut().collect(),
             Deed::Pause(name) => vec![name],
             Deed::Between { these, .. } => these.iter_mut().collect(),
-            Deed::MoveDrive(_) | Deed::Fill => vec![],
+            Deed::MoveDrive(_) | Deed::Fill | Deed::Jump(_) => vec![],
         };
         for name in names.into_iter().filter(|name| *name == LEADER) {
             *name = self.leader().await;
@@ -264,6 +291,11 @@ impl Site {
                 self.network.set(other, one, back);
             }
         }
+    }
+
+    fn set_clocks<'a>(&self, clocks: impl Iterator<Item = (&'a String, i64)>) {
+        let Some(to) = self.clocks() else { return };
+        clocks.for_each(|(name, seconds)| to.set(name, seconds));
     }
 
     fn ballast(&self) -> Option<PathBuf> {
@@ -293,15 +325,24 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let layout = Layout { nodes: 6, drives: 2, metadata: 3, gateways: 2 };
         let draw = |seed| {
-            let mut deck = Deck::new(seed, layout, true);
-            (0..24).map(|_| deck.draw()).collect::<Vec<_>>()
+            let mut deck = Deck::new(seed, layout, true, true);
+            (0..26).map(|_| deck.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
         let all = draw(5);
-        for what in
-            ["killed", "stands still", "isolated", "hears nobody", "full", "slow", "peer hears", "at once", "reach"]
-        {
+        for what in [
+            "killed",
+            "stands still",
+            "isolated",
+            "hears nobody",
+            "full",
+            "slow",
+            "peer hears",
+            "at once",
+            "reach",
+            "jump",
+        ] {
             assert!(all.iter().any(|fault| fault.what.contains(what)), "{what}");
         }
     }

@@ -124,6 +124,32 @@ impl Worker {
         self.put(&key).await
     }
 
+    /// Puts objects and reads them back until told to stop, and tries what fails again as clients do by themselves: five times, with
+    /// pauses that double, each time through the next port. Returns how many requests failed all the same.
+    pub async fn persist(mut self) -> u64 {
+        let mut failed = 0;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            failed += u64::from(self.persists(async |worker| worker.put_kept().await).await.is_err());
+            failed += u64::from(self.persists(async |worker| worker.read_kept().await).await.is_err());
+            tokio::time::sleep(Duration::from_millis(self.random.below(60))).await;
+        }
+        failed
+    }
+
+    async fn persists(&mut self, ask: impl AsyncFn(&mut Worker) -> Result<(), Failed>) -> Result<(), Failed> {
+        let mut pause = Duration::from_millis(200);
+        for attempt in 1.. {
+            match ask(self).await {
+                Err(Failed) if attempt < TRIES => {}
+                end => return end,
+            }
+            self.at = (self.at + 1) % self.clients.len();
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Err(Failed)
+    }
+
     /// A length of an object: mostly that of a document, seldom more.
     fn length(&mut self) -> usize {
         let large = self.shared.budget.load(Ordering::Relaxed) > 0;
@@ -186,7 +212,7 @@ impl Worker {
         match refused(error) {
             None => self.shared.history.failed(format!("{what}: no answer")),
             Some(answer) => {
-                self.shared.history.failed(format!("{what}: {} {}", answer.status, answer.code));
+                self.shared.history.failed(format!("{what}: {} {}: {}", answer.status, answer.code, answer.message));
                 // A body that stopped is one of ours, cut off.
                 let is_ours = ["RequestTimeout", "IncompleteBody"].contains(&answer.code.as_str());
                 // 409: another request changes the same thing at this moment.

@@ -1,6 +1,7 @@
 //! Where everything of a test cluster lies: its certificate authority, certificates, configuration files, drives and logs, below one
 //! temporary directory; and how it is brought up.
 
+use crate::cluster::clock::Clocks;
 use crate::cluster::links::Network;
 use crate::cluster::supervisor::{Program, Supervisor};
 use crate::process::{binary, reserve_port};
@@ -52,6 +53,12 @@ impl Layout {
         }
     }
 
+    /// Names of all processes.
+    pub fn names(&self) -> Vec<String> {
+        let gateways = (1..=self.gateways).map(|n| format!("g{n}"));
+        self.node_names().into_iter().chain(self.metadata_names()).chain(gateways).collect()
+    }
+
     fn is_replicated(&self) -> bool {
         self.metadata > 1 || self.gateways > 0
     }
@@ -98,6 +105,7 @@ pub struct Site {
     /// Addresses of metadata processes that others are told.
     metadata_gates: Vec<SocketAddr>,
     small: Option<Mounted>,
+    clocks: Option<Clocks>,
     directory: tempfile::TempDir,
     /// Keeps the ports.
     _reserved: Vec<TcpSocket>,
@@ -110,6 +118,7 @@ struct Builder {
     /// `[[node]]` and `[[metadata]]` lists, each address that of a gate.
     peers: String,
     metadata: String,
+    clocks: Option<Clocks>,
 }
 
 impl Builder {
@@ -130,7 +139,8 @@ impl Builder {
         let config = self.root.join(format!("{name}.toml"));
         std::fs::write(&config, text).expect("a file below our own directory can be written");
         stele(&["config", "check", config.to_str().expect("our paths are text")]);
-        Program { role, config, log: self.root.join(format!("{name}.log")), health, environment: Vec::new() }
+        let environment = self.clocks.as_ref().map(|clocks| clocks.environment(name)).unwrap_or_default();
+        Program { role, config, log: self.root.join(format!("{name}.log")), health, environment }
     }
 }
 
@@ -162,7 +172,8 @@ impl Site {
         stele(&["ca", "init", "--dir", &path(&root, "ca")]);
         let network = Network::new();
         let supervisor = Supervisor::new(&network);
-        let mut to = Builder { root, reserved: Vec::new(), peers: String::new(), metadata: String::new() };
+        let clocks = Clocks::new(&root);
+        let mut to = Builder { root, reserved: Vec::new(), peers: String::new(), metadata: String::new(), clocks };
         let mut nodes = Vec::new();
         for name in layout.node_names() {
             let listen = to.port();
@@ -197,7 +208,17 @@ impl Site {
             let program = to.gateway(name, &mut s3);
             supervisor.add(name, program);
         }
-        Site { supervisor, network, layout, s3, metadata_gates, small, directory, _reserved: to.reserved }
+        Site {
+            supervisor,
+            network,
+            layout,
+            s3,
+            metadata_gates,
+            small,
+            clocks: to.clocks,
+            directory,
+            _reserved: to.reserved,
+        }
     }
 
     /// Makes one metadata node a cluster of one, and adds the others.
@@ -262,6 +283,11 @@ impl Site {
     /// Below this directory is the file system that can be filled, and `n1` has a drive on it.
     pub fn small(&self) -> Option<&Path> {
         self.small.as_ref().map(|mounted| mounted.0.as_path())
+    }
+
+    /// The processes' clocks, where they can be set.
+    pub fn clocks(&self) -> Option<&Clocks> {
+        self.clocks.as_ref()
     }
 
     /// Everything that metadata keeps but its keys and certificates is gone: what a loss of all metadata nodes leaves. They must

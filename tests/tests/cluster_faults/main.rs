@@ -24,8 +24,13 @@ const BUDGET: i64 = 500 << 20;
 const RECOVERED: Duration = Duration::from_secs(120);
 /// Within this time all is whole that was out of order.
 const WHOLE: Duration = Duration::from_secs(240);
+/// How long nothing must be out of order: longer than metadata takes to look at the drives.
+const QUIET: Duration = Duration::from_secs(6);
 /// Load between two faults.
 const BETWEEN: Duration = Duration::from_millis(1500);
+
+/// One cluster at a time: two of them would wait for each other's processors.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// What one fault came to.
 struct Outcome {
@@ -66,7 +71,7 @@ impl Run {
 
     /// Draws, inflicts and relieves faults until `more` says no.
     async fn faults(&mut self, seed: u64, mut more: impl FnMut(usize) -> bool) -> Vec<Outcome> {
-        let mut deck = Deck::new(seed, self.site.layout, self.site.small().is_some());
+        let mut deck = Deck::new(seed, self.site.layout, self.site.small().is_some(), self.site.clocks().is_some());
         let mut outcomes = Vec::new();
         while more(outcomes.len()) {
             tokio::time::sleep(BETWEEN).await;
@@ -87,21 +92,37 @@ impl Run {
         outcomes
     }
 
-    /// Waits until no stripe is short of a shard, and that is known of all of them.
+    /// Waits until no stripe is short of a shard, that is known of all of them, and has been so for a while: what has just happened
+    /// may not have been noticed yet.
     async fn whole(&self) {
-        let data = self.site.root().join("m1");
         let begun = Instant::now();
+        let mut since = None;
         loop {
-            let arguments = ["repair", "status", "--json", "--data", data.to_str().unwrap()];
-            let output = self.site.stele(&arguments).await;
-            let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let answer = self.repair_status().await;
             let is_empty = answer["by_slack"].as_array().is_some_and(|lines| lines.is_empty());
-            if is_empty && answer["whole_walk"] == true {
-                return println!("whole after {:.1?}", begun.elapsed());
+            let is_whole = is_empty && answer["whole_walk"] == true;
+            since = since.filter(|_| is_whole).or(is_whole.then(Instant::now));
+            if since.is_some_and(|since: Instant| since.elapsed() >= QUIET) {
+                return println!("      whole after {:.1?}", begun.elapsed());
             }
             assert!(begun.elapsed() < WHOLE, "not whole: {answer:#}\n{}", self.last_words());
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// What the first metadata process that knows says of repair.
+    async fn repair_status(&self) -> serde_json::Value {
+        let mut answer = serde_json::Value::Null;
+        for name in self.site.layout.metadata_names() {
+            let data = self.site.root().join(name);
+            let arguments = ["repair", "status", "--json", "--data", data.to_str().unwrap()];
+            let output = self.site.stele(&arguments).await;
+            answer = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            if answer["whole_walk"].is_boolean() {
+                break;
+            }
+        }
+        answer
     }
 
     /// Reads every key that was ever written.
@@ -161,16 +182,26 @@ impl Run {
     }
 }
 
+impl Run {
+    /// A cluster that serves, with a bucket.
+    async fn start(layout: Layout) -> Run {
+        let begun = Instant::now();
+        let site = Site::start(layout).await.unwrap_or_else(|failed| panic!("{failed}"));
+        println!("set up in {:.1?}", begun.elapsed());
+        let run = Run { site, shared: Shared::new(BUDGET), probes: 0 };
+        let mut first = Worker::new(0, &run.site.endpoints(), Random::new(0), &run.shared);
+        assert!(first.make_bucket().await.is_ok(), "no bucket: {:?}", run.shared.history.figures());
+        run
+    }
+}
+
 async fn befall(seed: u64, more: impl FnMut(usize) -> bool) {
+    let _turn = TURN.lock().await;
     println!("seed {seed}");
     let begun = Instant::now();
-    let site = Site::start(LAYOUT).await.unwrap_or_else(|failed| panic!("{failed}"));
-    println!("set up in {:.1?}", begun.elapsed());
-    let mut run = Run { site, shared: Shared::new(BUDGET), probes: 0 };
+    let mut run = Run::start(LAYOUT).await;
     let endpoints = run.site.endpoints();
     let mut random = Random::new(seed.wrapping_add(1));
-    let mut first = Worker::new(0, &endpoints, Random::new(0), &run.shared);
-    assert!(first.make_bucket().await.is_ok(), "no bucket: {:?}", run.shared.history.figures());
     let load: Vec<_> = (1..=WORKERS)
         .map(|number| tokio::spawn(Worker::new(number, &endpoints, Random::new(random.next()), &run.shared).run()))
         .collect();
@@ -226,6 +257,42 @@ fn report(run: &Run, outcomes: &[Outcome], took: Duration) {
     assert!(run.shared.history.acknowledged() > 10 * outcomes.len(), "too little was done to mean anything");
 }
 
+/// Every process is restarted, one after the other, as for an upgrade. No request of a client with its usual retries fails.
+async fn rolling() {
+    let _turn = TURN.lock().await;
+    let mut run = Run::start(LAYOUT).await;
+    let endpoints = run.site.endpoints();
+    let load: Vec<_> = (1..=WORKERS / 2)
+        .map(|number| tokio::spawn(Worker::new(number, &endpoints, Random::new(number), &run.shared).persist()))
+        .collect();
+    for name in run.site.layout.names() {
+        let begun = Instant::now();
+        let ended = run.site.supervisor.stop(&name, Duration::from_secs(100)).await;
+        assert!(ended, "{name} does not end well: {}", run.site.supervisor.last_words(&name, 40));
+        run.site.supervisor.start(&name);
+        let ready = run.site.all_ready(std::slice::from_ref(&name)).await;
+        ready.unwrap_or_else(|failed| panic!("{failed}"));
+        println!(
+            "{name} restarted in {:.1?}, {} changes acknowledged",
+            begun.elapsed(),
+            run.shared.history.acknowledged()
+        );
+        let served = run.recovered().await;
+        println!("      served after {served:.1?}");
+        run.whole().await;
+    }
+    run.shared.stop.store(true, Ordering::Relaxed);
+    let mut failed = 0;
+    for worker in load {
+        failed += worker.await.unwrap();
+    }
+    let failures = run.shared.history.figures().failures;
+    println!("attempts that failed: {failures:?}");
+    assert_eq!(failed, 0, "requests that failed with their retries: {failures:?}\n{}", run.last_words());
+    run.read_all().await;
+    run.judge("after every process was restarted");
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
@@ -238,6 +305,11 @@ fn seed() -> u64 {
 async fn a_cluster_under_load_survives_thirty_faults() {
     let count = number("STELE_FAULTS").and_then(|count| usize::try_from(count).ok()).unwrap_or(30);
     befall(seed(), |done| done < count).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_fails_no_request() {
+    rolling().await;
 }
 
 /// As many faults as `STELE_SOAK_MINUTES` has room for.
