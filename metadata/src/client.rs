@@ -204,6 +204,8 @@ pub struct Status {
     pub ensemble: Vec<DriveId>,
     /// All registered drives.
     pub drives: Vec<DriveLine>,
+    /// What may be lost at once with nothing lost that is written now, for people; empty when nothing can be written.
+    pub survives: String,
     /// What the placement does not survive, for people; empty when everything promised holds.
     pub warnings: Vec<String>,
 }

@@ -1,6 +1,8 @@
 //! Choosing the drives that keep the journal. Pure.
 
+use crate::topology::Numbers;
 use codec::id::DriveId;
+use storage_node::client::{DriveHealth, DriveStatus};
 
 /// A drive that takes writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,23 +11,48 @@ pub struct Candidate {
     pub id: DriveId,
     /// Its node, which fails as a whole.
     pub node: u32,
+    /// The rack of its node.
+    pub rack: u32,
+    /// The site of that rack.
+    pub site: u32,
     /// Bytes free.
     pub free: u64,
     /// Tells which drives share a file system, and so may fail together.
     pub filesystem: u64,
 }
 
+/// The drives that take writes.
+pub fn candidates<'a>(drives: impl Iterator<Item = &'a DriveStatus> + Clone) -> Vec<Candidate> {
+    let numbers = Numbers::new(drives.clone().map(|drive| (drive.labels.site(), drive.labels.rack())));
+    let candidate = |drive: &DriveStatus| {
+        let (site, rack) = (drive.labels.site(), drive.labels.rack());
+        Candidate {
+            id: drive.id,
+            node: drive.node,
+            rack: numbers.rack(site, rack),
+            site: numbers.site(site),
+            free: drive.free,
+            filesystem: drive.filesystem_id,
+        }
+    };
+    drives.filter(|drive| drive.health == DriveHealth::Healthy).map(candidate).collect()
+}
+
 /// The ensemble of `count` drives that follows `current`: members that are still candidates stay, in order, since they hold
-/// the tail already; the others are replaced by drives on nodes of their own, then on file systems of their own, then by those with most space. `None`
-/// when there are too few.
+/// the tail already; the others are replaced by drives at the sites, then in the racks, then on the nodes that have fewest of them, then on file
+/// systems of their own, then by those with most space. `None` when there are too few.
 pub fn choose_members(current: &[DriveId], candidates: &[Candidate], count: usize) -> Option<Vec<DriveId>> {
     let find = |id: &DriveId| candidates.iter().find(|c| c.id == *id);
     let mut chosen: Vec<Candidate> = current.iter().filter_map(find).copied().take(count).collect();
     while chosen.len() < count {
         let rest = candidates.iter().filter(|c| chosen.iter().all(|other| other.id != c.id));
-        let with = |node: u32| chosen.iter().filter(|other| other.node == node).count();
+        let with = |same: &dyn Fn(&Candidate) -> bool| chosen.iter().filter(|other| same(other)).count();
+        let near = |c: &Candidate| {
+            let (site, rack, node) = (c.site, c.rack, c.node);
+            (with(&|other| other.site == site), with(&|other| other.rack == rack), with(&|other| other.node == node))
+        };
         let shared = |c: &Candidate| chosen.iter().any(|other| other.filesystem == c.filesystem);
-        let best = rest.min_by_key(|c| (with(c.node), shared(c), std::cmp::Reverse(c.free), c.id)).copied()?;
+        let best = rest.min_by_key(|c| (near(c), shared(c), std::cmp::Reverse(c.free), c.id)).copied()?;
         chosen.push(best);
     }
     Some(chosen.into_iter().map(|c| c.id).collect())
@@ -36,7 +63,7 @@ mod tests {
     use super::*;
 
     fn candidate(id: u8, free: u64, filesystem: u64) -> Candidate {
-        Candidate { id: DriveId([id; 16]), node: 0, free, filesystem }
+        Candidate { id: DriveId([id; 16]), node: 0, rack: 0, site: 0, free, filesystem }
     }
 
     fn ids(ids: &[u8]) -> Vec<DriveId> {

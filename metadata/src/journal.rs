@@ -18,7 +18,7 @@ pub(crate) use map::read_in_time;
 pub use map::{Held, Holders, JournalMap, JournalReadError, Patience};
 
 use self::map::weight;
-use crate::ensemble::{Candidate, choose_members};
+use crate::ensemble::{self, Candidate, choose_members};
 use crate::survey::survey_drive;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
@@ -403,12 +403,8 @@ impl Journal {
         let registered = &self.register.registered;
         // Every commit would wait for one that does not answer.
         let stalled: BTreeSet<DriveId> = drives.iter().filter(|d| d.waits(STALLED_AFTER)).map(|d| d.id).collect();
-        let candidates: Vec<Candidate> = drives
-            .into_iter()
-            .filter(|d| d.health == DriveHealth::Healthy && registered.contains(&d.id))
-            .filter(|d| !failed.contains(&d.id) && !unread.contains(&d.id))
-            .map(|d| Candidate { id: d.id, node: d.node, free: d.free, filesystem: d.filesystem_id })
-            .collect();
+        let may = |d: &&DriveStatus| registered.contains(&d.id) && !failed.contains(&d.id) && !unread.contains(&d.id);
+        let candidates = ensemble::candidates(drives.iter().filter(may));
         let stays = |c: &&Candidate| !self.leaving.contains(&c.id) && !stalled.contains(&c.id);
         let staying: Vec<Candidate> = candidates.iter().filter(stays).copied().collect();
         let count = self.register.members.len();

@@ -1,49 +1,175 @@
 //! Which drives a new stripe's shards go to. Pure: the randomness is a seed.
 //!
-//! Every shard on a drive of its own; racks filled evenly, and nodes within a rack, so that neither has more shards of a
-//! stripe than the evenest placement needs (at most m wherever the topology allows it); within that, drives in proportion
-//! to their free space.
+//! Every shard on a drive of its own, and all of them in one placement cell ([`cells`]): the fewer sets of drives stripes lie
+//! on, the fewer combinations of drives there are whose loss takes one. Within that at most m shards of a stripe on a node, in
+//! a rack and at a site wherever the drives allow it; as even as possible over sites, the racks of each and the nodes of each;
+//! and drives in proportion to their free space.
+//!
+//! "At most m in each group of nested groups" is a laminar matroid, so whoever only takes what keeps it takes as many as
+//! can be had (Edmonds, "Matroids and the greedy algorithm", 1971). Where it can't be kept at all levels it is given up at the
+//! site first, then at the rack, then at the node.
 
-use crate::topology::{Drive, Topology};
+pub mod cells;
+
+use crate::topology::{Drive, Level, Topology, capacity};
 use codec::id::DriveId;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// Chooses up to `count` usable drives for shards of one stripe: none of `failed`, none of `used`, whose racks and nodes
-/// count as filled by the shards that they hold. Fewer come back when there are no more. Equal arguments give an equal answer.
-pub fn place(topology: &Topology, count: usize, used: &[DriveId], failed: &[DriveId], seed: u64) -> Vec<DriveId> {
-    let mut on_rack: BTreeMap<u32, usize> = BTreeMap::new();
-    let mut on_node: BTreeMap<u32, usize> = BTreeMap::new();
-    for drive in topology.drives.iter().filter(|drive| used.contains(&drive.id)) {
-        *on_rack.entry(drive.rack).or_default() += 1;
-        *on_node.entry(drive.node).or_default() += 1;
+/// Mixed into the seed for the choice of a cell, which must not follow that of the drives.
+const CELL_SEED: u64 = 0x6365_6c6c;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    /// How many drives.
+    pub count: usize,
+    /// How many shards of the stripe may be lost (m).
+    pub parity: u8,
+    /// Drives that have shards of the stripe: not chosen again, and what they are on counts as filled by that.
+    pub used: &'a [DriveId],
+    /// Drives that are not to be chosen.
+    pub failed: &'a [DriveId],
+    /// The rule: rather fewer drives than more than m shards on one of these.
+    pub survive: Level,
+    /// The randomness.
+    pub seed: u64,
+}
+
+impl Need<'_> {
+    /// Drives for a new stripe, under no rule.
+    pub fn new(count: usize, parity: u8) -> Need<'static> {
+        Need { count, parity, used: &[], failed: &[], survive: Level::Drive, seed: 0 }
     }
-    let mut random = SplitMix(seed);
+
+    fn most(&self) -> usize {
+        usize::from(self.parity)
+    }
+}
+
+/// Chooses up to as many usable drives as are needed. Fewer come back when there are no more, or none that the rule allows.
+/// Equal arguments give an equal answer.
+pub fn place(topology: &Topology, need: &Need<'_>) -> Vec<DriveId> {
+    let candidates = candidates(topology, need);
+    let home = if need.used.is_empty() { free_cell(&candidates, need) } else { cell_of(topology, need.used) };
+    let mut filled = Filled::new(topology, need.used);
+    // A new stripe stays in its cell: it was chosen because all of the stripe fits there. A shard that joins others goes to
+    // another cell rather than onto a node, rack or site that has as many as may be lost.
+    if need.used.is_empty() && home.is_some() {
+        return filled.take(candidates.into_iter().filter(|drive| Some(drive.cell) == home).collect(), home, need);
+    }
+    filled.take(candidates, home, need)
+}
+
+/// Chooses drives of one cell for a new stripe; `None` if not all of it fits there as well as it does over all cells.
+pub(crate) fn place_in_cell(topology: &Topology, cell: u32, need: &Need<'_>) -> Option<Vec<DriveId>> {
+    let candidates = candidates(topology, need);
+    let level = best_level(&candidates, need);
+    let inside: Vec<&Drive> = candidates.into_iter().filter(|drive| drive.cell == cell).collect();
+    fits(&inside, level, need).then(|| Filled::new(topology, &[]).take(inside, Some(cell), need))
+}
+
+/// The drives that may be chosen, ordered by the arrivals of Poisson processes: any first few of them are a draw weighted by
+/// free space, and so are any first few of those that share something.
+fn candidates<'a>(topology: &'a Topology, need: &Need<'_>) -> Vec<&'a Drive> {
+    let mut random = SplitMix(need.seed);
     let mut candidates: Vec<(f64, &Drive)> = topology
         .usable()
-        .filter(|drive| !used.contains(&drive.id) && !failed.contains(&drive.id))
+        .filter(|drive| !need.used.contains(&drive.id) && !need.failed.contains(&drive.id))
         .map(|drive| (random.arrival(drive.free), drive))
         .collect();
-    // Ordered by arrival: the first of a node is a draw from its drives weighted by free space.
     candidates.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(x.id.cmp(&y.id)));
-    // The candidates of each node, the last to arrive first, so that the next one is popped.
-    let mut waiting: BTreeMap<u32, Vec<(usize, &Drive)>> = BTreeMap::new();
-    for (order, (_, drive)) in candidates.into_iter().enumerate().rev() {
-        waiting.entry(drive.node).or_default().push((order, drive));
+    candidates.into_iter().map(|(_, drive)| drive).collect()
+}
+
+/// The highest level at which all of the stripe can be placed with at most m shards on each.
+fn best_level(drives: &[&Drive], need: &Need<'_>) -> Level {
+    let fits = |level: &Level| capacity(drives.iter().copied(), *level, need.most()) >= need.count;
+    Level::SHARED.into_iter().rev().find(fits).unwrap_or(Level::Drive)
+}
+
+fn fits(drives: &[&Drive], level: Level, need: &Need<'_>) -> bool {
+    capacity(drives.iter().copied(), level, need.most()) >= need.count
+}
+
+/// A cell for a new stripe, drawn by free space from those that take all of it as well as all cells together would. `None`:
+/// there is none (drives of one are down), or only one, and the stripe goes over all drives.
+fn free_cell(candidates: &[&Drive], need: &Need<'_>) -> Option<u32> {
+    let mut cells: BTreeMap<u32, Vec<&Drive>> = BTreeMap::new();
+    for drive in candidates {
+        cells.entry(drive.cell).or_default().push(drive);
     }
-    let held = |map: &BTreeMap<u32, usize>, key| map.get(&key).copied().unwrap_or(0);
-    let mut chosen = Vec::with_capacity(count);
-    while chosen.len() < count {
-        let first = |(&node, drives): (&u32, &Vec<(usize, &Drive)>)| {
-            let &(order, drive) = drives.last()?;
-            Some((held(&on_rack, drive.rack), held(&on_node, node), order, node))
-        };
-        let Some((.., node)) = waiting.iter().filter_map(first).min() else { break };
-        let Some((_, drive)) = waiting.get_mut(&node).and_then(Vec::pop) else { break };
-        *on_rack.entry(drive.rack).or_default() += 1;
-        *on_node.entry(node).or_default() += 1;
-        chosen.push(drive.id);
+    if cells.len() < 2 {
+        return None;
     }
-    chosen
+    let level = best_level(candidates, need);
+    let mut random = SplitMix(need.seed ^ CELL_SEED);
+    let room = |drives: &[&Drive]| drives.iter().fold(0u64, |sum, drive| sum.saturating_add(drive.free));
+    let drawn = cells.iter().map(|(cell, drives)| (random.arrival(room(drives)), *cell, drives));
+    let drawn = drawn.filter(|(_, _, drives)| fits(drives, level, need));
+    drawn.min_by(|(a, x, _), (b, y, _)| a.total_cmp(b).then(x.cmp(y))).map(|(_, cell, _)| cell)
+}
+
+/// The cell that most of these drives are in.
+fn cell_of(topology: &Topology, drives: &[DriveId]) -> Option<u32> {
+    let mut held: BTreeMap<u32, usize> = BTreeMap::new();
+    for drive in topology.drives.iter().filter(|drive| drives.contains(&drive.id)) {
+        *held.entry(drive.cell).or_default() += 1;
+    }
+    held.into_iter().min_by_key(|(cell, shards)| (Reverse(*shards), *cell)).map(|(cell, _)| cell)
+}
+
+/// How many shards of the stripe each node, rack and site has.
+struct Filled([BTreeMap<u32, usize>; 3]);
+
+impl Filled {
+    fn new(topology: &Topology, used: &[DriveId]) -> Filled {
+        let mut filled = Filled(Default::default());
+        topology.drives.iter().filter(|drive| used.contains(&drive.id)).for_each(|drive| filled.add(drive));
+        filled
+    }
+
+    fn add(&mut self, drive: &Drive) {
+        for (held, group) in self.0.iter_mut().zip([drive.node, drive.rack, drive.site]) {
+            *held.entry(group).or_default() += 1;
+        }
+    }
+
+    /// Shards on the drive's node, in its rack and at its site.
+    fn held(&self, drive: &Drive) -> [usize; 3] {
+        let held = |at: usize, group: u32| self.0[at].get(&group).copied().unwrap_or(0);
+        [held(0, drive.node), held(1, drive.rack), held(2, drive.site)]
+    }
+
+    /// Takes as many of the candidates as are needed, the best one each time.
+    fn take(&mut self, candidates: Vec<&Drive>, home: Option<u32>, need: &Need<'_>) -> Vec<DriveId> {
+        // What is the same to the stripe stands in one queue, the last to arrive first, so that the next one is popped.
+        let mut waiting: BTreeMap<(u32, u32, u32, bool), Vec<(usize, &Drive)>> = BTreeMap::new();
+        for (order, drive) in candidates.into_iter().enumerate().rev() {
+            let outside = home.is_some_and(|home| drive.cell != home);
+            waiting.entry((drive.node, drive.rack, drive.site, outside)).or_default().push((order, drive));
+        }
+        let mut chosen = Vec::with_capacity(need.count);
+        while chosen.len() < need.count {
+            let next = waiting.iter().filter_map(|(queue, drives)| {
+                let (order, drive) = *drives.last()?;
+                let [node, rack, site] = self.held(drive);
+                let over = [node, rack, site].map(|shards| shards >= need.most());
+                let by_rule = match need.survive {
+                    Level::Drive => false,
+                    Level::Node => over[0],
+                    Level::Rack => over[1],
+                    Level::Site => over[2],
+                };
+                (!by_rule).then_some((over, queue.3, site, rack, node, order, *queue))
+            });
+            let Some((.., queue)) = next.min() else { break };
+            let Some((_, drive)) = waiting.get_mut(&queue).and_then(Vec::pop) else { break };
+            self.add(drive);
+            chosen.push(drive.id);
+        }
+        chosen
+    }
 }
 
 /// Sebastiano Vigna's SplitMix64: enough for spreading, and the same everywhere.
@@ -72,7 +198,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn drive(n: u8, node: u32, free: u64) -> Drive {
-        Drive { id: DriveId([n; 16]), node, rack: 0, free, usable: true, full: false }
+        Drive { node, free, usable: true, ..Drive::new(DriveId([n; 16])) }
+    }
+
+    fn of(drives: Vec<Drive>) -> Topology {
+        Topology { drives, ..Topology::default() }
     }
 
     proptest! {
@@ -84,12 +214,13 @@ mod tests {
             let drives: Vec<Drive> = drives.into_iter().enumerate()
                 .map(|(n, (node, free, usable))| Drive { usable, ..drive(n as u8, node, free) })
                 .collect();
-            let topology = Topology { drives };
+            let topology = of(drives);
             let ids: Vec<DriveId> = topology.drives.iter().map(|drive| drive.id).collect();
             let used = &ids[..used.min(ids.len())];
             let failed = &ids[ids.len() - failed.min(ids.len())..];
-            let chosen = place(&topology, count, used, failed, seed);
-            prop_assert_eq!(&chosen, &place(&topology, count, used, failed, seed));
+            let need = Need { used, failed, seed, ..Need::new(count, 4) };
+            let chosen = place(&topology, &need);
+            prop_assert_eq!(&chosen, &place(&topology, &need));
             let free: Vec<&Drive> =
                 topology.usable().filter(|d| !used.contains(&d.id) && !failed.contains(&d.id)).collect();
             prop_assert_eq!(chosen.len(), count.min(free.len()));
@@ -114,28 +245,29 @@ mod tests {
 
     #[test]
     fn a_replacement_avoids_the_nodes_that_are_filled() {
-        let topology = Topology { drives: (0..6).map(|n| drive(n, u32::from(n) % 3, 100)).collect() };
+        let topology = of((0..6).map(|n| drive(n, u32::from(n) % 3, 100)).collect());
         let used = [DriveId([0; 16]), DriveId([1; 16])];
         for seed in 0..50 {
-            let chosen = place(&topology, 1, &used, &[DriveId([2; 16])], seed);
+            let need = Need { used: &used, failed: &[DriveId([2; 16])], seed, ..Need::new(1, 2) };
+            let chosen = place(&topology, &need);
             assert_eq!(chosen, [DriveId([5; 16])]);
         }
     }
 
     #[test]
     fn free_space_weighs() {
-        let topology = Topology { drives: vec![drive(0, 0, 100), drive(1, 0, 300)] };
-        let roomy = (0..4000).filter(|&seed| place(&topology, 1, &[], &[], seed) == [DriveId([1; 16])]).count();
+        let topology = of(vec![drive(0, 0, 100), drive(1, 0, 300)]);
+        let roomy =
+            (0..4000).filter(|&seed| place(&topology, &Need { seed, ..Need::new(1, 0) }) == [DriveId([1; 16])]).count();
         assert!((2800..3200).contains(&roomy), "{roomy} of 4000, expected about 3000");
     }
 
     #[test]
     fn racks_are_filled_evenly_and_nodes_within_them() {
-        let topology = Topology {
-            drives: (0..48).map(|n| Drive { rack: u32::from(n) / 12, ..drive(n, u32::from(n) / 4, 100) }).collect(),
-        };
+        let topology =
+            of((0..48).map(|n| Drive { rack: u32::from(n) / 12, ..drive(n, u32::from(n) / 4, 100) }).collect());
         for seed in 0..50 {
-            let chosen = place(&topology, 8, &[], &[], seed);
+            let chosen = place(&topology, &Need { seed, ..Need::new(8, 2) });
             let of = |id: &DriveId| topology.drives.iter().find(|drive| drive.id == *id).unwrap();
             let mut racks = [0; 4];
             let mut nodes = [0; 12];

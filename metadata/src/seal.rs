@@ -17,7 +17,7 @@ use crate::index::{self, IndexError, Overlay, View};
 use crate::journal::{JournalReadError, JournalStopped, read_in_time};
 use crate::service::{Alarm, Shared};
 use crate::stripe_writer::{OpenStripe, StoreError, Stored, StripeWriter};
-use crate::topology::{Topology, usable_width};
+use crate::topology::Topology;
 use bytes::Bytes;
 use codec::effect::{AcceptedLossRow, EffectKind, Place, SealedRow, StripeName};
 use codec::id::{ChunkId, DriveId, Epoch, Lsn, ShardId};
@@ -268,8 +268,7 @@ impl Sealer {
     /// chance.
     pub(crate) fn leave_out_distrusted(&self, topology: &mut Topology) {
         let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
-        let trusted = topology.usable().filter(|drive| !distrusted.contains(&drive.id)).count();
-        if usable_width(trusted, self.writer.geometry()).is_none() {
+        if topology.clone().without(&distrusted).width(self.writer.geometry()).is_none() {
             distrusted.clear();
         }
         for drive in topology.drives.iter_mut().filter(|drive| distrusted.contains(&drive.id)) {

@@ -16,7 +16,7 @@ use crate::lookup::Wounds;
 use crate::seal::{CheckpointReport, SealError, SealReport, Sealer};
 use crate::stripe_writer::StripeWriter;
 use crate::topology;
-use codec::effect::DriveState;
+use codec::effect::{DriveRow, DriveState};
 use codec::erasure::Geometry;
 use codec::id::{DomainId, DriveId, Epoch, Lsn};
 use std::collections::HashMap;
@@ -246,23 +246,27 @@ impl Metadata {
     }
 
     fn drive_lines(&self, drives: &[DriveStatus]) -> Vec<DriveLine> {
-        let rows = index::drives(&self.view()).unwrap_or_default();
-        let line = |row: &codec::effect::DriveRow| {
-            let id = DriveId::from_slice(&row.id)?;
-            let status = drives.iter().find(|status| status.id == id);
-            let state = match status.map(|status| &status.health) {
-                _ if row.state == DriveState::Removed as i32 => "removed",
-                None => "absent",
-                Some(DriveHealth::Healthy) if row.state == DriveState::Draining as i32 => "draining",
-                Some(DriveHealth::Healthy) => "healthy",
-                Some(DriveHealth::ReadOnly { .. }) => "read-only",
-                Some(DriveHealth::Failed { .. }) => "failed",
-            };
-            let path = status.map_or_else(|| row.path.clone(), |status| status.path.clone());
-            let (total, free) = status.map_or((0, 0), |status| (status.total, status.free));
-            let filesystem_id = status.map_or(0, |status| status.filesystem_id);
-            Some(DriveLine { id, path, state, total, free, filesystem_id })
-        };
-        rows.iter().filter_map(line).collect()
+        drive_lines(&index::drives(&self.view()).unwrap_or_default(), drives)
     }
+}
+
+/// Registered drives, where their nodes say this of them.
+pub(crate) fn drive_lines(rows: &[DriveRow], drives: &[DriveStatus]) -> Vec<DriveLine> {
+    let line = |row: &DriveRow| {
+        let id = DriveId::from_slice(&row.id)?;
+        let status = drives.iter().find(|status| status.id == id);
+        let state = match status.map(|status| &status.health) {
+            _ if row.state == DriveState::Removed as i32 => "removed",
+            None => "absent",
+            Some(DriveHealth::Healthy) if row.state == DriveState::Draining as i32 => "draining",
+            Some(DriveHealth::Healthy) => "healthy",
+            Some(DriveHealth::ReadOnly { .. }) => "read-only",
+            Some(DriveHealth::Failed { .. }) => "failed",
+        };
+        let path = status.map_or_else(|| row.path.clone(), |status| status.path.clone());
+        let (total, free) = status.map_or((0, 0), |status| (status.total, status.free));
+        let filesystem_id = status.map_or(0, |status| status.filesystem_id);
+        Some(DriveLine { id, path, state, total, free, filesystem_id })
+    };
+    rows.iter().filter_map(line).collect()
 }

@@ -21,6 +21,7 @@ use crate::keep::reclaim::ReclaimConfig;
 use crate::keys::{KeyError, Keys};
 use crate::replay::index_mark;
 use crate::service::Metadata;
+use crate::topology::Level;
 use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, judge, newest_register, survey};
 use codec::erasure::{Geometry, self_test_of};
 use codec::id::{ClusterId, DriveId, Lsn};
@@ -42,6 +43,7 @@ mod error;
 mod far;
 mod first;
 mod key;
+mod rule;
 mod serve;
 
 pub use accept::accept_loss;
@@ -75,6 +77,11 @@ pub struct Config {
     pub cluster: Option<ClusterId>,
     /// The geometry asked for; the journaled one counts, and another is refused.
     pub geometry: Option<Geometry>,
+    /// How long storage nodes that do not answer are waited for: machines that begin together. Then a start does without those
+    /// that are gone, if it can.
+    pub wait_for_nodes: Duration,
+    /// The rule of placement that is asked for: journaled, and in force until another one is. `None`: the journaled one stays.
+    pub survive: Option<Level>,
     /// Size of a data segment, in bytes.
     pub data_segment: u64,
     /// Size of a journal segment, in bytes.
@@ -116,6 +123,8 @@ impl Default for Config {
         Config {
             cluster: None,
             geometry: None,
+            wait_for_nodes: Duration::ZERO,
+            survive: None,
             data_segment: 1 << 30,
             journal_segment: 256 << 20,
             preallocate_step: 64 << 20,
@@ -361,7 +370,11 @@ impl Opened {
         let copies = survey(&*node, mark.sealed, config.patience.deadline, &config.sabotage).await?;
         let (register, first) = match (newest_register(&copies), fresh) {
             (Some(register), _) => (register.clone(), false),
-            (None, Some(ids)) => (first_register(config, cluster, &ids)?, true),
+            (None, Some(ids)) => {
+                let register = first_register(config, cluster, &ids)?;
+                rule::check_first(config, &*node, Geometry::new(register.k, register.m)?).await?;
+                (register, true)
+            }
             (None, None) => return Err(no_register(&*node).await),
         };
         let geometry = Geometry::new(register.k, register.m)?;

@@ -4,8 +4,8 @@
 //! up can never be taken for a member of another stripe. Shrink k, never m: with few usable drives a stripe has fewer data
 //! shards, down to one, and always m parity shards; with fewer than 1+m usable drives it is refused.
 
-use crate::placement;
-use crate::topology::{Topology, usable_width};
+use crate::placement::{self, Need};
+use crate::topology::{Level, Topology};
 use bytes::Bytes;
 use codec::effect::{Place, StripeRow};
 use codec::erasure::{Erasure, Geometry};
@@ -27,6 +27,9 @@ pub enum StoreError {
         /// 1+m.
         needed: usize,
     },
+    /// The rule can't be kept by the drives that take writes, not even by the narrowest stripe (503).
+    #[error("no stripe can be written that survives the loss of a {0}, as the rule wants")]
+    Rule(Level),
     /// No space outside the reserve (507).
     #[error("the drives are full")]
     Full,
@@ -207,13 +210,15 @@ impl StripeWriter {
             false => tokio::task::spawn_blocking(pack).await.map_err(|_| StoreError::Interrupted)??,
         };
         let mut targets = |wanted: TargetsWanted<'_>| -> Vec<DriveId> {
-            placement::place(
-                topology,
-                wanted.count,
-                wanted.used,
-                wanted.failed,
-                id.epoch.0 ^ id.counter.rotate_left(32),
-            )
+            let need = Need {
+                count: wanted.count,
+                parity: geometry.m(),
+                used: wanted.used,
+                failed: wanted.failed,
+                survive: topology.survive,
+                seed: id.epoch.0 ^ id.counter.rotate_left(32),
+            };
+            placement::place(topology, &need)
         };
         let drives = write_stripe(&*self.node, &packed, reserve, &mut targets).await.map_err(store_error)?;
         let row = StripeRow {
@@ -252,8 +257,9 @@ fn width(topology: &Topology, geometry: Geometry) -> Result<u8, StoreError> {
     let needed = 1 + usize::from(geometry.m());
     let usable = topology.usable().count();
     let full = topology.drives.iter().filter(|drive| drive.full).count();
-    match usable_width(usable, geometry) {
+    match topology.width(geometry) {
         Some(width) => Ok(width),
+        None if usable >= needed => Err(StoreError::Rule(topology.survive)),
         None if usable + full >= needed => Err(StoreError::Full),
         None => Err(StoreError::TooFewDrives { usable, needed }),
     }
@@ -276,10 +282,10 @@ mod tests {
     #[test]
     fn r14_drives_without_room_are_full_and_not_missing() {
         let geometry = Geometry::new(3, 2).unwrap();
-        let drive = |n: u8, usable, full| Drive { id: DriveId([n; 16]), node: 0, rack: 0, free: 0, usable, full };
+        let drive = |n: u8, usable, full| Drive { usable, full, ..Drive::new(DriveId([n; 16])) };
         let of = |drives: &[(bool, bool)]| {
             let drives = (0..).zip(drives).map(|(n, (usable, full))| drive(n, *usable, *full)).collect();
-            width(&Topology { drives }, geometry)
+            width(&Topology { drives, ..Topology::default() }, geometry)
         };
         let (good, full, gone) = ((true, false), (false, true), (false, false));
         assert!(matches!(of(&[good, good, good, gone, full]), Ok(1)));

@@ -1,13 +1,73 @@
-//! Drives and nodes as placement sees them, and the geometry that a number of drives gets by default.
+//! Drives, and what they fail together with, as placement sees them; and the geometry that a number of drives gets by default.
+//!
+//! Levels are nested: a drive is in a node, that in a rack, that in a site. Nodes whose configuration does not say where they
+//! stand count as standing in one rack of one site together: what is not known to fail apart is not taken to.
+
+mod rule;
+mod survives;
+
+pub use rule::{RuleUnmet, check_rule};
+pub use survives::Survives;
 
 use codec::effect::{DriveRow, DriveState};
 use codec::erasure::Geometry;
 use codec::id::DriveId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 use storage_node::client::{DriveHealth, DriveStatus, STALLED_AFTER, WRITE_DEADLINE};
 
 /// A drive with less free space than this takes no new shards.
 pub const MIN_FREE: u64 = 64 << 20;
+
+/// What can fail together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// A drive by itself.
+    #[default]
+    Drive,
+    /// The drives of a node.
+    Node,
+    /// The nodes of a rack.
+    Rack,
+    /// The racks of a site.
+    Site,
+}
+
+impl Level {
+    /// The levels at which more than one drive fails.
+    pub const SHARED: [Level; 3] = [Level::Node, Level::Rack, Level::Site];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Drive => "drive",
+            Level::Node => "node",
+            Level::Rack => "rack",
+            Level::Site => "site",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is no level.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a level is drive, node, rack or site")]
+pub struct NoLevel;
+
+impl FromStr for Level {
+    type Err = NoLevel;
+
+    fn from_str(name: &str) -> Result<Level, NoLevel> {
+        let all = [Level::Drive, Level::Node, Level::Rack, Level::Site];
+        all.into_iter().find(|level| level.name() == name).ok_or(NoLevel)
+    }
+}
 
 /// A registered drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +76,12 @@ pub struct Drive {
     pub id: DriveId,
     /// The node that serves it.
     pub node: u32,
-    /// The rack of its node. All nodes of one machine are in rack 0.
+    /// The rack of its node: a number that means something in this topology only.
     pub rack: u32,
+    /// The site of that rack: a number like that.
+    pub site: u32,
+    /// Its placement cell.
+    pub cell: u32,
     /// Bytes that client frames may still take there.
     pub free: u64,
     /// Takes new shards: registered as active, healthy, not full.
@@ -26,11 +90,30 @@ pub struct Drive {
     pub full: bool,
 }
 
+impl Drive {
+    /// A drive by itself that takes nothing.
+    pub fn new(id: DriveId) -> Drive {
+        Drive { id, node: 0, rack: 0, site: 0, cell: 0, free: 0, usable: false, full: false }
+    }
+
+    /// What it fails together with at a level; nothing else has this number there.
+    fn group(&self, level: Level) -> Option<u32> {
+        match level {
+            Level::Drive => None,
+            Level::Node => Some(self.node),
+            Level::Rack => Some(self.rack),
+            Level::Site => Some(self.site),
+        }
+    }
+}
+
 /// All registered drives that are not removed, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// The drives.
     pub drives: Vec<Drive>,
+    /// The rule: no new stripe has more shards on one of these than it may lose. `Drive`: no rule beyond distinct drives.
+    pub survive: Level,
 }
 
 /// What a topology can't survive, for the status line.
@@ -55,13 +138,35 @@ pub enum Warning {
         /// k+m.
         full: usize,
     },
-    /// A node has more shards of a stripe than may be lost.
+    /// Stripes are narrower than the geometry, because of the rule.
     #[error(
-        "a stripe has up to {on_one_node} shards on one node and survives the loss of {parity}: losing a node stops reads"
+        "new stripes have {data} data shards instead of {full}: no more than {parity} of their shards may be on one {level}"
     )]
-    NodeLoss {
-        /// Most shards of one stripe on one node.
-        on_one_node: usize,
+    NarrowByRule {
+        /// The rule.
+        level: Level,
+        /// Data shards that a new stripe has.
+        data: usize,
+        /// k.
+        full: usize,
+        /// m.
+        parity: usize,
+    },
+    /// Nothing can be written by the rule.
+    #[error("no stripe can be written that survives the loss of a {level}, as the rule wants: writes are refused")]
+    Rule {
+        /// The rule.
+        level: Level,
+    },
+    /// A node, rack or site has more shards of a stripe than may be lost.
+    #[error(
+        "a stripe has up to {most} shards on one {level} and survives the loss of {parity}: losing a {level} stops reads"
+    )]
+    Loss {
+        /// What fails together.
+        level: Level,
+        /// Most shards of one stripe on one of them.
+        most: usize,
         /// m.
         parity: usize,
     },
@@ -74,23 +179,35 @@ pub enum Warning {
 }
 
 impl Topology {
-    /// Joins what is registered with what the nodes say.
+    /// Joins what is registered with what the nodes say. Where a drive is counts as its node says, if any node does; as its row
+    /// says otherwise.
     pub fn new(rows: &[DriveRow], status: &[DriveStatus]) -> Self {
         let status: BTreeMap<DriveId, &DriveStatus> = status.iter().map(|status| (status.id, status)).collect();
-        let known = rows.iter().filter(|row| row.state != DriveState::Removed as i32);
-        let mut drives: Vec<Drive> = known
-            .filter_map(|row| {
-                let id = DriveId::from_slice(&row.id)?;
-                let status = status.get(&id);
-                let healthy = status.is_some_and(|status| status.health == DriveHealth::Healthy);
-                let free = status.map_or(0, |status| status.free);
-                let active = row.state == DriveState::Active as i32;
-                let (takes, room) = (active && healthy, free >= MIN_FREE);
-                Some(Drive { id, node: row.node, rack: 0, free, usable: takes && room, full: takes && !room })
-            })
+        let known = || rows.iter().filter(|row| row.state != DriveState::Removed as i32);
+        let known: Vec<(DriveId, DriveRow)> = known()
+            .filter_map(|row| DriveId::from_slice(&row.id).map(|id| (id, row)))
+            .map(|(id, row)| (id, status.get(&id).map_or_else(|| row.clone(), |status| as_seen(row, status))))
             .collect();
+        let numbers = Numbers::new(known.iter().map(|(_, row)| (&row.site[..], &row.rack[..])));
+        let drive = |(id, row): &(DriveId, DriveRow)| {
+            let status = status.get(id);
+            let healthy = status.is_some_and(|status| status.health == DriveHealth::Healthy);
+            let free = status.map_or(0, |status| status.free);
+            let (takes, room) = (row.state == DriveState::Active as i32 && healthy, free >= MIN_FREE);
+            let (rack, site) = (numbers.rack(&row.site, &row.rack), numbers.site(&row.site));
+            let (usable, full) = (takes && room, takes && !room);
+            Drive { id: *id, node: row.node, rack, site, cell: row.cell, free, usable, full }
+        };
+        let mut drives: Vec<Drive> = known.iter().map(drive).collect();
         drives.sort_by_key(|drive| drive.id);
-        Topology { drives }
+        Topology { drives, survive: Level::Drive }
+    }
+
+    /// The same drives under a rule.
+    #[must_use]
+    pub fn surviving(mut self, survive: Level) -> Self {
+        self.survive = survive;
+        self
     }
 
     /// The same drives, of which these take no new shards.
@@ -130,6 +247,27 @@ impl Topology {
         self.drives.iter().filter(|drive| drive.usable)
     }
 
+    /// The same drives, under no rule if none of its stripes can be written: for what is stored already, which is better off on
+    /// any drives than where it is.
+    #[must_use]
+    pub fn rule_if_kept(mut self, geometry: Geometry) -> Self {
+        if self.width(geometry).is_none() {
+            self.survive = Level::Drive;
+        }
+        self
+    }
+
+    /// How many data shards a new stripe can have by the rule: fewer than k when drives, nodes, racks or sites are missing, never
+    /// at the cost of parity. `None`: not even one, and nothing can be written.
+    pub fn width(&self, geometry: Geometry) -> Option<u8> {
+        usable_width(self.capacity(self.survive, usize::from(geometry.m())), geometry)
+    }
+
+    /// How many shards of one stripe the usable drives take with at most `most` on each node, rack or site.
+    pub(crate) fn capacity(&self, level: Level, most: usize) -> usize {
+        capacity(self.usable(), level, most)
+    }
+
     /// What does not hold here, for people.
     pub fn warnings(&self, geometry: Geometry) -> Vec<Warning> {
         let (k, m) = (usize::from(geometry.k()), usize::from(geometry.m()));
@@ -138,29 +276,67 @@ impl Topology {
         if m == 0 {
             warnings.push(Warning::NoParity);
         }
-        let Some(width) = usable_width(usable, geometry) else {
+        let Some(by_drives) = usable_width(usable, geometry).map(usize::from) else {
             warnings.push(Warning::TooFewDrives { usable, needed: 1 + m });
             return warnings;
         };
-        if usize::from(width) < k {
-            warnings.push(Warning::NarrowStripes { usable, full: k + m });
+        match self.width(geometry).map(usize::from) {
+            None => warnings.push(Warning::Rule { level: self.survive }),
+            Some(data) if data < by_drives => {
+                warnings.push(Warning::NarrowByRule { level: self.survive, data, full: k, parity: m });
+            }
+            Some(data) if data < k => warnings.push(Warning::NarrowStripes { usable, full: k + m }),
+            Some(_) => {}
         }
-        let nodes: BTreeSet<u32> = self.drives.iter().map(|drive| drive.node).collect();
-        let on_one_node = self.most_on_one_node(usize::from(width) + m);
-        if nodes.len() > 1 && on_one_node > m {
-            warnings.push(Warning::NodeLoss { on_one_node, parity: m });
-        }
+        warnings.extend(self.not_survived(geometry));
         warnings
     }
+}
 
-    /// The most shards of a stripe of `width` shards that the evenest placement puts on one node.
-    fn most_on_one_node(&self, width: usize) -> usize {
-        let mut room: BTreeMap<u32, usize> = BTreeMap::new();
-        for drive in self.usable() {
-            *room.entry(drive.node).or_default() += 1;
-        }
-        (0..=width).find(|&most| room.values().map(|&drives| drives.min(most)).sum::<usize>() >= width).unwrap_or(width)
+/// Numbers of racks and sites, in the order of their names. A rack's name is that of a rack of its site.
+pub(crate) struct Numbers<'a> {
+    sites: BTreeMap<&'a str, u32>,
+    racks: BTreeMap<(&'a str, &'a str), u32>,
+}
+
+impl<'a> Numbers<'a> {
+    /// Numbers for racks, each with the site before it.
+    pub fn new(racks: impl Iterator<Item = (&'a str, &'a str)>) -> Numbers<'a> {
+        let racks: BTreeSet<(&str, &str)> = racks.collect();
+        let sites: BTreeSet<&str> = racks.iter().map(|(site, _)| *site).collect();
+        Numbers { sites: sites.into_iter().zip(0..).collect(), racks: racks.into_iter().zip(0..).collect() }
     }
+
+    pub fn site(&self, site: &str) -> u32 {
+        self.sites.get(site).copied().unwrap_or(0)
+    }
+
+    pub fn rack(&self, site: &str, rack: &str) -> u32 {
+        self.racks.get(&(site, rack)).copied().unwrap_or(0)
+    }
+}
+
+/// The row of a drive that is where its node says.
+pub fn as_seen(row: &DriveRow, status: &DriveStatus) -> DriveRow {
+    let (rack, site) = (status.labels.rack().to_owned(), status.labels.site().to_owned());
+    DriveRow { node: status.node, path: status.path.clone(), rack, site, ..row.clone() }
+}
+
+/// Whether a drive fails together with the same things by both rows.
+pub fn same_place(a: &DriveRow, b: &DriveRow) -> bool {
+    (a.node, &a.rack, &a.site) == (b.node, &b.rack, &b.site)
+}
+
+/// How many shards of one stripe some drives take with at most `most` on each node, rack or site. One on each drive, always.
+pub(crate) fn capacity<'a>(drives: impl Iterator<Item = &'a Drive>, level: Level, most: usize) -> usize {
+    let (mut groups, mut alone) = (BTreeMap::<u32, usize>::new(), 0);
+    for drive in drives {
+        match drive.group(level) {
+            Some(group) => *groups.entry(group).or_default() += 1,
+            None => alone += 1,
+        }
+    }
+    alone + groups.into_values().map(|drives| drives.min(most)).sum::<usize>()
 }
 
 /// Drives of one machine that lie on one file system although they should fail apart.
@@ -236,9 +412,10 @@ mod tests {
 
     #[test]
     fn a_drive_that_lets_an_operation_wait_is_spared_as_far_as_others_will_do() {
-        let drive = |n: u8| Drive { id: DriveId([n; 16]), node: 0, rack: 0, free: 1 << 40, usable: true, full: false };
+        let drive = |n: u8| Drive { free: 1 << 40, usable: true, ..Drive::new(DriveId([n; 16])) };
         let usable = |waits: &[u64], least, full| -> Vec<u8> {
-            let topology = Topology { drives: (0..waits.len()).map(|n| drive(n as u8)).collect() };
+            let topology =
+                Topology { drives: (0..waits.len()).map(|n| drive(n as u8)).collect(), ..Topology::default() };
             let status = |(n, ms): (usize, &u64)| DriveStatus {
                 id: DriveId([n as u8; 16]),
                 unanswered_ms: *ms,
@@ -256,18 +433,19 @@ mod tests {
 
     #[test]
     fn warnings_say_what_is_not_survived() {
-        let drive =
-            |n: u8, node| Drive { id: DriveId([n; 16]), node, rack: 0, free: 1 << 40, usable: true, full: false };
+        let drive = |n: u8, node| Drive { node, free: 1 << 40, usable: true, ..Drive::new(DriveId([n; 16])) };
         let geometry = Geometry::new(4, 2).unwrap();
-        let one_node = Topology { drives: (0..6).map(|n| drive(n, 0)).collect() };
+        let one_node = Topology { drives: (0..6).map(|n| drive(n, 0)).collect(), ..Topology::default() };
         assert_eq!(one_node.warnings(geometry), []);
-        let three_nodes = Topology { drives: (0..6).map(|n| drive(n, u32::from(n) % 3)).collect() };
+        let three_nodes =
+            Topology { drives: (0..6).map(|n| drive(n, u32::from(n) % 3)).collect(), ..Topology::default() };
         assert_eq!(three_nodes.warnings(geometry), []);
-        let two_nodes = Topology { drives: (0..6).map(|n| drive(n, u32::from(n) % 2)).collect() };
-        assert_eq!(two_nodes.warnings(geometry), [Warning::NodeLoss { on_one_node: 3, parity: 2 }]);
-        let few = Topology { drives: (0..2).map(|n| drive(n, 0)).collect() };
+        let two_nodes =
+            Topology { drives: (0..6).map(|n| drive(n, u32::from(n) % 2)).collect(), ..Topology::default() };
+        assert_eq!(two_nodes.warnings(geometry), [Warning::Loss { level: Level::Node, most: 3, parity: 2 }]);
+        let few = Topology { drives: (0..2).map(|n| drive(n, 0)).collect(), ..Topology::default() };
         assert_eq!(few.warnings(geometry), [Warning::TooFewDrives { usable: 2, needed: 3 }]);
-        let narrow = Topology { drives: (0..4).map(|n| drive(n, 0)).collect() };
+        let narrow = Topology { drives: (0..4).map(|n| drive(n, 0)).collect(), ..Topology::default() };
         assert_eq!(narrow.warnings(geometry), [Warning::NarrowStripes { usable: 4, full: 6 }]);
     }
 }

@@ -350,6 +350,7 @@ impl MetadataClient for Fake {
             sealed: Lsn(0),
             ensemble: Vec::new(),
             drives: Vec::new(),
+            survives: String::new(),
             warnings: Vec::new(),
         }
     }

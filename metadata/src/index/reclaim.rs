@@ -10,9 +10,11 @@
 //! * `e` and an epoch: the LSN at which it was granted. `f`: the oldest epoch that is not fenced; without it, the last one. It
 //!   never goes back. A stripe of an epoch that was not granted was written by a service whose journal this is not, or no longer: it is evidence that this state was put back from the past, and no orphan (R10). An index that an older Stele made
 //!   has these rows from some epoch on; earlier ones count as granted.
+//! * `g` and an epoch: it was granted to a gateway, and to which. Only while it is not fenced.
 
 use super::{IndexError, Overlay, RECLAIM, RowFault, View, clock, damaged, decode, epoch, setting, tagged};
-use codec::effect::{ClockTick, DroppedRow, EpochRow, StripeRow};
+use crate::command::EPOCH_HOLD_MS;
+use codec::effect::{ClockTick, DroppedRow, EpochRow, GrantRow, StripeRow};
 use codec::id::{DomainId, Epoch, Lsn, StripeId};
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -68,6 +70,10 @@ fn tick_key(lsn: Lsn) -> Vec<u8> {
 
 fn epoch_key(epoch: Epoch) -> Vec<u8> {
     tagged(b'e', &epoch.0.to_be_bytes())
+}
+
+fn gateway_key(epoch: Epoch) -> Vec<u8> {
+    tagged(b'g', &epoch.0.to_be_bytes())
 }
 
 fn stripe_key(tag: u8, id: StripeId) -> Vec<u8> {
@@ -174,16 +180,49 @@ pub fn seen_epochs(view: &dyn View) -> Result<BTreeSet<Epoch>, IndexError> {
 /// Notes that an epoch is granted and which are fenced, and forgets the freed stripes of those: nobody can commit them any
 /// more (R9).
 pub(crate) fn grant(overlay: &mut Overlay<'_>, lsn: Lsn, row: &EpochRow) -> Result<(), IndexError> {
-    let open = Epoch(if row.open_from == 0 { row.epoch } else { row.open_from });
-    let end = stripe_key(b'x', StripeId { epoch: open, counter: 0 });
-    for (key, _) in overlay.rows(RECLAIM, b"x", &end, usize::MAX)? {
-        overlay.delete(RECLAIM, key);
-    }
-    overlay.put_raw(RECLAIM, OPEN_KEY.to_vec(), open.0.to_be_bytes().to_vec());
+    fence(overlay, Epoch(if row.open_from == 0 { row.epoch } else { row.open_from }))?;
     for epoch in [row.epoch, row.journal].into_iter().filter(|epoch| *epoch > 0) {
         overlay.put_raw(RECLAIM, epoch_key(Epoch(epoch)), lsn.0.to_be_bytes().to_vec());
     }
     Ok(())
+}
+
+/// The same, for an epoch of a gateway.
+pub(crate) fn grant_to_gateway(overlay: &mut Overlay<'_>, lsn: Lsn, row: &GrantRow) -> Result<(), IndexError> {
+    fence(overlay, Epoch(row.open_from))?;
+    overlay.put_raw(RECLAIM, epoch_key(Epoch(row.epoch)), lsn.0.to_be_bytes().to_vec());
+    overlay.put(RECLAIM, gateway_key(Epoch(row.epoch)), row);
+    Ok(())
+}
+
+/// Fences every epoch before `open`.
+fn fence(overlay: &mut Overlay<'_>, open: Epoch) -> Result<(), IndexError> {
+    for (tag, end) in [(b"x", stripe_key(b'x', StripeId { epoch: open, counter: 0 })), (b"g", gateway_key(open))] {
+        for (key, _) in overlay.rows(RECLAIM, tag, &end, usize::MAX)? {
+            overlay.delete(RECLAIM, key);
+        }
+    }
+    overlay.put_raw(RECLAIM, OPEN_KEY.to_vec(), open.0.to_be_bytes().to_vec());
+    Ok(())
+}
+
+/// The epochs of gateways that are not fenced, oldest first.
+pub fn gateways(view: &dyn View) -> Result<Vec<GrantRow>, IndexError> {
+    let rows = view.rows(RECLAIM, b"g", &[b'g' + 1], usize::MAX)?;
+    rows.into_iter().map(|(key, value)| decode(RECLAIM, &key, value)).collect()
+}
+
+/// The oldest epoch of a gateway of which a request may still be under way.
+pub fn oldest_of_gateways(view: &dyn View, life_ms: u64) -> Result<Option<Epoch>, IndexError> {
+    for row in gateways(view)? {
+        let epoch = Epoch(row.epoch);
+        let granted_at = granted(view, epoch, 1)?.pop().filter(|(first, _)| *first == epoch).map(|(_, at)| at);
+        let granted_at = granted_at.ok_or_else(|| damaged(RECLAIM, &gateway_key(epoch), RowFault::Dangling))?;
+        if !is_over(view, granted_at, EPOCH_HOLD_MS.saturating_add(life_ms))? {
+            return Ok(Some(epoch));
+        }
+    }
+    Ok(None)
 }
 
 /// The oldest epoch that is not fenced: what is not known of an earlier one stays unknown (R9).
@@ -198,8 +237,8 @@ pub fn open_from(view: &dyn View) -> Result<Epoch, IndexError> {
 /// Whether an epoch was granted and is not fenced: its holder may commit.
 pub fn is_open(view: &dyn View, writer: Epoch) -> Result<bool, IndexError> {
     let current = epoch(view)?;
-    let renewed = || Ok(writer < current && writer >= open_from(view)? && was_granted(view, writer)?);
-    if writer == current { Ok(true) } else { renewed() }
+    let granted = || Ok(writer >= open_from(view)? && was_granted(view, writer)?);
+    if writer == current { Ok(true) } else { granted() }
 }
 
 fn was_granted(view: &dyn View, epoch: Epoch) -> Result<bool, IndexError> {
@@ -212,19 +251,22 @@ pub fn last_granted(view: &dyn View) -> Result<Epoch, IndexError> {
     Ok(last.unwrap_or_default().max(epoch(view)?))
 }
 
-/// The oldest epoch of which a request may still be under way: one that lives `life_ms` at most, and that began before the next
-/// epoch was granted.
+/// The oldest epoch of which a request may still be under way: one that lives `life_ms` at most, and that began before its
+/// holder had the next one. The service holds an epoch until it has renewed it. Whether a gateway has renewed its own nobody need
+/// know: it has until the time for that is over.
 pub fn oldest_to_stay_open(view: &dyn View, life_ms: u64) -> Result<Epoch, IndexError> {
     let open = open_from(view)?;
+    let of_gateways: BTreeSet<u64> = gateways(view)?.into_iter().map(|row| row.epoch).collect();
     let epochs = granted(view, open, usize::MAX)?;
     let mut oldest = open;
-    for (next, granted_at) in epochs.into_iter().filter(|(epoch, _)| *epoch > open) {
+    let own = epochs.into_iter().filter(|(epoch, _)| *epoch > open && !of_gateways.contains(&epoch.0));
+    for (next, granted_at) in own {
         if !is_over(view, granted_at, life_ms)? {
             break;
         }
         oldest = next;
     }
-    Ok(oldest)
+    Ok(oldest_of_gateways(view, life_ms)?.map_or(oldest, |gateways| gateways.min(oldest)))
 }
 
 /// Whether a stripe of this id was dropped, and could still be committed by mistake.

@@ -14,7 +14,7 @@ mod show;
 mod tests;
 mod waits;
 
-use crate::placement::place;
+use crate::placement::{self, place};
 use crate::topology::{MIN_FREE, Topology, usable_width};
 use codec::erasure::Geometry;
 use codec::id::{DriveId, StripeId};
@@ -449,11 +449,15 @@ impl Planner<'_> {
     /// half as much again to do as the others, and everybody waits for it in the end (the power of two choices: Azar et al.,
     /// "Balanced allocations", 1994).
     fn draw(&self, count: usize, stay: &[DriveId], leave: &[DriveId], seed: u64) -> Vec<DriveId> {
-        let first = place(&self.topology, count, stay, leave, seed);
+        // Under no rule: a shard where the rule does not want it is better than none.
+        let need =
+            placement::Need { used: stay, failed: leave, seed, ..placement::Need::new(count, self.scene.geometry.m()) };
+        let first = place(&self.topology, &need);
         if count == 0 {
             return first;
         }
-        let second = place(&self.topology, count, stay, leave, seed.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15);
+        let second =
+            place(&self.topology, &placement::Need { seed: seed.rotate_left(17) ^ 0x9e37_79b9_7f4a_7c15, ..need });
         let busiest = |drives: &[DriveId]| drives.iter().map(|drive| self.load.get(drive).copied().unwrap_or(0)).max();
         if second.len() >= first.len() && busiest(&second) < busiest(&first) { second } else { first }
     }

@@ -7,7 +7,7 @@
 use super::config::KeepConfig;
 use super::lanes::Lanes;
 use super::plan::{Condition, Plan, Policy, RepairItem, Scene, Shard, Stripe, plan_repairs};
-use crate::placement::place;
+use crate::placement::{Need, place};
 use crate::topology::{Drive, Topology};
 use codec::erasure::Geometry;
 use codec::id::{DriveId, Epoch, StripeId};
@@ -108,9 +108,9 @@ impl Cluster {
             let id = DriveId(u128::from(n).to_be_bytes());
             // Much room: the simulation is about time.
             let (free, usable) = (1 << 50, true);
-            Drive { id, node, rack: node / self.nodes_per_rack, free, usable, full: false }
+            Drive { node, rack: node / self.nodes_per_rack, free, usable, ..Drive::new(id) }
         };
-        Topology { drives: (0..self.drives()).map(drive).collect() }
+        Topology { drives: (0..self.drives()).map(drive).collect(), ..Topology::default() }
     }
 
     /// The drives with the lowest numbers are lost.
@@ -167,7 +167,8 @@ impl Cluster {
                 Loss::Drive => topology.drives.iter().take(1).map(|drive| drive.id).collect(),
                 Loss::Node | Loss::Rack => Vec::new(),
             };
-            let mut drives = place(topology, self.width() - first.len(), &first, &[], random);
+            let need = Need::new(self.width() - first.len(), self.geometry.m());
+            let mut drives = place(topology, &Need { used: &first, seed: random, ..need });
             drives.extend(first);
             drives.rotate_left((tried % self.width() as u64) as usize);
             if drives.iter().any(is_lost) {

@@ -1,13 +1,14 @@
 //! What the tests of keeping share.
 
 use codec::id::DriveId;
-use storage_node::client::{DriveHealth, DriveStatus};
+use storage_node::client::{DriveHealth, DriveStatus, Labels};
 
 /// A healthy drive with room.
 pub fn drive_status() -> DriveStatus {
     DriveStatus {
         id: DriveId([0; 16]),
         node: 0,
+        labels: Labels::default(),
         path: String::new(),
         health: DriveHealth::Healthy,
         total: 1 << 40,

@@ -325,7 +325,7 @@ mod tests {
     const DRIVE: DriveId = DriveId([1; 16]);
 
     fn row(state: DriveState) -> DriveRow {
-        DriveRow { id: Bytes::copy_from_slice(DRIVE.as_bytes()), state: state as i32, node: 0, path: String::new() }
+        DriveRow { id: Bytes::copy_from_slice(DRIVE.as_bytes()), state: state as i32, ..DriveRow::default() }
     }
 
     fn status(health: DriveHealth) -> DriveStatus {

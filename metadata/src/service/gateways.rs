@@ -1,27 +1,29 @@
 //! The service as gateways see it.
 
-use super::Metadata;
+use super::{Metadata, Writing};
 use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape};
-use crate::command::{Command, NewChunk, NewFrame, Outcome};
+use crate::command::{Command, Outcome};
 use crate::commit::Request;
+use crate::epochs::EpochError;
 use crate::index::{self, IndexError, Overlay};
 use crate::keys::{Account, Domain, KeyError};
 use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
 use crate::lookup::{self, Hit, Located};
-use crate::stripe_writer::{StoreError, Stored};
+use crate::store::{Storing, store_error, store_stripes};
+use crate::stripe_writer::StripeWriter;
+use crate::topology::Topology;
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::effect::{AccountRow, BucketRow, DomainRow, PartRow, UploadName, UploadRow, VersionRow};
-use codec::id::{BucketId, ChunkId, DomainId, Epoch};
-use codec::stripe::StripeClass;
+use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use storage_node::client::Reserve;
 use storage_node::kv::Kv;
 use storage_node::sabotage::Sabotage;
-use storage_node::stripe_io::StripeWriteError;
 use tokio::sync::oneshot;
 
 /// So many rows are looked up where they are asked for: at some 5 microseconds each that is shorter than the way to another
@@ -41,14 +43,6 @@ fn unavailable(error: impl fmt::Display) -> CommitError {
 
 fn key_error(error: KeyError) -> LookupError {
     LookupError::Damaged { reason: error.to_string() }
-}
-
-fn store_error(error: StoreError) -> CommitError {
-    match error {
-        StoreError::Full => CommitError::Full,
-        StoreError::TooFewDrives { .. } => CommitError::ReadOnly { reason: error.to_string() },
-        error => unavailable(error),
-    }
 }
 
 impl Metadata {
@@ -76,22 +70,44 @@ impl Metadata {
         Ok(domain)
     }
 
-    /// Makes the chunks of a stored stripe known.
-    async fn commit_stripe(&self, writer: Epoch, stored: Stored, frames: Vec<StripeFrame>) -> Result<(), CommitError> {
-        let chunk = |(frame, place): (StripeFrame, &codec::effect::Place)| NewChunk {
-            id: frame.id,
-            domain: frame.domain,
-            plain_len: frame.plain_len,
-            frame: NewFrame::InStripe {
-                shard: u8::try_from(place.shard).unwrap_or(u8::MAX),
-                offset: place.offset,
-                len: place.len,
-            },
-            is_manifest: frame.is_manifest,
-            children: frame.children,
-        };
-        let chunks = frames.into_iter().zip(&stored.places).map(chunk).collect();
-        self.commit(writer, Command::CommitStripe { stripe: stored.row, chunks }).await.map(drop)
+    /// The target for a shard's payload, in bytes; 0 while only reads are served.
+    pub(crate) fn shard_target(&self) -> u32 {
+        self.writing.as_ref().map_or(0, |writing| writing.stripes.shard_target())
+    }
+
+    /// Drives that are slow and get no new shards.
+    pub(crate) fn spared(&self) -> BTreeSet<DriveId> {
+        self.shared.slow().spared()
+    }
+
+    /// Grants a gateway an epoch of its own.
+    pub(crate) async fn grant_epoch(&self, holder: String) -> Result<Epoch, CommitError> {
+        match self.writing()?.epochs.grant(holder).await {
+            Ok(epoch) => Ok(epoch),
+            Err(EpochError::Commit(error)) => Err(error),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+}
+
+/// The service as it stores stripes itself.
+struct Own<'a> {
+    meta: &'a Metadata,
+    writing: &'a Writing,
+}
+
+#[async_trait]
+impl Storing for Own<'_> {
+    fn stripes(&self) -> &StripeWriter {
+        &self.writing.stripes
+    }
+
+    async fn topology(&self) -> Result<Topology, CommitError> {
+        self.meta.shared.topology(Reserve::Client).await.map_err(unavailable)
+    }
+
+    async fn commit_stripe(&self, writer: Epoch, command: Command) -> Result<(), CommitError> {
+        self.meta.commit(writer, command).await.map(drop)
     }
 }
 
@@ -229,34 +245,9 @@ impl MetadataClient for Metadata {
         Ok(StripeShape { geometry: self.geometry, max_data_shards, shard_target: writing.stripes.shard_target() })
     }
 
-    async fn store_stripe(&self, writer: Epoch, mut frames: Vec<StripeFrame>) -> Result<(), CommitError> {
-        let writing = self.writing()?;
-        let mut failed: Option<(u8, StoreError)> = None;
-        while !frames.is_empty() {
-            let topology = self.shared.topology(Reserve::Client).await.map_err(unavailable)?;
-            let width = writing.stripes.width(&topology).map_err(store_error)?;
-            // Drives that turned out to have failed while a stripe was written leave too few for its width: shrink k, never m.
-            if let Some((before, error)) = failed.take_if(|(before, _)| width >= *before) {
-                tracing::warn!(before, width, "no narrower stripe is left to try");
-                return Err(store_error(error));
-            }
-            let mut stripe = writing.stripes.open(width, false);
-            let mut inside = 0;
-            while let Some(frame) = frames.get(inside).filter(|frame| stripe.fits(&frame.frame)) {
-                stripe.add(frame.frame.clone());
-                inside += 1;
-            }
-            match writing.stripes.store(stripe, StripeClass::Data, None, &topology, Reserve::Client).await {
-                Ok(stored) => {
-                    let rest = frames.split_off(inside);
-                    self.commit_stripe(writer, stored, std::mem::replace(&mut frames, rest)).await?;
-                    failed = None;
-                }
-                Err(error @ StoreError::Write(StripeWriteError::NoDrives { .. })) => failed = Some((width, error)),
-                Err(error) => return Err(store_error(error)),
-            }
-        }
-        Ok(())
+    async fn store_stripe(&self, writer: Epoch, frames: Vec<StripeFrame>) -> Result<(), CommitError> {
+        let own = Own { meta: self, writing: self.writing()? };
+        store_stripes(&own, writer, frames).await
     }
 
     fn status(&self) -> Status {
@@ -265,6 +256,7 @@ impl MetadataClient for Metadata {
             let ensemble = volatile.register.as_ref().map(|r| r.members.clone()).unwrap_or_default();
             (volatile.read_only.clone(), ensemble, volatile.applied, volatile.sealed, volatile.drives.clone())
         };
+        let survives = self.survives(&ensemble);
         Status {
             mode: if reason.is_none() { Mode::Serving } else { Mode::ReadOnly },
             reason: reason.unwrap_or_default(),
@@ -274,6 +266,7 @@ impl MetadataClient for Metadata {
             sealed,
             ensemble,
             drives: self.drive_lines(&drives),
+            survives,
             warnings: self.warnings(),
         }
     }

@@ -1,12 +1,11 @@
 //! The first start: empty directories become the drives of a new cluster.
 
 use super::{Config, Means, Scene, StartError, random};
-use crate::ensemble::{Candidate, choose_members};
+use crate::ensemble::{candidates, choose_members};
 use crate::topology::default_geometry;
 use codec::erasure::Geometry;
 use codec::id::{ClusterId, DriveId, Epoch, Lsn};
 use codec::register::Register;
-use storage_node::client::DriveHealth;
 use storage_node::drive::{self, ProbedDrive, ProbedState, probe};
 
 /// Whether this is a first start: `Some(None)` for one that begins, `Some(cluster)` for one that was interrupted before any
@@ -93,10 +92,7 @@ pub(super) fn first_register(config: &Config, cluster: ClusterId, drives: &[Driv
 
 pub(super) async fn first_members(scene: &Scene, mut register: Register, epoch: Epoch) -> Register {
     let drives = scene.node.drives().await;
-    let healthy = drives.iter().filter(|d| d.health == DriveHealth::Healthy);
-    let candidates: Vec<Candidate> =
-        healthy.map(|d| Candidate { id: d.id, node: d.node, free: d.free, filesystem: d.filesystem_id }).collect();
-    if let Some(members) = choose_members(&[], &candidates, register.members.len()) {
+    if let Some(members) = choose_members(&[], &candidates(drives.iter()), register.members.len()) {
         register.members = members;
     }
     register.epoch = epoch;

@@ -2,10 +2,13 @@
 
 use super::chunks::fits;
 use super::{DecideError, Draft, check_open};
-use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, REQUEST_LIFE_MS, Refusal, Seal};
+use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, REQUEST_LIFE_MS, Refusal, SURVIVE_SETTING, Seal};
 use crate::index::{self, access_key_key, account_name_key, reclaim};
+use crate::placement::cells;
+use crate::topology::Level;
 use codec::effect::{
-    AccountRow, CheckpointRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, SettingRow, StripeRow,
+    AccountRow, CheckpointRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, GrantRow, NodeRow,
+    NodeState, SettingRow, StripeRow,
 };
 use codec::id::{DriveId, Epoch, Lsn, StripeId};
 use codec::stripe::{StripeClass, StripeDescriptor};
@@ -170,6 +173,11 @@ pub(super) fn put_setting(draft: &mut Draft<'_>, row: &SettingRow) -> Result<Out
     if known.as_ref() == Some(row) {
         return Ok(Outcome::Done);
     }
+    if row.name == SURVIVE_SETTING
+        && std::str::from_utf8(&row.value).ok().and_then(|name| name.parse::<Level>().ok()).is_none()
+    {
+        return Err(Refusal::BadSetting { name: row.name.clone() }.into());
+    }
     if let Some(known) = known.filter(|_| row.name == GEOMETRY_SETTING) {
         let journaled = String::from_utf8_lossy(&known.value).into_owned();
         return Err(Refusal::GeometryDiffers { journaled }.into());
@@ -187,7 +195,9 @@ fn check_higher(draft: &Draft<'_>, epoch: Epoch) -> Result<(), DecideError> {
 pub(super) fn start_epoch(draft: &mut Draft<'_>, epoch: Epoch, journal: Epoch) -> Result<Outcome, DecideError> {
     check_higher(draft, epoch)?;
     let journal = if journal == epoch { 0 } else { journal.0 };
-    draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0, open_from: 0, journal }));
+    // Gateways write on while the service starts again, or another one takes over.
+    let open_from = reclaim::oldest_of_gateways(draft.view, REQUEST_LIFE_MS)?.map_or(0, |oldest| oldest.0);
+    draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0, open_from, journal }));
     Ok(Outcome::Done)
 }
 
@@ -195,24 +205,66 @@ pub(super) fn start_epoch(draft: &mut Draft<'_>, epoch: Epoch, journal: Epoch) -
 /// still writes it.
 pub(super) fn renew_epoch(draft: &mut Draft<'_>, epoch: Epoch, unfinished: Epoch) -> Result<Outcome, DecideError> {
     check_higher(draft, epoch)?;
-    // What is fenced stays fenced: its orphans may be gone already.
-    let unfinished = unfinished.max(reclaim::open_from(draft.view)?);
-    let open_from = reclaim::oldest_to_stay_open(draft.view, REQUEST_LIFE_MS)?.min(unfinished).0;
+    let open_from = open_from(draft, unfinished)?.0;
     draft.rows.push(EffectKind::StartEpoch(EpochRow { epoch: epoch.0, open_from, journal: 0 }));
     Ok(Outcome::Done)
+}
+
+/// The same, for an epoch of a gateway.
+pub(super) fn grant_epoch(
+    draft: &mut Draft<'_>,
+    epoch: Epoch,
+    holder: &str,
+    unfinished: Epoch,
+) -> Result<Outcome, DecideError> {
+    check_higher(draft, epoch)?;
+    let open_from = open_from(draft, unfinished)?.0;
+    draft.rows.push(EffectKind::GrantEpoch(GrantRow { epoch: epoch.0, holder: holder.to_owned(), open_from }));
+    Ok(Outcome::Done)
+}
+
+/// The oldest epoch that stays open, while work that began in `unfinished` is not committed.
+fn open_from(draft: &Draft<'_>, unfinished: Epoch) -> Result<Epoch, DecideError> {
+    // What is fenced stays fenced: its orphans may be gone already.
+    let unfinished = unfinished.max(reclaim::open_from(draft.view)?);
+    Ok(reclaim::oldest_to_stay_open(draft.view, REQUEST_LIFE_MS)?.min(unfinished))
 }
 
 pub(super) fn register_drive(draft: &mut Draft<'_>, row: &DriveRow) -> Result<Outcome, DecideError> {
     let id = DriveId::from_slice(&row.id).ok_or(Refusal::BadDrive)?;
     let known = index::drive(draft.view, id)?;
-    if known.as_ref() == Some(row) {
-        return Ok(Outcome::Done);
-    }
+    let mut rows = index::drives(draft.view)?;
+    // Nobody else says in which cell a drive is: who changes a row has read it before the cells were settled last.
+    let cell = known.as_ref().map_or_else(|| cells::cell_for(&rows, row), |known| known.cell);
+    let row = DriveRow { cell, ..row.clone() };
+    let is_removed = known.as_ref().is_some_and(|known| known.state == DriveState::Removed as i32);
     let stated = DriveState::try_from(row.state).is_ok_and(|state| state != DriveState::Unspecified);
-    if !stated || known.is_some_and(|known| known.state == DriveState::Removed as i32) {
+    if !stated || (is_removed && known.as_ref() != Some(&row)) {
         return Err(Refusal::BadDrive.into());
     }
-    draft.rows.push(EffectKind::PutDrive(row.clone()));
+    rows.retain(|other| other.id != row.id);
+    rows.push(row);
+    let moved = cells::settle(&rows);
+    for row in rows {
+        let this = DriveId::from_slice(&row.id);
+        let cell = this.and_then(|this| moved.get(&this)).copied();
+        if cell.is_some() || (this == Some(id) && known.as_ref() != Some(&row)) {
+            draft.rows.push(EffectKind::PutDrive(DriveRow { cell: cell.unwrap_or(row.cell), ..row }));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Names and addresses are short and of few letters, or whoever lists them could be made to show anything.
+pub(super) fn put_node(draft: &mut Draft<'_>, row: &NodeRow) -> Result<Outcome, DecideError> {
+    let stated = NodeState::try_from(row.state).is_ok_and(|state| state != NodeState::Unspecified);
+    let plain = |text: &str| !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
+    if !stated || !plain(&row.name) || !plain(&row.address) {
+        return Err(Refusal::BadNode.into());
+    }
+    if index::node(draft.view, &row.name)?.as_ref() != Some(row) {
+        draft.rows.push(EffectKind::PutNode(row.clone()));
+    }
     Ok(Outcome::Done)
 }
 

@@ -136,7 +136,8 @@ impl Keeper {
         };
         let Some(range) = index::sealed_ranges(&view)?.into_iter().find(names) else { return Ok(()) };
         let Some(layout) = lookup::layout(&view, id)? else { return Ok(()) };
-        let mut topology = shared.topology(Reserve::Client).await?;
+        let topology = shared.topology(Reserve::Client).await?;
+        let mut topology = topology.rule_if_kept(self.parts.geometry);
         self.parts.sealer.leave_out_distrusted(&mut topology);
         let width = self.parts.stripes.width(&topology)?;
         let _unfinished = self.parts.stripes.begin_work();

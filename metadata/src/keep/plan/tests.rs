@@ -14,11 +14,11 @@ fn id(n: usize) -> DriveId {
 }
 
 fn drive(n: usize, usable: bool) -> Drive {
-    Drive { id: id(n), node: 1 + n as u32 / 2, rack: 0, free: 100 * GB, usable, full: false }
+    Drive { node: 1 + n as u32 / 2, free: 100 * GB, usable, ..Drive::new(id(n)) }
 }
 
 fn topology(drives: usize, unusable: &[usize]) -> Topology {
-    Topology { drives: (0..drives).map(|n| drive(n, !unusable.contains(&n))).collect() }
+    Topology { drives: (0..drives).map(|n| drive(n, !unusable.contains(&n))).collect(), ..Topology::default() }
 }
 
 fn scene(topology: &Topology) -> Scene<'_> {
@@ -69,18 +69,14 @@ fn case() -> impl Strategy<Value = Case> {
     (drives, stripes, 0usize..3, 0..30u64 << 20).prop_map(|(drives, stripes, lost_drives, room)| {
         let drives = drives.into_iter().enumerate().map(|(n, (node, rack, usable, free))| {
             let room = free >= MIN_FREE;
-            Drive { id: id(n), node, rack, free, usable: usable && room, full: usable && !room }
+            Drive { node, rack, free, usable: usable && room, full: usable && !room, ..Drive::new(id(n)) }
         });
-        let topology = Topology { drives: drives.collect() };
+        let topology = Topology { drives: drives.collect(), ..Topology::default() };
+        let all = topology.drives.iter().map(|d| Drive { usable: true, ..d.clone() }).collect();
+        let all = Topology { drives: all, ..Topology::default() };
         let of = |(counter, (data, conditions, seed, ledger)): (usize, (u8, Vec<Condition>, u64, bool))| {
             let mut stripe = stripe(counter as u64, data, &conditions[..usize::from(data) + 2]);
-            let drives = place(
-                &Topology { drives: topology.drives.iter().map(|d| Drive { usable: true, ..d.clone() }).collect() },
-                6,
-                &[],
-                &[],
-                seed,
-            );
+            let drives = place(&all, &placement::Need { seed, ..placement::Need::new(6, 2) });
             for (shard, drive) in stripe.shards.iter_mut().zip(drives) {
                 shard.drive = Some(drive);
             }
@@ -262,7 +258,8 @@ fn drives_of_a_node_that_fell_silent_together_have_one_grace_while_another_shard
     begins(2, &[at(first), at(first), MISSING, GOOD, GOOD, GOOD]);
     begins(2, &[at(first), at(first), Condition::Unverified, GOOD, GOOD, GOOD]);
     // Drives that this process serves itself: a machine that is gone would have taken the process with it.
-    let near = Topology { drives: topology.drives.iter().map(|drive| Drive { node: NEAR, ..drive.clone() }).collect() };
+    let near = topology.drives.iter().map(|drive| Drive { node: NEAR, ..drive.clone() }).collect();
+    let near = Topology { drives: near, ..Topology::default() };
     let stripes = [stripe(1, 3, &together)];
     assert_eq!(plan_repairs(&Scene { now_ms: NOW, ..scene(&near) }, &stripes, &policy).items.len(), 1);
 }

@@ -366,7 +366,7 @@ proptest! {
         run.step(Op::CreateBucket(0, true));
         for (n, state) in [(3, DriveState::Active), (4, DriveState::Active), (5, DriveState::Draining)] {
             let id = bytes::Bytes::from(vec![n; 16]);
-            let row = DriveRow { id, state: state as i32, node: 0, path: String::new() };
+            let row = DriveRow { id, state: state as i32, ..DriveRow::default() };
             run.world.run(Command::RegisterDrive(row)).unwrap();
         }
         for op in ops {

@@ -332,7 +332,7 @@ fn r15_the_retention_clock_does_not_run_backwards() {
 #[test]
 fn r18_a_removed_drive_does_not_come_back() {
     let mut world = World::new();
-    let row = |state| DriveRow { id: Bytes::from(vec![0; 16]), state, node: 0, path: String::new() };
+    let row = |state| DriveRow { id: Bytes::from(vec![0; 16]), state, ..DriveRow::default() };
     world.run(Command::RegisterDrive(row(DriveState::Removed as i32))).unwrap();
     let back = world.run(Command::RegisterDrive(row(DriveState::Active as i32)));
     assert_eq!(back, Err(Refusal::BadDrive));
@@ -428,7 +428,7 @@ proptest! {
 #[test]
 fn a_repair_between_two_pieces_of_a_stripe_stays() {
     let mut world = World::new();
-    let row = DriveRow { id: Bytes::from(vec![3; 16]), state: DriveState::Active as i32, node: 0, path: String::new() };
+    let row = DriveRow { id: Bytes::from(vec![3; 16]), state: DriveState::Active as i32, ..DriveRow::default() };
     world.run(Command::RegisterDrive(row)).unwrap();
     let (stripe, chunks) = world.stripe(&ids(&[1, 2]));
     let piece = |n: usize| Command::CommitStripe { stripe: stripe.clone(), chunks: vec![chunks[n].clone()] };

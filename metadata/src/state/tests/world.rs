@@ -46,7 +46,7 @@ impl World {
         world.run(Command::StartEpoch { epoch: EPOCH, journal: EPOCH }).unwrap();
         for n in 0..3 {
             let id = Bytes::from(vec![n; 16]);
-            let row = DriveRow { id, state: DriveState::Active as i32, node: 0, path: String::new() };
+            let row = DriveRow { id, state: DriveState::Active as i32, ..DriveRow::default() };
             world.run(Command::RegisterDrive(row)).unwrap();
         }
         world

@@ -1,0 +1,164 @@
+//! What the loss of drives, nodes, racks and sites leaves whole: found by placing, not by formula, so that what is said is what
+//! placement does.
+
+use super::{Level, Topology, Warning};
+use crate::placement::{Need, place_in_cell};
+use codec::erasure::Geometry;
+use codec::id::DriveId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Stripes that are placed in each cell to see how placement spreads them.
+const SAMPLES: u64 = 8;
+
+/// How many may be lost at once, whichever they are, with nothing lost that is written now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survives {
+    /// Drives.
+    pub drives: usize,
+    /// Nodes, racks and sites, where there is more than one of them.
+    pub shared: [Option<usize>; 3],
+}
+
+impl fmt::Display for Survives {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.drives == 0 {
+            return f.write_str("survives no loss");
+        }
+        let shared = Level::SHARED.into_iter().zip(self.shared).filter_map(|(level, many)| Some((level, many?)));
+        let all = std::iter::once((Level::Drive, self.drives)).chain(shared);
+        let (some, none): (Vec<_>, Vec<_>) = all.partition(|(_, many)| *many > 0);
+        let some: Vec<String> = some.iter().map(|(level, many)| many_of(*level, *many)).collect();
+        write!(f, "survives the loss of {}", some.join(", "))?;
+        for (level, _) in none {
+            write!(f, ", not of a {level}")?;
+        }
+        Ok(())
+    }
+}
+
+fn many_of(level: Level, many: usize) -> String {
+    match many {
+        1 => format!("1 {level}"),
+        many => format!("any {many} {level}s"),
+    }
+}
+
+impl Topology {
+    /// What survives of stripes that are written now, and of the journal on these members. `None` when nothing can be written.
+    pub fn survives(&self, geometry: Geometry, journal: &[DriveId]) -> Option<Survives> {
+        let mut placed = self.samples(geometry)?;
+        placed.push(journal.to_vec());
+        let parity = usize::from(geometry.m());
+        let shared = Level::SHARED.map(|level| self.has_many(level).then(|| self.may_lose(&placed, level, parity)));
+        Some(Survives { drives: parity, shared })
+    }
+
+    /// What fails as a whole and takes more of a stripe than may be lost: the least of the levels that do.
+    pub(super) fn not_survived(&self, geometry: Geometry) -> Option<Warning> {
+        let parity = usize::from(geometry.m());
+        let placed = self.samples(geometry)?;
+        let most =
+            |level| placed.iter().filter_map(|drives| self.held(drives, level).first().copied()).max().unwrap_or(0);
+        let levels = Level::SHARED.into_iter().filter(|level| self.has_many(*level));
+        let mut losses = levels.map(|level| Warning::Loss { level, most: most(level), parity });
+        losses.find(|warning| matches!(warning, Warning::Loss { most, .. } if *most > parity))
+    }
+
+    fn has_many(&self, level: Level) -> bool {
+        self.drives.iter().map(|drive| drive.group(level)).collect::<BTreeSet<_>>().len() > 1
+    }
+
+    /// Drives of full stripes that are placed now.
+    fn samples(&self, geometry: Geometry) -> Option<Vec<Vec<DriveId>>> {
+        let count = usize::from(self.width(geometry)?) + usize::from(geometry.m());
+        let cells: BTreeSet<u32> = self.usable().map(|drive| drive.cell).collect();
+        let need = |seed| Need { survive: self.survive, seed, ..Need::new(count, geometry.m()) };
+        let each = |cell: u32| (0..SAMPLES).filter_map(move |seed| place_in_cell(self, cell, &need(seed)));
+        let placed: Vec<Vec<DriveId>> = cells.into_iter().flat_map(each).collect();
+        // No cell is large enough: stripes go over all of them.
+        let wide = || (0..SAMPLES).map(|seed| crate::placement::place(self, &need(seed))).collect();
+        Some(if placed.is_empty() { wide() } else { placed })
+    }
+
+    /// How many shards each node, rack or site has of these, the most first.
+    fn held(&self, drives: &[DriveId], level: Level) -> Vec<usize> {
+        let mut held: BTreeMap<Option<u32>, usize> = BTreeMap::new();
+        for id in drives {
+            let at = self.drives.binary_search_by_key(id, |drive| drive.id);
+            *held.entry(at.ok().and_then(|at| self.drives[at].group(level))).or_default() += 1;
+        }
+        let mut held: Vec<usize> = held.into_values().collect();
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        held
+    }
+
+    fn may_lose(&self, placed: &[Vec<DriveId>], level: Level, parity: usize) -> usize {
+        let of = |drives: &Vec<DriveId>| {
+            let lost = self.held(drives, level).into_iter().scan(0, |lost, shards| {
+                *lost += shards;
+                Some(*lost)
+            });
+            lost.take_while(|lost| *lost <= parity).count()
+        };
+        placed.iter().filter(|drives| !drives.is_empty()).map(of).min().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::Drive;
+
+    fn topology(drives: u8, of: impl Fn(u32) -> (u32, u32, u32)) -> Topology {
+        let drive = |n: u8| {
+            let (node, rack, site) = of(u32::from(n));
+            Drive { node, rack, site, free: 1 << 40, usable: true, ..Drive::new(DriveId([n; 16])) }
+        };
+        Topology { drives: (0..drives).map(drive).collect(), ..Topology::default() }
+    }
+
+    fn said(topology: &Topology, journal: &[u8], k: u8, m: u8) -> String {
+        let journal: Vec<DriveId> = journal.iter().map(|n| DriveId([*n; 16])).collect();
+        topology.survives(Geometry::new(k, m).unwrap(), &journal).unwrap().to_string()
+    }
+
+    #[test]
+    fn what_is_survived_is_said_for_each_level_that_there_is() {
+        let one = topology(6, |_| (0, 0, 0));
+        assert_eq!(said(&one, &[0, 1, 2], 3, 2), "survives the loss of any 2 drives");
+        let nodes = topology(12, |n| (n / 2, 0, 0));
+        assert_eq!(said(&nodes, &[0, 2, 4], 4, 2), "survives the loss of any 2 drives, any 2 nodes");
+        let racks = topology(12, |n| (n / 2, n / 4, 0));
+        assert_eq!(said(&racks, &[0, 4, 8], 4, 2), "survives the loss of any 2 drives, any 2 nodes, 1 rack");
+        let two = topology(12, |n| (n / 2, n / 6, 0));
+        assert_eq!(said(&two, &[0, 6, 8], 4, 2), "survives the loss of any 2 drives, any 2 nodes, not of a rack");
+        let lone = topology(1, |_| (0, 0, 0));
+        assert_eq!(said(&lone, &[0], 1, 0), "survives no loss");
+    }
+
+    #[test]
+    fn the_journal_counts_as_well() {
+        let racks = topology(12, |n| (n / 2, n / 4, 0));
+        assert_eq!(said(&racks, &[0, 1, 2], 4, 2), "survives the loss of any 2 drives, 1 node, not of a rack");
+    }
+
+    #[test]
+    fn a_rule_makes_stripes_narrower_until_it_holds() {
+        let geometry = Geometry::new(4, 2).unwrap();
+        let three = topology(12, |n| (n / 2, n / 4, 0)).surviving(Level::Rack);
+        assert_eq!((three.width(geometry), three.warnings(geometry)), (Some(4), vec![]));
+        let lost = |racks: u32| {
+            let mut topology = three.clone();
+            topology.drives.iter_mut().filter(|drive| drive.rack < racks).for_each(|drive| drive.usable = false);
+            topology
+        };
+        let narrow = Warning::NarrowByRule { level: Level::Rack, data: 2, full: 4, parity: 2 };
+        assert_eq!((lost(1).width(geometry), lost(1).warnings(geometry)), (Some(2), vec![narrow]));
+        assert_eq!(
+            (lost(2).width(geometry), lost(2).warnings(geometry)),
+            (None, vec![Warning::Rule { level: Level::Rack }])
+        );
+        assert_eq!(lost(2).surviving(Level::Drive).width(geometry), Some(2), "without the rule");
+    }
+}
