@@ -9,6 +9,9 @@
 //!   condition is over the batch in flight is finished, byte for byte, before anything else is decided.
 //!
 //! There is no timer: while a batch is being synced the next one gathers.
+//!
+//! So it is in a process that is all of metadata. Where metadata nodes agree on what happens, the order is another one
+//! ([`agreed`]): agreed on, applied, journaled, answered.
 
 use crate::client::CommitError;
 use crate::command::{Command, NewChunk, NewFrame, Outcome, Refusal};
@@ -26,12 +29,19 @@ use std::sync::Arc;
 use storage_node::client::{DriveHealth, DriveStatus, Reserve};
 use tokio::sync::{mpsc, oneshot};
 
+mod agreed;
+
+pub(crate) use agreed::Agreement;
+
 /// Most commands in one batch.
 const BATCH_COMMANDS: usize = 1024;
 /// Free bytes that a member keeps beyond what a client's batch takes; below this a client's frames are refused (R14).
 const JOURNAL_MARGIN: u64 = 4 << 20;
 /// While there is no room, the drives are asked for it no more often than this.
 const LOOK_AGAIN_MS: u64 = 1000;
+
+/// So often a batch is decided anew because other entries came in between: members are not changed that fast.
+const MISPLACED: u32 = 16;
 
 /// What came of one command.
 pub type Answer = Result<Outcome, CommitError>;
@@ -72,6 +82,8 @@ pub struct Committer {
     losses: Losses,
     /// A batch whose commands were answered Unavailable: not known to be durable, or not applied.
     in_doubt: Option<Batch>,
+    /// Of a leader, whose entries a majority of the metadata nodes agrees on.
+    agreement: Option<Agreement>,
 }
 
 /// A command that waits for its batch.
@@ -85,10 +97,53 @@ pub struct Asked {
     pub reply: Option<oneshot::Sender<Answer>>,
 }
 
+/// Commands that are decided, and what came of it.
+struct Deciding {
+    entries: Vec<BatchEntry>,
+    changes: storage_node::kv::KvBatch,
+    decided: Vec<Decided>,
+    /// What did not fit.
+    rest: Vec<Asked>,
+    reserve: Reserve,
+    /// The index failed in the middle of it.
+    spoiled: bool,
+}
+
+impl Deciding {
+    fn new() -> Deciding {
+        let (entries, changes, decided, rest) = Default::default();
+        Deciding { entries, changes, decided, rest, reserve: Reserve::Metadata, spoiled: false }
+    }
+}
+
 /// A command in a batch, decided.
 struct Decided {
-    reply: Option<oneshot::Sender<Answer>>,
+    asked: Asked,
     answer: Answer,
+    /// The entries of the batch that the answer rests on: so many of the first ones.
+    rests_on: usize,
+}
+
+impl Decided {
+    /// Answered without any entry.
+    fn at_once(asked: Asked, answer: Answer) -> Decided {
+        Decided { asked, answer, rests_on: 0 }
+    }
+}
+
+fn reply(asked: Asked, answer: Answer, answers: &mut Vec<Answer>) {
+    match asked.reply {
+        // A caller that is gone does not want to know.
+        Some(reply) => drop(reply.send(answer)),
+        None => answers.push(answer),
+    }
+}
+
+/// Nothing of a batch is known to have happened.
+fn give_up(decided: &mut [Decided], why: &dyn std::fmt::Display) {
+    for decided in decided {
+        decided.answer = Err(CommitError::Unavailable { reason: why.to_string() });
+    }
 }
 
 impl Committer {
@@ -106,6 +161,7 @@ impl Committer {
             looked_ms: None,
             losses,
             in_doubt: None,
+            agreement: None,
         }
     }
 
@@ -186,7 +242,7 @@ impl Committer {
         // Why it stopped is published, and was logged.
         if self.journal.stopped().is_some() {
             let _ = self.resume().await;
-        } else if self.journal.check(drives).await.is_ok() {
+        } else if self.journal.check(drives).await.is_ok() && self.catch_up(Reserve::Metadata).await.is_ok() {
             self.unregister(&removed).await;
         }
         // Last: what counts is the room of those that are members now. A member that is gone has none.
@@ -246,6 +302,12 @@ impl Committer {
 
     async fn try_resume(&mut self, in_doubt: Option<&Batch>) -> Result<(), JournalStopped> {
         let Some(batch) = in_doubt else { return self.journal.resume(None).await };
+        if self.agreement.is_some() {
+            // The index has it; the end of the journal is found again with what follows.
+            self.journal.resume(in_doubt).await?;
+            self.journaled(batch);
+            return Ok(());
+        }
         if self.journal.is_durable(batch) {
             // The index first: while it does not take the batch nothing may be decided.
             self.apply_again(batch)?;
@@ -282,77 +344,119 @@ impl Committer {
     /// Commits commands in one batch or more, and answers each.
     pub async fn commit(&mut self, mut commands: Vec<Asked>) -> Vec<Answer> {
         let mut answers = Vec::new();
+        let mut in_vain = 0;
         while !commands.is_empty() {
             let (decided, rest) = self.one_batch(commands).await;
             commands = rest;
-            for Decided { reply, answer } in decided {
-                match reply {
-                    // A caller that is gone does not want to know.
-                    Some(reply) => drop(reply.send(answer)),
-                    None => answers.push(answer),
+            in_vain = if decided.is_empty() { in_vain + 1 } else { 0 };
+            for Decided { asked, answer, .. } in decided {
+                reply(asked, answer, &mut answers);
+            }
+            if in_vain == MISPLACED {
+                let reason = || "other entries came in between, again and again".to_owned();
+                for asked in std::mem::take(&mut commands) {
+                    reply(asked, Err(CommitError::Unavailable { reason: reason() }), &mut answers);
                 }
             }
         }
         answers
     }
 
-    /// Decides, journals, applies. What does not fit in the batch comes back.
+    /// Decides, journals, applies. What does not fit in the batch comes back, and so does what has to be decided again.
     async fn one_batch(&mut self, commands: Vec<Asked>) -> (Vec<Decided>, Vec<Asked>) {
+        if self.journal.stopped().is_none()
+            && let Err(adrift) = self.ready().await
+        {
+            let answer = || Err(CommitError::Unavailable { reason: adrift.to_string() });
+            return (commands.into_iter().map(|asked| Decided::at_once(asked, answer())).collect(), Vec::new());
+        }
         if let Some(stopped) = self.journal.stopped() {
             let reason = stopped.to_string();
             let answer = || Err(CommitError::ReadOnly { reason: reason.clone() });
-            let refuse = |asked: Asked| Decided { reply: asked.reply, answer: answer() };
-            return (commands.into_iter().map(refuse).collect(), Vec::new());
+            return (commands.into_iter().map(|asked| Decided::at_once(asked, answer())).collect(), Vec::new());
         }
         let kv = self.shared.kv.clone();
-        let mut overlay = Overlay::new(&*kv);
-        let (mut entries, mut decided) = (Vec::new(), Vec::new());
-        let (mut bytes, mut reserve) = (0, Reserve::Metadata);
+        let mut batch = self.decide_all(&*kv, commands).await;
+        if batch.spoiled {
+            self.publish();
+            return (batch.decided, batch.rest);
+        }
+        if self.agreement.is_some() {
+            self.agree_all(&mut batch).await;
+        } else if !batch.entries.is_empty()
+            && let Err(stopped) = self.make_durable(batch.entries, batch.changes, batch.reserve).await
+        {
+            self.publish();
+            give_up(&mut batch.decided, &stopped);
+        }
+        (batch.decided, batch.rest)
+    }
+
+    /// Decides commands one after the other, until the batch is full.
+    async fn decide_all(&mut self, kv: &dyn storage_node::kv::Kv, commands: Vec<Asked>) -> Deciding {
+        let mut overlay = Overlay::new(kv);
+        let mut batch = Deciding::new();
+        let mut bytes = 0;
         let mut commands = commands.into_iter();
-        let mut rest = Vec::new();
-        for Asked { writer, command, reply } in commands.by_ref() {
-            let frames = frame_bytes(&command);
-            if !entries.is_empty() && bytes + frames > self.max_batch {
-                rest.push(Asked { writer, command, reply });
+        for asked in commands.by_ref() {
+            let frames = frame_bytes(&asked.command);
+            if !batch.entries.is_empty() && bytes + frames > self.max_batch {
+                batch.rest.push(asked);
                 break;
             }
             if frames > 0 {
-                reserve = Reserve::Client;
+                batch.reserve = Reserve::Client;
                 let needed = JOURNAL_MARGIN + (bytes + frames) as u64;
                 if self.room < needed && !self.finds_room(needed).await {
-                    decided.push(Decided { reply, answer: Err(CommitError::Full) });
+                    batch.decided.push(Decided::at_once(asked, Err(CommitError::Full)));
                     continue;
                 }
             }
-            let answer = match self.decide(&mut overlay, writer, &command, &mut entries) {
-                Ok(answer) => answer,
+            match self.decide(&mut overlay, asked.writer, &asked.command, &mut batch.entries) {
+                Ok(answer) => batch.decided.push(Decided { asked, answer, rests_on: batch.entries.len() }),
                 Err(stopped) => {
                     // The overlay is half changed: nothing of this batch may go on.
-                    let reason = self.journal.stop(stopped).to_string();
-                    decided.push(Decided { reply, answer: Err(CommitError::Unavailable { reason: reason.clone() }) });
-                    for decided in &mut decided {
-                        decided.answer = Err(CommitError::Unavailable { reason: reason.clone() });
-                    }
-                    self.publish();
-                    rest.extend(commands);
-                    return (decided, rest);
+                    let stopped = self.journal.stop(stopped);
+                    batch.decided.push(Decided::at_once(asked, Err(CommitError::Full)));
+                    give_up(&mut batch.decided, &stopped);
+                    batch.rest.extend(commands);
+                    batch.spoiled = true;
+                    return batch;
                 }
             };
-            bytes = entries.iter().map(|entry: &BatchEntry| entry.bytes.len()).sum();
-            decided.push(Decided { reply, answer });
+            bytes = batch.entries.iter().map(|entry: &BatchEntry| entry.bytes.len()).sum();
         }
-        rest.extend(commands);
-        if !entries.is_empty() {
-            self.room = self.room.saturating_sub(bytes as u64);
-            let changes = overlay.into_batch();
-            if let Err(stopped) = self.make_durable(entries, changes, reserve).await {
-                self.publish();
-                for decided in &mut decided {
-                    decided.answer = Err(CommitError::Unavailable { reason: stopped.to_string() });
-                }
+        batch.rest.extend(commands);
+        self.room = self.room.saturating_sub(bytes as u64);
+        batch.changes = overlay.into_batch();
+        batch
+    }
+
+    /// Has the metadata nodes agree on a batch, and journals it. What follows an entry that is not in its place is decided again.
+    async fn agree_all(&mut self, batch: &mut Deciding) {
+        if batch.entries.is_empty() {
+            if let Err(adrift) = self.confirm().await {
+                give_up(&mut batch.decided, &adrift);
             }
+            return;
         }
-        (decided, rest)
+        let agreed = match self.agree(&batch.entries, batch.reserve).await {
+            Ok(agreed) => agreed,
+            Err(stopped) => {
+                self.publish();
+                return give_up(&mut batch.decided, &stopped);
+            }
+        };
+        let stands = |decided: &Decided| agreed.done > 0 && decided.rests_on <= agreed.done;
+        let (stands, mut others): (Vec<_>, Vec<_>) = std::mem::take(&mut batch.decided).into_iter().partition(stands);
+        batch.decided = stands;
+        if agreed.misplaced {
+            let again = others.into_iter().map(|decided| decided.asked);
+            batch.rest = again.chain(std::mem::take(&mut batch.rest)).collect();
+        } else {
+            give_up(&mut others, &agreed::Adrift);
+            batch.decided.append(&mut others);
+        }
     }
 
     /// Decides one command and encodes its entry. Its effects go into the overlay only if its entry goes into the batch;

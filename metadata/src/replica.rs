@@ -8,6 +8,10 @@ use async_trait::async_trait;
 use std::fmt;
 use std::sync::Arc;
 
+mod run;
+
+pub use run::Replica;
+
 /// This node does not lead, or can't show that it still does. Nothing was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct NotLeading {

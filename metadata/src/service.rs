@@ -120,6 +120,22 @@ impl Metadata {
         self.node.stop().await;
     }
 
+    /// Ends the tasks at once. The drives are left as they are, and whoever waits for an answer gets none that says yes: this node
+    /// leads no more, and another one serves.
+    pub(crate) fn abandon(&self) {
+        self.shared.set_read_only("this metadata node does not lead any more".to_owned());
+        if let Some(writing) = &self.writing {
+            writing.returning.stop();
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Whether it could serve writes again by itself, if it does not now.
+    pub(crate) fn may_write(&self) -> bool {
+        self.writing.as_ref().is_some_and(|writing| !writing.requests.is_closed())
+    }
+
     /// Writes a checkpoint of the index now; `None` when nothing has changed since the last one.
     pub async fn checkpoint_now(&self) -> Result<Option<CheckpointReport>, SealError> {
         match &self.writing {

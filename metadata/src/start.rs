@@ -43,11 +43,13 @@ mod error;
 mod far;
 mod first;
 mod key;
+mod lead;
 mod rule;
 mod serve;
 
 pub use accept::accept_loss;
 pub use error::StartError;
+pub use lead::{LeaderKeys, LeaderParts, lead};
 
 const CLUSTER: &[u8] = b"cluster";
 
@@ -215,6 +217,8 @@ struct Means {
     index: Arc<dyn IndexHome>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    /// Metadata nodes agree on what happens, and this one leads.
+    lead: Option<lead::Lead>,
 }
 
 impl Means {
@@ -231,10 +235,10 @@ impl AnyParts {
     fn split(self) -> (Means, KeySource) {
         match self {
             AnyParts::Near(Parts { disks, node_index, index, keys, clock, entropy }) => {
-                (Means { drives: Drives::Near(disks, node_index), index, clock, entropy }, keys)
+                (Means { drives: Drives::Near(disks, node_index), index, clock, entropy, lead: None }, keys)
             }
             AnyParts::Far(NodeParts { nodes, cluster, index, keys, clock, entropy }) => {
-                (Means { drives: Drives::Far(nodes, cluster), index, clock, entropy }, keys)
+                (Means { drives: Drives::Far(nodes, cluster), index, clock, entropy, lead: None }, keys)
             }
         }
     }
@@ -293,10 +297,12 @@ impl Scene {
     }
 
     fn judge(&self, config: &Config) -> Result<(), ReadOnlyReason> {
-        if self.first {
-            return Ok(());
-        }
-        judge(&self.copies, &self.register, &self.chain, self.mark, &config.sabotage)?;
+        if self.first { Ok(()) } else { self.judge_index(config, self.mark) }
+    }
+
+    /// The same, of a start that is none and an index that counts as being at `mark`.
+    fn judge_index(&self, config: &Config, mark: IndexMark) -> Result<(), ReadOnlyReason> {
+        judge(&self.copies, &self.register, &self.chain, mark, &config.sabotage)?;
         let needed = self.register.members.len();
         let usable = self.copies.iter().filter(|c| self.register.registered.contains(&c.drive)).count();
         if usable < needed { Err(ReadOnlyReason::TooFewDrives { usable, needed }) } else { Ok(()) }

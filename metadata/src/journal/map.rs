@@ -3,7 +3,7 @@
 //! A drive that hangs fails nothing, so nobody would ever turn to another copy: every read is raced by the next holder after
 //! a short while and given up after a longer one. The bytes are verified, so it does not matter who answers first.
 
-use super::Batch;
+use super::{Batch, BatchEntry};
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{Entry, parse_entry};
@@ -75,6 +75,8 @@ pub(crate) async fn read_in_time<T>(
 #[derive(Debug, Default)]
 pub struct JournalMap {
     held: RwLock<BTreeMap<Lsn, Held>>,
+    /// Entries on their way to the drives that readers may see already: of one batch at most.
+    in_flight: RwLock<BTreeMap<Lsn, Bytes>>,
     patience: Patience,
     /// Drives that did not answer soon, and since when.
     slow: Mutex<BTreeMap<DriveId, Instant>>,
@@ -99,7 +101,7 @@ pub enum JournalReadError {
 impl JournalMap {
     /// A map of these entries.
     pub fn new(held: BTreeMap<Lsn, Held>, patience: Patience) -> JournalMap {
-        JournalMap { held: RwLock::new(held), patience, slow: Mutex::default() }
+        JournalMap { held: RwLock::new(held), in_flight: RwLock::default(), patience, slow: Mutex::default() }
     }
 
     /// How long drives are waited for.
@@ -110,6 +112,23 @@ impl JournalMap {
     /// Where one entry lies.
     pub fn get(&self, lsn: Lsn) -> Option<Held> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).get(&lsn).cloned()
+    }
+
+    /// Keeps the bytes of a batch in memory until it is in the journal: where metadata nodes agree on entries, the index may
+    /// name a frame before any drive has it. Those of the batch before are forgotten: they are in the journal, or nowhere.
+    pub(crate) fn hold(&self, entries: &[BatchEntry]) {
+        let bytes = entries.iter().map(|entry| (entry.lsn, entry.bytes.clone())).collect();
+        *self.in_flight.write().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    fn in_flight(&self, lsn: Lsn) -> Option<Bytes> {
+        self.in_flight.read().unwrap_or_else(PoisonError::into_inner).get(&lsn).cloned()
+    }
+
+    /// Whether an entry is in the journal, or on its way there.
+    pub(crate) fn has(&self, lsn: Lsn) -> bool {
+        // In this order: an entry is in the journal before it is on its way no more.
+        self.in_flight(lsn).is_some() || self.get(lsn).is_some()
     }
 
     /// How many drives hold the entry.
@@ -238,6 +257,9 @@ impl JournalMap {
             };
             map.insert(entry.lsn, held);
         }
+        drop(map);
+        let mut in_flight = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
+        batch.entries.iter().for_each(|entry| drop(in_flight.remove(&entry.lsn)));
     }
 
     /// Forgets entries that are sealed: they are about to be freed.
@@ -258,6 +280,13 @@ impl JournalMap {
         range: Range<u32>,
         good: impl Fn(Bytes) -> Option<T> + Send + Sync,
     ) -> Result<T, JournalReadError> {
+        let slice = |bytes: Bytes| {
+            (range.end as usize <= bytes.len()).then(|| bytes.slice(range.start as usize..range.end as usize))
+        };
+        // What is in flight may be another entry of this LSN, that came to nothing: only what is good counts.
+        if let Some(value) = self.in_flight(lsn).filter(|_| !range.is_empty()).and_then(slice).and_then(&good) {
+            return Ok(value);
+        }
         let held = self.get(lsn).ok_or(JournalReadError::NotFound(lsn))?;
         let Patience { hedge_after, deadline } = self.patience;
         let read = |drive| {

@@ -513,7 +513,7 @@ impl Pass<'_> {
             usage.frames += 1;
             usage.live += u64::from(place.len);
         }
-        let unheld = |lsn: Lsn| self.shared.map.get(lsn).is_none();
+        let unheld = |lsn: Lsn| !self.shared.map.has(lsn);
         if place.lsn().is_some_and(unheld) {
             // A seal may have moved it since the page was read.
             let now = index::chunk(&self.view(), id)?.and_then(|row| row.place);

@@ -85,7 +85,7 @@ pub(super) struct Accepted {
 /// seen more starts and ensembles than those that are: should they come back, theirs must not be the newer history.
 async fn announce(parts: &Means, config: &Config, scene: &mut Scene, known: Lsn) -> Result<Epoch, StartError> {
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
-    let next = next_epoch(scene, &kv, &*parts.entropy).await?;
+    let next = next_epoch(scene, &kv, &*parts.entropy, None).await?;
     let epoch = Epoch(next.0.saturating_add(LEAP << 32));
     begin_drives(scene, epoch, config.patience.deadline).await?;
     let mut journal = Journal::new(JournalStart {

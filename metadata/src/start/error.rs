@@ -2,10 +2,12 @@
 
 use crate::index::IndexError;
 use crate::keys::KeyError;
+use crate::raft::{MachineError, RecordError};
 use crate::replay::ReplayError;
+use crate::replica::NotLeading;
 use crate::topology::RuleUnmet;
 use codec::erasure::{ErasureError, Geometry};
-use codec::id::{ClusterId, DriveId, Epoch};
+use codec::id::{ClusterId, DriveId, Epoch, Lsn};
 use storage_node::client::ReadError;
 use storage_node::disk::DiskError;
 use storage_node::drive::{DriveError, ProbedState};
@@ -51,6 +53,26 @@ pub enum StartError {
         /// What it is.
         state: ProbedState,
     },
+    /// The metadata nodes are of an older state than the drives: restored from a copy, or others were begun from the drives since.
+    #[error(
+        "the drives' journal goes on to LSN {drives}, these metadata nodes end at LSN {index}: they are of an older state. \
+         Nothing is served; begin the metadata nodes anew from the drives"
+    )]
+    DrivesAhead {
+        /// The last entry that was applied here.
+        index: Lsn,
+        /// The last entry of the drives.
+        drives: Lsn,
+    },
+    /// This metadata node does not lead.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
+    /// The state machine fails: the metadata node has to join anew.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The Raft log is damaged: the metadata node has to join anew.
+    #[error(transparent)]
+    Log(RecordError),
     /// The certificates are of another cluster than the set-up.
     #[error("this set-up is that of cluster {ours}, and the certificate is of cluster {theirs}")]
     OtherCluster {

@@ -4,6 +4,7 @@ use super::accept::Accepted;
 use super::adopt::Adopter;
 use super::first::first_members;
 use super::key::Key;
+use super::lead::Lead;
 use super::{Config, Means, Scene, StartError, random, rule};
 use crate::checkpoint;
 use crate::clock::{Clock, Entropy, RetentionClock};
@@ -144,8 +145,12 @@ pub(super) async fn serve(
     let keys = key.check(&scene, &*kv, None, accepted.is_none(), config.patience).await?;
     let epoch = match &accepted {
         Some(accepted) => accepted.epoch,
-        None => next_epoch(&scene, &kv, &*parts.entropy).await?,
+        None => next_epoch(&scene, &kv, &*parts.entropy, parts.lead.as_ref()).await?,
     };
+    // A node that was superseded meanwhile would take the drives from its successor.
+    if let Some(lead) = &parts.lead {
+        lead.member.read_index().await?;
+    }
     begin_drives(&scene, epoch, config.patience.deadline).await?;
     let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held), config.patience));
     let mut journal = Journal::new(JournalStart {
@@ -228,14 +233,21 @@ fn stopped_service(
 }
 
 /// An epoch above every one that the drives and the index have seen, with a random low half (R1).
-pub(super) async fn next_epoch(scene: &Scene, kv: &Arc<dyn Kv>, entropy: &dyn Entropy) -> Result<Epoch, StartError> {
+pub(super) async fn next_epoch(
+    scene: &Scene,
+    kv: &Arc<dyn Kv>,
+    entropy: &dyn Entropy,
+    lead: Option<&Lead>,
+) -> Result<Epoch, StartError> {
+    // Of entries that no drive has yet: one of a lower epoch after them would count as misplaced.
+    let agreed = lead.map(|lead| lead.member.machine().tail()).transpose()?.map(|tail| tail.epoch);
     let registers = scene.copies.iter().filter_map(|copy| copy.register.as_ref().map(|r| r.epoch));
     let segments = scene.copies.iter().flat_map(|copy| &copy.segments).map(|segment| segment.epoch);
     let entries = scene.chain.held.values().map(|held| held.epoch);
     let index = index::epoch(&Overlay::new(&**kv))?;
     let highest = scene.node.highest_epoch().await;
     let drives = highest.unwrap_or_default();
-    let highest = registers.chain(segments).chain(entries).max().unwrap_or_default().max(index).max(drives);
+    let highest = registers.chain(segments).chain(entries).chain(agreed).max().unwrap_or_default().max(index).max(drives);
     if is_far_above(highest, index) {
         tracing::error!(%highest, known = %index, "a drive names an epoch that this cluster can't have granted: forged or rotten");
     }
@@ -279,6 +291,9 @@ async fn finish_start(
     let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
     let mut committer = Committer::new(journal, shared.clone(), config.max_batch);
+    if let Some(lead) = &parts.lead {
+        committer.lead(lead.agreement()).await.map_err(|stopped| StartError::Journal(stopped.to_string()))?;
+    }
     let drives = scene.node.drives().await;
     shared.set_drives(drives.clone());
     committer.check(&drives).await;

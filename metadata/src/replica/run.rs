@@ -1,0 +1,238 @@
+//! A metadata node that leads when it is elected.
+//!
+//! Invariants
+//! * One service at a time, and one start: the next one begins when the one before has ended, whatever it came to. Two would each
+//!   begin the drives in a higher epoch than the other.
+//! * A service that is not known to lead is not shown to anybody. It is taken away when another node leads, and when a majority
+//!   has not answered for the time of an election: by then another may lead, and this one could only keep callers waiting.
+//!   That is not what safety rests on: a commit needs a majority, a read asks one first, and the drives refuse whom a
+//!   successor has superseded.
+//! * What was taken away does nothing more: its tasks are aborted. A commit that was on its way may still happen.
+
+use super::{Leading, NotLeading};
+use crate::client::{MetadataClient, Mode};
+use crate::raft::{Leadership, Member};
+use crate::service::Metadata;
+use crate::start::{Config, LeaderParts, StartError, lead};
+use async_trait::async_trait;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// A start that came to nothing, or to a service that only reads, is tried again after this.
+const RETRY: Duration = Duration::from_secs(3);
+/// A service that takes no writes, and has not found its way back by itself, is started again after this.
+const STUCK: Duration = Duration::from_secs(20);
+/// How often a service is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What is shown of a replica.
+#[derive(Default)]
+struct State {
+    serving: RwLock<Option<Arc<Metadata>>>,
+    /// Why this node leads and serves nothing.
+    problem: Mutex<Option<String>>,
+}
+
+impl State {
+    fn show(&self, metadata: Option<Arc<Metadata>>) -> Option<Arc<Metadata>> {
+        let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *serving, metadata)
+    }
+
+    fn has_problem(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    fn end(&self) {
+        if let Some(metadata) = self.show(None) {
+            metadata.abandon();
+        }
+    }
+}
+
+/// One metadata node: follows while another leads, and serves while it leads.
+pub struct Replica {
+    member: Arc<Member>,
+    state: Arc<State>,
+    leadership: watch::Receiver<Leadership>,
+    stop: watch::Sender<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("member", &self.member).field("problem", &self.problem()).finish()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.state.end();
+    }
+}
+
+impl Replica {
+    /// A replica over a member that is open. It serves, with `parts` and as `config` says, whenever it is elected.
+    pub fn new(member: Arc<Member>, parts: LeaderParts, config: Config) -> Replica {
+        let (state, stop) = (Arc::new(State::default()), watch::Sender::new(false));
+        let running =
+            Running { member: member.clone(), state: state.clone(), parts, config, stopping: stop.subscribe() };
+        let task = Mutex::new(Some(tokio::spawn(running.run())));
+        let leadership = member.watch();
+        Replica { member, state, leadership, stop, task }
+    }
+
+    /// Why this node leads and does not serve, if that is so.
+    pub fn problem(&self) -> Option<String> {
+        self.state.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the service, if there is one, and Raft on this node: the others elect another leader.
+    pub async fn shutdown(&self) {
+        self.stop.send_replace(true);
+        self.state.end();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            // It ends when a start that is under way does; it can't fail.
+            let _ = task.await;
+        }
+        self.member.shutdown().await;
+    }
+}
+
+#[async_trait]
+impl Leading for Replica {
+    fn serving(&self) -> Result<Arc<Metadata>, NotLeading> {
+        let serving = self.state.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
+        serving.filter(|_| self.leadership.borrow().leading).ok_or_else(|| self.member.not_leading())
+    }
+
+    async fn linearizable(&self) -> Result<(), NotLeading> {
+        self.member.read_index().await
+    }
+
+    fn member(&self) -> Option<Arc<Member>> {
+        Some(self.member.clone())
+    }
+}
+
+struct Running {
+    member: Arc<Member>,
+    state: Arc<State>,
+    parts: LeaderParts,
+    config: Config,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Running {
+    async fn run(mut self) {
+        let mut leadership = self.member.watch();
+        loop {
+            let elected = tokio::select! {
+                elected = leadership.wait_for(|now| now.leading) => elected.ok().map(|now| now.term),
+                _ = self.stopping.wait_for(|stop| *stop) => None,
+            };
+            let Some(term) = elected else { return };
+            tracing::info!(term, "this metadata node leads");
+            self.lead(term).await;
+            self.state.end();
+            self.state.has_problem(None);
+        }
+    }
+
+    /// Serves until this node does not lead any more in `term`, and nothing of it is under way.
+    async fn lead(&mut self, term: u64) {
+        loop {
+            // Not cancelled: what a start has begun must be ended with it.
+            let mut starting = tokio::spawn(lead(self.parts.clone(), self.config.clone(), self.member.clone()));
+            let started = tokio::select! {
+                started = &mut starting => started,
+                () = self.over(term) => {
+                    self.state.end();
+                    if let Ok(Ok(metadata)) = starting.await {
+                        metadata.abandon();
+                    }
+                    return;
+                }
+            };
+            match started {
+                Ok(Ok(metadata)) => self.serve(Arc::new(metadata), term).await,
+                Ok(Err(StartError::NotLeading(_))) => {}
+                Ok(Err(error)) => self.failed(&error.to_string()),
+                Err(panicked) => self.failed(&panicked.to_string()),
+            }
+            if self.is_over(term) {
+                return;
+            }
+            tokio::select! {
+                () = sleep(RETRY) => {}
+                () = self.over(term) => return,
+            }
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        tracing::error!(error, "this metadata node leads and can't serve; it tries again");
+        self.state.has_problem(Some(error.to_owned()));
+    }
+
+    /// Shows a service until leadership is over, or the service has to be started again.
+    async fn serve(&mut self, metadata: Arc<Metadata>, term: u64) {
+        if self.is_over(term) {
+            return metadata.abandon();
+        }
+        self.state.has_problem(None);
+        let before = self.state.show(Some(metadata.clone()));
+        if let Some(before) = before {
+            before.abandon();
+        }
+        tokio::select! {
+            () = self.over(term) => return self.state.end(),
+            () = stuck(&metadata) => {}
+        }
+        let reason = metadata.status().reason;
+        tracing::warn!(reason, "this metadata node leads and takes no writes; its service is started again");
+        self.state.has_problem(Some(reason));
+        // One that never wrote goes on reading until the next one is there; one that did may not write beside it.
+        if metadata.may_write() {
+            self.state.end();
+        }
+    }
+
+    fn is_over(&self, term: u64) -> bool {
+        let watching = self.member.watch();
+        let now = watching.borrow();
+        !now.leading || now.term != term || *self.stopping.borrow()
+    }
+
+    /// Returns when this node does not lead in `term` any more, or is to stop.
+    async fn over(&self, term: u64) {
+        let (mut leadership, mut stopping) = (self.member.watch(), self.stopping.clone());
+        // Either sender is gone only with what it told of.
+        tokio::select! {
+            _ = leadership.wait_for(|now| !now.leading || now.term != term) => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+/// Returns when a service is not going to take writes again by itself.
+async fn stuck(metadata: &Metadata) {
+    let mut since = None;
+    loop {
+        sleep(LOOK).await;
+        if metadata.status().mode == Mode::Serving {
+            since = None;
+            continue;
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        let patience = if metadata.may_write() { STUCK } else { RETRY };
+        if since.elapsed() >= patience {
+            return;
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The start of a leader: metadata nodes have agreed on what happened, and the drives may lack the end of it.
+//!
+//! It is a start like any other (`start.rs`), with these differences:
+//! * The index is the state machine's. Nothing but committed entries is ever written to it, so it is not replayed from the
+//!   drives, not destroyed and not put aside; a node whose index is damaged joins anew.
+//! * Nothing is looked at before an entry of this leader's own term is applied here: by then everything that any earlier leader
+//!   can have committed, and so journaled, is applied here, too.
+//! * The index may be ahead of the drives, if the Raft log has every entry in between and they follow, by hash, the last one that
+//!   the drives have. They are journaled first, before anything is decided: on the same LSNs, with the same bytes and epochs.
+//! * Drives that are ahead of the index are not these metadata nodes' drives any more: they were restored from an older state, or
+//!   others were begun from the drives in the meantime. Nothing is served then, not even reads.
+//!
+//! What a crash, or the loss of leadership, leaves between two steps: what the next leader finds by the same steps. A leader that
+//! was superseded while it started may begin the nodes in an epoch above its successor's; so it makes sure that it leads right
+//! before that, and the successor starts again when its orders are refused (`replica/run.rs`).
+
+use super::serve::{read_only, serve};
+use super::{Config, Drives, IndexHome, Means, PutAside, Scene, StartError, open};
+use crate::clock::{Clock, Entropy};
+use crate::commit::Agreement;
+use crate::keys::{KeyError, Keys};
+use crate::raft::{Member, RecordError, Tail, record};
+use crate::service::Metadata;
+use crate::survey::{Chain, IndexMark};
+use codec::id::ClusterId;
+use std::sync::Arc;
+use storage_node::host::NodeHost;
+use storage_node::kv::{Kv, KvError};
+
+/// Gives the keys, each time that this node begins to lead.
+pub type LeaderKeys = Arc<dyn Fn() -> Result<Keys, KeyError> + Send + Sync>;
+
+/// What a leader's service is made of.
+#[derive(Clone)]
+pub struct LeaderParts {
+    /// The storage nodes.
+    pub nodes: Arc<dyn NodeHost>,
+    /// The cluster that they belong to, by their certificates.
+    pub cluster: ClusterId,
+    /// The key-encryption key.
+    pub keys: LeaderKeys,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// How a leader goes on from where the drives end.
+pub(super) struct Lead {
+    pub member: Arc<Member>,
+    /// The end of what the drives have.
+    pub journaled: Tail,
+}
+
+impl Lead {
+    /// What the committer needs.
+    pub fn agreement(&self) -> Agreement {
+        Agreement::new(self.member.clone(), self.journaled)
+    }
+}
+
+/// The state machine's index, which only committed entries change.
+struct Applied(Arc<dyn Kv>);
+
+impl Applied {
+    fn kept<T>() -> Result<T, KvError> {
+        let detail = "it is a metadata node's, which gets another one only by joining anew".to_owned();
+        Err(KvError::Io { path: "of the state machine".to_owned(), detail })
+    }
+}
+
+impl IndexHome for Applied {
+    fn open(&self) -> Result<Arc<dyn Kv>, KvError> {
+        Ok(self.0.clone())
+    }
+    fn destroy(&self) -> Result<(), KvError> {
+        Self::kept()
+    }
+    fn set_aside(&self, _: PutAside) -> Result<String, KvError> {
+        Self::kept()
+    }
+}
+
+/// Starts the service of the metadata node that leads. With a reason against writing it serves reads only, and says why in its
+/// status. Not to be cancelled: what it has begun would go on.
+///
+/// # Errors
+/// [`StartError::NotLeading`] where this node does not lead, or no more. Nothing is released: the nodes stay as they are.
+pub async fn lead(parts: LeaderParts, config: Config, member: Arc<Member>) -> Result<Metadata, StartError> {
+    member.read_index().await?;
+    let LeaderParts { nodes, cluster, keys, clock, entropy } = parts;
+    let index = Arc::new(Applied(member.machine().kv()));
+    let mut means = Means { drives: Drives::Far(nodes, cluster), index, clock, entropy, lead: None };
+    let (opened, key) = open(&means, &config, Box::new(move |_| keys())).await?;
+    let scene = opened.look(&config).await?;
+    if scene.chain.last.0 > scene.mark.applied {
+        return Err(StartError::DrivesAhead { index: scene.mark.applied, drives: scene.chain.last.0 });
+    }
+    let end = drives_end(&member, &scene)?;
+    let bridged = match end {
+        Some(end) => bridges(&member, end, scene.mark).await?,
+        None => false,
+    };
+    // Where the log has what the drives lack, the index counts as being where they are.
+    let mark = match end.filter(|_| bridged) {
+        Some(end) => IndexMark { applied: end.lsn, hash: end.hash, ..scene.mark },
+        None => scene.mark,
+    };
+    match (scene.judge_index(&config, mark), end) {
+        (Ok(()), Some(journaled)) => {
+            means.lead = Some(Lead { member, journaled });
+            serve(means, config, scene, key, None).await
+        }
+        (Ok(()), None) => Err(StartError::NoRegister),
+        (Err(reason), _) => read_only(means, config, scene, key, reason).await,
+    }
+}
+
+/// The last entry that the drives have; `None` where it is neither among the unsealed ones nor the index's last.
+fn drives_end(member: &Member, scene: &Scene) -> Result<Option<Tail>, StartError> {
+    let Chain { held, last: (lsn, hash), .. } = &scene.chain;
+    let applied = member.machine().tail()?;
+    let held = held.get(lsn).map(|held| Tail { lsn: *lsn, epoch: held.epoch, hash: *hash });
+    Ok(held.or(Some(applied).filter(|applied| (applied.lsn, applied.hash) == (*lsn, *hash))))
+}
+
+/// Whether the Raft log leads, entry by entry, from `end` to where the index is.
+async fn bridges(member: &Arc<Member>, end: Tail, index: IndexMark) -> Result<bool, StartError> {
+    let (log, mut tail) = (member.log().clone(), end);
+    let walked = tokio::task::spawn_blocking(move || {
+        while tail.lsn < index.applied {
+            let entries = log.read_committed_from(tail.lsn.next().0, index.applied.0)?;
+            if entries.is_empty() {
+                return Ok(false);
+            }
+            for entry in &entries {
+                match record(entry, &tail) {
+                    Ok(Some(record)) => tail = record.tail(),
+                    Ok(None) | Err(RecordError::Gap { .. }) => return Ok(false),
+                    Err(error @ RecordError::Damaged { .. }) => return Err(StartError::Log(error)),
+                }
+            }
+        }
+        Ok((tail.lsn, tail.hash) == (index.applied, index.hash))
+    });
+    walked.await.map_err(|error| StartError::Journal(error.to_string()))?
+}
