@@ -13,6 +13,7 @@ use crate::index_home::OldIndex;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use crate::open_files::OpenFiles;
 use crate::port::Port;
+use crate::replication::{self, Replicator};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -39,7 +40,7 @@ enum Stage {
 
 /// What the admin port knows of the server.
 #[derive(Default)]
-pub struct AdminState(RwLock<Stage>, OnceLock<Arc<DriveSet>>);
+pub struct AdminState(RwLock<Stage>, OnceLock<Arc<DriveSet>>, RwLock<Option<Arc<Replicator>>>);
 
 impl std::fmt::Debug for AdminState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -53,6 +54,18 @@ impl AdminState {
         // There is one start.
         let _first = self.1.set(drives);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Running(metadata);
+    }
+
+    /// Buckets are copied elsewhere from now on; `None`: no more, by this process.
+    pub fn replicating(&self, replicator: Option<Arc<Replicator>>) {
+        *self.2.write().unwrap_or_else(PoisonError::into_inner) = replicator;
+    }
+
+    /// What copies buckets elsewhere, or why there is none.
+    pub(crate) fn replicator(&self) -> Result<Arc<Replicator>, &'static str> {
+        self.metadata()?;
+        let replicator = self.2.read().unwrap_or_else(PoisonError::into_inner).clone();
+        replicator.ok_or("this process does not replicate at present")
     }
 
     /// The end has begun.
@@ -87,7 +100,9 @@ fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
         .route("/v1/journal/seal", post(seal))
         .merge(crate::admin_keep::routes())
         .merge(crate::admin_drives::routes())
+        .merge(crate::admin_nodes::routes())
         .merge(crate::fixity::route::routes())
+        .merge(crate::replication::routes())
         .route("/metrics", get(metrics))
         .layer(from_fn_with_state(Arc::new(token), authenticate));
     Router::new()
@@ -134,7 +149,7 @@ async fn status(State(state): State<Arc<AdminState>>) -> Response {
         Ok(metadata) => metadata,
         Err(stage) => return unavailable(stage),
     };
-    let mut answer = describe(&metadata);
+    let mut answer = described(&state, &metadata);
     if let Ok(set) = state.drives() {
         let old = tokio::task::spawn_blocking(move || set.old_indexes()).await.unwrap_or_default();
         let line = |old: OldIndex| {
@@ -144,6 +159,19 @@ async fn status(State(state): State<Arc<AdminState>>) -> Response {
         answer.old_indexes = old.into_iter().map(line).collect();
     }
     Json(answer).into_response()
+}
+
+fn described(state: &AdminState, metadata: &Metadata) -> StatusAnswer {
+    let mut answer = describe(metadata);
+    let Ok(replicator) = state.replicator() else { return answer };
+    match replicator.status() {
+        Ok(replication) => {
+            answer.warnings.extend(replication::warnings(&replication));
+            answer.replication = Some(replication);
+        }
+        Err(error) => answer.warnings.push(format!("replication: {error}")),
+    }
+    answer
 }
 
 fn describe(metadata: &Metadata) -> StatusAnswer {
@@ -172,9 +200,11 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
             })
             .collect(),
         capacity,
+        survives: status.survives,
         warnings: status.warnings.into_iter().chain(OpenFiles::now().and_then(OpenFiles::warning)).collect(),
         repair: metadata.keeper().map(|keeper| RepairAnswer::new(&keeper.status())),
         reclaim: metadata.reclaimer().map(|reclaimer| ReclaimAnswer::new(&reclaimer.status())),
+        replication: None,
         old_indexes: Vec::new(),
     }
 }
@@ -190,7 +220,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
         Ok(set) => crate::admin_drives::drives_of(&set).await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
-    let page = crate::metrics::page(&describe(&metadata), &drives, &scrub.drives, now_ms);
+    let page = crate::metrics::page(&described(&state, &metadata), &drives, &scrub.drives, now_ms);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
 }
 
@@ -231,7 +261,9 @@ mod tests {
             include_str!("admin.rs"),
             include_str!("admin_keep.rs"),
             include_str!("admin_drives.rs"),
+            include_str!("admin_nodes.rs"),
             include_str!("fixity/route.rs"),
+            include_str!("replication/routes.rs"),
         ];
         let mut found = Vec::new();
         for source in sources {
@@ -275,11 +307,22 @@ mod tests {
         assert_eq!(fields(serde_json::to_value(FixityQuestion::default()).unwrap()), described("FixityQuestion"));
         assert_eq!(fields(serde_json::to_value(FixityAnswer::default()).unwrap()), described("Fixity"));
         assert_eq!(fields(serde_json::to_value(ObjectLine::default()).unwrap()), described("FixityObject"));
+        use crate::replication::answers::*;
+        assert_eq!(fields(serde_json::to_value(ReplicationAnswer::default()).unwrap()), described("Replication"));
+        assert_eq!(fields(serde_json::to_value(RuleAnswer::default()).unwrap()), described("ReplicationRule"));
+        assert_eq!(fields(serde_json::to_value(SetQuestion::default()).unwrap()), described("ReplicationSet"));
+        assert_eq!(fields(serde_json::to_value(VerifyQuestion::default()).unwrap()), described("ReplicationCompare"));
+        assert_eq!(fields(serde_json::to_value(VerifyAnswer::default()).unwrap()), described("ReplicationCompared"));
+        assert_eq!(fields(serde_json::to_value(Difference::default()).unwrap()), described("ReplicationDifference"));
         assert_eq!(fields(serde_json::to_value(FindingsAnswer::default()).unwrap()), described("Findings"));
         let drives = serde_json::to_value(crate::admin_drives::DriveInfo::default()).unwrap();
         assert_eq!(fields(drives), described("DriveInfo"));
         let changed = serde_json::to_value(crate::admin_drives::DriveChanged::default()).unwrap();
         assert_eq!(fields(changed), described("DriveChanged"));
+        let node = serde_json::to_value(crate::admin_nodes::NodeInfo::default()).unwrap();
+        assert_eq!(fields(node), described("NodeInfo"));
+        let changed = serde_json::to_value(crate::admin_nodes::NodeChanged::default()).unwrap();
+        assert_eq!(fields(changed), described("NodeChanged"));
         let status = StatusAnswer {
             mode: String::new(),
             reason: String::new(),
@@ -289,9 +332,11 @@ mod tests {
             sealed: 0,
             drives: Vec::new(),
             capacity: CapacityAnswer::default(),
+            survives: String::new(),
             warnings: Vec::new(),
             repair: None,
             reclaim: None,
+            replication: None,
             old_indexes: Vec::new(),
         };
         assert_eq!(fields(serde_json::to_value(status).unwrap()), described("Status"));

@@ -2,6 +2,7 @@
 
 use crate::data_dir::{DataDirError, admin_address, read_private, token_path};
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
+use crate::replication::answers::ReplicationAnswer;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::HeaderValue;
@@ -12,7 +13,7 @@ use metadata::client::DriveLine;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -36,6 +37,17 @@ pub enum ClientError {
     /// A token that can't be sent.
     #[error("the admin token has characters in it that no token of Stele has")]
     Token,
+    /// The secret key of another endpoint can't be read.
+    #[error("{path}: {source}")]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is no secret key.
+    #[error("{0} is not set, and there is no --secret-file")]
+    NoSecret(&'static str),
     /// Not an address.
     #[error("{0} is not an address like http://host:9001")]
     Address(String),
@@ -80,6 +92,9 @@ pub struct StatusAnswer {
     /// Room on all of them.
     #[serde(default)]
     pub capacity: CapacityAnswer,
+    /// What may be lost at once with nothing lost that is written now, for people; empty when nothing can be written.
+    #[serde(default)]
+    pub survives: String,
     /// What is not survived, for people.
     pub warnings: Vec<String>,
     /// Repair and what it knows of the stripes; absent while only reads are served.
@@ -88,6 +103,9 @@ pub struct StatusAnswer {
     /// What is given back; absent while only reads are served.
     #[serde(default)]
     pub reclaim: Option<ReclaimAnswer>,
+    /// Buckets that are copied elsewhere; absent while only reads are served, and where another process does it.
+    #[serde(default)]
+    pub replication: Option<ReplicationAnswer>,
     /// Indexes that were put aside and are kept until somebody removes them.
     #[serde(default)]
     pub old_indexes: Vec<OldIndexAnswer>,

@@ -3,6 +3,8 @@
 mod drive;
 mod fixity;
 mod keep;
+mod replication;
+mod node;
 mod roles;
 mod wait;
 
@@ -33,6 +35,8 @@ enum Command {
     StorageNode(roles::StorageNode),
     /// Keep the namespace of a cluster whose drives storage nodes serve.
     Metadata(roles::Metadata),
+    /// Serve S3 over metadata and storage nodes; any number of gateways may run side by side.
+    Gateway(roles::Gateway),
     /// The cluster's certificate authority, and a certificate for each process.
     #[command(subcommand)]
     Ca(roles::Ca),
@@ -61,6 +65,12 @@ enum Command {
     /// The drives: add, empty, replace and remove them while the server runs.
     #[command(subcommand)]
     Drive(drive::Drive),
+    /// The storage nodes of a cluster: add, empty and remove them while it serves.
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Copies of buckets at other S3 endpoints.
+    #[command(subcommand)]
+    Replication(replication::Replication),
     /// Where an object lies, and whether it is good there.
     #[command(subcommand)]
     Object(keep::Object),
@@ -246,7 +256,7 @@ fn in_a_line(message: &str) -> String {
 const NOT_WELL: u8 = 2;
 
 fn run(command: Command) -> Result<u8, CommandError> {
-    if !matches!(command, Command::Serve(_) | Command::StorageNode(_) | Command::Metadata(_)) {
+    if !matches!(command, Command::Serve(_) | Command::StorageNode(_) | Command::Metadata(_) | Command::Gateway(_)) {
         crate::process::end_with_the_pipe();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
@@ -264,6 +274,7 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
         }
         Command::StorageNode(node) => runtime.block_on(roles::storage_node(node))?,
         Command::Metadata(metadata) => runtime.block_on(roles::metadata(metadata))?,
+        Command::Gateway(gateway) => runtime.block_on(roles::gateway(gateway))?,
         Command::Ca(ca) => roles::ca(ca)?,
         Command::Config(roles::Config::Check { file }) => roles::check(&file)?,
         Command::Status(Status { server, json }) => {
@@ -303,6 +314,8 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
         Command::Scrub(scrub) => return Ok(runtime.block_on(keep::scrub(scrub))?),
         Command::Reclaim(reclaim) => return Ok(runtime.block_on(keep::reclaim(reclaim))?),
         Command::Drive(drive) => return Ok(runtime.block_on(drive::drive(drive))?),
+        Command::Node(node) => return Ok(runtime.block_on(node::node(node))?),
+        Command::Replication(command) => return Ok(runtime.block_on(replication::replication(command))?),
         Command::Object(object) => return Ok(runtime.block_on(keep::object(object))?),
         Command::Fixity(fixity) => return runtime.block_on(fixity::fixity(fixity)),
         Command::Repair(repair) => return Ok(runtime.block_on(keep::repair(repair))?),
@@ -382,11 +395,17 @@ fn print_status(status: &StatusAnswer, json: bool) {
     }
     let room = &status.capacity;
     println!("capacity: {} of {} MiB free, parity included", room.free >> 20, room.total >> 20);
+    if !status.survives.is_empty() {
+        println!("{}", status.survives);
+    }
     if let Some(repair) = &status.repair {
         keep::print_repair(repair);
     }
     if let Some(reclaim) = &status.reclaim {
         keep::print_reclaim(reclaim);
+    }
+    if let Some(replication) = status.replication.as_ref().filter(|answer| !answer.rules.is_empty()) {
+        replication::print(replication);
     }
     for old in &status.old_indexes {
         let why = if old.why.is_empty() { "put aside" } else { &old.why };
@@ -461,6 +480,13 @@ mod tests {
             "stele drive drain 0a1b2c3d --data d --cancel",
             "stele drive replace 0a1b2c3d /mnt/8 --admin http://h:1",
             "stele drive remove 0a1b2c3d --data d --lost",
+            "stele replication set b --endpoint https://far:9000 --access-key K --deletes --data d",
+            "stele replication set b --endpoint http://far --region eu --target c --access-key K --secret-file f --data d",
+            "stele replication pause b --data d",
+            "stele replication resume b --data d --json",
+            "stele replication unset b --data d",
+            "stele replication status --data d --json",
+            "stele replication verify b --repair --admin http://h:1",
             "stele object locate bucket/a/key --data d",
             "stele object verify bucket/key --data d --json",
             "stele fixity bucket --data d",
@@ -482,6 +508,7 @@ mod tests {
             "stele rescue --out o",
             "stele rescue --drive a",
             "stele status --data d --admin http://h:1",
+            "stele replication set b --endpoint https://far --data d",
             "stele drive drain 0a1b2c3d --data d --wait --cancel",
             "stele drive replace 0a1b2c3d --data d",
         ] {

@@ -6,6 +6,7 @@ use crate::admin_client::StatusAnswer;
 use crate::admin_drives::DriveInfo;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer, ScrubDrive};
 use crate::open_files::OpenFiles;
+use crate::replication::answers::{ReplicationAnswer, RuleAnswer};
 use std::fmt::Write;
 
 /// 1 while reads and writes are served, 0 while only reads are.
@@ -127,8 +128,25 @@ pub const OPEN_FILES: &str = "stele_open_files";
 /// Files that the process may have open.
 pub const OPEN_FILES_LIMIT: &str = "stele_open_files_limit";
 
+/// Keys that wait to be copied elsewhere, by bucket.
+pub const REPLICATION_WAITING: &str = "stele_replication_waiting_keys";
+/// How far a copy is behind, by bucket.
+pub const REPLICATION_LAG: &str = "stele_replication_lag_seconds";
+/// Keys that failed and are tried again, by bucket and reason.
+pub const REPLICATION_FAILING: &str = "stele_replication_failing_keys";
+/// 1 for a bucket whose replication an operator has paused.
+pub const REPLICATION_PAUSED: &str = "stele_replication_paused";
+/// Objects copied since the start, by bucket.
+pub const REPLICATION_COPIED: &str = "stele_replication_copied_total";
+/// Bytes copied since the start, by bucket.
+pub const REPLICATION_BYTES: &str = "stele_replication_copied_bytes_total";
+/// Objects deleted elsewhere since the start, by bucket.
+pub const REPLICATION_DELETED: &str = "stele_replication_deleted_total";
+/// Keys that were the same already, since the start, by bucket.
+pub const REPLICATION_SAME: &str = "stele_replication_same_total";
+
 /// All names, and what they mean: for the page itself, and for the test that compares the alert rules with it.
-pub const ALL: [(&str, &str, &str); 58] = [
+pub const ALL: [(&str, &str, &str); 66] = [
     (SERVING, "gauge", "1 while reads and writes are served"),
     (JOURNAL_APPLIED, "counter", "The last journal entry"),
     (JOURNAL_SEALED, "counter", "The last sealed journal entry"),
@@ -193,6 +211,14 @@ pub const ALL: [(&str, &str, &str); 58] = [
     ),
     (RECLAIM_TOOK, "gauge", "How long the last mark pass took"),
     (EPOCH, "gauge", "The epoch of this start"),
+    (REPLICATION_WAITING, "gauge", "Keys that wait to be copied elsewhere"),
+    (REPLICATION_LAG, "gauge", "Age of the oldest change that the copy may lack; 0 when it lacks none"),
+    (REPLICATION_FAILING, "gauge", "Keys that failed and are tried again, by reason"),
+    (REPLICATION_PAUSED, "gauge", "1 for a bucket whose replication an operator has paused"),
+    (REPLICATION_COPIED, "counter", "Objects copied elsewhere since the start"),
+    (REPLICATION_BYTES, "counter", "Bytes copied elsewhere since the start"),
+    (REPLICATION_DELETED, "counter", "Objects deleted elsewhere since the start"),
+    (REPLICATION_SAME, "counter", "Keys that were the same already, since the start"),
     (OPEN_FILES, "gauge", "Files that the process has open"),
     (OPEN_FILES_LIMIT, "gauge", "Files that the process may have open"),
 ];
@@ -255,6 +281,9 @@ pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive
     if let Some(answer) = &status.reclaim {
         reclaim(&mut page, answer, now_ms);
     }
+    if let Some(answer) = &status.replication {
+        replication(&mut page, answer);
+    }
     scrubs(&mut page, scrub, now_ms);
     page.0
 }
@@ -300,6 +329,27 @@ fn reclaim(page: &mut Page, answer: &ReclaimAnswer, now_ms: u64) {
     }
     page.single(RECLAIM_SAVED, answer.saved_bytes as f64);
     page.single(RECLAIM_UNREAD, answer.unread_manifests as f64);
+}
+
+fn replication(page: &mut Page, answer: &ReplicationAnswer) {
+    for (name, of) in [
+        (REPLICATION_WAITING, (|rule| rule.waiting) as fn(&RuleAnswer) -> u64),
+        (REPLICATION_LAG, |rule| rule.lag_seconds),
+        (REPLICATION_PAUSED, |rule| u64::from(rule.state == "paused")),
+        (REPLICATION_COPIED, |rule| rule.copied),
+        (REPLICATION_BYTES, |rule| rule.copied_bytes),
+        (REPLICATION_DELETED, |rule| rule.deleted),
+        (REPLICATION_SAME, |rule| rule.same),
+    ] {
+        page.head(name);
+        answer.rules.iter().for_each(|rule| page.sample(name, &[("bucket", &rule.bucket)], of(rule) as f64));
+    }
+    page.head(REPLICATION_FAILING);
+    for rule in &answer.rules {
+        for (reason, count) in &rule.failing {
+            page.sample(REPLICATION_FAILING, &[("bucket", &rule.bucket), ("reason", reason)], *count as f64);
+        }
+    }
 }
 
 fn drives(page: &mut Page, status: &StatusAnswer) {
@@ -420,6 +470,9 @@ mod tests {
         // Of a pass `stele status` shows which part is done.
         let of_pass = ["pass_began_ms", "last_pass_ms", "pass_bytes", "total_bytes"];
         figures.extend(more.into_iter().filter(|(name, _)| !of_pass.contains(&name.as_str())));
+        let (mut rule, more) = numbered(&RuleAnswer::default(), &mut next);
+        figures.extend(more);
+        rule.failing = [("busy".to_owned(), 16)].into();
         let (capacity, more) = numbered(&CapacityAnswer::default(), &mut next);
         figures.extend(more);
         let repair = RepairAnswer { by_slack: vec![SlackLine { slack: 1, stripes: 33 }], ..repair };
@@ -432,12 +485,14 @@ mod tests {
             sealed: 13,
             drives: Vec::new(),
             capacity,
+            survives: String::new(),
             warnings: vec![String::new(); 14],
             repair: Some(RepairAnswer { alarms: vec![String::new(); 15], ..repair }),
             reclaim: Some(reclaim),
+            replication: Some(ReplicationAnswer { rules: vec![rule] }),
             old_indexes: Vec::new(),
         };
-        figures.extend([33, 77, 11, 12, 13, 14, 15].map(|n: u64| (format!("number {n}"), n)));
+        figures.extend([33, 77, 11, 12, 13, 14, 15, 16].map(|n: u64| (format!("number {n}"), n)));
         let now_ms = 1_000_000_000;
         let page = page(&status, &[], &[scrub], now_ms);
         let samples = page.lines().filter(|line| !line.starts_with('#'));

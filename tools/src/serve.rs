@@ -12,6 +12,7 @@ use crate::drives::{DrivesError, Wanted, find, plan, record_cluster};
 use crate::index_home::Indexes;
 use crate::open_files::OpenFiles;
 use crate::process::{TooFewFiles, check_open_files};
+use crate::replication::Following;
 use codec::effect::AccountRow;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
@@ -266,6 +267,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
         async move { drives.resume().await }
     });
     state.ready(Arc::clone(&meta), drives);
+    let replication = Following::start(Arc::clone(&state));
     let said = Announcement {
         data: &data,
         s3: s3_address,
@@ -279,6 +281,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let drained = gateway::server::serve(s3_listener, service, OpenFiles::limits(), stop).await;
     state.stopping();
     resuming.abort();
+    replication.stop().await;
     if drained.cut > 0 {
         tracing::warn!(connections = drained.cut, "cut off while draining");
     }
@@ -503,6 +506,7 @@ mod tests {
             sealed: Lsn(0),
             ensemble: Vec::new(),
             drives: Vec::new(),
+            survives: String::new(),
             warnings: Vec::new(),
         }
     }

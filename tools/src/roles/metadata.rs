@@ -1,16 +1,18 @@
 //! `stele metadata`: the namespace, over drives that storage nodes serve.
 //!
-//! One process keeps it alone; with an `[s3]` section it serves S3 as well. Its index is disposable and its keys are not: they
+//! Here one process keeps it alone; one among several is [`super::replicated`]'s. With an `[s3]` section it serves S3 as well. Its index is disposable and its keys are not: they
 //! are in the data directory, as with `stele serve`. The order of a start and of an end are those of [`crate::serve`], too.
 
 use crate::accounts::{first, from_file};
 use crate::admin::{self, AdminState};
-use crate::config_file::MetadataConfig;
+use crate::config_file::{MetadataConfig, Peer};
 use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::index_home::Indexes;
 use crate::open_files::OpenFiles;
+use crate::replication::Following;
 use crate::serve::{STOP_LIMIT, ServeError, ends_in_time, listen, put_accounts, start, stop_signal};
+use super::seat::SeatError;
 use codec::id::ClusterId;
 use gateway::engine::Gateway;
 use gateway::server::Domains;
@@ -22,15 +24,13 @@ use metadata::start::NodeParts;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::host::NodeHost;
-use storage_node::remote::{Nodes, RemoteConfig, RemoteError, RemoteNode};
+use storage_node::remote::{NodeAddress, Nodes, RemoteError};
 use storage_node::service::tls::Credentials;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// How long storage nodes that do not answer are waited for at a start: machines that begin together.
-const NODES: Duration = Duration::from_secs(60);
-/// How often they are asked meanwhile.
-const ASK: Duration = Duration::from_secs(1);
+pub(super) const NODES: Duration = Duration::from_secs(60);
 
 /// Why there is no metadata process.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,15 @@ pub enum MetadataError {
     /// A client of a storage node.
     #[error(transparent)]
     Node(#[from] RemoteError),
+    /// The place among the metadata nodes.
+    #[error(transparent)]
+    Seat(#[from] Box<SeatError>),
+    /// The port for the other processes.
+    #[error(transparent)]
+    Port(#[from] storage_node::service::StartError),
+    /// There is one metadata process: it can't join itself.
+    #[error("--rejoin is for a metadata node among several: there is no `listen` in the configuration")]
+    Alone,
     /// The data directory is that of `stele serve`.
     #[error("{0} is the data directory of stele serve, which has its own drives")]
     NotOurs(std::path::PathBuf),
@@ -52,16 +61,25 @@ impl From<DataDirError> for MetadataError {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub async fn run(config: MetadataConfig, credentials: Credentials) -> Result<(), MetadataError> {
+/// Serves until SIGTERM or SIGINT. With `rejoin` a metadata node among several puts its state aside first, and waits to be added.
+pub async fn run(config: MetadataConfig, credentials: Credentials, rejoin: bool) -> Result<(), MetadataError> {
     let stop = stop_signal()?;
-    ends_in_time(STOP_LIMIT, stop.clone(), serve(&config, &credentials, stop)).await
+    if rejoin && config.listen.is_none() {
+        return Err(MetadataError::Alone);
+    }
+    match config.listen {
+        Some(listen) => {
+            let served = super::replicated::serve(&config, listen, &credentials, rejoin, stop.clone());
+            ends_in_time(STOP_LIMIT, stop, served).await
+        }
+        None => ends_in_time(STOP_LIMIT, stop.clone(), serve(&config, &credentials, stop)).await,
+    }
 }
 
 /// The S3 port, before it serves.
-struct S3 {
-    listener: TcpListener,
-    domains: Domains,
+pub(super) struct S3 {
+    pub listener: TcpListener,
+    pub domains: Domains,
 }
 
 async fn serve(
@@ -92,6 +110,7 @@ async fn serve(
     }
     state.ready(Arc::clone(&meta), DriveSet::new(Arc::clone(&data), stored, Arc::clone(&meta)));
     announce(config, credentials, &meta);
+    let replication = Following::start(Arc::clone(&state));
     match s3 {
         Some(S3 { listener, domains }) => {
             let client = Arc::clone(&meta) as Arc<dyn MetadataClient>;
@@ -105,6 +124,7 @@ async fn serve(
         None => drop(stop.wait_for(|stop| *stop).await),
     }
     state.stopping();
+    replication.stop().await;
     meta.shutdown().await;
     admin.stop().await;
     tracing::info!("stopped");
@@ -112,7 +132,7 @@ async fn serve(
 }
 
 /// The data directory's record, made on the first start.
-fn set_up(data: &DataDir, config: &MetadataConfig) -> Result<Config, MetadataError> {
+pub(super) fn set_up(data: &DataDir, config: &MetadataConfig) -> Result<Config, MetadataError> {
     match data.config()? {
         Some(stored) if stored.on_nodes => Ok(stored),
         Some(_) => Err(MetadataError::NotOurs(data.root().to_owned())),
@@ -125,37 +145,38 @@ fn set_up(data: &DataDir, config: &MetadataConfig) -> Result<Config, MetadataErr
     }
 }
 
-async fn s3(config: &MetadataConfig) -> Result<Option<S3>, MetadataError> {
+pub(super) async fn s3(config: &MetadataConfig) -> Result<Option<S3>, MetadataError> {
     let Some(s3) = &config.s3 else { return Ok(None) };
     let domains = Domains::new(&s3.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
     let listener = listen("S3", "s3.listen", s3.listen).await?;
     Ok(Some(S3 { listener, domains }))
 }
 
-fn nodes(config: &MetadataConfig, credentials: &Credentials) -> Result<Arc<dyn NodeHost>, RemoteError> {
-    let mut all: Vec<Arc<dyn NodeHost>> = Vec::new();
-    for node in &config.nodes {
-        if let Some(name) = node.node() {
-            all.push(RemoteNode::new(credentials, RemoteConfig::new(node.address.clone(), name))?);
-        }
-    }
-    Ok(Nodes::new(all))
+pub(super) fn nodes(config: &MetadataConfig, credentials: &Credentials) -> Result<Arc<dyn NodeHost>, RemoteError> {
+    let list: Vec<NodeAddress> = config.nodes.iter().filter_map(Peer::at).collect();
+    Ok(Nodes::connecting(credentials.clone(), &list)?)
 }
 
-async fn metadata(
+/// How a start over the drives goes.
+pub(super) fn start_config(config: &MetadataConfig, stored: &Config) -> Result<metadata::start::Config, ServeError> {
+    let planned = stored.geometry.as_deref().map(str::parse).transpose()?;
+    Ok(metadata::start::Config {
+        cluster: stored.cluster_id(),
+        geometry: config.geometry().or(planned),
+        survive: config.placement.survive(),
+        wait_for_nodes: NODES,
+        ..metadata::start::Config::default()
+    })
+}
+
+pub(super) async fn metadata(
     data: &DataDir,
     config: &MetadataConfig,
     stored: &Config,
     cluster: ClusterId,
     nodes: Arc<dyn NodeHost>,
 ) -> Result<Metadata, ServeError> {
-    wait_for(&*nodes).await;
-    let planned = stored.geometry.as_deref().map(str::parse).transpose()?;
-    let how = metadata::start::Config {
-        cluster: stored.cluster_id(),
-        geometry: config.geometry().or(planned),
-        ..metadata::start::Config::default()
-    };
+    let how = start_config(config, stored)?;
     let indexes = Arc::new(Indexes::new(data.index_path()));
     start(data, how, || {
         let key_path = data.key_path();
@@ -172,24 +193,8 @@ async fn metadata(
     .await
 }
 
-/// Waits until all storage nodes answer, but not for ever: a start does without those that are gone, if it can.
-async fn wait_for(nodes: &dyn NodeHost) {
-    let patience = tokio::time::Instant::now() + NODES;
-    loop {
-        let _now_known = nodes.drives().await;
-        let silent = nodes.silent();
-        if silent.is_empty() {
-            return;
-        }
-        if tokio::time::Instant::now() >= patience {
-            return tracing::warn!(?silent, "storage nodes do not answer; the start goes on without them");
-        }
-        tokio::time::sleep(ASK).await;
-    }
-}
-
 /// What a start writes down once it serves: whose cluster it is, and the accounts.
-async fn record(
+pub(super) async fn record(
     data: &DataDir,
     config: &MetadataConfig,
     stored: &mut Config,
@@ -200,8 +205,12 @@ async fn record(
         stored.cluster = Some(credentials.identity().cluster.to_string());
         data.write_config(stored)?;
     }
-    let Some(s3) = &config.s3 else { return Ok(()) };
-    let named = s3.accounts.as_deref().map(from_file).transpose().map_err(ServeError::Accounts)?.unwrap_or_default();
+    // Among several metadata nodes gateways serve S3, and an account is needed all the same.
+    if config.s3.is_none() && config.listen.is_none() {
+        return Ok(());
+    }
+    let named = config.s3.as_ref().and_then(|s3| s3.accounts.as_deref()).map(from_file).transpose();
+    let named = named.map_err(ServeError::Accounts)?.unwrap_or_default();
     let (first_account, _origin) = first(data, |name| std::env::var(name).ok()).map_err(ServeError::Accounts)?;
     Ok(put_accounts(data, meta, std::iter::once(&first_account).chain(&named)).await?)
 }
@@ -214,7 +223,7 @@ fn announce(config: &MetadataConfig, credentials: &Credentials, meta: &Metadata)
         credentials.identity().cluster,
         status.geometry,
         status.drives.len(),
-        config.nodes.len(),
+        meta.node_list().map_or(0, |nodes| nodes.len()),
         config.admin
     );
     if let Some(s3) = &config.s3 {

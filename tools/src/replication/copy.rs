@@ -1,0 +1,310 @@
+//! Making one key the same on both sides.
+//!
+//! Invariants:
+//! * What is copied is what the key is now, and it is done only up to the change that was known before it was looked up: a key
+//!   that changes meanwhile waits on.
+//! * Bytes come through the engine, so each was verified against its chunk's id, and they go out with their MD5: what is
+//!   broken on the way is refused there.
+//! * At most one part of each object is in memory, and all of them together in [`Room`].
+
+use super::target::{Described, Far, Piece, Target, TargetError};
+use bytes::{Bytes, BytesMut};
+use codec::effect::{Content, ReplicationRow, VersionRow};
+use codec::id::BucketId;
+use futures::TryStreamExt;
+use gateway::engine::Gateway;
+use gateway::error::GetError;
+use md5::{Digest, Md5};
+use metadata::client::{LookupError, MetadataClient};
+use metadata::index::{IndexError, Overlay, replication};
+use metadata::service::Metadata;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The largest part that is written as it came, and the largest object in one piece: then the copy has the same entity tag.
+const LARGEST: u64 = 64 << 20;
+/// What others are cut into, unless that would be too many.
+const PART: u64 = 16 << 20;
+/// Most parts of an object.
+const MAX_PARTS: u64 = 10_000;
+/// Bytes of one permit of [`Room::memory`].
+const UNIT: u64 = 64 << 10;
+/// Reading a part here may take so long, and a second more for each MiB.
+const READ: Duration = Duration::from_secs(120);
+
+/// What all copies together may use.
+pub(super) struct Room {
+    /// Keys that are copied at once.
+    keys: Semaphore,
+    memory: Semaphore,
+    units: u32,
+}
+
+impl Room {
+    pub(super) fn new(keys: usize, memory: u64) -> Room {
+        let units = u32::try_from(memory / UNIT).unwrap_or(u32::MAX);
+        Room { keys: Semaphore::new(keys), memory: Semaphore::new(units as usize), units }
+    }
+
+    pub(super) async fn key(&self) -> Option<SemaphorePermit<'_>> {
+        self.keys.acquire().await.ok()
+    }
+
+    /// A part that is larger than all the room (of an object of more than 640 GiB) has it to itself.
+    async fn bytes(&self, len: u64) -> Option<SemaphorePermit<'_>> {
+        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
+        self.memory.acquire_many(units).await.ok()
+    }
+}
+
+/// What came of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copied {
+    /// It was copied.
+    Put {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// It was deleted there.
+    Deleted,
+    /// There was nothing to do.
+    Same,
+}
+
+/// Why a key was not copied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CopyError {
+    /// The other side.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The object can't be read here.
+    #[error("it can't be read here: {0}")]
+    Unreadable(GetError),
+    /// Not now, for a reason on this side.
+    #[error("not now: {0}")]
+    Here(String),
+    /// It has changed while it was copied: it is begun anew.
+    #[error("it changed while it was copied")]
+    Superseded,
+}
+
+impl From<GetError> for CopyError {
+    fn from(error: GetError) -> CopyError {
+        match error {
+            GetError::Busy | GetError::Unavailable(_) => CopyError::Here(error.to_string()),
+            error => CopyError::Unreadable(error),
+        }
+    }
+}
+
+impl From<LookupError> for CopyError {
+    fn from(error: LookupError) -> CopyError {
+        CopyError::Here(error.to_string())
+    }
+}
+
+impl From<IndexError> for CopyError {
+    fn from(error: IndexError) -> CopyError {
+        CopyError::Here(error.to_string())
+    }
+}
+
+/// What a copy needs.
+pub(super) struct Copier {
+    pub meta: Arc<Metadata>,
+    pub engine: Arc<Gateway>,
+    pub target: Arc<Target>,
+    pub room: Arc<Room>,
+    pub rule: ReplicationRow,
+}
+
+/// How an object is written.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    Whole,
+    /// In parts of these sizes. `as_here`: as it came, so that the entity tag becomes the same.
+    Parts {
+        sizes: Vec<u64>,
+        as_here: bool,
+    },
+}
+
+fn plan(content: &Content) -> Plan {
+    if content.part_sizes.is_empty() && content.size <= LARGEST {
+        return Plan::Whole;
+    }
+    if !content.part_sizes.is_empty() && content.part_sizes.iter().all(|size| *size <= LARGEST) {
+        return Plan::Parts { sizes: content.part_sizes.clone(), as_here: true };
+    }
+    let part = PART.max(content.size.div_ceil(MAX_PARTS));
+    let whole = usize::try_from(content.size / part).unwrap_or(usize::MAX);
+    let mut sizes = vec![part; whole];
+    sizes.extend(Some(content.size % part).filter(|rest| *rest > 0));
+    Plan::Parts { sizes, as_here: false }
+}
+
+/// The MD5 that an entity tag is, if it is one.
+fn md5_of(etag: &str) -> Option<[u8; 16]> {
+    let mut md5 = [0; 16];
+    hex::decode_to_slice(etag, &mut md5).ok().map(|()| md5)
+}
+
+impl Copier {
+    fn bucket(&self) -> BucketId {
+        BucketId(self.rule.bucket)
+    }
+
+    /// The LSN of the last change of a key that waits.
+    fn changed(&self, key: &str) -> Result<Option<u64>, IndexError> {
+        let view = Overlay::new(&**self.meta.kv());
+        Ok(replication::waiting(&view, self.bucket(), key)?.map(|row| row.changed))
+    }
+
+    /// Makes a key there what it is here. The LSN is that of the last change that the copy has for sure; `None` when the key does
+    /// not wait.
+    pub(super) async fn copy(&self, key: &str) -> Result<Option<(u64, Copied)>, CopyError> {
+        let Some(changed) = self.changed(key)? else { return Ok(None) };
+        let current = self.meta.current_version(self.bucket(), key).await?.filter(|version| !version.delete_marker);
+        let copied = match current {
+            None if !self.rule.deletes => Copied::Same,
+            None => match self.target.head(key).await? {
+                None => Copied::Same,
+                Some(found) => self.target.delete(key, &found).await.map(|()| Copied::Deleted)?,
+            },
+            Some(version) => {
+                let found = self.target.head(key).await?;
+                match found {
+                    Some(found) if found.is_copy_of(&version) => Copied::Same,
+                    found => self.put(&version, found.as_ref(), changed).await?,
+                }
+            }
+        };
+        Ok(Some((changed, copied)))
+    }
+
+    async fn put(&self, version: &VersionRow, found: Option<&Far>, changed: u64) -> Result<Copied, CopyError> {
+        let content =
+            version.content.as_ref().ok_or_else(|| CopyError::Here("a version without content".to_owned()))?;
+        match plan(content) {
+            Plan::Whole => self.put_whole(version, content, found).await?,
+            Plan::Parts { sizes, as_here } => {
+                // Uploads that others began and left: two of this process never have the same key.
+                self.target.abort_others(&version.key).await;
+                let upload = self.target.begin(&version.key, &Described::new(version, !as_here)).await?;
+                let written = self.put_parts(version, content, &upload, &sizes, found, changed).await;
+                if written.is_err() {
+                    self.target.abort(&version.key, &upload).await;
+                }
+                written?;
+            }
+        }
+        Ok(Copied::Put { bytes: content.size })
+    }
+
+    async fn put_whole(&self, version: &VersionRow, content: &Content, found: Option<&Far>) -> Result<(), CopyError> {
+        let _room = self.room.bytes(content.size).await;
+        let bytes = self.read(version, content, 0..content.size).await?;
+        let (piece, marked) = match md5_of(&content.etag) {
+            Some(md5) => (Piece { bytes, md5 }, false),
+            None => (digested(bytes).await?, true),
+        };
+        let checksum = content.checksums.iter().find(|checksum| !checksum.composite);
+        let what = Described::new(version, marked);
+        Ok(self.target.put(&version.key, &what, piece, checksum, found).await?)
+    }
+
+    async fn put_parts(
+        &self,
+        version: &VersionRow,
+        content: &Content,
+        upload: &str,
+        sizes: &[u64],
+        found: Option<&Far>,
+        changed: u64,
+    ) -> Result<(), CopyError> {
+        let (mut tags, mut at) = (Vec::with_capacity(sizes.len()), 0u64);
+        for (size, number) in sizes.iter().zip(1..) {
+            // The rest of a version that is gone is not worth sending.
+            if self.changed(&version.key)? != Some(changed) {
+                return Err(CopyError::Superseded);
+            }
+            let end = at.saturating_add(*size);
+            let _room = self.room.bytes(*size).await;
+            let piece = digested(self.read(version, content, at..end).await?).await?;
+            tags.push(self.target.part(&version.key, upload, number, piece).await?);
+            at = end;
+        }
+        if self.changed(&version.key)? != Some(changed) {
+            return Err(CopyError::Superseded);
+        }
+        Ok(self.target.complete(&version.key, upload, tags, found).await?)
+    }
+
+    async fn read(&self, version: &VersionRow, content: &Content, range: Range<u64>) -> Result<Bytes, CopyError> {
+        let len = range.end.saturating_sub(range.start);
+        let reading = async {
+            let mut stream = self.engine.get(content, Some(range)).await?.bytes;
+            let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or(0));
+            while let Some(piece) = stream.try_next().await? {
+                bytes.extend_from_slice(&piece);
+            }
+            Ok::<_, GetError>(bytes.freeze())
+        };
+        let limit = READ + Duration::from_secs(len >> 20);
+        let read = tokio::time::timeout(limit, reading).await;
+        let read = read.map_err(|_| CopyError::Here("reading it takes too long".to_owned()))?;
+        read.map_err(|error| {
+            self.engine.read_alarm(&format!("bucket {}", version.bucket), &version.key).raise(&error);
+            error.into()
+        })
+    }
+}
+
+/// Aside: a large part takes a tenth of a second.
+async fn digested(bytes: Bytes) -> Result<Piece, CopyError> {
+    let hashed = tokio::task::spawn_blocking(move || Piece { md5: Md5::digest(&bytes).into(), bytes });
+    hashed.await.map_err(|error| CopyError::Here(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(size: u64, part_sizes: &[u64]) -> Content {
+        Content { size, part_sizes: part_sizes.to_vec(), ..Content::default() }
+    }
+
+    #[test]
+    fn objects_are_written_as_they_came_or_in_parts_that_fit() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(plan(&content(0, &[])), Plan::Whole);
+        assert_eq!(plan(&content(LARGEST, &[])), Plan::Whole);
+        let came = [LARGEST, 5 * MIB, 1];
+        assert_eq!(plan(&content(1, &came)), Plan::Parts { sizes: came.to_vec(), as_here: true });
+        let cut = |size, parts: &[u64]| match plan(&content(size, parts)) {
+            Plan::Parts { sizes, as_here: false } => sizes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(cut(LARGEST + 1, &[]), [PART, PART, PART, PART, 1]);
+        assert_eq!(cut(6 * LARGEST, &[5 * LARGEST, LARGEST]).len(), 24);
+        let huge = cut(5 << 40, &[]);
+        assert!(huge.len() as u64 <= MAX_PARTS && huge.iter().sum::<u64>() == 5 << 40);
+    }
+
+    #[test]
+    fn only_a_plain_md5_is_one() {
+        assert!(md5_of("d41d8cd98f00b204e9800998ecf8427e").is_some());
+        assert!(md5_of("d41d8cd98f00b204e9800998ecf8427e-2").is_none() && md5_of("").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_the_room_has_it_to_itself() {
+        let room = Room::new(1, 1 << 20);
+        let all = room.bytes(5 << 30).await;
+        assert!(all.is_some() && room.memory.available_permits() == 0);
+        drop(all);
+        assert_eq!(room.memory.available_permits(), 16);
+    }
+}

@@ -1,0 +1,280 @@
+//! The work of one rule: keys come from its queue, longest waiting first, are copied, and go from the queue in batches.
+//!
+//! Invariants:
+//! * A key is worked on once at a time: it is busy from when it is taken until the entry that takes it from the queue is committed.
+//! * A key that fails waits longer each time, and keeps no other back; what fails for all keys (no answer, no access) makes all
+//!   of them wait.
+//! * Memory is bounded: [`PAGE`] keys are taken from the queue at once, [`KEYS`] are worked on, [`FAILING`] failures remembered.
+//! * Nothing is remembered that a restart needs: the queue and how far the walk is are in the index.
+
+use super::copy::{Copied, Copier, CopyError};
+use super::failing::{Failing, Reason};
+use super::progress::Progress;
+use super::target::TargetError;
+use codec::effect::{ReplicatedKey, ReplicationRow};
+use codec::id::BucketId;
+use metadata::client::{CommitError, LookupError, MetadataClient};
+use metadata::command::{Command, WalkReplication};
+use metadata::index::{self, IndexError, Overlay, replication};
+use metadata::listing::ListRequest;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Keys of one rule that are worked on at once.
+const KEYS: usize = 8;
+/// Keys that are taken from the queue at once.
+const PAGE: usize = 256;
+/// So many copied keys are taken from the queue in one entry.
+const BATCH: usize = 200;
+/// A copied key stays in the queue for no longer, unless the entry can't be committed.
+const FLUSH: Duration = Duration::from_millis(300);
+/// Copied keys that wait for their entry; with so many nothing new is begun.
+const UNFLUSHED: usize = 1000;
+/// How often an empty queue is looked at, and one in which all keys fail.
+const LOOK: Duration = Duration::from_millis(500);
+/// After so long the queue is looked at from its front again, though its end was not reached.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Keys that a step of the walk queues.
+const WALK: usize = 500;
+/// The walk waits while more keys than this wait to be copied, though all of them fail.
+const WALK_BELOW: u64 = 100_000;
+/// Pause after a commit or a read here that failed.
+const HERE: Duration = Duration::from_secs(1);
+
+/// Why a rule's work can't go on at present.
+#[derive(Debug, thiserror::Error)]
+enum Stuck {
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// One rule's work.
+pub(super) struct Lane {
+    copier: Arc<Copier>,
+    progress: Arc<Progress>,
+    failing: Failing,
+    running: JoinSet<Ended>,
+    /// Taken from the queue and not begun.
+    taken: VecDeque<(u64, String)>,
+    /// What was taken last.
+    at: Option<(u64, String)>,
+    /// When the queue was last looked at from its front.
+    front: Instant,
+    busy: HashSet<String>,
+    done: Vec<ReplicatedKey>,
+    flushed: Instant,
+}
+
+struct Ended {
+    key: String,
+    result: Result<Option<(u64, Copied)>, CopyError>,
+}
+
+impl Lane {
+    pub(super) fn new(copier: Copier, progress: Arc<Progress>) -> Lane {
+        Lane {
+            copier: Arc::new(copier),
+            progress,
+            failing: Failing::default(),
+            running: JoinSet::new(),
+            taken: VecDeque::new(),
+            at: None,
+            front: Instant::now(),
+            busy: HashSet::new(),
+            done: Vec::new(),
+            flushed: Instant::now(),
+        }
+    }
+
+    /// Works until the rule is another one, or none. Dropped, it leaves what is being written half done: the next one looks at
+    /// what is there.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(stuck) => {
+                    tracing::debug!(bucket = self.copier.rule.bucket, %stuck, "replication waits");
+                    sleep(HERE).await;
+                }
+            }
+        }
+    }
+
+    fn bucket(&self) -> BucketId {
+        BucketId(self.copier.rule.bucket)
+    }
+
+    fn rule(&self) -> Result<Option<ReplicationRow>, IndexError> {
+        let rule = replication::rule(&Overlay::new(&**self.copier.meta.kv()), self.bucket())?;
+        Ok(rule.filter(|rule| rule.seq == self.copier.rule.seq))
+    }
+
+    /// `false`: there is nothing to do any more.
+    async fn step(&mut self) -> Result<bool, Stuck> {
+        let Some(rule) = self.rule()? else { return Ok(false) };
+        let mut idle = rule.paused || self.failing.all_wait(Instant::now());
+        if !idle && self.done.len() < UNFLUSHED {
+            idle = !self.begin()?;
+        }
+        if !rule.paused && !rule.walked && self.length()? < if idle { WALK_BELOW } else { WALK as u64 } {
+            self.walk(&rule).await?;
+            idle = false;
+        }
+        self.collect(if idle { LOOK } else { FLUSH }).await;
+        let due = self.done.len() >= BATCH || self.running.is_empty() || self.flushed.elapsed() >= FLUSH;
+        if due && !self.done.is_empty() {
+            self.flush().await?;
+        }
+        if idle && !rule.paused { self.go_on(&rule).await } else { Ok(true) }
+    }
+
+    /// Begins what can be; `false` when all that waits is being worked on or has failed lately.
+    fn begin(&mut self) -> Result<bool, Stuck> {
+        let now = Instant::now();
+        while self.running.len() < KEYS {
+            let Some((_, key)) = self.taken.pop_front() else {
+                if !self.take()? {
+                    return Ok(!self.running.is_empty());
+                }
+                continue;
+            };
+            if self.busy.contains(&key) || self.failing.waits(&key, now) {
+                continue;
+            }
+            self.busy.insert(key.clone());
+            let copier = Arc::clone(&self.copier);
+            self.running.spawn(async move {
+                let _turn = copier.room.key().await;
+                Ended { result: copier.copy(&key).await, key }
+            });
+        }
+        Ok(true)
+    }
+
+    /// Takes more from the queue; `false` at its end.
+    fn take(&mut self) -> Result<bool, Stuck> {
+        if self.front.elapsed() >= AGAIN {
+            (self.at, self.front) = (None, Instant::now());
+        }
+        let view = Overlay::new(&**self.copier.meta.kv());
+        let page = replication::queue(&view, self.bucket(), self.at.as_ref(), PAGE)?;
+        self.at = page.last().cloned();
+        self.taken = page.into();
+        if self.taken.is_empty() {
+            self.front = Instant::now();
+        }
+        Ok(!self.taken.is_empty())
+    }
+
+    /// Waits until a key has ended, and takes all that have; no longer than `most`.
+    async fn collect(&mut self, most: Duration) {
+        if self.running.is_empty() {
+            if self.done.is_empty() && self.taken.is_empty() {
+                sleep(most).await;
+            }
+            return;
+        }
+        let first = tokio::time::timeout(most, self.running.join_next()).await;
+        let mut next = first.ok().flatten();
+        while let Some(ended) = next {
+            match ended {
+                Ok(ended) => self.ended(ended),
+                // A panic: its key stays busy and is tried again after a restart.
+                Err(error) => tracing::error!(%error, "a copy ended without a result"),
+            }
+            next = self.running.try_join_next();
+        }
+    }
+
+    fn ended(&mut self, Ended { key, result }: Ended) {
+        match result {
+            Ok(copied) => {
+                self.failing.succeeded(&key);
+                if let Some((lsn, copied)) = copied {
+                    self.progress.copied(copied);
+                    self.done.push(ReplicatedKey { key, lsn });
+                } else {
+                    self.busy.remove(&key);
+                }
+            }
+            Err(error) => {
+                self.busy.remove(&key);
+                if let Some(reason) = reason(&error) {
+                    self.failing.failed(key, reason, Instant::now());
+                    self.progress.failed(reason, &error.to_string());
+                }
+            }
+        }
+        self.progress.failing(self.failing.by_reason());
+    }
+
+    /// Takes what was copied from the queue.
+    async fn flush(&mut self) -> Result<(), Stuck> {
+        self.flushed = Instant::now();
+        while !self.done.is_empty() {
+            let batch: Vec<ReplicatedKey> = self.done.iter().take(BATCH).cloned().collect();
+            let count = batch.len();
+            self.commit(Command::Replicated { bucket: self.bucket(), done: batch }).await?;
+            for done in self.done.drain(..count) {
+                self.busy.remove(&done.key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, command: Command) -> Result<(), CommitError> {
+        let meta = &self.copier.meta;
+        meta.commit(meta.epoch(), command).await.map(drop)
+    }
+
+    /// Queues more of what the bucket had when the rule was set.
+    async fn walk(&mut self, rule: &ReplicationRow) -> Result<(), Stuck> {
+        let bucket = self.bucket();
+        let request = ListRequest { bucket, after: rule.walked_to.clone(), max: WALK, ..ListRequest::default() };
+        let page = self.copier.meta.list(request).await?;
+        let keys: Vec<String> = page.objects.into_iter().map(|version| version.key).collect();
+        let to = keys.last().unwrap_or(&rule.walked_to).clone();
+        let from = rule.walked_to.clone();
+        let last = page.next.is_none();
+        let step = WalkReplication { bucket, rule: rule.seq, from, to, keys, last };
+        Ok(self.commit(Command::WalkReplication(step)).await?)
+    }
+
+    fn length(&self) -> Result<u64, IndexError> {
+        replication::length(&Overlay::new(&**self.copier.meta.kv()), self.bucket())
+    }
+
+    /// A bucket that is gone keeps its rule until what was deleted in it is deleted there, too.
+    async fn go_on(&mut self, rule: &ReplicationRow) -> Result<bool, Stuck> {
+        let over = rule.walked && self.length()? == 0;
+        if over && index::bucket_by_id(&Overlay::new(&**self.copier.meta.kv()), self.bucket())?.is_none() {
+            self.commit(Command::UnsetReplication { bucket: self.bucket() }).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+/// Why a key failed; `None` when it is to be tried again at once.
+fn reason(error: &CopyError) -> Option<Reason> {
+    Some(match error {
+        CopyError::Superseded | CopyError::Target(TargetError::Changed) => return None,
+        CopyError::Target(error) => match error {
+            TargetError::Unreachable(_) => Reason::Unreachable,
+            TargetError::Denied(_) => Reason::Denied,
+            TargetError::Busy(_) => Reason::Busy,
+            TargetError::NoBucket => Reason::NoBucket,
+            TargetError::Unknown(_) | TargetError::Refused(_) | TargetError::Changed => Reason::Refused,
+        },
+        CopyError::Unreadable(_) => Reason::Unreadable,
+        CopyError::Here(_) => Reason::Here,
+    })
+}

@@ -1,0 +1,479 @@
+//! The other endpoint: what is asked of it, and what its answers mean.
+//!
+//! Every call has a deadline, and none is repeated here: whoever calls knows whether it is worth it. Writes name what was there
+//! when it was looked at (`If-None-Match: *`, `If-Match`): one that was given up and arrives late, or comes from a leader that
+//! was superseded, can't replace what was written since. An endpoint that does not know these conditions is written to without.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use codec::effect::{Checksum, ChecksumAlgorithm, ObjectMeta, ReplicationRow, VersionRow};
+use metadata::keys::Secret;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may take whose request has no body.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Bytes that a line carries in a second at least: what a body adds to [`ANSWER`].
+const SLOWEST: u64 = 64 << 10;
+/// The x-amz-meta- header that holds the entity tag which the object has here, where it can't have the same one there.
+pub(crate) const MARK: &str = "stele-etag";
+/// What an object's type is when nobody said.
+const DEFAULT_TYPE: &str = "binary/octet-stream";
+/// Most bytes of an endpoint's text that are kept.
+const MAX_TEXT: usize = 300;
+
+/// Why the other endpoint did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// No answer, or none in time: it may have been done. Try again later.
+    #[error("no answer: {0}")]
+    Unreachable(String),
+    /// The keys are wrong, or may not do this.
+    #[error("access is denied: {0}")]
+    Denied(String),
+    /// It has too much to do, or is out of order: try again later.
+    #[error("it can't at present: {0}")]
+    Busy(String),
+    /// There is no such bucket.
+    #[error("the bucket does not exist there")]
+    NoBucket,
+    /// What is there is not what was there when it was looked at: look again.
+    #[error("the object there has changed meanwhile")]
+    Changed,
+    /// It does not know something that was asked for.
+    #[error("it does not implement this: {0}")]
+    Unknown(String),
+    /// It refuses this request: trying again is of no use before somebody did something about it.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// An object on the other side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Far {
+    /// Entity tag as sent, with its quotes.
+    pub etag: String,
+    /// Bytes.
+    pub size: u64,
+    /// Headers, as here; without the mark.
+    pub meta: ObjectMeta,
+    /// The value of [`MARK`]; empty without it.
+    pub mark: String,
+}
+
+impl Far {
+    /// Whether it has the bytes of a version here, as far as entity tags tell.
+    pub(crate) fn has_bytes_of(&self, version: &VersionRow) -> bool {
+        version.content.as_ref().is_some_and(|content| {
+            let tag = self.etag.trim_matches('"');
+            self.size == content.size && (tag == content.etag || self.mark == content.etag)
+        })
+    }
+
+    /// Whether it is a copy of a version: bytes and headers.
+    pub(crate) fn is_copy_of(&self, version: &VersionRow) -> bool {
+        self.has_bytes_of(version) && self.meta == visible(version.meta.clone().unwrap_or_default())
+    }
+}
+
+/// Headers as the other side shows them: an object always has a type, and the storage class is that side's own.
+fn visible(mut meta: ObjectMeta) -> ObjectMeta {
+    if meta.content_type.is_empty() {
+        meta.content_type = DEFAULT_TYPE.to_owned();
+    }
+    meta.storage_class.clear();
+    meta.user.sort_by(|a, b| a.name.cmp(&b.name));
+    meta
+}
+
+/// An object in a listing of the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FarLine {
+    pub key: String,
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+}
+
+/// What is written, besides bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    meta: ObjectMeta,
+    encrypted: bool,
+}
+
+impl Described {
+    /// `marked`: the entity tag will be another one, so the one from here goes along.
+    pub(crate) fn new(version: &VersionRow, marked: bool) -> Described {
+        let mut meta = visible(version.meta.clone().unwrap_or_default());
+        let content = version.content.clone().unwrap_or_default();
+        if marked {
+            meta.user.retain(|user| user.name != MARK);
+            meta.user.push(codec::effect::UserMeta { name: MARK.to_owned(), value: content.etag });
+        }
+        Described { meta, encrypted: content.encrypted }
+    }
+
+    fn user(&self) -> Option<HashMap<String, String>> {
+        let pairs = self.meta.user.iter().map(|user| (user.name.clone(), user.value.clone()));
+        Some(pairs.collect()).filter(|map: &HashMap<_, _>| !map.is_empty())
+    }
+
+    fn encryption(&self) -> Option<ServerSideEncryption> {
+        self.encrypted.then_some(ServerSideEncryption::Aes256)
+    }
+}
+
+/// Sets the headers of a PUT and of a new upload alike.
+macro_rules! describe {
+    ($request:expr, $what:expr) => {{
+        let what: &Described = $what;
+        let text = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
+        let expires = what.meta.expires.clone();
+        $request
+            .set_content_type(text(&what.meta.content_type))
+            .set_cache_control(text(&what.meta.cache_control))
+            .set_content_disposition(text(&what.meta.content_disposition))
+            .set_content_encoding(text(&what.meta.content_encoding))
+            .set_content_language(text(&what.meta.content_language))
+            .set_website_redirect_location(text(&what.meta.website_redirect))
+            .set_metadata(what.user())
+            .set_server_side_encryption(what.encryption())
+            .customize()
+            // As it was sent here, whether or not it is a date.
+            .mutate_request(move |request| {
+                if !expires.is_empty() {
+                    let _unsendable = request.headers_mut().try_insert("expires", expires.clone());
+                }
+            })
+    }};
+}
+
+/// What must be there for a write to happen: the entity tag of what was found, or nothing.
+type Found<'a> = Option<&'a Far>;
+
+/// One bucket of another endpoint.
+pub(crate) struct Target {
+    client: Client,
+    bucket: String,
+    conditional: AtomicBool,
+}
+
+impl Target {
+    /// The bucket that a rule names.
+    pub(crate) fn new(rule: &ReplicationRow, secret: &Secret) -> Target {
+        let credentials = Credentials::new(&rule.access_key, secret.expose(), None, None, "stele replication");
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).build();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(rule.region.clone()))
+            .credentials_provider(credentials)
+            .endpoint_url(&rule.endpoint)
+            .force_path_style(!rule.virtual_host)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            // Content-MD5 is known everywhere; what newer SDKs add by themselves is not.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .build();
+        Target { client: Client::from_conf(config), bucket: rule.target.clone(), conditional: AtomicBool::new(true) }
+    }
+
+    /// Whether the bucket is there and the keys open it.
+    pub(crate) async fn look(&self) -> Result<(), TargetError> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
+        within(0, request.send()).await.map(drop)
+    }
+
+    /// An object; `None` when there is none.
+    pub(crate) async fn head(&self, key: &str) -> Result<Option<Far>, TargetError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key);
+        let head = match within(0, request.send()).await {
+            Ok(head) => head,
+            // There is no body that could tell a missing bucket: the write will.
+            Err(TargetError::NoBucket) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let mut user = head.metadata().cloned().unwrap_or_default();
+        let mark = user.remove(MARK).unwrap_or_default();
+        let mut user: Vec<_> = user.into_iter().map(|(name, value)| codec::effect::UserMeta { name, value }).collect();
+        user.sort_by(|a, b| a.name.cmp(&b.name));
+        let meta = ObjectMeta {
+            content_type: text(head.content_type()),
+            cache_control: text(head.cache_control()),
+            content_disposition: text(head.content_disposition()),
+            content_encoding: text(head.content_encoding()),
+            content_language: text(head.content_language()),
+            expires: text(head.expires_string()),
+            user,
+            storage_class: String::new(),
+            website_redirect: text(head.website_redirect_location()),
+        };
+        let size = head.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        Ok(Some(Far { etag: text(head.e_tag()), size, meta: visible(meta), mark }))
+    }
+
+    /// Writes an object in one piece.
+    pub(crate) async fn put(
+        &self,
+        key: &str,
+        what: &Described,
+        body: Piece,
+        checksum: Option<&Checksum>,
+        found: Found<'_>,
+    ) -> Result<(), TargetError> {
+        let size = body.bytes.len() as u64;
+        let (none, tag) = self.condition(found);
+        let mut request = self.client.put_object().bucket(&self.bucket).key(key);
+        request = request.content_md5(BASE64.encode(body.md5)).set_if_none_match(none).set_if_match(tag);
+        if let Some(checksum) = checksum {
+            let value = BASE64.encode(&checksum.value);
+            request = match checksum.algorithm() {
+                ChecksumAlgorithm::Crc32 => request.checksum_crc32(value),
+                ChecksumAlgorithm::Crc32c => request.checksum_crc32_c(value),
+                ChecksumAlgorithm::Crc64Nvme => request.checksum_crc64_nvme(value),
+                ChecksumAlgorithm::Sha1 => request.checksum_sha1(value),
+                ChecksumAlgorithm::Sha256 => request.checksum_sha256(value),
+                ChecksumAlgorithm::Unspecified => request,
+            };
+        }
+        let request = describe!(request.body(stream(body.bytes)), what);
+        self.unconditional(within(size, request.send()).await.map(drop))
+    }
+
+    /// Opens an upload.
+    pub(crate) async fn begin(&self, key: &str, what: &Described) -> Result<String, TargetError> {
+        let request = describe!(self.client.create_multipart_upload().bucket(&self.bucket).key(key), what);
+        let begun = within(0, request.send()).await?;
+        begun.upload_id().map(str::to_owned).ok_or_else(|| TargetError::Refused("an upload without an id".to_owned()))
+    }
+
+    /// Writes a part; gives its entity tag.
+    pub(crate) async fn part(&self, key: &str, upload: &str, number: i32, body: Piece) -> Result<String, TargetError> {
+        let size = body.bytes.len() as u64;
+        let request = self.client.upload_part().bucket(&self.bucket).key(key).upload_id(upload).part_number(number);
+        let request = request.content_md5(BASE64.encode(body.md5)).body(stream(body.bytes));
+        let part = within(size, request.send()).await?;
+        Ok(part.e_tag().unwrap_or_default().to_owned())
+    }
+
+    /// Makes an object of the parts with these entity tags.
+    pub(crate) async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        tags: Vec<String>,
+        found: Found<'_>,
+    ) -> Result<(), TargetError> {
+        let part = |(tag, number): (String, i32)| CompletedPart::builder().e_tag(tag).part_number(number).build();
+        let count = tags.len() as u64;
+        let parts: Vec<CompletedPart> = tags.into_iter().zip(1..).map(part).collect();
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let (none, tag) = self.condition(found);
+        let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
+        let request = request.multipart_upload(parts).set_if_none_match(none).set_if_match(tag);
+        // Some endpoints put the parts together one after the other before they answer.
+        self.unconditional(within(count * SLOWEST, request.send()).await.map(drop))
+    }
+
+    /// Gives an upload up. That it is gone already is no failure, and one that stays costs space there, nothing else.
+    pub(crate) async fn abort(&self, key: &str, upload: &str) {
+        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
+        if let Err(error) = within(0, request.send()).await {
+            tracing::debug!(%error, key, "an upload to the other endpoint was not given up");
+        }
+    }
+
+    /// Gives up what is left of uploads of this key: of a process that ended, or a leader that was superseded.
+    pub(crate) async fn abort_others(&self, key: &str) {
+        let request = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(key);
+        let Ok(listed) = within(0, request.send()).await else { return };
+        let of_key = listed.uploads().iter().filter(|upload| upload.key() == Some(key));
+        for upload in of_key.filter_map(|upload| upload.upload_id()) {
+            self.abort(key, upload).await;
+        }
+    }
+
+    /// Deletes an object that was found.
+    pub(crate) async fn delete(&self, key: &str, found: &Far) -> Result<(), TargetError> {
+        let (_, tag) = self.condition(Some(found));
+        let request = self.client.delete_object().bucket(&self.bucket).key(key).set_if_match(tag);
+        self.unconditional(within(0, request.send()).await.map(drop))
+    }
+
+    /// A page of the listing behind a key, and whether there is more.
+    pub(crate) async fn list(&self, after: &str) -> Result<(Vec<FarLine>, bool), TargetError> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).encoding_type(EncodingType::Url);
+        let after = Some(after.to_owned()).filter(|after| !after.is_empty());
+        let page = within(0, request.set_start_after(after).send()).await?;
+        let encoded = page.encoding_type() == Some(&EncodingType::Url);
+        let mut lines = Vec::new();
+        for object in page.contents() {
+            let name = object.key().unwrap_or_default();
+            let key = match encoded {
+                true => decoded(name).ok_or_else(|| TargetError::Refused("a key that is no text".to_owned()))?,
+                false => name.to_owned(),
+            };
+            let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+            lines.push(FarLine { key, size, etag: object.e_tag().unwrap_or_default().trim_matches('"').to_owned() });
+        }
+        Ok((lines, page.is_truncated() == Some(true)))
+    }
+
+    fn condition(&self, found: Found<'_>) -> (Option<String>, Option<String>) {
+        if !self.conditional.load(Ordering::Relaxed) {
+            return (None, None);
+        }
+        match found {
+            None => (Some("*".to_owned()), None),
+            Some(far) => (None, Some(far.etag.clone()).filter(|tag| !tag.is_empty())),
+        }
+    }
+
+    /// An endpoint that does not know conditions is asked without them from the next try on.
+    fn unconditional(&self, result: Result<(), TargetError>) -> Result<(), TargetError> {
+        if matches!(result, Err(TargetError::Unknown(_))) && self.conditional.swap(false, Ordering::Relaxed) {
+            tracing::info!("the other endpoint knows no conditional writes: late ones can't be told");
+            return Err(TargetError::Changed);
+        }
+        result
+    }
+}
+
+/// Bytes, and their MD5.
+pub(crate) struct Piece {
+    pub bytes: Bytes,
+    pub md5: [u8; 16],
+}
+
+fn stream(bytes: Bytes) -> ByteStream {
+    ByteStream::new(SdkBody::from(bytes))
+}
+
+/// `%XX` decoded, and `+` as a space: what endpoints make of a key that XML could not hold. `None` when it is no UTF-8.
+fn decoded(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                let digits = std::str::from_utf8(&digits).ok()?;
+                out.push(u8::from_str_radix(digits, 16).ok()?);
+            }
+            b'+' => out.push(b' '),
+            other => out.push(other),
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Waits for an answer as long as one whose request carries so many bytes may take.
+async fn within<T, E: ProvideErrorMetadata>(
+    bytes: u64,
+    call: impl Future<Output = Result<T, SdkError<E>>>,
+) -> Result<T, TargetError> {
+    let limit = ANSWER + Duration::from_secs(bytes / SLOWEST);
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|error| meaning(&error)),
+        Err(_) => Err(TargetError::Unreachable(format!("none within {} s", limit.as_secs()))),
+    }
+}
+
+fn meaning<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TargetError {
+    let SdkError::ServiceError(answer) = error else {
+        let text = match error {
+            SdkError::DispatchFailure(failure) => {
+                failure.as_connector_error().map_or_else(String::new, |error| innermost(error))
+            }
+            SdkError::ConstructionFailure(_) => {
+                return TargetError::Refused("the request can't be expressed".to_owned());
+            }
+            SdkError::TimeoutError(_) => "the connection takes too long".to_owned(),
+            _ => "an answer that is not understood".to_owned(),
+        };
+        return TargetError::Unreachable(short(&text));
+    };
+    let (status, code) = (answer.raw().status().as_u16(), answer.err().code().unwrap_or_default());
+    let text = short(&format!("{status} {code} {}", answer.err().message().unwrap_or_default()));
+    match status {
+        401 | 403 => TargetError::Denied(text),
+        404 => TargetError::NoBucket,
+        412 => TargetError::Changed,
+        409 if code == "ConditionalRequestConflict" => TargetError::Changed,
+        501 => TargetError::Unknown(text),
+        408 | 409 | 429 | 500.. => TargetError::Busy(text),
+        _ => TargetError::Refused(text),
+    }
+}
+
+/// The innermost cause says what happened ("Connection refused"), those around it only where.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn short(text: &str) -> String {
+    let line: String = text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::effect::{Content, UserMeta};
+
+    fn version(etag: &str, user: &[(&str, &str)]) -> VersionRow {
+        let user = user.iter().map(|(n, v)| UserMeta { name: (*n).to_owned(), value: (*v).to_owned() }).collect();
+        let meta = ObjectMeta { user, storage_class: "GLACIER".to_owned(), ..ObjectMeta::default() };
+        let content = Content { size: 5, etag: etag.to_owned(), ..Content::default() };
+        VersionRow { meta: Some(meta), content: Some(content), ..VersionRow::default() }
+    }
+
+    fn far(version: &VersionRow, marked: bool) -> Far {
+        let mut meta = Described::new(version, marked).meta;
+        let mark = meta.user.iter().position(|user| user.name == MARK).map(|at| meta.user.remove(at).value);
+        let etag = if marked { "\"other-2\"".to_owned() } else { "\"abc\"".to_owned() };
+        Far { etag, size: 5, meta, mark: mark.unwrap_or_default() }
+    }
+
+    #[test]
+    fn a_copy_is_known_by_its_tag_or_its_mark_and_by_its_headers() {
+        let here = version("abc", &[("b", "2"), ("a", "1")]);
+        assert!(far(&here, false).is_copy_of(&here) && far(&here, true).is_copy_of(&here));
+        assert!(!far(&here, false).is_copy_of(&version("abd", &[("b", "2"), ("a", "1")])));
+        assert!(!far(&here, true).is_copy_of(&version("abd", &[("b", "2"), ("a", "1")])));
+        let other = version("abc", &[("b", "3"), ("a", "1")]);
+        assert!(far(&here, false).has_bytes_of(&other) && !far(&here, false).is_copy_of(&other));
+        assert!(!Far { size: 6, ..far(&here, false) }.is_copy_of(&here));
+    }
+
+    #[test]
+    fn names_are_decoded_as_endpoints_encode_them() {
+        assert_eq!(decoded("a%20b+c%2B%C3%BC%01").as_deref(), Some("a b c+ü\u{1}"));
+        assert_eq!((decoded("%"), decoded("%zz"), decoded("%FF")), (None, None, None));
+    }
+
+    #[test]
+    fn what_an_endpoint_says_is_one_short_line() {
+        assert_eq!(short("a\nb\u{1b}[2J "), "a b [2J");
+        assert_eq!(short(&"x".repeat(1000)).len(), MAX_TEXT);
+    }
+}
