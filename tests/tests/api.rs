@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tests::openapi::faults;
-use tests::process::{ServerConfig, exchange, flip};
+use tests::process::{ACCESS_KEY, SECRET_KEY, ServerConfig, exchange, flip};
 use tests::s3::{client, document};
 
 /// How long something may take to show on a busy machine.
@@ -117,6 +117,9 @@ async fn every_route_answers_as_the_openapi_document_says() {
         api.post(path, None).await;
     }
     api.until("/v1/reclaim", |answer| answer["held"].is_null()).await;
+    let copy = s3.create_bucket().bucket("api-copy").send().await;
+    assert!(copy.is_ok());
+    replication(&api).await;
     drives(&api, directory.path()).await;
 
     let operations = api.operations();
@@ -145,6 +148,38 @@ async fn objects(api: &Api<'_>) {
     let page = api.post("/v1/fixity", Some(json!({"bucket": "api", "max": 1}))).await;
     assert!(page["next"].is_object() && page["objects"][0]["stripes"].is_array(), "{page:#}");
     assert_eq!(api.ask("POST", "/v1/fixity", Some(json!({"bucket": "nothing"}))).await.0, 404);
+}
+
+/// A bucket is copied into another one of the same server.
+async fn replication(api: &Api<'_>) {
+    let set = json!({
+        "bucket": "api", "endpoint": api.config.endpoint(), "region": "us-east-1", "target": "api-copy",
+        "access_key": ACCESS_KEY, "secret_key": SECRET_KEY,
+    });
+    let wrong = |field: &str, value: &str| {
+        let mut set = set.clone();
+        set[field] = value.into();
+        Some(set)
+    };
+    let ask = |question| api.ask("POST", "/v1/replication/set", question);
+    assert_eq!(ask(wrong("bucket", "nothing")).await.0, 404);
+    assert_eq!(ask(wrong("endpoint", "far:9000")).await.0, 400);
+    assert_eq!(ask(wrong("target", "nothing")).await.0, 502);
+    assert_eq!(ask(wrong("secret_key", "another-secret-key")).await.0, 502);
+    assert!(api.get("/v1/replication").await["rules"].as_array().unwrap().is_empty());
+    api.post("/v1/replication/set", Some(set.clone())).await;
+    api.until("/v1/replication", |answer| answer["rules"][0]["state"] == "idle").await;
+    let of_bucket = Some(json!({"bucket": "api"}));
+    for word in ["pause", "resume"] {
+        api.post(&format!("/v1/replication/{word}"), of_bucket.clone()).await;
+    }
+    let compared = api.post("/v1/replication/verify", of_bucket.clone()).await;
+    assert_eq!((compared["same"].as_u64(), compared["next"].is_null()), (Some(6), true), "{compared:#}");
+    let text = api.get("/metrics").await;
+    assert!(text.as_str().unwrap().contains("stele_replication_waiting_keys{bucket=\"api\"} 0"));
+    assert!(api.get("/v1/status").await["replication"]["rules"].is_array());
+    api.post("/v1/replication/unset", of_bucket.clone()).await;
+    assert_eq!(api.ask("POST", "/v1/replication/unset", of_bucket).await.0, 404);
 }
 
 /// Something is rotten: reported with what depends on it, planned, and mended.
