@@ -4,7 +4,20 @@
 //! held until the next start, what failed writes leave behind would stay for as long as the service runs. So every hour a new
 //! epoch is granted; stripes that are begun from then on are numbered in it.
 //!
+//! A gateway that is a process of its own has epochs of its own ([`Epochs::grant`]), and takes another one every hour. Nobody
+//! watches whether it is alive. Requests may begin in its epoch for two hours ([`EPOCH_HOLD_MS`](crate::command::EPOCH_HOLD_MS)), by the steady count, which is
+//! journaled; a request lives for twelve; so fourteen hours after the grant nothing that began in it is under way, whether its
+//! holder renewed, ended or was cut off, and it is fenced with the next epoch that anybody takes. A gateway that could not renew
+//! for so long, or stood still, is refused (503) and takes a new one at once. Its own clock decides nothing.
+//!
+//! All epochs are one sequence, and one number says which are fenced: those before it. So an epoch that stays open keeps open what
+//! was granted after it. That costs the orphans of those some hours, and no more.
+//!
 //! Invariants
+//! * No two processes number stripes in one epoch. An epoch is committed for one holder and told to this one alone; one whose grant
+//!   was answered as in doubt is nobody's. The service takes up only what was granted to itself ([`index::epoch`]).
+//! * Neither a start nor a new leader fences the epoch of a gateway before its time: what the gateway stores at present would be
+//!   refused, on all gateways at once, each time that the leader changes.
 //! * An epoch is granted by an entry on 1+m drives that is applied, and only then is a stripe numbered in it. The other way
 //!   round a crash would leave a stripe of an epoch that nobody granted, which holds reclaim as a witness of another history
 //!   (R10). A crash between the two leaves an epoch that nobody uses.
@@ -22,10 +35,10 @@
 
 use crate::client::CommitError;
 use crate::clock::{Entropy, random};
-use crate::command::Command;
+use crate::command::{Command, Refusal};
 use crate::commit::Request;
 use crate::index::reclaim::last_granted;
-use crate::index::{IndexError, Overlay};
+use crate::index::{self, IndexError, Overlay};
 use crate::service::Shared;
 use crate::stripe_writer::StripeWriter;
 use codec::id::Epoch;
@@ -34,6 +47,9 @@ use std::time::Duration;
 use storage_node::host::NodeHost;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
+
+/// How often an epoch is asked for, when others are granted theirs at the same time.
+const TRIES: u32 = 5;
 
 /// Why an epoch was not renewed. The one that is held goes on, and what it left behind waits.
 #[derive(Debug, thiserror::Error)]
@@ -79,19 +95,55 @@ impl Epochs {
     pub async fn renew(&self) -> Result<Epoch, EpochError> {
         // A renewal that was answered as in doubt may have come true. It is held from now on: were it not, the one that is held
         // instead would be fenced by those that follow, and then this service would refuse everything, renewals too.
-        let granted = last_granted(&Overlay::new(&*self.shared.kv))?;
-        self.stripes.renew(granted);
-        let (held, unfinished) = (self.stripes.epoch(), self.stripes.oldest_unfinished());
-        // A drive that came back may know of more.
-        let highest = self.node.highest_epoch().await.unwrap_or_default().max(granted).max(held);
-        let random = u32::from_le_bytes(random(&*self.entropy).ok_or(EpochError::Entropy)?);
-        let epoch = highest.next(random).ok_or(EpochError::Last(highest))?;
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Commit(held, Box::new(Command::RenewEpoch { epoch, unfinished }), reply);
-        self.requests.send(request).await.map_err(|_| EpochError::Stopping)?;
-        answer.await.map_err(|_| EpochError::Stopping)??;
+        // One of a gateway is nothing to take up: two would number stripes in it (R1).
+        self.stripes.renew(index::epoch(&Overlay::new(&*self.shared.kv))?);
+        let epoch = self.take(|epoch, unfinished| Command::RenewEpoch { epoch, unfinished }).await?;
         self.stripes.renew(epoch);
         tracing::info!(%epoch, "the epoch was renewed");
         Ok(epoch)
+    }
+
+    /// Grants a gateway an epoch of its own.
+    ///
+    /// # Errors
+    /// It was not committed, or nobody knows whether it was: then it is nobody's, and the gateway asks again.
+    pub async fn grant(&self, holder: String) -> Result<Epoch, EpochError> {
+        let of = holder.clone();
+        let epoch =
+            self.take(|epoch, unfinished| Command::GrantEpoch { epoch, holder: of.clone(), unfinished }).await?;
+        tracing::info!(%epoch, holder, "a gateway was granted an epoch");
+        Ok(epoch)
+    }
+
+    /// Commits the command that is made of an epoch above all others, and returns the epoch.
+    async fn take(&self, command: impl Fn(Epoch, Epoch) -> Command) -> Result<Epoch, EpochError> {
+        let mut tries = 0;
+        loop {
+            let epoch = self.next().await?;
+            tries += 1;
+            match self.commit(command(epoch, self.stripes.oldest_unfinished())).await {
+                Ok(()) => return Ok(epoch),
+                // Somebody else was granted a higher one meanwhile.
+                Err(EpochError::Commit(CommitError::Refused(Refusal::Fenced { .. }))) if tries < TRIES => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// An epoch above all that were ever granted.
+    async fn next(&self) -> Result<Epoch, EpochError> {
+        let granted = last_granted(&Overlay::new(&*self.shared.kv))?;
+        // A drive that came back may know of more.
+        let highest = self.node.highest_epoch().await.unwrap_or_default().max(granted).max(self.stripes.epoch());
+        let random = u32::from_le_bytes(random(&*self.entropy).ok_or(EpochError::Entropy)?);
+        highest.next(random).ok_or(EpochError::Last(highest))
+    }
+
+    async fn commit(&self, command: Command) -> Result<(), EpochError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Commit(self.stripes.epoch(), Box::new(command), reply);
+        self.requests.send(request).await.map_err(|_| EpochError::Stopping)?;
+        answer.await.map_err(|_| EpochError::Stopping)??;
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub fn list(view: &dyn View) -> Result<Vec<NodeAddress>, IndexError> {
     Ok(rows.iter().filter(|row| row.state != NodeState::Removed as i32).filter_map(address).collect())
 }
 
-fn address(row: &NodeRow) -> Option<NodeAddress> {
+pub(crate) fn address(row: &NodeRow) -> Option<NodeAddress> {
     Some(NodeAddress { name: NodeName::new(&row.name).ok()?, address: row.address.clone() })
 }
 

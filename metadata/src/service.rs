@@ -241,7 +241,10 @@ impl Metadata {
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.shared.volatile().alarms.values().cloned().collect();
         if let Ok(topology) = self.shared.cached_topology(Reserve::Client) {
-            warnings.extend(topology.warnings(self.geometry).iter().map(ToString::to_string));
+            let found = topology.warnings(self.geometry);
+            warnings.extend(found.iter().map(ToString::to_string));
+            let crowded = self.keeper().map_or([0; 3], |keeper| keeper.status().crowded);
+            warnings.extend(topology::older_stripes(&found, crowded).map(|warning| warning.to_string()));
         }
         for (drive, slow) in self.shared.slow().slow() {
             let spared = if slow.spared { "it gets no new shards" } else { "it can't be spared" };

@@ -528,4 +528,4 @@ fn our_drives(probed: Vec<ProbedDrive>, cluster: ClusterId, known: bool) -> Resu
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,7 @@ mod hanging;
 mod hung;
 mod keeping;
 mod key;
+mod levels;
 mod loss;
 mod narrow;
 mod reclaim;
@@ -17,7 +18,7 @@ mod removal;
 mod returning;
 mod throttle;
 mod transient;
-mod world;
+pub(crate) mod world;
 mod wounded;
 
 use self::world::{Client, Home, World, digest, frames_in_journal, noise, run};

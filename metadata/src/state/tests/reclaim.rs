@@ -640,6 +640,65 @@ fn r9_an_epoch_that_was_renewed_is_fenced_when_its_requests_have_ended() {
     world.check_replay();
 }
 
+fn grant(epoch: Epoch, unfinished: Epoch) -> Command {
+    Command::GrantEpoch { epoch, holder: format!("g{}", epoch.0), unfinished }
+}
+
+#[test]
+fn r9_a_start_leaves_the_epochs_of_gateways_open_until_their_requests_have_ended() {
+    let mut world = World::new();
+    let (of_start, of_start_chunks) = world.stripe(&ids(&[1]));
+    pass(&mut world, 1);
+    world.run(grant(Epoch(8), EPOCH)).unwrap();
+    world.run(grant(Epoch(9), EPOCH)).unwrap();
+    assert_eq!(world.run(grant(Epoch(9), EPOCH)), Err(Refusal::Fenced { writer: Epoch(9), current: Epoch(9) }));
+    assert_eq!(index::epoch(&world.view()).unwrap(), EPOCH, "the service's own is what it was");
+    assert_eq!(reclaim::last_granted(&world.view()).unwrap(), Epoch(9));
+    // Another start, or another leader: gateways that are alive write on, and a stripe of one is committed by it.
+    world.run(Command::StartEpoch { epoch: Epoch(20), journal: Epoch(20) }).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(8));
+    world.writer = Epoch(8);
+    let (of_gateway, chunks) = world.stripe(&ids(&[2]));
+    world.run(Command::CommitStripe { stripe: of_gateway, chunks }).unwrap();
+    let of_start = Command::CommitStripe { stripe: of_start, chunks: of_start_chunks };
+    assert_eq!(world.run(of_start), Err(Refusal::Fenced { writer: EPOCH, current: Epoch(20) }));
+    // One that has renewed, and one that is gone: both are fenced when nothing that began in them can be alive.
+    world.writer = Epoch(20);
+    pass(&mut world, TICK_STEP_MS);
+    world.run(grant(Epoch(21), Epoch(20))).unwrap();
+    pass(&mut world, EPOCH_HOLD_MS + REQUEST_LIFE_MS - TICK_STEP_MS - 1);
+    world.run(renew(Epoch(22))).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(8), "a request may be there still");
+    pass(&mut world, 1);
+    world.run(renew(Epoch(23))).unwrap();
+    assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(20), "the service's own has been held until now");
+    assert_eq!(reclaim::gateways(&world.view()).unwrap().len(), 1);
+    world.writer = Epoch(9);
+    let (late, chunks) = world.stripe(&ids(&[3]));
+    assert_eq!(
+        world.run(Command::CommitStripe { stripe: late, chunks }),
+        Err(Refusal::Fenced { writer: Epoch(9), current: Epoch(23) })
+    );
+    assert!(!reclaim::is_foreign(&world.view(), Epoch(9)).unwrap());
+    world.check_replay();
+}
+
+#[test]
+fn r9_the_service_own_epochs_are_not_kept_by_the_grants_between_them() {
+    let mut world = World::new();
+    pass(&mut world, 1);
+    for hour in 0..40 {
+        world.run(renew(Epoch(100 + 2 * hour))).unwrap();
+        world.run(grant(Epoch(101 + 2 * hour), EPOCH)).unwrap();
+        world.writer = Epoch(100 + 2 * hour);
+        pass(&mut world, 3600 * 1000);
+    }
+    // An epoch is open for some 14 hours, and not for ever.
+    let open = reclaim::open_from(&world.view()).unwrap();
+    assert!((Epoch(100 + 2 * 22)..=Epoch(100 + 2 * 26)).contains(&open), "{open}");
+    world.check_replay();
+}
+
 #[test]
 fn r9_what_was_freed_is_remembered_for_as_long_as_its_epoch_is_open() {
     let mut world = World::new();

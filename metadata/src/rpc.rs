@@ -1,0 +1,99 @@
+//! Metadata's service for gateways: [`MetadataClient`](crate::client::MetadataClient) over the network. The client is
+//! [`crate::remote`].
+//!
+//! Invariants
+//! * Only the node that leads answers. A read is answered after the node has shown that it still leads ([`Leading::linearizable`]),
+//!   so it sees whatever was acknowledged before it was asked for, through whichever node. One that does not lead says who does.
+//! * What a gateway may commit is what clients of S3 may ask for: commands for which there is a message ([`command`]). Nothing that
+//!   decides over drives, settings, accounts, epochs of others or deletions can be said in it (R13).
+//! * The keys of dedup domains and the secrets of accounts leave the process only here, over connections whose other end has shown
+//!   a certificate of the role gateway or metadata; the key that wraps them never does.
+//!
+//! [`Leading::linearizable`]: crate::replica::Leading::linearizable
+
+pub(crate) mod answer;
+pub(crate) mod command;
+pub(crate) mod message;
+mod service;
+pub(crate) mod session;
+
+pub use service::Service;
+pub use session::Session;
+
+use storage_node::service::identity::Role;
+
+/// The name of the service.
+pub const SERVICE: &str = "stele.metadata.v1.Metadata";
+
+/// The longest question, in bytes: a command with all that one journal entry of a client may carry.
+pub(crate) const QUESTION_LIMIT: usize = 96 << 20;
+/// The longest answer, in bytes: a page of a thousand versions with their manifests.
+pub(crate) const ANSWER_LIMIT: usize = 256 << 20;
+
+macro_rules! names {
+    ($($name:ident),* $(,)?) => {
+        /// A call: the client's method of that name, and those that a session needs.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub(crate) enum Name { $($name),* }
+
+        impl Name {
+            pub const ALL: &[Name] = &[$(Name::$name),*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Name::$name => stringify!($name)),* }
+            }
+        }
+    };
+}
+
+names!(
+    Session,
+    Grant,
+    Commit,
+    Bucket,
+    Buckets,
+    CurrentVersion,
+    List,
+    ListVersions,
+    ListUploads,
+    ListParts,
+    Upload,
+    Parts,
+    AccountByAccessKey,
+    Account,
+    Domain,
+    DomainById,
+    FindChunks,
+    Locate,
+    ReadFrame,
+);
+
+impl Name {
+    pub fn parse(name: &str) -> Option<Name> {
+        Name::ALL.iter().copied().find(|known| known.as_str() == name)
+    }
+
+    /// Whether a process of `role` may make this call.
+    pub fn allows(self, role: Role) -> bool {
+        match self {
+            Name::Session => matches!(role, Role::Gateway | Role::Metadata | Role::Repair),
+            // A metadata process may serve S3 as well.
+            _ => matches!(role, Role::Gateway | Role::Metadata),
+        }
+    }
+
+    /// Whether the answer must show all that was acknowledged before. A hit that is none any more is found by the commit, a place
+    /// that is none any more by the read.
+    pub fn is_fresh(self) -> bool {
+        !matches!(self, Name::Session | Name::Grant | Name::Commit | Name::FindChunks | Name::ReadFrame)
+    }
+
+    /// Whether asking once more does no harm when nobody knows whether the first one was carried out.
+    pub fn is_repeatable(self) -> bool {
+        // An epoch that nobody heard of is nobody's; a domain that is there is returned.
+        self != Name::Commit
+    }
+}
+
+#[cfg(test)]
+mod tests;

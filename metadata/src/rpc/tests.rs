@@ -1,0 +1,253 @@
+//! What travels comes out as it went in, and who may ask what.
+#![allow(clippy::unwrap_used)]
+
+use super::answer::{Answer, ErrorMessage, Said};
+use super::command::{CommitMessage, OutcomeMessage, refusal_message, refusal_of};
+use super::*;
+use crate::client::{CommitError, FrameReadError, LookupError};
+use crate::command::{
+    Command, CommitObject, CompleteUpload, Condition, CreateBucket, CreateUpload, ManifestFault, NewChunk, NewFrame,
+    Outcome, Refusal,
+};
+use bytes::Bytes;
+use codec::effect::{BucketRow, Content, DriveRow, ObjectMeta, PartRow, SettingRow, StripeRow, UploadName, VersionRow};
+use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
+use prost::Message;
+
+const ID: ChunkId = ChunkId([7; 32]);
+
+fn chunk(frame: NewFrame) -> NewChunk {
+    let children = vec![ChunkId([1; 32]), ChunkId([2; 32])];
+    NewChunk { id: ID, domain: DomainId(3), plain_len: 4, frame, is_manifest: true, children }
+}
+
+fn chunks() -> Vec<NewChunk> {
+    let inside = NewFrame::InStripe { shard: 3, offset: 4096, len: 77 };
+    vec![chunk(inside), chunk(NewFrame::Inline(Bytes::new())), chunk(NewFrame::Inline(Bytes::from_static(b"frame")))]
+}
+
+fn upload() -> UploadName {
+    UploadName { bucket: 5, key: "a/b".into(), upload_id: "2a".into() }
+}
+
+fn content() -> Content {
+    Content { size: 9, etag: "e".into(), manifest: Bytes::from_static(b"m"), ..Content::default() }
+}
+
+fn conditions() -> Vec<Condition> {
+    vec![
+        Condition::None,
+        Condition::IfNoneMatchAny,
+        Condition::IfNoneMatch("a".into()),
+        Condition::IfMatchAny,
+        Condition::IfMatch("b".into()),
+    ]
+}
+
+fn commands() -> Vec<Command> {
+    let (meta, bucket) = (ObjectMeta { content_type: "t".into(), ..ObjectMeta::default() }, BucketId(5));
+    let stripe =
+        StripeRow { descriptor: Bytes::from_static(b"d"), drives: vec![Bytes::new(), Bytes::from(vec![1; 16])] };
+    let keys = conditions().into_iter().map(|condition| ("k".to_owned(), condition)).collect();
+    let mut all = vec![
+        Command::CreateBucket(CreateBucket {
+            name: "b".into(),
+            owner: "o".into(),
+            location: "l".into(),
+            encrypt: true,
+            zstd_level: -3,
+            now_ms: 6,
+        }),
+        Command::DeleteBucket { bucket },
+        Command::ConfigureBucket { bucket, encrypt: true, zstd_level: 19 },
+        Command::CommitStripe { stripe, chunks: chunks() },
+        Command::DeleteObjects { bucket, keys },
+        Command::DeleteObjects { bucket, keys: Vec::new() },
+        Command::CreateUpload(CreateUpload {
+            bucket,
+            key: "k".into(),
+            nonce: [4; 16],
+            initiator: "i".into(),
+            meta: meta.clone(),
+            checksum: 3,
+            full_object_checksum: true,
+            domain: DomainId(1),
+            encrypted: true,
+            now_ms: 1,
+        }),
+        Command::CommitPart { upload: upload(), number: 7, content: content(), chunks: chunks(), now_ms: 8 },
+        Command::AbortUpload { upload: upload() },
+    ];
+    for condition in conditions() {
+        all.push(Command::DeleteObject { bucket, key: "k".into(), condition: condition.clone() });
+        all.push(Command::CommitObject(CommitObject {
+            bucket,
+            key: "k".into(),
+            condition: condition.clone(),
+            meta: meta.clone(),
+            content: content(),
+            chunks: chunks(),
+            now_ms: 2,
+        }));
+        all.push(Command::CompleteUpload(CompleteUpload {
+            upload: upload(),
+            parts: vec![(1, "a".into()), (2, "b".into())],
+            content: content(),
+            chunks: chunks(),
+            condition,
+            now_ms: 3,
+        }));
+    }
+    all
+}
+
+#[test]
+fn every_command_of_a_gateway_comes_out_as_it_went_in() {
+    for command in commands() {
+        let message = CommitMessage::new(Epoch(9), command.clone()).unwrap();
+        let back = CommitMessage::decode(&*message.encode_to_vec()).unwrap();
+        assert_eq!(back.value(), Some((Epoch(9), command)));
+    }
+}
+
+#[test]
+fn r13_what_is_not_for_gateways_can_not_be_said() {
+    for command in [
+        Command::PutSetting(SettingRow::default()),
+        Command::RegisterDrive(DriveRow::default()),
+        Command::DeleteAccount { id: "a".into() },
+        Command::StartEpoch { epoch: Epoch(1), journal: Epoch(1) },
+        Command::DropStripes(Vec::new()),
+        Command::ReleaseReclaim { floor: Lsn(1) },
+        Command::CondemnChunks(vec![ID]),
+    ] {
+        assert!(CommitMessage::new(Epoch(9), command.clone()).is_none(), "{command:?}");
+    }
+    let no_condition = CommitMessage::new(Epoch(9), commands().pop().unwrap()).unwrap();
+    let Some(super::command::Asked::CompleteUpload(mut complete)) = no_condition.command else { panic!() };
+    complete.condition.as_mut().unwrap().kind = 5;
+    let unknown = CommitMessage { writer: 9, command: Some(super::command::Asked::CompleteUpload(complete)) };
+    assert_eq!(unknown.value(), None, "a condition of tomorrow is not no condition");
+    assert_eq!(CommitMessage::default().value(), None);
+}
+
+fn refusals() -> Vec<Refusal> {
+    vec![
+        Refusal::NoSuchBucket,
+        Refusal::BucketExists,
+        Refusal::BucketOwnedByYou,
+        Refusal::BucketNotEmpty,
+        Refusal::NoSuchKey,
+        Refusal::PreconditionFailed,
+        Refusal::BadKey,
+        Refusal::NoSuchUpload,
+        Refusal::InvalidPart { number: 7 },
+        Refusal::InvalidPartOrder,
+        Refusal::PartTooSmall { number: 1, size: 2, etag: "e".into() },
+        Refusal::MissingChunks(vec![ID, ChunkId([9; 32])]),
+        Refusal::BadManifest(ManifestFault::Malformed),
+        Refusal::BadManifest(ManifestFault::Length),
+        Refusal::BadManifest(ManifestFault::Chunk),
+        Refusal::BadManifest(ManifestFault::Frame),
+        Refusal::Fenced { writer: Epoch(1), current: Epoch(2) },
+        Refusal::BadStripe(StripeId { epoch: Epoch(1), counter: 2 }),
+        Refusal::NoSuchAccount,
+        Refusal::TooLarge,
+    ]
+}
+
+#[test]
+fn every_outcome_and_refusal_comes_out_as_it_went_in() {
+    let version = || Box::new(VersionRow { key: "k".into(), ..VersionRow::default() });
+    let many = std::iter::once(Ok(true)).chain([Ok(false)]).chain(refusals().into_iter().map(Err)).collect();
+    for outcome in [
+        Outcome::Done,
+        Outcome::BucketCreated(BucketRow { name: "b".into(), ..BucketRow::default() }),
+        Outcome::BucketDeleted { uploads_left: true },
+        Outcome::BucketDeleted { uploads_left: false },
+        Outcome::Committed(version()),
+        Outcome::Deleted(None),
+        Outcome::Deleted(Some(version())),
+        Outcome::DeletedMany(many),
+        Outcome::UploadCreated(upload()),
+        Outcome::PartCommitted(Box::new(PartRow { number: 4, ..PartRow::default() })),
+    ] {
+        let message = OutcomeMessage::new(outcome.clone()).unwrap();
+        assert_eq!(OutcomeMessage::decode(&*message.encode_to_vec()).unwrap().value(), Some(outcome));
+    }
+    for refusal in refusals() {
+        assert_eq!(refusal_of(&refusal_message(&refusal).unwrap()), Some(refusal));
+    }
+}
+
+fn travelled(error: impl Into<ErrorMessage>) -> ErrorMessage {
+    let bytes = Answer::error(error).encode_to_vec();
+    match Answer::decode(&*bytes).unwrap().said {
+        Some(Said::Error(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_error_comes_out_as_it_went_in() {
+    let reason = || "why".to_owned();
+    for error in [
+        CommitError::Refused(Refusal::NoSuchKey),
+        CommitError::ReadOnly { reason: reason() },
+        CommitError::Full,
+        CommitError::Unavailable { reason: reason() },
+    ] {
+        let said = format!("{error:?}");
+        assert_eq!(format!("{:?}", travelled(error).commit()), said);
+    }
+    let other = travelled(CommitError::Refused(Refusal::BadSeal)).commit();
+    assert!(matches!(other, CommitError::Unavailable { reason } if reason.contains("ledger")));
+    let lookups = [
+        LookupError::Unavailable { reason: reason() },
+        LookupError::Damaged { reason: reason() },
+        LookupError::Unknown { what: reason() },
+    ];
+    for error in lookups.clone() {
+        let said = format!("{error:?}");
+        assert_eq!(format!("{:?}", travelled(error).lookup()), said);
+    }
+    let frames = lookups.into_iter().map(FrameReadError::Lookup);
+    for error in frames.chain([FrameReadError::Unreachable { id: ID, reason: reason() }, FrameReadError::Unknown(ID)]) {
+        let said = format!("{error:?}");
+        assert_eq!(format!("{:?}", travelled(error).frame(ID)), said);
+    }
+}
+
+#[test]
+fn a_session_comes_out_as_it_went_in() {
+    let session = Session {
+        geometry: "4+2".parse().unwrap(),
+        shard_target: 8 << 20,
+        read_only: Some("why".into()),
+        applied: Lsn(5),
+        sealed: Lsn(4),
+        ensemble: vec![DriveId([1; 16]), DriveId([2; 16])],
+        drives: vec![DriveRow { path: "/mnt".into(), ..DriveRow::default() }],
+        spared: [DriveId([3; 16])].into(),
+        nodes: vec![storage_node::remote::NodeAddress {
+            name: storage_node::service::identity::NodeName::new("n1").unwrap(),
+            address: "host:9100".into(),
+        }],
+        survive: crate::topology::Level::Rack,
+        survives: "the loss of any 2 drives".into(),
+        warnings: vec!["w".into()],
+    };
+    let bytes = session.to_message().encode_to_vec();
+    let back = Session::of_message(super::message::SessionMessage::decode(&*bytes).unwrap());
+    assert_eq!(back, Some(session));
+}
+
+#[test]
+fn only_gateways_and_metadata_ask_and_every_call_is_found_by_its_name() {
+    for name in Name::ALL {
+        assert_eq!(Name::parse(name.as_str()), Some(*name));
+        assert!(name.allows(Role::Gateway) && !name.allows(Role::StorageNode));
+        assert_eq!(name.allows(Role::Repair), *name == Name::Session);
+    }
+    assert_eq!(Name::parse("Nothing"), None);
+}
