@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "cluster/nodes.rs"]
+mod nodes;
+
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
@@ -142,18 +145,9 @@ impl Site {
         for (n, ports) in (1..=NODES).zip(&self.nodes) {
             self.issue("ca", "storage-node", &format!("n{n}"), &format!("tls-n{n}"));
             std::fs::create_dir_all(self.file(&format!("n{n}"))).unwrap();
-            let drives: Vec<String> = (0..DRIVES).map(|d| format!("\"n{n}/d{d}\"")).collect();
-            let text = format!(
-                "role = \"storage-node\"\nlisten = \"{}\"\nhealth = \"{}\"\ncredentials = \"tls-n{n}\"\n\
-                 state = \"n{n}/state\"\ndrives = [{}]\n{peers}",
-                ports.s3(),
-                ports.admin(),
-                drives.join(", ")
-            );
-            let file = format!("n{n}.toml");
-            std::fs::write(self.file(&file), text).unwrap();
-            succeeds(&["config", "check", &self.path(&file)]);
-            succeeds(&["storage-node", "--config", &self.path(&file), "--format"]);
+            let file = self.configure_node(n, ports, DRIVES, &peers);
+            succeeds(&["config", "check", &file]);
+            succeeds(&["storage-node", "--config", &file, "--format"]);
         }
         self.issue("ca", "metadata", "m1", "tls-m1");
         let text = format!(
@@ -164,6 +158,21 @@ impl Site {
         );
         std::fs::write(self.file("m1.toml"), text).unwrap();
         succeeds(&["config", "check", &self.path("m1.toml")]);
+    }
+
+    /// The configuration file of a storage node, with the first `drives` directories.
+    fn configure_node(&self, n: usize, ports: &ServerConfig, drives: usize, peers: &str) -> String {
+        let drives: Vec<String> = (0..drives).map(|d| format!("\"n{n}/d{d}\"")).collect();
+        let text = format!(
+            "role = \"storage-node\"\nlisten = \"{}\"\nhealth = \"{}\"\ncredentials = \"tls-n{n}\"\n\
+             state = \"n{n}/state\"\ndrives = [{}]\n{peers}",
+            ports.s3(),
+            ports.admin(),
+            drives.join(", ")
+        );
+        let file = self.file(&format!("n{n}.toml"));
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
     }
 
     async fn start_node(&self, n: usize) -> Process {

@@ -8,12 +8,14 @@
 //!   [`crate::admin_keep`] has. All of it is described by `GET /v1/openapi.json`.
 
 use crate::admin_client::{CapacityAnswer, DriveAnswer, OldIndexAnswer, SealAnswer, SealedAnswer, StatusAnswer};
+use crate::data_dir::{Config, DataDir};
 use crate::drive_set::DriveSet;
 use crate::index_home::OldIndex;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
 use crate::open_files::OpenFiles;
 use crate::port::Port;
 use crate::replication::{self, Replicator};
+use crate::roles::seat::Seat;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -22,13 +24,17 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{Clock, SystemClock};
+use metadata::replica::{Leading, NotLeading};
 use metadata::service::Metadata;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
 /// What the admin port answers, for other programs; a test compares it with the routes.
 pub(crate) const OPENAPI: &str = include_str!("openapi.json");
+
+/// The type of the metrics page.
+const METRICS: &str = "text/plain; version=0.0.4";
 
 #[derive(Default)]
 enum Stage {
@@ -40,7 +46,54 @@ enum Stage {
 
 /// What the admin port knows of the server.
 #[derive(Default)]
-pub struct AdminState(RwLock<Stage>, OnceLock<Arc<DriveSet>>, RwLock<Option<Arc<Replicator>>>);
+pub struct AdminState {
+    stage: RwLock<Stage>,
+    drives: OnceLock<Arc<DriveSet>>,
+    replicator: RwLock<Option<Arc<Replicator>>>,
+    /// Of one metadata node among several: its place, and the drives as seen by the service that it leads with at present.
+    seated: OnceLock<Seated>,
+}
+
+struct Seated {
+    seat: Arc<Seat>,
+    data: Arc<DataDir>,
+    stored: Config,
+    drives: Mutex<Option<(Weak<Metadata>, Arc<DriveSet>)>>,
+}
+
+impl Seated {
+    fn drives(&self, metadata: &Arc<Metadata>) -> Arc<DriveSet> {
+        let mut known = self.drives.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref() {
+            Some((of, drives)) if std::ptr::eq(of.as_ptr(), Arc::as_ptr(metadata)) => Arc::clone(drives),
+            _ => {
+                let drives = DriveSet::new(Arc::clone(&self.data), self.stored.clone(), Arc::clone(metadata));
+                *known = Some((Arc::downgrade(metadata), Arc::clone(&drives)));
+                drives
+            }
+        }
+    }
+}
+
+/// Why there is no service to ask.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// The process starts.
+    #[error("starting")]
+    Starting,
+    /// It ends.
+    #[error("stopping")]
+    Stopping,
+    /// It is a metadata node to be.
+    #[error("this metadata node waits to be added")]
+    Waiting,
+    /// Nothing here copies buckets elsewhere.
+    #[error("this process does not replicate at present")]
+    NoReplication,
+    /// Another metadata node has to be asked.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
+}
 
 impl std::fmt::Debug for AdminState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -52,40 +105,59 @@ impl AdminState {
     /// The start is over.
     pub fn ready(&self, metadata: Arc<Metadata>, drives: Arc<DriveSet>) {
         // There is one start.
-        let _first = self.1.set(drives);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Running(metadata);
+        let _first = self.drives.set(drives);
+        *self.stage.write().unwrap_or_else(PoisonError::into_inner) = Stage::Running(metadata);
+    }
+
+    /// This process is a metadata node among several, or waits to be one.
+    pub fn seated(&self, seat: Arc<Seat>, data: Arc<DataDir>, stored: Config) {
+        // There is one place.
+        let _first = self.seated.set(Seated { seat, data, stored, drives: Mutex::default() });
+    }
+
+    /// The place of this process among the metadata nodes; `None` where it is all of metadata.
+    pub(crate) fn seat(&self) -> Option<Arc<Seat>> {
+        self.seated.get().map(|seated| Arc::clone(&seated.seat))
     }
 
     /// Buckets are copied elsewhere from now on; `None`: no more, by this process.
     pub fn replicating(&self, replicator: Option<Arc<Replicator>>) {
-        *self.2.write().unwrap_or_else(PoisonError::into_inner) = replicator;
+        *self.replicator.write().unwrap_or_else(PoisonError::into_inner) = replicator;
     }
 
     /// What copies buckets elsewhere, or why there is none.
-    pub(crate) fn replicator(&self) -> Result<Arc<Replicator>, &'static str> {
+    pub(crate) fn replicator(&self) -> Result<Arc<Replicator>, NotReady> {
         self.metadata()?;
-        let replicator = self.2.read().unwrap_or_else(PoisonError::into_inner).clone();
-        replicator.ok_or("this process does not replicate at present")
+        let replicator = self.replicator.read().unwrap_or_else(PoisonError::into_inner).clone();
+        replicator.ok_or(NotReady::NoReplication)
     }
 
     /// The end has begun.
     pub fn stopping(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Stage::Stopping;
+        *self.stage.write().unwrap_or_else(PoisonError::into_inner) = Stage::Stopping;
     }
 
     /// The service, or why there is none.
-    pub(crate) fn metadata(&self) -> Result<Arc<Metadata>, &'static str> {
-        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Starting => Err("starting"),
-            Stage::Running(metadata) => Ok(Arc::clone(metadata)),
-            Stage::Stopping => Err("stopping"),
+    pub(crate) fn metadata(&self) -> Result<Arc<Metadata>, NotReady> {
+        match &*self.stage.read().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Starting => {}
+            Stage::Running(metadata) => return Ok(Arc::clone(metadata)),
+            Stage::Stopping => return Err(NotReady::Stopping),
         }
+        let Some(seat) = self.seat() else { return Err(NotReady::Starting) };
+        if seat.member().is_none() {
+            return Err(NotReady::Waiting);
+        }
+        Ok(seat.serving()?)
     }
 
     /// The drives of the set-up, or why there are none.
-    pub(crate) fn drives(&self) -> Result<Arc<DriveSet>, &'static str> {
-        self.metadata()?;
-        self.1.get().cloned().ok_or("starting")
+    pub(crate) fn drives(&self) -> Result<Arc<DriveSet>, NotReady> {
+        let metadata = self.metadata()?;
+        if let Some(seated) = self.seated.get() {
+            return Ok(seated.drives(&metadata));
+        }
+        self.drives.get().cloned().ok_or(NotReady::Starting)
     }
 }
 
@@ -101,6 +173,7 @@ fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
         .merge(crate::admin_keep::routes())
         .merge(crate::admin_drives::routes())
         .merge(crate::admin_nodes::routes())
+        .merge(crate::admin_members::routes())
         .merge(crate::fixity::route::routes())
         .merge(crate::replication::routes())
         .route("/metrics", get(metrics))
@@ -132,6 +205,13 @@ pub(crate) fn unavailable(reason: impl std::fmt::Display) -> Response {
 }
 
 async fn ready(State(state): State<Arc<AdminState>>, request: Request) -> Response {
+    let reads_only = request.uri().query() == Some("for=reads");
+    if let Some(seat) = state.seat().filter(|_| state.metadata() != Err(NotReady::Stopping)) {
+        return match seat.condition(reads_only) {
+            Ok(line) => format!("{line}\n").into_response(),
+            Err(line) => unavailable(line),
+        };
+    }
     let metadata = match state.metadata() {
         Ok(metadata) => metadata,
         Err(stage) => return unavailable(stage),
@@ -139,7 +219,7 @@ async fn ready(State(state): State<Arc<AdminState>>, request: Request) -> Respon
     let status = metadata.status();
     match status.mode {
         Mode::Serving => "ready\n".into_response(),
-        Mode::ReadOnly if request.uri().query() == Some("for=reads") => "read-only\n".into_response(),
+        Mode::ReadOnly if reads_only => "read-only\n".into_response(),
         Mode::ReadOnly => unavailable(format_args!("read-only: {}", status.reason)),
     }
 }
@@ -210,9 +290,12 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
-    let metadata = match state.metadata() {
-        Ok(metadata) => metadata,
-        Err(stage) => return unavailable(stage),
+    let members = state.seat().map(|seat| crate::metrics::members(&crate::admin_members::describe(&seat)));
+    let metadata = match (state.metadata(), &members) {
+        (Ok(metadata), _) => metadata,
+        // Who follows has no more to tell.
+        (Err(_), Some(page)) => return ([(header::CONTENT_TYPE, METRICS)], page.clone()).into_response(),
+        (Err(stage), None) => return unavailable(stage),
     };
     let scrub = crate::admin_keep::scrub_of(&metadata).await;
     let now_ms = SystemClock::default().wall_ms();
@@ -221,7 +304,7 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
         Err(_) => Vec::new(),
     };
     let page = crate::metrics::page(&described(&state, &metadata), &drives, &scrub.drives, now_ms);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
+    ([(header::CONTENT_TYPE, METRICS)], page + &members.unwrap_or_default()).into_response()
 }
 
 async fn seal(State(state): State<Arc<AdminState>>, request: Request) -> Response {
@@ -262,6 +345,7 @@ mod tests {
             include_str!("admin_keep.rs"),
             include_str!("admin_drives.rs"),
             include_str!("admin_nodes.rs"),
+            include_str!("admin_members.rs"),
             include_str!("fixity/route.rs"),
             include_str!("replication/routes.rs"),
         ];
@@ -319,6 +403,9 @@ mod tests {
         assert_eq!(fields(drives), described("DriveInfo"));
         let changed = serde_json::to_value(crate::admin_drives::DriveChanged::default()).unwrap();
         assert_eq!(fields(changed), described("DriveChanged"));
+        use crate::admin_members::{MemberInfo, MembersAnswer};
+        assert_eq!(fields(serde_json::to_value(MembersAnswer::default()).unwrap()), described("Members"));
+        assert_eq!(fields(serde_json::to_value(MemberInfo::default()).unwrap()), described("MemberInfo"));
         let node = serde_json::to_value(crate::admin_nodes::NodeInfo::default()).unwrap();
         assert_eq!(fields(node), described("NodeInfo"));
         let changed = serde_json::to_value(crate::admin_nodes::NodeChanged::default()).unwrap();

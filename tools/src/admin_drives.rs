@@ -11,11 +11,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use codec::id::DriveId;
 use metadata::client::CommitError;
-use metadata::service::{DriveChangeError, DriveDetail};
+use metadata::service::{DriveChangeError, DriveDetail, NodeChangeError};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use storage_node::drive::DriveError;
 use tokio::task::JoinHandle;
 
 /// How long a change may take before whoever did not want to wait is answered.
@@ -104,7 +105,7 @@ pub struct AddQuestion {
     /// The drive to be replaced: its id, the beginning of it, or its directory. Only for `replace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<String>,
-    /// The directory of the new drive, absolute.
+    /// The directory of the new drive, absolute; `NODE:PATH` where storage nodes have the drives.
     pub path: PathBuf,
     /// Answer when it is done, however long that takes.
     #[serde(default)]
@@ -146,29 +147,40 @@ pub(crate) fn routes() -> Router<Arc<AdminState>> {
         .route("/v1/drives/remove", post(remove))
 }
 
+/// What a change that was refused, or failed, is answered with.
+pub(crate) fn status_of(error: &DriveChangeError) -> StatusCode {
+    match error {
+        DriveChangeError::Unknown(_) => StatusCode::NOT_FOUND,
+        DriveChangeError::Removed(_)
+        | DriveChangeError::Silent(_)
+        | DriveChangeError::NotLost(_)
+        | DriveChangeError::TooFewDrives { .. }
+        | DriveChangeError::NoRoom { .. }
+        | DriveChangeError::NotEmpty { .. }
+        | DriveChangeError::InUse(_)
+        | DriveChangeError::KeepsJournal(_)
+        | DriveChangeError::LastHope { .. }
+        | DriveChangeError::LastJournal(_)
+        | DriveChangeError::Drive(DriveError::NotTaken { .. })
+        | DriveChangeError::Majority { .. } => StatusCode::CONFLICT,
+        DriveChangeError::Commit(CommitError::ReadOnly { .. } | CommitError::Unavailable { .. }) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 fn refused(error: &DriveSetError) -> Response {
     let status = match error {
-        DriveSetError::NoSuchDrive(_) | DriveSetError::Change(DriveChangeError::Unknown(_)) => StatusCode::NOT_FOUND,
+        DriveSetError::NoSuchDrive(_) => StatusCode::NOT_FOUND,
+        DriveSetError::Change(error) | DriveSetError::Node(NodeChangeError::Drive(error)) => status_of(error),
+        DriveSetError::Node(NodeChangeError::Unknown(_)) => StatusCode::NOT_FOUND,
         DriveSetError::Place(_)
         | DriveSetError::Ambiguous(_)
-        | DriveSetError::StillThere(..)
-        | DriveSetError::Change(
-            DriveChangeError::Removed(_)
-            | DriveChangeError::Silent(_)
-            | DriveChangeError::NotLost(_)
-            | DriveChangeError::TooFewDrives { .. }
-            | DriveChangeError::NoRoom { .. }
-            | DriveChangeError::NotEmpty { .. }
-            | DriveChangeError::InUse(_)
-            | DriveChangeError::KeepsJournal(_)
-            | DriveChangeError::LastHope { .. }
-            | DriveChangeError::LastJournal(_)
-            | DriveChangeError::Majority { .. },
-        ) => StatusCode::CONFLICT,
-        DriveSetError::Stopping
-        | DriveSetError::Change(DriveChangeError::Commit(
-            CommitError::ReadOnly { .. } | CommitError::Unavailable { .. },
-        )) => StatusCode::SERVICE_UNAVAILABLE,
+        | DriveSetError::NotOnNode(_)
+        | DriveSetError::Node(_)
+        | DriveSetError::StillThere(..) => StatusCode::CONFLICT,
+        DriveSetError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, format!("{error}\n")).into_response()

@@ -3,6 +3,7 @@
 mod drive;
 mod fixity;
 mod keep;
+mod member;
 mod replication;
 mod node;
 mod roles;
@@ -68,6 +69,12 @@ enum Command {
     /// The storage nodes of a cluster: add, empty and remove them while it serves.
     #[command(subcommand)]
     Node(node::Node),
+    /// A cluster of metadata nodes.
+    #[command(subcommand)]
+    Cluster(member::Cluster),
+    /// The metadata nodes of a cluster: add and remove them while it serves.
+    #[command(subcommand)]
+    Member(member::Member),
     /// Copies of buckets at other S3 endpoints.
     #[command(subcommand)]
     Replication(replication::Replication),
@@ -315,6 +322,8 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
         Command::Reclaim(reclaim) => return Ok(runtime.block_on(keep::reclaim(reclaim))?),
         Command::Drive(drive) => return Ok(runtime.block_on(drive::drive(drive))?),
         Command::Node(node) => return Ok(runtime.block_on(node::node(node))?),
+        Command::Cluster(command) => return Ok(runtime.block_on(member::cluster(command))?),
+        Command::Member(command) => return Ok(runtime.block_on(member::member(command))?),
         Command::Replication(command) => return Ok(runtime.block_on(replication::replication(command))?),
         Command::Object(object) => return Ok(runtime.block_on(keep::object(object))?),
         Command::Fixity(fixity) => return runtime.block_on(fixity::fixity(fixity)),

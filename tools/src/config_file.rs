@@ -4,11 +4,14 @@
 //! believes to be in force.
 
 use codec::erasure::Geometry;
+use metadata::topology::Level;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use storage_node::client::Labels;
+use storage_node::remote::NodeAddress;
 use storage_node::service::identity::{Identity, NodeName, Role};
 use storage_node::service::tls::{Credentials, TlsError};
 
@@ -81,6 +84,11 @@ impl Peer {
     pub fn node(&self) -> Option<NodeName> {
         NodeName::new(&self.name).ok()
     }
+
+    /// Its name and address.
+    pub fn at(&self) -> Option<NodeAddress> {
+        Some(NodeAddress { name: self.node()?, address: self.address.clone() })
+    }
 }
 
 /// `stele storage-node --config FILE`.
@@ -99,6 +107,12 @@ pub struct StorageNodeConfig {
     pub state: PathBuf,
     /// The drives' directories.
     pub drives: Vec<PathBuf>,
+    /// The rack that it stands in. Nodes that name none count as standing in one.
+    #[serde(default)]
+    pub rack: String,
+    /// The site of that rack.
+    #[serde(default)]
+    pub site: String,
     /// The other storage nodes, which it reads from and writes to when it rebuilds. Its own name may be among them.
     #[serde(default, rename = "node")]
     pub nodes: Vec<Peer>,
@@ -114,17 +128,42 @@ pub struct MetadataConfig {
     pub data: PathBuf,
     /// Where health checks and operators' commands are answered.
     pub admin: SocketAddr,
+    /// Where the other metadata nodes and the gateways reach it. Without it this process is all of metadata.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// The metadata nodes, this one included: its address is what the others are told.
+    #[serde(default, rename = "metadata")]
+    pub members: Vec<Peer>,
     /// The directory that `stele ca issue` wrote.
     pub credentials: PathBuf,
     /// First start: data and parity shards of a stripe.
     #[serde(default)]
     pub geometry: Option<String>,
+    /// Where the shards of a stripe may lie.
+    #[serde(default)]
+    pub placement: PlacementConfig,
     /// The storage nodes.
     #[serde(rename = "node")]
     pub nodes: Vec<Peer>,
     /// Serve S3 from this process.
     #[serde(default)]
     pub s3: Option<S3Config>,
+}
+
+/// The placement of stripes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PlacementConfig {
+    /// New stripes survive the loss of one `node`, `rack` or `site`, or are not written; `drive` ends such a rule.
+    #[serde(default)]
+    pub survive: Option<String>,
+}
+
+impl PlacementConfig {
+    /// The rule that is asked for, which was checked when the file was read.
+    pub fn survive(&self) -> Option<Level> {
+        self.survive.as_deref().and_then(|name| name.parse().ok())
+    }
 }
 
 /// The S3 port of a metadata process.
@@ -141,6 +180,43 @@ pub struct S3Config {
     pub accounts: Option<PathBuf>,
 }
 
+/// `stele gateway --config FILE`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GatewayConfig {
+    /// `gateway`.
+    pub role: String,
+    /// Where health checks are answered, in plain HTTP.
+    pub health: SocketAddr,
+    /// The directory that `stele ca issue` wrote.
+    pub credentials: PathBuf,
+    /// The metadata nodes, or some of them: they name the others.
+    pub metadata: Vec<Peer>,
+    /// The storage nodes to begin with. Metadata says which there are.
+    #[serde(default, rename = "node")]
+    pub nodes: Vec<Peer>,
+    /// The S3 port.
+    pub s3: GatewayS3Config,
+}
+
+/// The S3 port of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GatewayS3Config {
+    /// Where S3 is served.
+    pub listen: SocketAddr,
+    /// Domains under which buckets are host names.
+    #[serde(default)]
+    pub domains: Vec<String>,
+}
+
+impl StorageNodeConfig {
+    /// Where it stands, which was checked when the file was read.
+    pub fn labels(&self) -> Labels {
+        Labels::new(&self.rack, &self.site).unwrap_or_default()
+    }
+}
+
 impl MetadataConfig {
     /// The geometry that is asked for, which was checked when the file was read.
     pub fn geometry(&self) -> Option<Geometry> {
@@ -155,6 +231,8 @@ pub enum AnyConfig {
     StorageNode(StorageNodeConfig, Credentials),
     /// Of a metadata process.
     Metadata(MetadataConfig, Credentials),
+    /// Of a gateway.
+    Gateway(GatewayConfig, Credentials),
 }
 
 #[derive(Deserialize)]
@@ -169,7 +247,8 @@ pub fn read(path: &Path) -> Result<AnyConfig, ConfigError> {
     match kind.role.as_deref().and_then(Role::parse) {
         Some(Role::StorageNode) => storage_node(path).map(|(config, with)| AnyConfig::StorageNode(config, with)),
         Some(Role::Metadata) => metadata(path).map(|(config, with)| AnyConfig::Metadata(config, with)),
-        _ => Err(not_the_role(path, &kind.role.unwrap_or_default(), "storage-node or metadata")),
+        Some(Role::Gateway) => gateway(path).map(|(config, with)| AnyConfig::Gateway(config, with)),
+        _ => Err(not_the_role(path, &kind.role.unwrap_or_default(), "storage-node, metadata or gateway")),
     }
 }
 
@@ -184,6 +263,9 @@ pub fn storage_node(path: &Path) -> Result<(StorageNodeConfig, Credentials), Con
     let distinct: BTreeSet<&PathBuf> = config.drives.iter().collect();
     if config.drives.is_empty() || distinct.len() < config.drives.len() {
         return Err(value(path, "drives", "at least one directory, and none twice"));
+    }
+    for (key, labels) in [("rack", Labels::new(&config.rack, "")), ("site", Labels::new("", &config.site))] {
+        labels.map_err(|error| value(path, key, error))?;
     }
     check_nodes(path, &config.nodes)?;
     let credentials = credentials(path, &config.credentials, Role::StorageNode)?;
@@ -203,11 +285,35 @@ pub fn metadata(path: &Path) -> Result<(MetadataConfig, Credentials), ConfigErro
     if let Some(Err(error)) = config.geometry.as_deref().map(str::parse::<Geometry>) {
         return Err(value(path, "geometry", error));
     }
+    if let Some(Err(error)) = config.placement.survive.as_deref().map(str::parse::<Level>) {
+        return Err(value(path, "placement.survive", error));
+    }
     if config.nodes.is_empty() {
         return Err(value(path, "node", "at least one storage node: [[node]] with name and address"));
     }
     check_nodes(path, &config.nodes)?;
+    check_peers(path, "metadata", &config.members)?;
     let credentials = credentials(path, &config.credentials, Role::Metadata)?;
+    let own = credentials.identity().name.as_str();
+    if config.listen.is_some() != config.members.iter().any(|member| member.name == own) {
+        let reason = format!("with `listen` there is a [[metadata]] of this node, {own}, and without it there is none");
+        return Err(value(path, "listen", reason));
+    }
+    Ok((config, credentials))
+}
+
+/// Reads the configuration of a gateway.
+pub fn gateway(path: &Path) -> Result<(GatewayConfig, Credentials), ConfigError> {
+    let text = text(path)?;
+    check_role(path, &text, Role::Gateway)?;
+    let mut config: GatewayConfig = parse(path, &text)?;
+    config.credentials = beside(path, &config.credentials);
+    if config.metadata.is_empty() {
+        return Err(value(path, "metadata", "at least one metadata node: [[metadata]] with name and address"));
+    }
+    check_peers(path, "metadata", &config.metadata)?;
+    check_nodes(path, &config.nodes)?;
+    let credentials = credentials(path, &config.credentials, Role::Gateway)?;
     Ok((config, credentials))
 }
 
@@ -247,15 +353,19 @@ fn beside(file: &Path, path: &Path) -> PathBuf {
 }
 
 fn check_nodes(path: &Path, nodes: &[Peer]) -> Result<(), ConfigError> {
+    check_peers(path, "node", nodes)
+}
+
+fn check_peers(path: &Path, key: &'static str, nodes: &[Peer]) -> Result<(), ConfigError> {
     let mut names = BTreeSet::new();
     for node in nodes {
-        NodeName::new(&node.name).map_err(|error| value(path, "node", error))?;
+        NodeName::new(&node.name).map_err(|error| value(path, key, error))?;
         let port = node.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none() {
-            return Err(value(path, "node", format!("the address of {} is not of the form host:port", node.name)));
+            return Err(value(path, key, format!("the address of {} is not of the form host:port", node.name)));
         }
         if !names.insert(&node.name) {
-            return Err(value(path, "node", format!("{} is named twice", node.name)));
+            return Err(value(path, key, format!("{} is named twice", node.name)));
         }
     }
     Ok(())
@@ -312,15 +422,29 @@ data = "m"
 admin = "127.0.0.1:9001"
 credentials = "tls-m"
 geometry = "2+1"
+placement = { survive = "rack" }
 node = [{ name = "n1", address = "localhost:9100" }]
 s3 = { listen = "127.0.0.1:9000" }
 "#;
         std::fs::write(&file, text).unwrap();
         let (config, _) = metadata(&file).unwrap();
         assert_eq!(config.geometry().unwrap().to_string(), "2+1");
+        assert_eq!(config.placement.survive(), Some(Level::Rack));
         assert!(matches!(read(&file), Ok(AnyConfig::Metadata(..))));
+        assert!(config.listen.is_none() && config.members.is_empty());
         std::fs::write(&file, text.replace("tls-m", "tls")).unwrap();
         assert!(matches!(metadata(&file), Err(ConfigError::OtherRole { .. })));
+        let peer = |name: &str| format!("metadata = [{{ name = \"{name}\", address = \"localhost:9200\" }}]\n");
+        let listen = "listen = \"127.0.0.1:9200\"\n";
+        for (more, good) in [
+            (format!("{listen}{}", peer("m1")), true),
+            (listen.to_owned(), false),
+            (peer("m1"), false),
+            (format!("{listen}{}", peer("m2")), false),
+        ] {
+            std::fs::write(&file, text.replace("geometry =", &format!("{more}geometry ="))).unwrap();
+            assert_eq!(metadata(&file).is_ok(), good, "{more}");
+        }
     }
 
     #[test]
@@ -334,6 +458,8 @@ s3 = { listen = "127.0.0.1:9000" }
         let name = file.display().to_string();
         let unknown = said(&NODE.replace("state =", "satte ="));
         assert!(unknown.starts_with(&format!("{name}:5: ")) && unknown.contains("satte"), "{unknown}");
+        let rack = said(&NODE.replace("drives =", "rack = \"r 1\"\ndrives ="));
+        assert!(rack.contains("rack: a rack or a site has a name of at most 63"), "{rack}");
         let nested = said(&NODE.replace("address =", "adress ="));
         assert!(nested.starts_with(&format!("{name}:10: ")) && nested.contains("adress"), "{nested}");
         let address = said(&NODE.replace("127.0.0.1:9101", "nowhere"));

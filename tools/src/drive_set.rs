@@ -20,9 +20,10 @@ use crate::data_dir::{Config, DataDir, DataDirError, PendingDrive, random};
 use crate::drive_place::{Asking, PlaceError, check_apart, check_new, disk_at, is_in_memory, real_path};
 use crate::drives::sync_parents;
 use crate::index_home::{OldIndex, old_indexes};
+use crate::node_drives;
 use codec::id::{ClusterId, DriveId};
 use metadata::index::IndexError;
-use metadata::service::{DriveChangeError, DriveDetail, Metadata};
+use metadata::service::{DriveChangeError, DriveDetail, Metadata, NodeChangeError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,11 +56,14 @@ pub enum DriveSetError {
     /// More than one drive has this name.
     #[error("{0} is the beginning of more than one drive's id")]
     Ambiguous(String),
-    /// The drives are on storage nodes.
+    /// The drives are on storage nodes, and no node is named.
     #[error(
-        "the drives of this set-up are on storage nodes: a new one is named in its node's configuration and formatted there"
+        "the drives of this set-up are on storage nodes: name the new one NODE:PATH, with an absolute path, not {0}"
     )]
-    OnNodes,
+    NotOnNode(PathBuf),
+    /// The storage node refused, or failed.
+    #[error(transparent)]
+    Node(#[from] NodeChangeError),
     /// The set-up has no identity yet.
     #[error("the first start is not over")]
     NoCluster,
@@ -133,6 +137,10 @@ impl DriveSet {
     /// Makes a directory a drive and takes it into the cluster. Again after an interruption, it completes that.
     pub async fn add(&self, path: &Path) -> Result<DriveId, DriveSetError> {
         let mut config = self.config.lock().await;
+        if config.on_nodes {
+            drop(config);
+            return node_drives::add(&self.metadata, path).await;
+        }
         let (pending, new) = self.prepare(&mut config, path, None).await?;
         self.complete(&mut config, &pending, new).await
     }
@@ -140,6 +148,10 @@ impl DriveSet {
     /// Puts a new drive in the place of another: that one is given up when it does not answer, and emptied otherwise.
     pub async fn replace(&self, old: &DriveDetail, path: &Path) -> Result<DriveId, DriveSetError> {
         let mut config = self.config.lock().await;
+        if config.on_nodes {
+            drop(config);
+            return node_drives::replace(&self.metadata, old, path).await;
+        }
         let begun = |pending: &PendingDrive| pending.replaces_id() == Some(old.id);
         if old.state == "removed" && !config.pending.iter().any(begun) {
             return Err(DriveChangeError::Removed(old.id).into());
@@ -221,9 +233,6 @@ impl DriveSet {
         path: &Path,
         old: Option<&DriveDetail>,
     ) -> Result<(PendingDrive, bool), DriveSetError> {
-        if config.on_nodes {
-            return Err(DriveSetError::OnNodes);
-        }
         let path = self.asking.ask(path, real_path).await??;
         let beside = self.paths(config);
         let real = self.asking.real(&beside).await;
@@ -378,7 +387,8 @@ impl DriveSet {
     }
 }
 
-fn is_lost(drive: &DriveDetail) -> bool {
+/// Whether a drive does not answer.
+pub(crate) fn is_lost(drive: &DriveDetail) -> bool {
     matches!(drive.state, "absent" | "failed")
 }
 

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod admin_client;
 mod admin_drives;
 mod admin_keep;
+mod admin_members;
 mod admin_nodes;
 pub mod ca;
 pub mod cli;

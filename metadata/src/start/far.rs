@@ -11,8 +11,13 @@ use crate::nodes as list;
 use crate::replay::index_mark;
 use codec::id::{ClusterId, DriveId};
 use std::sync::Arc;
+use std::time::Duration;
 use storage_node::client::{DriveHealth, DriveStatus, ReadError};
 use storage_node::host::NodeHost;
+use tokio::time::{Instant, sleep};
+
+/// How often nodes are asked that do not answer.
+const ASK: Duration = Duration::from_secs(1);
 
 /// Asks the nodes for their drives, and opens the index. Nothing was written, and no key made, unless it is a first start.
 pub(super) async fn open(
@@ -30,7 +35,7 @@ pub(super) async fn open(
         // The configuration may be older than the cluster.
         nodes.follow(&list::to_ask(&Overlay::new(&*kv), &nodes.nodes())?)?;
     }
-    let drives = nodes.drives().await;
+    let drives = answers(&**nodes, config.wait_for_nodes).await;
     let silent = nodes.silent();
     let known = config.cluster.or(index_cluster);
     let registered = any_register(nodes, &drives).await?;
@@ -56,6 +61,23 @@ pub(super) async fn open(
     let kv = own_index(parts, kv, index_cluster, cluster)?;
     let mark = index_mark(&*kv)?;
     Ok((Opened { cluster, node: nodes.clone(), kv, mark, fresh, refused: None }, key))
+}
+
+/// The drives, once all nodes have answered or the time is over.
+async fn answers(nodes: &dyn NodeHost, within: Duration) -> Vec<DriveStatus> {
+    let limit = Instant::now() + within;
+    loop {
+        let drives = nodes.drives().await;
+        let silent = nodes.silent();
+        if silent.is_empty() {
+            return drives;
+        }
+        if Instant::now() >= limit {
+            tracing::warn!(?silent, "storage nodes do not answer; the start goes on without them, if it can");
+            return drives;
+        }
+        sleep(ASK).await;
+    }
 }
 
 /// Whether any drive has a register. One that can't be read is there: only "never written" means a fresh drive.

@@ -146,6 +146,11 @@ async fn reopen(node: Node, of: OfDrive) -> Answer {
 async fn take_drive(asked: Asked, of: OfPlace) -> Answer {
     let replaces = if of.replaces.is_empty() { None } else { Some(drive(&of.replaces)?) };
     let taken = match &asked.shared.config.drives {
+        // What it is to be a drive of is known to whoever leads.
+        _ if asked.shared.gates.begun().is_none() => {
+            let reason = "no metadata process has begun this node".to_owned();
+            Err(DriveError::NotTaken { path: of.path.clone(), reason })
+        }
         Some(source) => take(&asked.shared.node, &**source, &of.path, replaces).await,
         None => Err(DriveError::Elsewhere { path: of.path.clone() }),
     };

@@ -59,11 +59,11 @@ pub(crate) enum WrongPeer {
 }
 
 /// Who a process is, and the means to show it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Credentials {
     identity: Identity,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: Arc<PrivateKeyDer<'static>>,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
@@ -96,7 +96,7 @@ impl Credentials {
         let mut roots = RootCertStore::empty();
         roots.add(ca)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Ok(Credentials { identity, chain, key, roots: Arc::new(roots), provider })
+        Ok(Credentials { identity, chain, key: Arc::new(key), roots: Arc::new(roots), provider })
     }
 
     /// Who the process is.

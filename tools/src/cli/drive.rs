@@ -4,6 +4,7 @@ use super::keep::{Asked, show};
 use super::{NOT_WELL, Server, client};
 use crate::admin_client::{AdminClient, ClientError};
 use crate::admin_drives::{AddQuestion, DriveChanged, DriveInfo, DriveQuestion, DrivesAnswer};
+use crate::node_drives::PlaceOnNode;
 use crate::progress::{Progress, Unit};
 use clap::Subcommand;
 use hyper::Method;
@@ -20,7 +21,8 @@ pub(super) enum Drive {
     List(Asked),
     /// Format a directory, which must be empty or not there yet, and take it into the cluster.
     Add {
-        /// The directory. With --admin, absolute and on the server's machine.
+        /// The directory. With --admin, absolute and on the server's machine. NODE:PATH for a storage node, whose configuration
+        /// must name it.
         #[arg(value_name = "PATH")]
         path: PathBuf,
         /// Wait until it takes new data, however long that takes.
@@ -49,7 +51,8 @@ pub(super) enum Drive {
         /// The old drive: its id, the beginning of it, or its directory.
         #[arg(value_name = "OLD")]
         old: String,
-        /// The directory of the new drive: empty or not there yet. The place of an old one that is lost will do.
+        /// The directory of the new drive: empty or not there yet; NODE:PATH on a storage node. The place of an old one that is
+        /// lost will do.
         #[arg(value_name = "PATH")]
         path: PathBuf,
         /// Wait until nothing is left on the old one, or all of it is rebuilt.
@@ -132,9 +135,10 @@ pub(super) async fn drive(command: Drive) -> Result<u8, ClientError> {
     }
 }
 
-/// A path on this machine is where the command was given; one on the server's is what was written.
+/// A path on this machine is where the command was given; one on the server's, or on a storage node, is what was written.
 fn absolute(path: &Path, server: &Server) -> PathBuf {
     match server.data {
+        Some(_) if PlaceOnNode::parse(&path.to_string_lossy()).is_some() => path.to_owned(),
         Some(_) => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         None => path.to_owned(),
     }

@@ -2,6 +2,7 @@
 
 use crate::ca::CaError;
 use crate::config_file::{AnyConfig, ConfigError};
+use crate::roles::gateway::GatewayError;
 use crate::roles::metadata::MetadataError;
 use crate::roles::storage_node::NodeError;
 use clap::{Args, Subcommand};
@@ -28,6 +29,17 @@ pub(super) struct StorageNode {
 
 #[derive(Debug, Args)]
 pub(super) struct Metadata {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Put the state of this metadata node aside, which is damaged or lacks a part, and wait to be added anew. Once, by hand: a
+    /// node without state that others count on must not come back as if nothing had happened.
+    #[arg(long)]
+    rejoin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Gateway {
     /// The configuration.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -84,13 +96,16 @@ pub(super) enum RolesError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
 }
 
 pub(super) async fn storage_node(StorageNode { config, format, replace }: StorageNode) -> Result<(), RolesError> {
     crate::logging::start();
-    let (config, credentials) = crate::config_file::storage_node(&config)?;
+    let file = config;
+    let (config, credentials) = crate::config_file::storage_node(&file)?;
     if !format {
-        return Ok(crate::roles::storage_node::run(config, credentials).await?);
+        return Ok(crate::roles::storage_node::run(file, config, credentials).await?);
     }
     let new = crate::roles::storage_node::format_drives(&config, &credentials, &replace)?;
     for (path, drive) in &new {
@@ -102,10 +117,16 @@ pub(super) async fn storage_node(StorageNode { config, format, replace }: Storag
     Ok(())
 }
 
-pub(super) async fn metadata(Metadata { config }: Metadata) -> Result<(), RolesError> {
+pub(super) async fn metadata(Metadata { config, rejoin }: Metadata) -> Result<(), RolesError> {
     crate::logging::start();
     let (config, credentials) = crate::config_file::metadata(&config)?;
-    Ok(crate::roles::metadata::run(config, credentials).await?)
+    Ok(crate::roles::metadata::run(config, credentials, rejoin).await?)
+}
+
+pub(super) async fn gateway(Gateway { config }: Gateway) -> Result<(), RolesError> {
+    crate::logging::start();
+    let (config, credentials) = crate::config_file::gateway(&config)?;
+    Ok(crate::roles::gateway::run(config, credentials).await?)
 }
 
 pub(super) fn ca(ca: Ca) -> Result<(), RolesError> {
@@ -127,7 +148,9 @@ pub(super) fn ca(ca: Ca) -> Result<(), RolesError> {
 
 pub(super) fn check(file: &Path) -> Result<(), RolesError> {
     let credentials = match crate::config_file::read(file)? {
-        AnyConfig::StorageNode(_, credentials) | AnyConfig::Metadata(_, credentials) => credentials,
+        AnyConfig::StorageNode(_, credentials)
+        | AnyConfig::Metadata(_, credentials)
+        | AnyConfig::Gateway(_, credentials) => credentials,
     };
     println!("{}: good, for {}", file.display(), credentials.identity());
     Ok(())

@@ -3,6 +3,7 @@
 //! Here one process keeps it alone; one among several is [`super::replicated`]'s. With an `[s3]` section it serves S3 as well. Its index is disposable and its keys are not: they
 //! are in the data directory, as with `stele serve`. The order of a start and of an end are those of [`crate::serve`], too.
 
+use super::seat::SeatError;
 use crate::accounts::{first, from_file};
 use crate::admin::{self, AdminState};
 use crate::config_file::{MetadataConfig, Peer};
@@ -12,7 +13,6 @@ use crate::index_home::Indexes;
 use crate::open_files::OpenFiles;
 use crate::replication::Following;
 use crate::serve::{STOP_LIMIT, ServeError, ends_in_time, listen, put_accounts, start, stop_signal};
-use super::seat::SeatError;
 use codec::id::ClusterId;
 use gateway::engine::Gateway;
 use gateway::server::Domains;

@@ -7,7 +7,7 @@
 //!
 //! Order of an end: not ready, requests drained, drives released.
 
-use crate::config_file::StorageNodeConfig;
+use crate::config_file::{ConfigError, Peer, StorageNodeConfig};
 use crate::data_dir::{DataDirError, random};
 use crate::drive_place::{Asking, PlaceError, check_apart, disk_at, real_path};
 use crate::drives::sync_parents;
@@ -16,6 +16,7 @@ use crate::process::check_open_files;
 use crate::roles::health::{self, NodeHealth};
 use crate::roles::node_state::{NodeState, Place};
 use crate::serve::{ServeError, listen, reserve, stop_signal};
+use async_trait::async_trait;
 use codec::id::{ClusterId, DriveId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use std::time::Duration;
 use storage_node::client::NodeClient;
 use storage_node::disk::DiskError;
 use storage_node::drive::{DriveError, ProbedDrive, ProbedState, format, probe};
-use storage_node::host::NodeHost;
+use storage_node::host::{DriveSource, NodeHost};
 use storage_node::kv::KvError;
 use storage_node::node::{NodeConfig, StorageNode};
-use storage_node::remote::{Nodes, RemoteConfig, RemoteError, RemoteNode};
+use storage_node::remote::{NodeAddress, Nodes, RemoteError};
 use storage_node::service::tls::Credentials;
 use storage_node::service::{Server, ServiceConfig, StartError};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// How long a directory may take to say whose it is.
 const PROBE: Duration = Duration::from_secs(20);
@@ -76,6 +77,9 @@ pub enum NodeError {
         /// What the system said.
         source: DiskError,
     },
+    /// The configuration, when it was read again.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A path that the configuration does not name.
     #[error("{0} is no drive of the configuration")]
     NotConfigured(PathBuf),
@@ -199,8 +203,8 @@ fn make_dir(path: &Path) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<(), NodeError> {
+/// Serves until SIGTERM or SIGINT. `file`: the configuration, which is read again when a new drive is asked for.
+pub async fn run(file: PathBuf, config: StorageNodeConfig, credentials: Credentials) -> Result<(), NodeError> {
     let mut stop = stop_signal()?;
     let listener = listen("the storage node", "listen", config.listen).await?;
     let health_listener = listen("the health port", "health", config.health).await?;
@@ -220,7 +224,10 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
     };
     let peers = peers(&config, &credentials, &node)?;
     let as_host: Arc<dyn NodeHost> = node.clone();
-    let server = Server::start(listener, &credentials, as_host, peers, ServiceConfig::default())?;
+    let directories = Arc::new(Directories { file, cluster, asking, known: Mutex::new((config.drives, state)) });
+    let drives: Arc<dyn DriveSource> = directories.clone();
+    let service = ServiceConfig { drives: Some(drives), ..ServiceConfig::default() };
+    let server = Server::start(listener, &credentials, as_host, peers, service)?;
     health.serving(node.clone() as Arc<dyn NodeClient>);
     let drives = node.drives().await.len();
     println!(
@@ -229,7 +236,7 @@ pub async fn run(config: StorageNodeConfig, credentials: Credentials) -> Result<
         server.address()
     );
     tokio::select! {
-        () = look_again(&config.drives, cluster, &asking, &mut state, &node) => {}
+        () = directories.look_again(&node) => {}
         () = stopped(&mut stop) => {}
     }
     health.stopping();
@@ -256,7 +263,7 @@ async fn open(
         return Err(absent.into_iter().next().map_or(NodeError::Drive(DriveError::Unreachable), NodeError::NoDrive));
     }
     let index = Indexes::new(state.index_path()).open_node()?;
-    let how = NodeConfig { reserve: state.reserve(), ..NodeConfig::new(cluster) };
+    let how = NodeConfig { reserve: state.reserve(), labels: config.labels(), ..NodeConfig::new(cluster) };
     Ok(StorageNode::open(how, found, index).await?)
 }
 
@@ -276,19 +283,14 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _either_way = stop.wait_for(|stop| *stop).await;
 }
 
-/// The node itself, and the others of the configuration.
+/// The node itself, and the others of the configuration. Who orders a rebuild says where the drives are.
 fn peers(
     config: &StorageNodeConfig,
     credentials: &Credentials,
     node: &Arc<StorageNode>,
-) -> Result<Arc<dyn NodeClient>, RemoteError> {
-    let mut all: Vec<Arc<dyn NodeHost>> = vec![node.clone()];
-    for peer in &config.nodes {
-        if let Some(name) = peer.node().filter(|name| *name != credentials.identity().name) {
-            all.push(RemoteNode::new(credentials, RemoteConfig::new(peer.address.clone(), name))?);
-        }
-    }
-    Ok(Nodes::new(all))
+) -> Result<Arc<dyn NodeHost>, RemoteError> {
+    let list: Vec<NodeAddress> = config.nodes.iter().filter_map(Peer::at).collect();
+    Ok(Nodes::beside(node.clone(), credentials.clone(), &list)?)
 }
 
 /// Looks at directories: those that are drives of the cluster, and why the others are not. `open`: drives that are in use.
@@ -338,39 +340,99 @@ fn unusable(path: &Path, reason: String) -> (ProbedDrive, Place) {
     (probed, Place::new(path, None))
 }
 
-/// Takes up drives whose directories were not there before. Metadata is told of them when it next asks, and verifies what they
-/// hold before it counts. Drives that were there and failed are opened again on metadata's order.
-async fn look_again(
-    paths: &[PathBuf],
+/// The directories that may be drives, and which drives were there.
+#[derive(Debug)]
+struct Directories {
+    /// The configuration.
+    file: PathBuf,
     cluster: ClusterId,
-    asking: &Asking,
-    state: &mut NodeState,
-    node: &Arc<StorageNode>,
-) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let drives = node.drives().await;
-        let open: Vec<DriveId> = drives.iter().map(|drive| drive.id).collect();
-        let without = paths.iter().filter(|path| !drives.iter().any(|drive| Path::new(&drive.path) == path.as_path()));
-        let without: Vec<PathBuf> = without.cloned().collect();
-        if without.is_empty() {
-            continue;
-        }
-        let found = match look(&without, cluster, asking, state, &open).await {
-            Ok((found, _)) => found,
-            Err(error) => {
-                tracing::warn!(%error, "directories without a drive could not be looked at");
+    asking: Asking,
+    /// The directories, as the configuration named them when it was last read; which drives were seen where.
+    known: Mutex<(Vec<PathBuf>, NodeState)>,
+}
+
+impl Directories {
+    /// Takes up drives whose directories were not there before. Metadata is told of them when it next asks, and verifies what
+    /// they hold before it counts. Drives that were there and failed are opened again on metadata's order.
+    async fn look_again(&self, node: &Arc<StorageNode>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let drives = node.drives().await;
+            let open: Vec<DriveId> = drives.iter().map(|drive| drive.id).collect();
+            let mut known = self.known.lock().await;
+            let (paths, state) = &mut *known;
+            let is_open = |path: &Path| drives.iter().any(|drive| Path::new(&drive.path) == path);
+            let without: Vec<PathBuf> = paths.iter().filter(|path| !is_open(path)).cloned().collect();
+            if without.is_empty() {
                 continue;
             }
-        };
-        for probed in found {
-            let path = probed.disk.path_hint();
-            match node.add_drive(probed).await {
-                Ok(()) => tracing::info!(path, "a drive is there now"),
-                Err(error) => tracing::warn!(path, %error, "a drive is there and can't be used"),
+            let found = match look(&without, self.cluster, &self.asking, state, &open).await {
+                Ok((found, _)) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "directories without a drive could not be looked at");
+                    continue;
+                }
+            };
+            drop(known);
+            for probed in found {
+                let path = probed.disk.path_hint();
+                match node.add_drive(probed).await {
+                    Ok(()) => tracing::info!(path, "a drive is there now"),
+                    Err(error) => tracing::warn!(path, %error, "a drive is there and can't be used"),
+                }
             }
         }
     }
+
+    /// Makes a directory of the configuration a drive, unless it is one.
+    async fn make(&self, path: &Path, replaces: Option<DriveId>) -> Result<ProbedDrive, NodeError> {
+        let mut known = self.known.lock().await;
+        let (paths, state) = &mut *known;
+        // Read again: the operator has just written it there.
+        let (config, _) = crate::config_file::storage_node(&self.file)?;
+        if !config.drives.iter().any(|named| named == path) {
+            return Err(NodeError::NotConfigured(path.to_owned()));
+        }
+        *paths = config.drives;
+        let (real, place) = self.asking.ask(path, |path| (real_path(path), place(path))).await?;
+        let others: Vec<PathBuf> = paths.iter().filter(|other| *other != path).cloned().collect();
+        check_apart(&real?, &self.asking.real(&others).await)?;
+        let cluster = self.cluster;
+        let probed = self.asking.ask(path, move |path| probe(disk_at(path), Some(cluster))).await?;
+        let probed = match (&probed.state, state.known(&place)) {
+            (ProbedState::Ours, _) => probed,
+            // Is refused by name: a drive that was there is somewhere else, and would be hidden.
+            (ProbedState::Empty | ProbedState::Missing, known) if known.is_none() || known == replaces => {
+                let drive = DriveId(random(path)?);
+                self.asking.ask(path, move |path| new_drive(path, cluster, drive)).await??
+            }
+            (ProbedState::Empty | ProbedState::Missing, Some(drive)) => {
+                return Err(NodeError::NoDrive(NotADrive::Unmounted { path: path.to_owned(), drive }));
+            }
+            (state, _) => {
+                return Err(NodeError::NoDrive(NotADrive::Unusable { path: path.to_owned(), state: state.clone() }));
+            }
+        };
+        if let Some(identity) = probed.identity {
+            state.remember(&place, identity.drive)?;
+        }
+        Ok(probed)
+    }
+}
+
+#[async_trait]
+impl DriveSource for Directories {
+    async fn take(&self, path: &str, replaces: Option<DriveId>) -> Result<ProbedDrive, DriveError> {
+        let made = self.make(Path::new(path), replaces).await;
+        made.map_err(|error| DriveError::NotTaken { path: path.to_owned(), reason: error.to_string() })
+    }
+}
+
+/// Formats a directory, and looks at what it is then.
+fn new_drive(path: &Path, cluster: ClusterId, drive: DriveId) -> Result<ProbedDrive, NodeError> {
+    make_dir(path)?;
+    format(&*disk_at(path), cluster, drive, None)?;
+    Ok(probe(disk_at(path), Some(cluster)))
 }
 
 #[cfg(test)]
