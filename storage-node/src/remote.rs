@@ -19,8 +19,10 @@ pub use nodes::{NodeAddress, Nodes};
 
 use self::link::{Lane, Link, Target, Trouble};
 use crate::client::{
-    DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WRITE_DEADLINE, WriteError,
+    DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, STALLED_AFTER, WRITE_DEADLINE,
+    WriteError,
 };
+use crate::clock::SystemClock;
 use crate::keep::Subject;
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubState, ScrubStatus, ShardRef,
@@ -38,6 +40,7 @@ use crate::service::message::{
 use crate::service::method::Method;
 use crate::service::tls::{Credentials, TlsError};
 use crate::service::wire::{ANSWER_LIMIT, CONNECTION_WINDOW, PIECE, STREAM_WINDOW, Upload, UploadHead};
+use crate::unanswered::Unanswered;
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId};
@@ -47,7 +50,7 @@ use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use futures::stream;
 use prost::Message;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -55,6 +58,9 @@ use tokio::time::Instant;
 
 /// Shards that are verified by one call: as many as a drive can read well within the deadline.
 const VERIFY: usize = 128;
+
+/// Drives of one node whose operations are counted, about.
+const DRIVES: usize = 256;
 
 /// Shards that are named in one call.
 const NAMED: usize = 4096;
@@ -184,6 +190,8 @@ pub struct RemoteNode {
     /// The node's number, from its name.
     number: u32,
     known: Mutex<Known>,
+    /// What each drive was asked and has not answered.
+    unanswered: Mutex<HashMap<DriveId, Arc<Unanswered>>>,
     me: Weak<RemoteNode>,
 }
 
@@ -213,7 +221,8 @@ impl RemoteNode {
         let deadlines = config.deadlines;
         Ok(Arc::new_cyclic(|me| {
             let (bulk, control, me) = (Lane::new(0), Lane::new(1), me.clone());
-            RemoteNode { target, deadlines, bulk, control, number, known, me }
+            let unanswered = Mutex::default();
+            RemoteNode { target, deadlines, bulk, control, number, known, unanswered, me }
         }))
     }
 
@@ -296,7 +305,13 @@ impl RemoteNode {
                 self.note(&error);
                 match error {
                     ConnectError::Refused { refusal, reason, .. } => Err(Trouble::Refused(refusal, reason)),
-                    _ => Err(Trouble::Unanswered),
+                    _ => {
+                        // Also where nobody else asks how the drives are: others are to go around a node that is gone.
+                        if method != Method::Drives {
+                            self.look();
+                        }
+                        Err(Trouble::Unanswered)
+                    }
                 }
             }
         }
@@ -335,16 +350,30 @@ impl RemoteNode {
         value.ok_or_else(|| self.unreadable())
     }
 
-    async fn upload(&self, method: Method, head: UploadHead, payload: Bytes) -> Result<(), WriteError> {
+    /// What a drive has not answered; kept as long as the drive is known here.
+    fn unanswered_of(&self, drive: DriveId) -> Arc<Unanswered> {
+        let mut all = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(&drive) && all.len() >= DRIVES {
+            // More than a node has: of drives that were here once.
+            all.retain(|_, unanswered| Arc::strong_count(unanswered) > 1);
+        }
+        Arc::clone(all.entry(drive).or_insert_with(|| Unanswered::new(Arc::new(SystemClock))))
+    }
+
+    async fn upload(&self, method: Method, drive: DriveId, head: UploadHead, payload: Bytes) -> Result<(), WriteError> {
+        let unanswered = self.unanswered_of(drive);
+        let _asked = unanswered.ask();
         let limit = self.deadlines.write;
         let done = self.call(method, limit, async |link: &Link| link.send(method, uploads(head, payload), limit).await);
         done.await.map_err(WriteError::from)
     }
 
-    async fn range<Q>(&self, method: Method, question: Q, range: Range<u32>) -> Result<Bytes, ReadError>
+    async fn range<Q>(&self, method: Method, drive: DriveId, question: Q, range: Range<u32>) -> Result<Bytes, ReadError>
     where
         Q: Message + Default + 'static,
     {
+        let unanswered = self.unanswered_of(drive);
+        let _asked = unanswered.ask();
         let len = range.end.saturating_sub(range.start) as usize;
         let bytes = self.bytes(method, question, (len, len), self.deadlines.read).await?;
         if bytes.len() == len { Ok(bytes) } else { Err(self.unreadable().into()) }
@@ -388,8 +417,9 @@ impl From<Trouble> for WriteError {
 
 #[async_trait]
 impl NodeClient for RemoteNode {
+    /// By what the node said of the drive, and by what was asked here: a network can hang as well as a drive.
     fn is_stalled(&self, drive: DriveId) -> bool {
-        self.waits(drive)
+        self.waits(drive) || self.unanswered_of(drive).longest() >= STALLED_AFTER
     }
 
     /// While the node gives no answer: the drives that it had, as stalled, and after a while as failed.
@@ -404,7 +434,7 @@ impl NodeClient for RemoteNode {
         payload: Bytes,
         reserve: Reserve,
     ) -> Result<(), WriteError> {
-        self.upload(Method::WriteShard, head(drive, header.encode(), &payload, reserve), payload).await
+        self.upload(Method::WriteShard, drive, head(drive, header.encode(), &payload, reserve), payload).await
     }
 
     async fn read_shard(
@@ -421,7 +451,7 @@ impl NodeClient for RemoteNode {
             start: range.start,
             end: range.end,
         };
-        self.range(Method::ReadShard, question, range).await
+        self.range(Method::ReadShard, drive, question, range).await
     }
 
     async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError> {
@@ -469,13 +499,13 @@ impl NodeClient for RemoteNode {
         payload: Bytes,
         reserve: Reserve,
     ) -> Result<(), WriteError> {
-        self.upload(Method::JournalAppend, head(drive, header.encode(), &payload, reserve), payload).await
+        self.upload(Method::JournalAppend, drive, head(drive, header.encode(), &payload, reserve), payload).await
     }
 
     async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError> {
         let (start, end) = (range.start, range.end);
         let question = OfJournal { drive: drive_bytes(drive), lsn: lsn.0, start, end, ..OfJournal::default() };
-        self.range(Method::JournalRead, question, range).await
+        self.range(Method::JournalRead, drive, question, range).await
     }
 
     async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError> {

@@ -8,8 +8,9 @@
 //!   certificate and from nothing that it sends.
 //! * What the service holds is bounded: connections that have not shown a certificate (also per address, so that one machine
 //!   can't keep the others out), connections, streams per connection, bytes of payloads that are being received, bytes of
-//!   ranges that are being read, bytes per message. Who comes then waits, no longer than his own deadline. The journal has a
-//!   room of its own: shards that are being received can't keep a commit waiting.
+//!   ranges and other long answers that are being read, bytes per message; one process may have half of each such room ([`rooms`]).
+//!   Who comes then waits, no longer than his own deadline. The journal has a room of its own: shards that are being received
+//!   can't keep a commit waiting.
 //! * Everything has an end: the handshakes, reading a request, each piece of an upload, and an answer that nobody takes.
 
 pub(crate) mod answer;
@@ -22,6 +23,7 @@ pub mod issue;
 pub(crate) mod message;
 pub mod method;
 pub(crate) mod port;
+mod rooms;
 pub mod tls;
 mod upload;
 pub(crate) mod wire;
@@ -33,6 +35,7 @@ pub(crate) mod tests;
 
 use self::gate::{Gate, Gates};
 use self::port::{Answers, Port, PortConfig};
+use self::rooms::Room;
 use self::tls::{Credentials, TlsError};
 use crate::host::{DriveSource, NodeHost};
 use futures::FutureExt;
@@ -56,6 +59,8 @@ pub struct ServiceConfig {
     pub journal: usize,
     /// Bytes of ranges that may be in the middle of being read and sent.
     pub reads: usize,
+    /// Bytes of long answers of other kinds, such as scans and listings, that may be in the middle of being made and sent.
+    pub answers: usize,
     /// Connections at the same time; who comes then is turned away, and tries again.
     pub connections: usize,
     /// Connections that have not shown a certificate yet.
@@ -86,6 +91,7 @@ impl Default for ServiceConfig {
             uploads: 256 << 20,
             journal: 64 << 20,
             reads: 256 << 20,
+            answers: 128 << 20,
             connections: 1024,
             handshakes: 256,
             handshakes_per_address: 64,
@@ -108,12 +114,14 @@ pub(crate) struct Shared {
     pub config: ServiceConfig,
     /// Another one each time that the service starts: what the drives hold may have changed in between.
     pub incarnation: u64,
-    /// Room for shards, in KiB.
-    pub uploads: Arc<Semaphore>,
-    /// Room for journal batches, in KiB.
+    /// Room for shards.
+    pub uploads: Room,
+    /// Room for journal batches, in KiB: one process leads, and has it by itself.
     pub journal: Arc<Semaphore>,
-    /// Room for ranges, in KiB.
-    pub reads: Arc<Semaphore>,
+    /// Room for ranges.
+    pub reads: Room,
+    /// Room for long answers of other kinds.
+    pub answers: Room,
     pub gates: Arc<Gates>,
 }
 
@@ -145,8 +153,8 @@ impl Server {
     ) -> Result<Server, StartError> {
         let gates = Gates::new(credentials.identity().clone(), config.software.clone(), config.versions.clone());
         gates.remember(node.leader());
-        let kib = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).clamp(1, Semaphore::MAX_PERMITS)));
-        let (uploads, journal, reads) = (kib(config.uploads), kib(config.journal), kib(config.reads));
+        let journal = Arc::new(Semaphore::new((config.journal / 1024).clamp(1, Semaphore::MAX_PERMITS)));
+        let (uploads, reads, answers) = (Room::new(config.uploads), Room::new(config.reads), Room::new(config.answers));
         let mut incarnation = [0; 8];
         getrandom::fill(&mut incarnation).map_err(StartError::Random)?;
         // 0 is said by who does not know of it.
@@ -160,7 +168,8 @@ impl Server {
             stream_window: config.stream_window,
             connection_window: config.connection_window,
         };
-        let shared = Shared { node, peers, config, incarnation, uploads, journal, reads, gates: Arc::clone(&gates) };
+        let gates_too = Arc::clone(&gates);
+        let shared = Shared { node, peers, config, incarnation, uploads, journal, reads, answers, gates: gates_too };
         let shared = Arc::new(shared);
         let calls = Arc::new(Calls(Arc::clone(&shared)));
         Ok(Server {

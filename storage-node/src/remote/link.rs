@@ -41,9 +41,10 @@ use tonic::body::Body;
 use tonic::client::Grpc;
 use tonic::{Request, Status, Streaming};
 
-/// How often a connection is asked whether the other end is still there, and how long the answer may take: a node that
-/// vanished is noticed within both together, also while a long call waits.
-const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// After how long without a frame a connection is asked whether the other end is still there, and how long the answer may take: a
+/// node that vanished without a word is noticed within both together, and a write that waits for it goes to another drive. A peer
+/// that takes what it is sent says so all the time, so a slow connection is not asked.
+const PING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 /// Calls that were given up, such as the slower one of a hedged pair, and whose frames may still be on the way. A frame of one
 /// that was forgotten is an error of the whole connection, and with it of all other calls: the usual ten are soon reached.

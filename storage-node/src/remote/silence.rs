@@ -74,6 +74,15 @@ impl RemoteNode {
         self.as_known(&self.known())
     }
 
+    /// Has one task ask whether the node answers at all, unless one does already.
+    pub(super) fn look(&self) {
+        let known = self.known();
+        let nobody_asks = known.asked.is_none() && !known.probing;
+        if let (true, Some(me)) = (nobody_asks, self.me.upgrade()) {
+            tokio::spawn(async move { me.ask_drives().await });
+        }
+    }
+
     fn as_known(&self, known: &Known) -> Vec<DriveStatus> {
         let mut drives = known.drives.clone();
         let Some(waited) = known.unanswered(self.patience(known)) else { return drives };

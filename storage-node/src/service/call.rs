@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::gate::{Gate, epoch_of, order_of};
 use super::message::Hello;
 use super::method::Method;
+use super::rooms;
 use super::wire::{MESSAGE_LIMIT, PIECE, Piece, Wire, pieces};
 use super::{Shared, answer, upload};
 use crate::client::ReadError;
@@ -186,13 +187,25 @@ where
     let deadline = context.deadline;
     let call = move |request: Request<Q>| async move {
         context.is_read();
+        let expected = context.method.answer_bytes();
+        let held = match expected {
+            0 => None,
+            _ => Some(context.shared.answers.take(&context.gate.peer, expected, deadline).await?),
+        };
         let answered = async {
             let _in_force = context.in_force().await?;
             answer(request.into_inner()).await
         };
         let answered = timeout_at(deadline, answered).await;
         let answer: Answer = match answered.unwrap_or_else(|_| Err(Problem::Status(late()))) {
-            Ok(bytes) => until(deadline, bytes.len(), stream::iter(pieces(bytes).map(Ok)).boxed()),
+            Ok(bytes) => {
+                let len = bytes.len();
+                let sent = stream::iter(pieces(bytes)).map(move |piece| {
+                    let _held_until_sent = &held;
+                    Ok(piece)
+                });
+                until(deadline, len, sent.boxed())
+            }
             Err(problem) => failed(problem)?,
         };
         Ok(Response::new(answer))
@@ -228,7 +241,7 @@ where
             return Err(Status::invalid_argument("the request can't be understood"));
         };
         let len = range.end.saturating_sub(range.start) as usize;
-        let permit = room(Arc::clone(&context.shared.reads), len.min(3 * PIECE), deadline).await?;
+        let permit = context.shared.reads.take(&context.gate.peer, len.min(3 * PIECE), deadline).await?;
         let answer = if len <= PIECE {
             let bytes = timeout_at(deadline, read(range)).await.map_err(|_| late())?;
             let piece = bytes.map_or_else(|error| Piece::fault(&error.into()), |bytes| Piece::new(bytes, true));
@@ -247,7 +260,7 @@ where
 }
 
 /// Reads in a task of its own, so that a client that takes nothing any more holds its room no longer than to its deadline.
-fn in_parts<F, Fut>(range: Range<u32>, read: F, deadline: Instant, permit: OwnedSemaphorePermit) -> Answer
+fn in_parts<F, Fut>(range: Range<u32>, read: F, deadline: Instant, permit: rooms::Held) -> Answer
 where
     F: Fn(Range<u32>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Bytes, ReadError>> + Send + 'static,

@@ -104,6 +104,19 @@ impl Method {
         allowed.contains(&role)
     }
 
+    /// Bytes that an answer is expected to take where it may be long; 0: it is short, or has a room of its own.
+    pub(crate) fn answer_bytes(self) -> usize {
+        match self {
+            // About 8 MiB, or one record that is longer.
+            Method::JournalScan => 12 << 20,
+            Method::Findings => 8 << 20,
+            Method::ListShards => 2 << 20,
+            Method::ReadRegister => 1 << 20,
+            Method::JournalSegments | Method::Inventory | Method::VerifyShards | Method::Verified => 256 << 10,
+            _ => 0,
+        }
+    }
+
     /// What only the metadata that has begun the node may order, since it decides over the journal and the life of data: one
     /// that was superseded may still have such orders on the way.
     pub(crate) fn is_of_leader(self) -> bool {

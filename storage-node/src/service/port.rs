@@ -109,6 +109,14 @@ impl Port {
     }
 }
 
+/// What counts as one address: one machine may have all those of its network, which is a /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
 /// A place among those that have not shown a certificate; given back when it is dropped.
 struct Handshake {
     shared: Arc<Shared>,
@@ -164,7 +172,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, from)) => {
-                let Some(handshake) = Handshake::begin(&shared, from.ip()) else {
+                let Some(handshake) = Handshake::begin(&shared, network(from.ip())) else {
                     tracing::warn!(%from, "too many connections have not shown a certificate yet: turned away");
                     continue;
                 };
@@ -247,5 +255,20 @@ async fn serve(stream: TlsStream<TcpStream>, peer: Identity, shared: Arc<Shared>
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_machine_with_many_addresses_is_one() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.7"), of("192.0.2.7"));
+        assert_ne!(of("192.0.2.7"), of("192.0.2.8"));
     }
 }

@@ -12,6 +12,7 @@ use super::fault::Fault;
 use super::identity::Role;
 use super::message::drive_id;
 use super::method::Method;
+use super::rooms::Held;
 use super::wire::{Done, MESSAGE_LIMIT, Upload, UploadHead, Wire};
 use crate::client::{Reserve, WriteError};
 use bytes::{Bytes, BytesMut};
@@ -22,14 +23,16 @@ use codec::stripe::StripeClass;
 use futures::FutureExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{timeout, timeout_at};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::server::Grpc;
-use tonic::{Request, Response, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 const UNREADABLE: WriteError = WriteError::Malformed("the header can't be read");
 const OTHER_PAYLOAD: WriteError = WriteError::Malformed("the header does not describe the payload");
 const OTHER_BYTES: WriteError = WriteError::Malformed("the payload is not what its header names");
+const NEVER_GRANTED: WriteError = WriteError::Malformed("the stripe's epoch was never granted");
 const OTHER_LENGTH: WriteError = WriteError::Malformed("the upload does not have the length that it names");
 
 pub(crate) fn serve(asked: Asked, request: http::Request<Body>) -> Answered {
@@ -73,19 +76,14 @@ impl Header {
 
 async fn take(asked: Asked, mut stream: Streaming<Upload>) -> Result<(), Problem> {
     let stall = asked.shared.config.stall;
-    let first = next(&mut stream, stall).await?;
+    let first = next(&mut stream, Instant::now() + stall).await?;
     let head = first.and_then(|upload| upload.head).ok_or_else(Problem::malformed)?;
     let drive = drive_id(&head.drive).ok_or_else(Problem::malformed)?;
     let header = Header::parse(asked.method, &head.header)?;
     check(&asked, &head, &header)?;
     let len = usize::try_from(head.len).map_err(|_| Problem::malformed())?;
     let node = &asked.shared.node;
-    let (rooms, most) = match asked.method {
-        Method::JournalAppend => (&asked.shared.journal, asked.shared.config.journal),
-        _ => (&asked.shared.uploads, asked.shared.config.uploads),
-    };
-    // Who may never have as much is let in alone.
-    let _room = room(Arc::clone(rooms), len.min(most), asked.deadline).await.map_err(Problem::Status)?;
+    let _room = room_for(&asked, len).await.map_err(Problem::Status)?;
     let payload = receive(&mut stream, len, header.hash(), stall).await?;
     let _in_force = asked.in_force().await?;
     let reserve = match (head.reserve, head.restripe) {
@@ -98,6 +96,25 @@ async fn take(asked: Asked, mut stream: Streaming<Upload>) -> Result<(), Problem
         Header::Batch(header) => node.journal_append(drive, header, payload, reserve).await?,
     }
     Ok(())
+}
+
+/// Room for a payload.
+#[expect(dead_code, reason = "held, not read")]
+enum Taken {
+    OfJournal(OwnedSemaphorePermit),
+    OfShards(Held),
+}
+
+async fn room_for(asked: &Asked, len: usize) -> Result<Taken, Status> {
+    let (shared, deadline) = (&asked.shared, asked.deadline);
+    match asked.method {
+        Method::JournalAppend => {
+            // Who may never have as much is let in alone.
+            let permit = room(Arc::clone(&shared.journal), len.min(shared.config.journal), deadline);
+            permit.await.map(Taken::OfJournal)
+        }
+        _ => shared.uploads.take(&asked.gate.peer, len, deadline).await.map(Taken::OfShards),
+    }
 }
 
 fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Problem> {
@@ -113,6 +130,12 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
         if asked.gate.peer.role == Role::Gateway && !clients {
             return Err(Problem::Status(asked.gate.refuse_role(asked.method)));
         }
+        // What is written in an epoch is seen by every later start, which takes a higher one: a gateway that could name any would
+        // leave the cluster without (R1).
+        let most = asked.shared.gates.told().map(|told| told.count().saturating_add(GRANTED));
+        if asked.gate.peer.role != Role::Metadata && most.is_some_and(|most| header.id().stripe.epoch.count() > most) {
+            return Err(NEVER_GRANTED.into());
+        }
         if header.descriptor.cluster != asked.gate.peer.cluster {
             return Err(Problem::Status(super::gate::Refusal::WrongCluster.status("a stripe of another cluster")));
         }
@@ -120,10 +143,22 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
     Ok(())
 }
 
+/// How many epochs may have been granted since the leader took its own. It grants one an hour to each gateway: a hundred of them
+/// need a few years for as many.
+const GRANTED: u32 = 1 << 22;
+
+/// Bytes for which an upload is given as long as for a piece that is on its way.
+const PACE: usize = 256 << 10;
+
 /// The next part of an upload. A sender that is silent gives back the room that was made for it.
-async fn next(stream: &mut Streaming<Upload>, stall: Duration) -> Result<Option<Upload>, Problem> {
-    let part = timeout(stall, stream.message()).await.map_err(|_| Problem::Status(late()))?;
+async fn next(stream: &mut Streaming<Upload>, until: Instant) -> Result<Option<Upload>, Problem> {
+    let part = timeout_at(until, stream.message()).await.map_err(|_| Problem::Status(late()))?;
     part.map_err(Problem::Status)
+}
+
+/// How long an upload may have taken that has come so far.
+fn paced(stall: Duration, had: usize) -> Duration {
+    stall.saturating_mul(u32::try_from(had / PACE).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// Takes `len` bytes, hashing each piece as it comes.
@@ -135,21 +170,26 @@ async fn receive(
 ) -> Result<Bytes, Problem> {
     let mut hasher = blake3::Hasher::new();
     let (mut only, mut all) = (Bytes::new(), BytesMut::new());
-    while let Some(upload) = next(stream, stall).await? {
-        if upload.head.is_some() {
+    let began = Instant::now();
+    let mut had = 0;
+    // No piece may be late, and neither may all of them: one byte at a time would hold the room for hours.
+    while let Some(upload) = next(stream, (Instant::now() + stall).min(began + paced(stall, had))).await? {
+        // A part without bytes says nothing, and would keep the sender from counting as silent.
+        if upload.head.is_some() || upload.data.is_empty() {
             return Err(Problem::malformed());
         }
-        let had = only.len() + all.len();
         if upload.data.len() > len.saturating_sub(had) {
             return Err(Fault::from(OTHER_LENGTH).into());
         }
+        let before = had;
+        had += upload.data.len();
         hasher.update(&upload.data);
         if upload.data.len() == len {
             // In one piece: taken as it is, without a copy.
             only = upload.data;
             continue;
         }
-        if had == 0 {
+        if before == 0 {
             all.reserve(len);
         }
         all.extend_from_slice(&upload.data);

@@ -83,6 +83,40 @@ async fn r1_two_stripes_of_one_id_at_the_same_time_are_one() {
     }
 }
 
+/// Every later start takes a higher epoch than any that a drive has seen: one forged shard left the cluster without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_gateway_writes_in_no_epoch_that_nobody_granted() {
+    let cluster = Cluster::small().await;
+    let leader = cluster.client(Role::Metadata);
+    leader.begin(Epoch(EPOCH.0 + 1)).await.unwrap();
+    let write = async |count: u32| {
+        let (mut header, payload) = shard(1, 100);
+        header.descriptor.id.epoch = Epoch(u64::from(count) << 32 | 1);
+        let client = cluster.client(Role::Gateway);
+        client.write_shard(first_drive(), header, payload, Reserve::Client).await
+    };
+    for forged in [u32::MAX, 1 << 24] {
+        assert!(matches!(write(forged).await, Err(WriteError::Malformed(reason)) if reason.contains("granted")));
+    }
+    assert!(leader.highest_epoch().await.is_some_and(|highest| highest.count() < 1 << 20));
+    // Granted to gateways since the leader took its own.
+    write(EPOCH.count() + 1000).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_gateway_leaves_room_for_the_uploads_of_another() {
+    let config = ServiceConfig { uploads: 2 * PIECE, ..ServiceConfig::default() };
+    let cluster = Cluster::large(config).await;
+    let (who, now) = (identity(CLUSTER, Role::Gateway, "c1"), tokio::time::Instant::now());
+    let uploads = &cluster.server.as_ref().unwrap().shared.uploads;
+    let _stalled = uploads.take(&who, PIECE, now + SOON).await.unwrap();
+    let hasty = cluster.hasty(Role::Gateway, Duration::from_millis(300));
+    assert_eq!(put(&*hasty, 1, PIECE).await, Err(WriteError::Unreachable), "it has its share");
+    let issued = cluster.ca.issue(&identity(CLUSTER, Role::Gateway, "c2"), YEAR).unwrap();
+    let other = RemoteNode::new(&credentials(&issued), cluster.config()).unwrap();
+    put(&*other, 1, PIECE).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shards_that_are_being_received_do_not_keep_the_journal_waiting() {
     let config = ServiceConfig { uploads: 2 * PIECE, ..ServiceConfig::default() };
@@ -91,7 +125,7 @@ async fn shards_that_are_being_received_do_not_keep_the_journal_waiting() {
     let head = JournalHead { ensemble: 1, first_lsn: Lsn(1) };
     metadata.journal_begin(first_drive(), head).await.unwrap();
     // All the room for shards is taken by one whose bytes do not come.
-    let room = Arc::clone(&cluster.server.as_ref().unwrap().shared.uploads);
+    let room = cluster.server.as_ref().unwrap().shared.uploads.all();
     let _taken = room.acquire_many_owned(2 * 1024).await.unwrap();
     let hasty = cluster.hasty(Role::Gateway, Duration::from_millis(300));
     assert_eq!(put(&*hasty, 1, PIECE).await, Err(WriteError::Unreachable), "no room for shards");

@@ -39,7 +39,9 @@ async fn a_server_that_dies_in_the_middle_is_unreachable_and_is_found_again() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(cluster.server.take());
     assert_eq!(reading.await.unwrap(), Err(ReadError::Unreachable));
-    assert!(matches!(client.problem(), Some(ConnectError::Broken { .. })), "{:?}", client.problem());
+    // It is looked for at once, and nobody is there.
+    let gone = matches!(client.problem(), Some(ConnectError::Broken { .. } | ConnectError::Unreachable { .. }));
+    assert!(gone, "{:?}", client.problem());
     cluster.trace.heal_all();
     assert_eq!(get(&*client, 1, LEN).await, Err(ReadError::Unreachable));
     let drives = client.drives().await;
@@ -140,6 +142,7 @@ async fn r17_uploads_that_lie_are_refused_and_nothing_is_written() {
     assert!(malformed(send(upload_of(1, 5000, vec![noise(2, 5000)])).await), "other bytes");
     assert!(malformed(send(upload_of(1, 5000, vec![])).await), "no bytes");
     assert!(malformed(send(vec![]).await), "nothing");
+    assert!(malformed(send(upload_of(1, 5000, vec![Bytes::new(), good.clone()])).await), "a part without bytes");
     assert!(malformed(send(upload_of(1, 5000, vec![good.clone()]).split_off(1)).await), "no head");
     let mut headless = upload_of(1, 5000, vec![good.clone()]);
     headless[0].head.as_mut().unwrap().header = Bytes::from_static(b"nonsense");
@@ -223,6 +226,23 @@ async fn writers_that_send_nothing_hold_no_more_than_the_bound() {
     put(&*cluster.client(Role::Gateway), 2, LEN).await.unwrap();
     let listed = cluster.node.list_shards(first_drive(), None, None, 10).await.unwrap();
     assert_eq!(listed.len(), 1, "what was not received whole was not written");
+}
+
+/// One byte at a time, or none, it held its room for as long as a call may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_trickles_gives_its_room_back_like_one_that_stalls() {
+    let config = ServiceConfig { stall: HASTY, ..ServiceConfig::default() };
+    let cluster = Cluster::large(config).await;
+    let (target, lane) = bare(&cluster, Role::Gateway, 1 << 20).await;
+    let link = lane.link(&target).await.unwrap();
+    let begun = upload_of(1, LEN, vec![]);
+    let trickle = stream::unfold(0, |at| async move {
+        tokio::time::sleep(HASTY / 8).await;
+        Some((Upload { head: None, data: noise(1, LEN).slice(at..at + 1) }, at + 1))
+    });
+    let sent = link.send(Method::WriteShard, stream::iter(begun).chain(trickle), HASTY * 100);
+    let ended = tokio::time::timeout(HASTY * 20, sent).await;
+    assert!(matches!(ended, Ok(Err(_))), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -145,3 +145,27 @@ async fn r1_an_epoch_that_a_node_was_told_is_seen_and_a_lower_one_is_an_error() 
     assert!(matches!(&refused, Err(DriveError::NotBegun { node, .. }) if node == "n1"), "{refused:?}");
     next.begin(Epoch(told.0 + 1)).await.unwrap();
 }
+
+/// Whoever wrote to a host that had vanished without a word waited for fifteen seconds before another drive was tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_to_a_host_that_vanished_is_given_up_within_seconds_and_others_go_around_it() {
+    let cluster = Cluster::small().await;
+    let way = Way::to(cluster.address, true).await;
+    let client = through(&cluster, &way, Deadlines::default()).await;
+    assert_eq!(client.drives().await.len(), 1);
+    way.set_cut(true);
+    let begun = Instant::now();
+    let writing = {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { put(&*client, 2).await })
+    };
+    // By what was asked here: nobody asks the node for its drives.
+    while !client.is_stalled(first_drive()) {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(writing.await.unwrap(), Err(WriteError::Unreachable));
+    let deadline = Deadlines::default().write;
+    assert!(begun.elapsed() < deadline / 2, "{:?}", begun.elapsed());
+    assert!(client.problem().is_some());
+}
