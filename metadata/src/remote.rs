@@ -23,12 +23,13 @@ mod tests;
 use self::cache::Cache;
 use self::peers::{Failed, Peers};
 use crate::client::CommitError;
+use crate::journal::Holders;
 use crate::keys::{Account, Domain};
 use crate::rpc::message::{Granted, Nothing, SessionMessage};
 use crate::rpc::{Name, Session};
 use crate::stripe_writer::StripeWriter;
 use codec::erasure::Geometry;
-use codec::id::{DomainId, Epoch};
+use codec::id::{DomainId, Epoch, Lsn};
 use prost::Message;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -49,6 +50,9 @@ pub const ACCOUNT_LIFE: Duration = Duration::from_secs(1);
 const ACCOUNTS: usize = 4096;
 /// Dedup domains that are known at a time.
 const DOMAINS: usize = 16_384;
+/// Entries of the journal whose drives are known at a time, and for how long: from the lookup of a large object to its last chunk.
+const HOLDERS: usize = 16_384;
+const HOLDERS_LIFE: Duration = Duration::from_secs(300);
 /// Epochs are asked for again after so long, when there was none to be had.
 const EPOCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -137,6 +141,8 @@ struct Inner {
     domains: Cache<(String, bool), Arc<Domain>>,
     domains_by_id: Cache<DomainId, Arc<Domain>>,
     accounts: Cache<String, Option<Arc<Account>>>,
+    /// Which drives have entries of the journal. One that has no entry there any more says so.
+    holders: Cache<Lsn, Holders>,
 }
 
 /// Metadata in other processes. Dropping it ends its tasks.
@@ -191,6 +197,7 @@ impl RemoteMetadata {
             domains: Cache::new(DOMAINS, None),
             domains_by_id: Cache::new(DOMAINS, None),
             accounts: Cache::new(ACCOUNTS, Some(ACCOUNT_LIFE)),
+            holders: Cache::new(HOLDERS, Some(HOLDERS_LIFE)),
         });
         let tasks = vec![
             tokio::spawn(refresh(inner.clone(), config.refresh_every)),

@@ -4,6 +4,7 @@ use super::peers::Failed;
 use super::{Inner, RemoteMetadata};
 use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape};
 use crate::command::{Command, Outcome, Refusal};
+use crate::journal::{Held, JournalMap, Patience};
 use crate::keys::{Account, Domain, Secret};
 use crate::listing::{
     ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
@@ -25,7 +26,7 @@ use bytes::Bytes;
 use codec::effect::{AccountRow, BucketRow, PartRow, UploadName, UploadRow, VersionRow};
 use codec::encrypt::{ChunkKey, DataKey};
 use codec::frame::verify_stored;
-use codec::id::{BucketId, ChunkId, DomainId, Epoch};
+use codec::id::{BucketId, ChunkId, DomainId, Epoch, Lsn};
 use codec::stripe::FramePlace;
 use prost::Message;
 use std::sync::Arc;
@@ -47,6 +48,11 @@ fn domain_of(mut message: DomainMessage) -> Option<Arc<Domain>> {
     message.data_key.zeroize();
     let (id, account) = (DomainId(message.id), message.account);
     Some(Arc::new(Domain { id, account, chunk_key: chunk_key?, data_key: data_key? }))
+}
+
+/// The bytes, if they are the frame of a chunk.
+fn is_frame(id: ChunkId, bytes: Bytes) -> Option<Bytes> {
+    verify_stored(&bytes).is_ok_and(|header| header.id == id).then_some(bytes)
 }
 
 impl Inner {
@@ -88,14 +94,24 @@ impl Inner {
             let read = read_frame(&*self.nodes, layout, at, chunk.place.len, ReadOptions::default()).await;
             return read.map_err(|error| unreachable(error.to_string()));
         }
-        // Only metadata knows where the journal has it. It looks the place up again by itself.
+        if let Some(bytes) = self.read_journal(chunk).await {
+            return Ok(bytes);
+        }
+        // Sealed since, perhaps, or on no drive yet: metadata knows, and looks the place up again by itself.
         let question = OfChunks { domain: 0, ids: pack_chunks([&chunk.id]) };
         let asked = self.peers.ask(Name::ReadFrame, question.encode_to_vec().into()).await;
         let bytes = asked.map_err(|error| error.frame(chunk.id))?;
-        match verify_stored(&bytes) {
-            Ok(header) if header.id == chunk.id => Ok(bytes),
-            _ => Err(unreachable("metadata sent bytes that are not its frame".to_owned())),
-        }
+        is_frame(chunk.id, bytes).ok_or_else(|| unreachable("metadata sent bytes that are not its frame".to_owned()))
+    }
+
+    /// Reads a frame from the drives that have its entry, if they are known and one of them gives it.
+    async fn read_journal(&self, chunk: &Located) -> Option<Bytes> {
+        let (lsn, start) = (chunk.place.lsn()?, chunk.place.offset);
+        let (holders, end) = (self.holders.get(&lsn)?, start.checked_add(chunk.place.len)?);
+        let held = Held { hash: [0; 32], prev_hash: [0; 32], epoch: Epoch(0), len: end, holders };
+        let map = JournalMap::new([(lsn, held)].into(), Patience::default());
+        let read = map.read_checked(&*self.nodes, lsn, start..end, |bytes| is_frame(chunk.id, bytes)).await;
+        read.inspect_err(|error| tracing::debug!(%error, "a frame is asked of metadata")).ok()
     }
 }
 
@@ -221,8 +237,11 @@ impl MetadataClient for RemoteMetadata {
     }
 
     async fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, LookupError> {
-        let question = OfChunks { domain: 0, ids: pack_chunks(ids) };
+        let (question, asked) = (OfChunks { domain: 0, ids: pack_chunks(ids) }, Instant::now());
         let found: LocatedList = self.inner.lookup(Name::Locate, &question).await?;
+        for entry in &found.entries {
+            self.inner.holders.put(Lsn(entry.lsn), entry.holders().ok_or_else(unreadable)?, asked);
+        }
         found.value(ids).ok_or_else(unreadable)
     }
 

@@ -230,8 +230,13 @@ impl Peers {
     }
 
     async fn attempt(&self, client: &Client, name: Name, question: Bytes, time: Duration) -> Result<Said, Failed> {
-        let long = question.len() > SHORT || name == Name::ReadFrame;
-        let lane = if long { Lane::Bulk } else { Lane::Control };
+        let lane = match name {
+            // The journal may wait for drives that hang, and reads do not wait for it.
+            Name::Commit => Lane::Slow,
+            Name::ReadFrame => Lane::Bulk,
+            _ if question.len() > SHORT => Lane::Bulk,
+            _ => Lane::Control,
+        };
         let bytes =
             client.ask(lane, name.as_str(), question, ANSWER_LIMIT, time).await.map_err(|error| match error {
                 error @ CallError::NotSent(_) => Failed::NotDone(error.to_string()),

@@ -1,5 +1,6 @@
 //! The messages of the calls. Rows travel as they are journaled (`codec::effect`).
 
+use crate::journal::Holders;
 use crate::listing::{
     ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
@@ -8,10 +9,10 @@ use bytes::Bytes;
 use codec::effect::{
     AccountRow, BucketRow, DriveRow, NodeRow, PartRow, Place, StripeRow, UploadName, UploadRow, VersionRow,
 };
-use codec::id::{BucketId, ChunkId, DomainId};
+use codec::id::{BucketId, ChunkId, DomainId, DriveId, Lsn};
 use codec::stripe::StripeDescriptor;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use storage_node::stripe_io::StripeLayout;
 
@@ -114,6 +115,14 @@ messages! {
         #[prost(message, repeated, tag = "1")] chunks: Vec<LocatedMessage>,
         /// The stripes that `stripe` counts in.
         #[prost(message, repeated, tag = "2")] stripes: Vec<StripeRow>,
+        /// Where the entries are that chunks ride in.
+        #[prost(message, repeated, tag = "3")] entries: Vec<HeldMessage>,
+    }
+    /// An entry of the journal and the drives that have it.
+    HeldMessage {
+        #[prost(uint64, tag = "1")] lsn: u64,
+        /// 16 bytes each.
+        #[prost(bytes = "bytes", repeated, tag = "2")] drives: Vec<Bytes>,
     }
     /// Where a chunk lies; without a place it is not known.
     LocatedMessage {
@@ -329,9 +338,12 @@ impl HitList {
 }
 
 impl LocatedList {
-    pub fn new(found: Vec<Option<Located>>) -> LocatedList {
+    /// `holders`: the drives that have an entry of the journal, as far as that is known.
+    pub fn new(found: Vec<Option<Located>>, holders: impl Fn(Lsn) -> Option<Holders>) -> LocatedList {
         let mut list = LocatedList::default();
         let mut known = HashMap::new();
+        let lsns: BTreeSet<Lsn> = found.iter().flatten().filter_map(|located| located.place.lsn()).collect();
+        list.entries = lsns.into_iter().filter_map(|lsn| Some(held_message(lsn, &holders(lsn)?))).collect();
         for located in found {
             let message = located.map_or_else(LocatedMessage::default, |located| {
                 let stripe = located.stripe.as_ref().map_or(0, |layout| {
@@ -368,10 +380,20 @@ impl LocatedList {
     }
 }
 
+fn held_message(lsn: Lsn, holders: &Holders) -> HeldMessage {
+    let drives = holders.iter().map(|drive| Bytes::copy_from_slice(drive.as_bytes())).collect();
+    HeldMessage { lsn: lsn.0, drives }
+}
+
+impl HeldMessage {
+    pub fn holders(&self) -> Option<Holders> {
+        self.drives.iter().map(|drive| DriveId::from_slice(drive)).collect()
+    }
+}
+
 fn row_of(layout: &StripeLayout) -> StripeRow {
-    let drive = |drive: &Option<codec::id::DriveId>| {
-        drive.map_or_else(Bytes::new, |drive| Bytes::copy_from_slice(drive.as_bytes()))
-    };
+    let drive =
+        |drive: &Option<DriveId>| drive.map_or_else(Bytes::new, |drive| Bytes::copy_from_slice(drive.as_bytes()));
     StripeRow { descriptor: layout.descriptor.encode(), drives: layout.drives.iter().map(drive).collect() }
 }
 

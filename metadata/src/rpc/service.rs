@@ -236,7 +236,10 @@ async fn chunk(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, T
     let ids: Vec<ChunkId> = known(unpack_chunks(&ids))?;
     Ok(match name {
         Name::FindChunks => Answer::done(&HitList::from(meta.find_chunks(DomainId(domain), &ids).await?)),
-        Name::Locate => Answer::done(&LocatedList::new(meta.locate(&ids).await?)),
+        Name::Locate => {
+            let holders = |lsn| meta.journal_entry(lsn).map(|held| held.holders);
+            Answer::done(&LocatedList::new(meta.locate(&ids).await?, holders))
+        }
         _ => {
             let [id] = ids[..] else { return Err(Trouble::Malformed) };
             let located = meta.locate(&[id]).await?.pop().flatten().ok_or(FrameReadError::Unknown(id))?;

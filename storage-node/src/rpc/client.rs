@@ -28,13 +28,15 @@ pub struct Peer {
     pub address: String,
 }
 
-/// Which of the two connections a call takes.
+/// Which of its connections a call takes: each has so many streams and no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
     /// For what is short, and must not wait behind megabytes.
     Control,
-    /// For all the rest.
+    /// For what is long.
     Bulk,
+    /// For what may have to wait where it is answered, and must not keep the others from being asked.
+    Slow,
 }
 
 /// Why a call has no answer.
@@ -54,6 +56,7 @@ pub struct Client {
     service: &'static str,
     control: link::Lane,
     bulk: link::Lane,
+    slow: link::Lane,
 }
 
 impl Client {
@@ -83,7 +86,7 @@ impl Client {
             stream_window: STREAM_WINDOW,
             connection_window: CONNECTION_WINDOW,
         };
-        Ok(Client { target, service, control: link::Lane::new(0), bulk: link::Lane::new(1) })
+        Ok(Client { target, service, control: link::Lane::new(0), bulk: link::Lane::new(1), slow: link::Lane::new(2) })
     }
 
     /// The process.
@@ -149,6 +152,7 @@ impl Client {
         let lane = match lane {
             Lane::Control => &self.control,
             Lane::Bulk => &self.bulk,
+            Lane::Slow => &self.slow,
         };
         let began = tokio::time::Instant::now();
         let linked = timeout(time, lane.link(&self.target)).await.unwrap_or_else(|_| Err(late()));

@@ -5,7 +5,7 @@ use super::super::drives::{copy_of, put_back, returned};
 use super::super::failures::numbers;
 use super::*;
 use crate::client::CommitError;
-use crate::command::{REQUEST_LIFE_MS, Refusal};
+use crate::command::{Condition, EPOCH_HOLD_MS, REQUEST_LIFE_MS, Refusal};
 use crate::index::reclaim::Hold;
 
 const HOUR: u64 = 3600 * 1000;
@@ -101,6 +101,39 @@ fn r9_a_request_commits_under_its_epoch_until_it_is_fenced() {
 }
 
 /// A checkpoint of a large index takes longer than a request may live: what it wrote first is committed with the rest.
+#[test]
+fn r9_a_gateway_writes_on_over_a_start_and_what_it_left_goes_when_its_epoch_is_fenced() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        let epoch = store.metadata.grant_epoch("g1".to_owned()).await.unwrap();
+        assert!(epoch > store.metadata.epoch(), "it is the gateway's alone");
+        let left = orphan(&store, epoch, 1000).await;
+        // Without what keeps its epoch open, every start would refuse what gateways are storing.
+        store = store.restart().await;
+        assert_eq!(rows::open_from(&store.view()).unwrap(), epoch);
+        let (bucket, key) = (store.bucket, "k".to_owned());
+        let delete = Command::DeleteObject { bucket, key, condition: Condition::None };
+        store.metadata.commit(epoch, delete.clone()).await.unwrap();
+        store.round().await;
+        store.pass(REQUEST_LIFE_MS).await;
+        store.metadata.renew_epoch().await.unwrap();
+        assert_eq!(store.round().await.orphans, 0, "it may be under way still");
+        store.pass(EPOCH_HOLD_MS).await;
+        store.metadata.renew_epoch().await.unwrap();
+        assert!(rows::open_from(&store.view()).unwrap() > epoch);
+        let fenced = store.metadata.commit(epoch, delete).await;
+        assert!(matches!(fenced, Err(CommitError::Refused(Refusal::Fenced { .. }))), "{fenced:?}");
+        store.pass(DAY).await;
+        assert!(store.round().await.orphans > 0);
+        assert!(!store.on_drives().await.contains(&left));
+        // An index that is made anew knows whose it was.
+        store.metadata = store.world.rebuilt(store.metadata).await;
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        store.check().await;
+    });
+}
+
 #[test]
 fn r9_a_checkpoint_that_takes_longer_than_requests_live_keeps_its_epoch_open() {
     run(async {
