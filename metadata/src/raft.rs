@@ -4,24 +4,34 @@
 //! every copy of one LSN on the drives is the same. The LSN is the Raft index: a proposal names the LSN that it was decided
 //! for, and one that Raft gave another index changes nothing, anywhere ([`Applied::Misplaced`]).
 //!
-//! Nothing starts a cluster of metadata nodes yet: one process is still the whole of metadata.
+//! [`Network`] and [`Inbox`] are the calls between them, [`TlsWays`] and [`Service`] how these travel.
 
 mod found;
 mod gate;
+mod inbox;
 mod log;
 mod machine;
 mod member;
 mod message;
+mod network;
+mod part;
 mod record;
 #[cfg(test)]
 mod tests;
+mod way;
+mod wire;
 
 pub use self::found::FoundError;
+pub use self::inbox::{Inbox, Joins, Pieces};
 pub use self::log::{FAMILIES, Identity, LogStore, OpenError};
 pub use self::machine::{Machine, MachineError};
 pub use self::member::{ChangeError, Leadership, Member, MemberConfig, MemberError, MemberLine, Timings};
 pub use self::message::{decode_entry, encode_entry};
+pub use self::network::{Link, Network, ask_to_join};
+pub use self::part::Refused;
 pub use self::record::{Record, RecordError, Tail, record};
+pub use self::way::{Purpose, Way, WayError, Ways};
+pub use self::wire::{Service, TlsWays};
 
 use bytes::Bytes;
 use openraft::AnyError;
@@ -41,7 +51,7 @@ openraft::declare_raft_types!(
 );
 
 /// A metadata node, as the others reach it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// Host and port of its metadata service.
     pub address: String,

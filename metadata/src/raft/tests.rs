@@ -3,3 +3,5 @@
 mod cluster;
 mod log;
 mod machine;
+mod network;
+mod wire;
