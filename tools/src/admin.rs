@@ -206,7 +206,7 @@ pub(crate) fn unavailable(reason: impl std::fmt::Display) -> Response {
 
 async fn ready(State(state): State<Arc<AdminState>>, request: Request) -> Response {
     let reads_only = request.uri().query() == Some("for=reads");
-    if let Some(seat) = state.seat().filter(|_| state.metadata() != Err(NotReady::Stopping)) {
+    if let Some(seat) = state.seat().filter(|_| !matches!(state.metadata(), Err(NotReady::Stopping))) {
         return match seat.condition(reads_only) {
             Ok(line) => format!("{line}\n").into_response(),
             Err(line) => unavailable(line),

@@ -10,6 +10,7 @@
 //! keys/kek      mode 0600: the key-encryption key
 //! drives/0..    drives made by `--drives N`
 //! index/        disposable: metadata's index and the node's
+//! raft/         of a metadata node among several: its log, its vote, its index
 //! ```
 //!
 //! Invariants:
@@ -91,6 +92,9 @@ pub struct Config {
     /// The drives are served by storage nodes, in processes of their own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_nodes: bool,
+    /// The number of this metadata node, in hex; absent where the process is all of metadata, or waits to be added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
     /// Drives were added or removed since the first start: what its command line said of them is history.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub changed: bool,
@@ -142,6 +146,7 @@ impl Config {
             reserve: 0,
             drives,
             on_nodes: false,
+            member: None,
             changed: false,
             removed: Vec::new(),
             pending: Vec::new(),
@@ -153,12 +158,20 @@ impl Config {
         ClusterId::from_slice(&hex::decode(self.cluster.as_ref()?).ok()?)
     }
 
+    /// The number of this metadata node.
+    pub fn member_id(&self) -> Option<u64> {
+        u64::from_str_radix(self.member.as_ref()?, 16).ok().filter(|number| *number != 0)
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.version != CONFIG_VERSION {
             return Err(format!("version {} is unknown to this stele (it knows {CONFIG_VERSION})", self.version));
         }
         if self.cluster.is_some() && self.cluster_id().is_none() {
             return Err("cluster is not 32 hex digits".to_owned());
+        }
+        if self.member.is_some() && self.member_id().is_none() {
+            return Err("member is not a number in hex".to_owned());
         }
         if self.drives.is_empty() != self.on_nodes {
             let reason = if self.on_nodes { "drives are named, and they are on nodes" } else { "there are no drives" };
@@ -256,6 +269,11 @@ impl DataDir {
     /// Where the indexes are.
     pub fn index_path(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// Where a metadata node among several keeps its log and its index.
+    pub fn raft_path(&self) -> PathBuf {
+        self.root.join("raft")
     }
 
     /// The mark of an accepted loss.

@@ -5,7 +5,8 @@ use tracing_subscriber::EnvFilter;
 
 /// What is logged where RUST_LOG says nothing. `s3s` reports each answer above 399 as an error, the client's own mistakes
 /// included; ours are logged where they are consumed, in the gateway.
-const DEFAULT: &str = "info,s3s=off";
+/// `openraft` reports every attempt to reach a node that is away, several times a second; that a node is away is logged once.
+const DEFAULT: &str = "info,s3s=off,openraft=off";
 
 /// Starts logging. A second call in one process changes nothing.
 pub fn start() {

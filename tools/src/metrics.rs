@@ -4,6 +4,7 @@
 
 use crate::admin_client::StatusAnswer;
 use crate::admin_drives::DriveInfo;
+use crate::admin_members::MembersAnswer;
 use crate::keep_answers::{ReclaimAnswer, RepairAnswer, ScrubDrive};
 use crate::open_files::OpenFiles;
 use crate::replication::answers::{ReplicationAnswer, RuleAnswer};
@@ -11,6 +12,14 @@ use std::fmt::Write;
 
 /// 1 while reads and writes are served, 0 while only reads are.
 pub const SERVING: &str = "stele_serving";
+/// Raft's term, of one metadata node among several.
+pub const RAFT_TERM: &str = "stele_raft_term";
+/// 1 on the metadata node that leads.
+pub const RAFT_LEADS: &str = "stele_raft_leads";
+/// Metadata nodes that vote, as this one knows them.
+pub const RAFT_VOTERS: &str = "stele_raft_voters";
+/// Entries that a metadata node lacks, by name; on the leader only.
+pub const RAFT_LAG: &str = "stele_raft_lag_entries";
 /// The last journal entry.
 pub const JOURNAL_APPLIED: &str = "stele_journal_applied_lsn";
 /// The last sealed journal entry.
@@ -146,7 +155,11 @@ pub const REPLICATION_DELETED: &str = "stele_replication_deleted_total";
 pub const REPLICATION_SAME: &str = "stele_replication_same_total";
 
 /// All names, and what they mean: for the page itself, and for the test that compares the alert rules with it.
-pub const ALL: [(&str, &str, &str); 66] = [
+pub const ALL: [(&str, &str, &str); 70] = [
+    (RAFT_TERM, "gauge", "Raft's term, of one metadata node among several"),
+    (RAFT_LEADS, "gauge", "1 on the metadata node that leads"),
+    (RAFT_VOTERS, "gauge", "Metadata nodes that vote, as this one knows them"),
+    (RAFT_LAG, "gauge", "Entries that a metadata node lacks, by name; on the leader only"),
     (SERVING, "gauge", "1 while reads and writes are served"),
     (JOURNAL_APPLIED, "counter", "The last journal entry"),
     (JOURNAL_SEALED, "counter", "The last sealed journal entry"),
@@ -247,6 +260,21 @@ impl Page {
 
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// The part of the page about the metadata nodes.
+pub(crate) fn members(answer: &MembersAnswer) -> String {
+    let mut page = Page(String::new());
+    page.single(RAFT_TERM, answer.term.unwrap_or(0) as f64);
+    page.single(RAFT_LEADS, f64::from(u8::from(answer.leader.as_ref() == Some(&answer.me))));
+    page.single(RAFT_VOTERS, answer.members.iter().filter(|member| member.voter).count() as f64);
+    page.head(RAFT_LAG);
+    for member in &answer.members {
+        if let Some(lag) = member.lag {
+            page.sample(RAFT_LAG, &[("member", &member.name)], lag as f64);
+        }
+    }
+    page.0
 }
 
 /// The page.

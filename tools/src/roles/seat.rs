@@ -1,0 +1,492 @@
+//! This process's place among the metadata nodes: it waits to be added, or begins a cluster, and is a member from then on.
+//!
+//! Invariants
+//! * A node has one number for as long as it has the state that goes with it, and never takes one again: a number is random, it is
+//!   written down before the state is made, and a node that finds no state for its number waits to be added under another. So
+//!   nobody votes twice, or counts for entries that he no longer has.
+//! * A node takes part only with the cluster's key: it could lead otherwise, and nobody could log in.
+//! * A cluster is begun over drives that hold data only when an operator has said so: metadata nodes that are merely not reached
+//!   would be superseded.
+
+use crate::config_file::MetadataConfig;
+use crate::data_dir::{Config, DataDir, DataDirError, random};
+use crate::index_home::Indexes;
+use crate::roles::metadata::{self as role, MetadataError};
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::effect::SettingRow;
+use metadata::client::{MetadataClient, Mode};
+use metadata::clock::{SystemClock, SystemEntropy};
+use metadata::index::{self, IndexError, Overlay};
+use metadata::keys::{KEY_CHECK_SETTING, KeyError, Keys};
+use metadata::raft::{
+    ChangeError, FoundError, Identity, Inbox, Joins, Member, MemberConfig, MemberError, MemberLine, Network, Peer,
+    Refused, Timings, TlsWays, WayError, Ways, ask_to_join,
+};
+use metadata::replica::{Leading, NotLeading, Replica};
+use metadata::service::Metadata;
+use metadata::start::{IndexHome, LeaderParts};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+use storage_node::host::NodeHost;
+use storage_node::kv::{KvError, RocksOptions};
+use storage_node::service::tls::Credentials;
+
+/// How far the index of a follower may be behind its log for the node to count as ready, in entries.
+const CAUGHT_UP: u64 = 1000;
+/// How often, and how long apart, an index that was just closed is tried: whoever still reads it ends soon.
+const CLOSING: (u32, Duration) = (50, Duration::from_millis(100));
+
+/// Why this node's place is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum SeatError {
+    /// The data directory.
+    #[error(transparent)]
+    Data(#[from] DataDirError),
+    /// The start over the drives.
+    #[error(transparent)]
+    Start(#[from] MetadataError),
+    /// The state of this member.
+    #[error(
+        "the state of this metadata node in {path} can't be used: {error}. If it is lost: stele metadata --config FILE --rejoin \
+         puts it aside, and the node waits to be added anew (stele member remove, then add)"
+    )]
+    State {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        error: MemberError,
+    },
+    /// The key file.
+    #[error("{path}: {source}. All metadata nodes have the same key file: copy it from another")]
+    Key {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// The index of this member.
+    #[error("the index of this metadata node: {0}")]
+    Index(#[from] IndexError),
+    /// It is a member.
+    #[error("this node is a metadata node of the cluster already")]
+    Taken,
+    /// It is none.
+    #[error("this node waits to be added: stele member add on a metadata node of the cluster, or stele cluster init")]
+    Waiting,
+    /// There is data.
+    #[error(
+        "the drives hold a cluster's data. If its metadata nodes run, add this one there (stele member add). If all of them are \
+         lost, or its metadata was one process until now, say --existing"
+    )]
+    Existing,
+    /// The start reads only.
+    #[error("the drives can't be written to: {0}")]
+    ReadOnly(String),
+    /// Storage nodes refuse or fail.
+    #[error("the storage nodes: {0}")]
+    Nodes(String),
+    /// The node that was to be added.
+    #[error("{peer} does not take part: {error}")]
+    Join {
+        /// Which.
+        peer: Peer,
+        /// Why.
+        error: WayError,
+    },
+    /// The members.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// There is a member of this name.
+    #[error("{0} is a metadata node already; one that has lost its state is removed first, and then added")]
+    Known(Peer),
+    /// There is none.
+    #[error("no metadata node is called {0}")]
+    Unknown(String),
+    /// Not a name or an address.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl From<NotLeading> for SeatError {
+    fn from(error: NotLeading) -> SeatError {
+        SeatError::Change(ChangeError::NotLeading(error))
+    }
+}
+
+/// A member, and the service that it leads with.
+#[derive(Clone)]
+struct Taken {
+    member: Arc<Member>,
+    replica: Arc<Replica>,
+}
+
+/// This process among the metadata nodes.
+pub struct Seat {
+    data: Arc<DataDir>,
+    config: MetadataConfig,
+    credentials: Credentials,
+    /// As the others reach it.
+    me: Peer,
+    ways: Arc<TlsWays>,
+    inbox: Arc<Inbox>,
+    taken: RwLock<Option<Taken>>,
+    /// One change of this node's place at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl Seat {
+    /// A process without a place yet.
+    pub fn new(data: Arc<DataDir>, config: MetadataConfig, credentials: Credentials, me: Peer) -> Arc<Seat> {
+        let ways = TlsWays::new(Arc::new(credentials.clone()));
+        let seat = Arc::new(Seat {
+            data,
+            config,
+            credentials,
+            me,
+            ways,
+            inbox: Arc::default(),
+            taken: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
+        });
+        seat.inbox.joined_by(Arc::new(Joiner(Arc::downgrade(&seat))));
+        seat
+    }
+
+    /// What answers the other nodes' Rafts.
+    pub fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.inbox)
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        self.taken.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes up the place that the data directory names, if it has the state for it. One without is free: it waits.
+    pub async fn resume(&self) -> Result<(), SeatError> {
+        let _changing = self.changing.lock().await;
+        let mut stored = role::set_up(&self.data, &self.config)?;
+        let Some(number) = stored.member_id() else {
+            return Ok(());
+        };
+        // Both stores: with one of them alone nothing can be known of the other.
+        let there = ["log", "index"].iter().all(|part| self.data.raft_path().join(part).exists());
+        if !there {
+            tracing::error!(
+                number = format!("{number:016x}"),
+                "the state of this metadata node is gone; it waits to be added"
+            );
+            return self.give_up(&mut stored);
+        }
+        let keys = self.keys()?;
+        let opened = Member::open(self.member_config(number), self.network()).await;
+        let member = opened.map_err(|error| SeatError::State { path: self.data.raft_path(), error })?;
+        self.check_key(&member, &keys)?;
+        self.sit(member)
+    }
+
+    /// Puts the state of this node aside, whatever it is, so that it waits to be added under another number.
+    pub fn rejoin(&self) -> Result<(), SeatError> {
+        let mut stored = role::set_up(&self.data, &self.config)?;
+        self.give_up(&mut stored)
+    }
+
+    fn give_up(&self, stored: &mut Config) -> Result<(), SeatError> {
+        // First: a number whose state is half gone must not be found again.
+        stored.member = None;
+        self.data.write_config(stored)?;
+        let from = self.data.raft_path();
+        if !from.exists() {
+            return Ok(());
+        }
+        let aside = |n: &u32| from.with_file_name(format!("raft.{n}.aside"));
+        let to =
+            (0..u32::MAX).find(|n| !aside(n).exists()).map_or_else(|| from.with_file_name("raft.aside"), |n| aside(&n));
+        tracing::warn!(to = %to.display(), "the state of this metadata node is put aside");
+        std::fs::rename(&from, &to).map_err(|source| DataDirError::Io { path: from, source }.into())
+    }
+
+    fn member_config(&self, number: u64) -> MemberConfig {
+        MemberConfig {
+            identity: Identity { cluster: self.credentials.identity().cluster, node: number },
+            dir: self.data.raft_path(),
+            rocks: RocksOptions::default(),
+            timings: Timings::default(),
+            sabotage: Default::default(),
+        }
+    }
+
+    fn network(&self) -> Network {
+        Network::new(Arc::clone(&self.ways) as Arc<dyn Ways>)
+    }
+
+    fn keys(&self) -> Result<Keys, SeatError> {
+        let path = self.data.key_path();
+        Keys::open(&path, false).map(|(keys, _)| keys).map_err(|source| SeatError::Key { path, source })
+    }
+
+    /// An index that is empty yet comes from a leader whose key was compared when this node was added.
+    fn check_key(&self, member: &Member, keys: &Keys) -> Result<(), SeatError> {
+        let journaled = index::setting(&Overlay::new(&*member.machine().kv()), KEY_CHECK_SETTING)?;
+        let checked = journaled.map_or(Ok(()), |journaled| keys.check(&journaled));
+        checked.map_err(|source| SeatError::Key { path: self.data.key_path(), source })
+    }
+
+    /// The member takes this place.
+    fn sit(&self, member: Member) -> Result<(), SeatError> {
+        let (member, key_path) = (Arc::new(member), self.data.key_path());
+        let parts = LeaderParts {
+            nodes: role::nodes(&self.config, &self.credentials).map_err(MetadataError::from)?,
+            cluster: self.credentials.identity().cluster,
+            keys: Arc::new(move || Keys::open(&key_path, false).map(|(keys, _)| keys)),
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(SystemEntropy),
+        };
+        let stored = role::set_up(&self.data, &self.config)?;
+        let how = role::start_config(&self.config, &stored).map_err(MetadataError::from)?;
+        let replica = Arc::new(Replica::new(Arc::clone(&member), parts, how));
+        self.inbox.seat(member.id(), member.raft().clone(), member.machine().clone());
+        *self.taken.write().unwrap_or_else(PoisonError::into_inner) = Some(Taken { member, replica });
+        Ok(())
+    }
+
+    /// A number that no metadata node has had, written down.
+    fn new_number(&self, stored: &mut Config) -> Result<u64, SeatError> {
+        // 0 is nobody's; the highest bit is left free for numbers that people read as signed.
+        let number = (u64::from_le_bytes(random::<8>(self.data.root())?) >> 1).max(1);
+        stored.member = Some(format!("{number:016x}"));
+        self.data.write_config(stored)?;
+        Ok(number)
+    }
+
+    /// Begins a cluster of one metadata node over the drives: their first start, or with `existing` the cluster that they hold.
+    pub async fn begin(&self, existing: bool) -> Result<(), SeatError> {
+        let _changing = self.changing.lock().await;
+        if self.taken().is_some() {
+            return Err(SeatError::Taken);
+        }
+        let mut stored = role::set_up(&self.data, &self.config)?;
+        let nodes = role::nodes(&self.config, &self.credentials).map_err(MetadataError::from)?;
+        if !existing && has_data(&*nodes).await? {
+            return Err(SeatError::Existing);
+        }
+        self.start_once(&mut stored, nodes).await?;
+        // What an earlier attempt has left.
+        self.give_up(&mut stored)?;
+        let number = self.new_number(&mut stored)?;
+        let member = self.found(number).await?;
+        self.sit(member)?;
+        let index = Indexes::new(self.data.index_path());
+        if let Err(error) = index.destroy() {
+            tracing::warn!(%error, "the index that the cluster was begun from can't be removed; nobody needs it");
+        }
+        tracing::info!(number = format!("{number:016x}"), "a cluster of one metadata node is begun");
+        Ok(())
+    }
+
+    /// One start of a process that is all of metadata, for the index and the accounts that a cluster of nodes begins with.
+    async fn start_once(&self, stored: &mut Config, nodes: Arc<dyn NodeHost>) -> Result<(), SeatError> {
+        let cluster = self.credentials.identity().cluster;
+        let started = role::metadata(&self.data, &self.config, stored, cluster, nodes).await;
+        let meta = Arc::new(started.map_err(MetadataError::from)?);
+        let recorded = async {
+            let status = meta.status();
+            if status.mode == Mode::ReadOnly {
+                return Err(SeatError::ReadOnly(status.reason));
+            }
+            Ok(role::record(&self.data, &self.config, stored, &self.credentials, &meta).await?)
+        };
+        let recorded = recorded.await;
+        meta.shutdown().await;
+        recorded
+    }
+
+    async fn found(&self, number: u64) -> Result<Member, SeatError> {
+        let index = self.data.index_path().join("metadata");
+        let mut tries = CLOSING.0;
+        loop {
+            let config = self.member_config(number);
+            match Member::found(config, self.me.clone(), index.clone(), self.network()).await {
+                Ok(member) => return Ok(member),
+                Err(error) if tries > 0 && is_in_use(&error) => {
+                    tries -= 1;
+                    tokio::time::sleep(CLOSING.1).await;
+                }
+                Err(error) => return Err(SeatError::State { path: self.data.raft_path(), error }),
+            }
+        }
+    }
+
+    /// A member asks this node to take part.
+    async fn join(&self, by: &str, token: Bytes) -> Result<u64, Refused> {
+        let _changing = self.changing.lock().await;
+        if let Some(Taken { member, .. }) = self.taken() {
+            // It was asked before, and the member that asked did not get to adding it.
+            let raft = member.raft().metrics().borrow().clone();
+            let empty = raft.last_log_index.is_none() && raft.membership_config.membership().nodes().next().is_none();
+            let why = || format!("it is metadata node {:016x} already; --rejoin makes it one that waits", member.id());
+            return if empty { Ok(member.id()) } else { Err(Refused::Occupied(why())) };
+        }
+        let journaled = SettingRow { name: KEY_CHECK_SETTING.to_owned(), value: token };
+        let checked = self.keys().and_then(|keys| {
+            let path = self.data.key_path();
+            keys.check(&journaled).map_err(|source| SeatError::Key { path, source })
+        });
+        checked.map_err(|error| Refused::OtherKey(error.to_string()))?;
+        match self.take_part().await {
+            Ok(number) => {
+                tracing::info!(
+                    by,
+                    number = format!("{number:016x}"),
+                    "this node is a metadata node of the cluster from now on"
+                );
+                Ok(number)
+            }
+            Err(error) => Err(Refused::Disk(error.to_string())),
+        }
+    }
+
+    async fn take_part(&self) -> Result<u64, SeatError> {
+        let mut stored = role::set_up(&self.data, &self.config)?;
+        self.give_up(&mut stored)?;
+        stored.cluster = Some(self.credentials.identity().cluster.to_string());
+        let number = self.new_number(&mut stored)?;
+        let opened = Member::open(self.member_config(number), self.network()).await;
+        self.sit(opened.map_err(|error| SeatError::State { path: self.data.raft_path(), error })?)?;
+        Ok(number)
+    }
+
+    /// Adds a node, which must run and wait for it. Only the leader can.
+    pub async fn add(&self, peer: Peer) -> Result<(), SeatError> {
+        let Taken { member, .. } = self.taken().ok_or(SeatError::Waiting)?;
+        member.read_index().await?;
+        if let Some(known) = member.members().into_iter().find(|line| line.peer.name == peer.name) {
+            if known.peer != peer || known.voter {
+                return Err(SeatError::Known(known.peer));
+            }
+            return Ok(member.add(known.id, peer).await?);
+        }
+        let path = self.data.key_path();
+        let token = self.keys()?.check_setting().map_err(|source| SeatError::Key { path, source })?.value;
+        let joined = ask_to_join(&*self.ways, &peer, token).await;
+        let number = joined.map_err(|error| SeatError::Join { peer: peer.clone(), error })?;
+        Ok(member.add(number, peer).await?)
+    }
+
+    /// Removes the node of this name. Only the leader can.
+    pub async fn remove(&self, name: &str) -> Result<Peer, SeatError> {
+        let Taken { member, .. } = self.taken().ok_or(SeatError::Waiting)?;
+        member.read_index().await?;
+        let found = member.members().into_iter().find(|line| line.peer.name == name);
+        let found = found.ok_or_else(|| SeatError::Unknown(name.to_owned()))?;
+        member.remove(found.id).await?;
+        Ok(found.peer)
+    }
+
+    /// The members as this node knows them; none while it waits.
+    pub fn members(&self) -> Vec<MemberLine> {
+        self.taken().map_or_else(Vec::new, |taken| taken.member.members())
+    }
+
+    /// The name of this node.
+    pub fn name(&self) -> &str {
+        &self.me.name
+    }
+
+    /// Raft's term, and whether this node leads; `None` while it waits.
+    pub fn term(&self) -> Option<(u64, bool)> {
+        let taken = self.taken()?;
+        let now = taken.member.watch().borrow().clone();
+        Some((now.term, now.leading))
+    }
+
+    /// Whether clients that come to this node find what they need, and a line that says so or why not.
+    pub fn condition(&self, reads_only: bool) -> Result<String, String> {
+        let Taken { member, replica } = self.taken().ok_or_else(|| SeatError::Waiting.to_string())?;
+        if let Ok(meta) = replica.serving() {
+            let status = meta.status();
+            return match status.mode {
+                Mode::Serving => Ok("leads".to_owned()),
+                Mode::ReadOnly if reads_only => Ok("leads, read-only".to_owned()),
+                Mode::ReadOnly => Err(format!("leads, read-only: {}", status.reason)),
+            };
+        }
+        let now = member.watch().borrow().clone();
+        if now.leading {
+            return Err(replica.problem().unwrap_or_else(|| "leads, and starts to serve".to_owned()));
+        }
+        let Some((_, leader)) = now.leader else { return Err("no leader is known".to_owned()) };
+        let raft = member.raft().metrics().borrow().clone();
+        let (last, applied) = (raft.last_log_index.unwrap_or(0), raft.last_applied.map_or(0, |id| id.index));
+        if last == 0 || last.saturating_sub(applied) > CAUGHT_UP {
+            return Err(format!("follows {leader}, and catches up: {applied} of {last} entries"));
+        }
+        Ok(format!("follows {leader}"))
+    }
+
+    /// Ends the service and Raft on this node.
+    pub async fn shutdown(&self) {
+        let _changing = self.changing.lock().await;
+        self.inbox.unseat();
+        let taken = self.taken.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Taken { replica, .. }) = taken {
+            replica.shutdown().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Leading for Seat {
+    fn serving(&self) -> Result<Arc<Metadata>, NotLeading> {
+        self.taken().ok_or_else(NotLeading::default)?.replica.serving()
+    }
+
+    async fn linearizable(&self) -> Result<(), NotLeading> {
+        let replica = self.taken().ok_or_else(NotLeading::default)?.replica;
+        replica.linearizable().await
+    }
+
+    fn member(&self) -> Option<Arc<Member>> {
+        self.taken().map(|taken| taken.member)
+    }
+}
+
+struct Joiner(Weak<Seat>);
+
+#[async_trait]
+impl Joins for Joiner {
+    async fn join(&self, by: &str, token: Bytes) -> Result<u64, Refused> {
+        let seat = self.0.upgrade().ok_or_else(|| Refused::Stopped("it ends".to_owned()))?;
+        let by = by.to_owned();
+        // On its own task: one that is cut off in the middle would have made half of it.
+        let joined = tokio::spawn(async move { seat.join(&by, token).await }).await;
+        joined.map_err(|error| Refused::Stopped(error.to_string()))?
+    }
+}
+
+/// Whether the drives have seen an epoch: a start, so that a cluster's data is there. All nodes must answer, or nobody knows.
+async fn has_data(nodes: &dyn NodeHost) -> Result<bool, SeatError> {
+    let patience = tokio::time::Instant::now() + role::NODES;
+    loop {
+        if nodes.highest_epoch().await.is_some() {
+            return Ok(true);
+        }
+        let silent = nodes.silent();
+        if silent.is_empty() {
+            return Ok(false);
+        }
+        if tokio::time::Instant::now() >= patience {
+            return Err(SeatError::Nodes(format!("{} do not answer", silent.join(", "))));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The index was closed, and somebody still reads it.
+fn is_in_use(error: &MemberError) -> bool {
+    matches!(
+        error,
+        MemberError::Found(FoundError::Index(IndexError::Store(KvError::Io { .. } | KvError::Locked { .. })))
+    )
+}
