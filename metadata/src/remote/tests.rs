@@ -302,9 +302,11 @@ fn a_gateway_does_over_the_wire_what_metadata_does_itself() {
         assert_eq!(uploads.unwrap().uploads.len(), 1);
         gateway.commit(gateway.epoch(), Command::AbortUpload { upload: upload.clone() }).await.unwrap();
         assert!(gateway.list_parts(PartsRequest { upload, after: 0, max: 9 }).await.unwrap().is_none());
-        let keys = vec![("inline".to_owned(), Condition::None), ("none".to_owned(), Condition::IfMatchAny)];
+        let other = Condition::IfMatch("other".to_owned());
+        let keys = [("inline", Condition::None), ("none", Condition::None), ("striped", other)];
+        let keys = keys.map(|(key, condition)| (key.to_owned(), condition)).into();
         let many = gateway.commit(gateway.epoch(), Command::DeleteObjects { bucket, keys }).await.unwrap();
-        assert_eq!(many, Outcome::DeletedMany(vec![Ok(true), Err(Refusal::NoSuchKey)]));
+        assert_eq!(many, Outcome::DeletedMany(vec![Ok(true), Ok(false), Err(Refusal::PreconditionFailed)]));
 
         let status = gateway.status();
         assert_eq!((status.drives.len(), status.geometry), (4, site.meta.status().geometry));

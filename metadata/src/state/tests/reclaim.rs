@@ -666,7 +666,7 @@ fn r9_a_start_leaves_the_epochs_of_gateways_open_until_their_requests_have_ended
     world.writer = Epoch(20);
     pass(&mut world, TICK_STEP_MS);
     world.run(grant(Epoch(21), Epoch(20))).unwrap();
-    pass(&mut world, EPOCH_HOLD_MS + REQUEST_LIFE_MS - TICK_STEP_MS - 1);
+    pass(&mut world, EPOCH_HOLD_MS + REQUEST_LIFE_MS - 1);
     world.run(renew(Epoch(22))).unwrap();
     assert_eq!(reclaim::open_from(&world.view()).unwrap(), Epoch(8), "a request may be there still");
     pass(&mut world, 1);

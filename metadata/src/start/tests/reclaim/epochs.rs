@@ -105,6 +105,7 @@ fn r9_a_request_commits_under_its_epoch_until_it_is_fenced() {
 fn r9_a_gateway_writes_on_over_a_start_and_what_it_left_goes_when_its_epoch_is_fenced() {
     run(async {
         let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
         let epoch = store.metadata.grant_epoch("g1".to_owned()).await.unwrap();
         assert!(epoch > store.metadata.epoch(), "it is the gateway's alone");
         let left = orphan(&store, epoch, 1000).await;
