@@ -8,6 +8,7 @@ use crate::cluster::site::{Layout, Site};
 use crate::s3::Random;
 use std::fmt;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ enum Kind {
     /// One drive's directory is somewhere else for a while.
     LoseDrive,
     FillDrive,
+    /// A bit of what one drive holds is another one.
+    Rot,
     KillMetadata,
     PauseMetadata,
     SlowMetadata,
@@ -55,7 +58,15 @@ enum Kind {
     JumpClocks,
 }
 
-const ALWAYS: [Kind; 11] = [
+impl Kind {
+    fn is_of_the_leader(self) -> bool {
+        use Kind::{DeafLeader, IsolateLeader, IsolateLeaderFromPeers, KillLeader, MuteLeader, PauseLeader};
+        let all = [KillLeader, PauseLeader, IsolateLeaderFromPeers, MuteLeader, DeafLeader, IsolateLeader];
+        all.contains(&self)
+    }
+}
+
+const ALWAYS: [Kind; 12] = [
     Kind::KillNode,
     Kind::KillTwoNodes,
     Kind::PauseNode,
@@ -65,6 +76,7 @@ const ALWAYS: [Kind; 11] = [
     Kind::DeafNode,
     Kind::SlowNode,
     Kind::LoseDrive,
+    Kind::Rot,
     Kind::KillMetadata,
     Kind::PowerCut,
 ];
@@ -94,8 +106,11 @@ enum Deed {
         there: Flow,
         back: Flow,
     },
+    /// Of the node in this directory, the first.
     MoveDrive(PathBuf),
     Fill,
+    /// Of the drive in this directory, chosen by the number.
+    Flip(PathBuf, u64),
     /// So many seconds ahead.
     Jump(Vec<(String, i64)>),
 }
@@ -132,6 +147,10 @@ impl Deck {
         kinds.extend(GATEWAYS.iter().filter(|_| layout.gateways > 0));
         kinds.extend(can_fill.then_some(Kind::FillDrive));
         kinds.extend(CLOCKS.iter().filter(|_| can_jump));
+        if let Ok(only) = std::env::var("STELE_FAULTS_ONLY") {
+            kinds.retain(|kind| only.split(',').any(|name| name == format!("{kind:?}")));
+            assert!(!kinds.is_empty(), "no kind of fault has a name that is in {only}");
+        }
         Deck { random: Random::new(seed), layout, kinds, left: Vec::new() }
     }
 
@@ -140,16 +159,26 @@ impl Deck {
         names.swap_remove(at)
     }
 
-    /// The next fault.
-    pub fn draw(&mut self) -> Fault {
+    /// What befalls the cluster next: one fault, or two at once.
+    pub fn draw(&mut self) -> Vec<Fault> {
+        let count = if self.random.below(4) == 0 { 2 } else { 1 };
+        (0..count).map(|_| self.draw_one()).collect()
+    }
+
+    fn draw_one(&mut self) -> Fault {
         if self.left.is_empty() {
             self.left = self.kinds.clone();
         }
         let at = usize::try_from(self.random.below(self.left.len() as u64)).unwrap_or(0);
         let kind = self.left.swap_remove(at);
-        // Most are over soon; some outlast what processes wait for each other.
-        let longest = if self.random.below(5) == 0 { 18_000 } else { 4_500 };
-        let lasts = Duration::from_millis(500 + self.random.below(longest));
+        // Most are over soon; some outlast what processes wait for each other. A leader that is gone for less than an election
+        // is one that nobody misses.
+        let (shortest, longest) = match self.random.below(5) {
+            0 => (500, 18_000),
+            _ if kind.is_of_the_leader() => (6_000, 5_000),
+            _ => (500, 4_500),
+        };
+        let lasts = Duration::from_millis(shortest + self.random.below(longest));
         let (what, deed) = self.deed(kind);
         Fault { what, deed, lasts }
     }
@@ -189,8 +218,10 @@ impl Deck {
             Kind::MuteNode => (format!("nobody hears {node}"), alone(&node, Held, Open)),
             Kind::DeafNode => (format!("{node} hears nobody"), alone(&node, Open, Held)),
             Kind::SlowNode => (format!("{node} is slow"), alone(&node, slow, slow)),
-            Kind::LoseDrive => (format!("a drive of {node} is gone"), Deed::MoveDrive(Path::new(&node).join("d0"))),
+            Kind::LoseDrive => (format!("a drive of {node} is gone"), Deed::MoveDrive(node.into())),
             Kind::FillDrive => ("a drive of n1 is full".to_owned(), Deed::Fill),
+            // Always the same drive: what nobody has read yet must not come to more than the stripes can lose.
+            Kind::Rot => ("a bit of n2 rots".to_owned(), Deed::Flip("n2/d0".into(), self.random.next())),
             Kind::KillMetadata => (format!("{metadata} is killed"), Deed::Kill(vec![metadata])),
             Kind::PauseMetadata => (format!("{metadata} stands still"), Deed::Pause(metadata)),
             Kind::SlowMetadata => (format!("{metadata} is slow"), alone(&metadata, slow, slow)),
@@ -239,10 +270,8 @@ impl Site {
             Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.kill(name)),
             Deed::Pause(name) => self.supervisor.pause(name),
             Deed::Between { these, those, there, back } => self.flows(these, those, *there, *back),
-            Deed::MoveDrive(drive) => {
-                let from = self.root().join(drive);
-                std::fs::rename(&from, from.with_extension("away")).expect("a directory can be renamed");
-            }
+            Deed::MoveDrive(drive) => self.move_drive(drive, "d0", "away"),
+            Deed::Flip(drive, chance) => flip(&self.root().join(drive), *chance),
             Deed::Fill => self.fill(),
             Deed::Jump(jumps) => self.set_clocks(jumps.iter().map(|(name, seconds)| (name, *seconds))),
         }
@@ -255,14 +284,14 @@ impl Site {
             Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.start(name)),
             Deed::Pause(name) => self.supervisor.resume(name),
             Deed::Between { these, those, .. } => self.flows(these, those, Flow::Open, Flow::Open),
-            Deed::MoveDrive(drive) => {
-                let to = self.root().join(drive);
-                std::fs::rename(to.with_extension("away"), &to).expect("a directory can be renamed");
-            }
+            Deed::MoveDrive(drive) => self.move_drive(drive, "away", "d0"),
+            // It is for repair to undo that.
+            Deed::Flip(..) => {}
             Deed::Jump(jumps) => self.set_clocks(jumps.iter().map(|(name, _)| (name, 0))),
             Deed::Fill => {
                 if let Some(ballast) = self.ballast() {
-                    std::fs::remove_file(ballast).expect("a file can be removed");
+                    // An error means that it is gone: two at once were the same.
+                    drop(std::fs::remove_file(ballast));
                 }
             }
         }
@@ -274,7 +303,7 @@ impl Site {
             Deed::Kill(names) => names.iter_mut().collect(),
             Deed::Pause(name) => vec![name],
             Deed::Between { these, .. } => these.iter_mut().collect(),
-            Deed::MoveDrive(_) | Deed::Fill | Deed::Jump(_) => vec![],
+            Deed::MoveDrive(_) | Deed::Flip(..) | Deed::Fill | Deed::Jump(_) => vec![],
         };
         for name in names.into_iter().filter(|name| *name == LEADER) {
             *name = self.leader().await;
@@ -290,6 +319,14 @@ impl Site {
                 self.network.set(one, other, there);
                 self.network.set(other, one, back);
             }
+        }
+    }
+
+    fn move_drive(&self, node: &Path, from: &str, to: &str) {
+        let node = self.root().join(node);
+        // It is there already when two faults at once are the same.
+        if !node.join(to).exists() {
+            std::fs::rename(node.join(from), node.join(to)).expect("a directory can be renamed");
         }
     }
 
@@ -317,6 +354,25 @@ impl Site {
     }
 }
 
+/// Turns a bit of some data segment round. What a segment has not been written to yet is left alone by that, mostly.
+fn flip(drive: &Path, chance: u64) {
+    let segments = std::fs::read_dir(drive.join("segments")).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = segments.map(|entry| entry.path()).collect();
+    files.sort();
+    let mut random = Random::new(chance);
+    let at = usize::try_from(random.below(files.len() as u64)).unwrap_or(0);
+    let Some(file) = files.get(at).and_then(|path| File::options().read(true).write(true).open(path).ok()) else {
+        return;
+    };
+    let mut byte = [0];
+    // The header of a segment is written again by its node alone; leave it be.
+    let len = file.metadata().map_or(0, |about| about.len()).min(8 << 20);
+    let offset = 4096 + random.below(len.saturating_sub(4097));
+    if file.read_exact_at(&mut byte, offset).is_ok() {
+        file.write_all_at(&[byte[0] ^ 4], offset).expect("a segment can be written");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,7 +382,7 @@ mod tests {
         let layout = Layout { nodes: 6, drives: 2, metadata: 3, gateways: 2 };
         let draw = |seed| {
             let mut deck = Deck::new(seed, layout, true, true);
-            (0..26).map(|_| deck.draw()).collect::<Vec<_>>()
+            (0..30).flat_map(|_| deck.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));

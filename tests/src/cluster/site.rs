@@ -5,6 +5,7 @@ use crate::cluster::clock::Clocks;
 use crate::cluster::links::Network;
 use crate::cluster::supervisor::{Program, Supervisor};
 use crate::process::{binary, reserve_port};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -144,6 +145,15 @@ impl Builder {
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() && std::env::var_os("STELE_FAULTS_KEEP").is_some() {
+            println!("kept for you to look at: {}", self.root().display());
+            self.directory.disable_cleanup(true);
+        }
+    }
+}
+
 impl Site {
     /// Sets a cluster up and starts it.
     pub async fn start(layout: Layout) -> Result<Site, String> {
@@ -228,6 +238,12 @@ impl Site {
         let mut init = vec!["cluster", "init", "--data", &data];
         init.extend(how);
         self.until(&init).await?;
+        let key = self.root().join("m1/keys/kek");
+        for name in names.iter().skip(1) {
+            let to = self.root().join(name).join("keys");
+            std::fs::create_dir_all(&to).expect("a directory below our own can be made");
+            std::fs::copy(&key, to.join("kek")).map_err(|error| format!("the key of m1: {error}"))?;
+        }
         for (name, gate) in names.iter().zip(&self.metadata_gates).skip(1) {
             self.until(&["member", "add", name, &gate.to_string(), "--data", &data]).await?;
         }
@@ -265,9 +281,19 @@ impl Site {
         Ok(())
     }
 
-    /// The metadata process that leads.
+    /// The metadata process that leads, by what most of them say, or the first when nobody says anything.
     pub async fn leader(&self) -> String {
-        self.layout.metadata_names().swap_remove(0)
+        let names = self.layout.metadata_names();
+        let mut said: BTreeMap<String, usize> = BTreeMap::new();
+        for name in names.iter().filter(|_| self.layout.is_replicated()) {
+            let output = self.stele(&["member", "list", "--json", "--data", &path(self.root(), name)]).await;
+            let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            if let Some(leader) = answer["leader"].as_str() {
+                *said.entry(leader.to_owned()).or_default() += 1;
+            }
+        }
+        let most = said.into_iter().max_by_key(|(_, count)| *count).map(|(leader, _)| leader);
+        most.unwrap_or_else(|| names[0].clone())
     }
 
     /// The directory of everything.

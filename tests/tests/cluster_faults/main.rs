@@ -2,8 +2,8 @@
 //! what one copy of each object could have shown them, every acknowledged object is there in the end, and the namespace comes back
 //! from the storage nodes alone.
 //!
-//! `STELE_FAULTS_SEED` repeats a run's faults; `STELE_FAULTS` says how many. Processes that other processes outpace make a run
-//! differ, so a seed does not repeat its outcome.
+//! `STELE_FAULTS_SEED` repeats a run's faults, `STELE_FAULTS` says how many, `STELE_FAULTS_ONLY` of which kinds (such as
+//! `PowerCut,KillLeader`), `STELE_FAULTS_KEEP` keeps what a failure leaves. A seed does not repeat an outcome: how fast each process gets on is chance.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -16,7 +16,7 @@ use tests::cluster::load::{Shared, Worker};
 use tests::cluster::site::{Layout, Site};
 use tests::s3::Random;
 
-const LAYOUT: Layout = Layout { nodes: 6, drives: 2, metadata: 1, gateways: 0 };
+const LAYOUT: Layout = Layout { nodes: 6, drives: 2, metadata: 3, gateways: 2 };
 const WORKERS: u64 = 8;
 /// Bytes that a run puts into larger objects: the tests must not fill a disk.
 const BUDGET: i64 = 500 << 20;
@@ -75,19 +75,26 @@ impl Run {
         let mut outcomes = Vec::new();
         while more(outcomes.len()) {
             tokio::time::sleep(BETWEEN).await;
-            let fault = deck.draw();
+            let faults = deck.draw();
+            let what = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let begun = Instant::now();
-            let ongoing = self.site.inflict(&fault).await;
-            tokio::time::sleep(fault.lasts).await;
-            self.site.relieve(&ongoing);
+            let mut ongoing = Vec::new();
+            for fault in &faults {
+                ongoing.push((begun + fault.lasts, self.site.inflict(fault).await));
+            }
+            ongoing.sort_by_key(|(until, _)| *until);
+            for (until, fault) in ongoing {
+                tokio::time::sleep_until(until.into()).await;
+                self.site.relieve(&fault);
+            }
             let ended = Instant::now();
             let recovered = self.recovered().await;
             let gap = self.shared.history.longest_gap(begun, ended);
-            println!("{:3} {fault}: {gap:.1?} without an answer, {recovered:.1?} to recover", outcomes.len() + 1);
+            println!("{:3} {what}: {gap:.1?} without an answer, {recovered:.1?} to recover", outcomes.len() + 1);
             for surprise in self.site.supervisor.surprises() {
                 println!("      {surprise}");
             }
-            outcomes.push(Outcome { what: fault.to_string(), gap, recovered });
+            outcomes.push(Outcome { what, gap, recovered });
         }
         outcomes
     }
