@@ -35,6 +35,8 @@ use storage_node::service::tls::Credentials;
 
 /// How far the index of a follower may be behind its log for the node to count as ready, in entries.
 const CAUGHT_UP: u64 = 1000;
+/// A follower that has not heard of its leader for so long is not ready.
+const SILENT: Duration = Duration::from_secs(10);
 /// How often, and how long apart, an index that was just closed is tried: whoever still reads it ends soon.
 const CLOSING: (u32, Duration) = (50, Duration::from_millis(100));
 
@@ -104,6 +106,9 @@ pub enum SeatError {
     /// There is none.
     #[error("no metadata node is called {0}")]
     Unknown(String),
+    /// The cluster is begun, and its only metadata node does not serve yet.
+    #[error("the cluster is begun, and does not serve yet: {0}")]
+    Silent(String),
     /// Not a name or an address.
     #[error("{0}")]
     Malformed(String),
@@ -245,6 +250,8 @@ impl Seat {
         };
         let stored = role::set_up(&self.data, &self.config)?;
         let how = role::start_config(&self.config, &stored).map_err(MetadataError::from)?;
+        // Who takes over while a storage node is gone waits for nobody: clients wait for him.
+        let how = metadata::start::Config { wait_for_nodes: std::time::Duration::ZERO, ..how };
         let replica = Arc::new(Replica::new(Arc::clone(&member), parts, how));
         self.inbox.seat(member.id(), member.raft().clone(), member.machine().clone());
         *self.taken.write().unwrap_or_else(PoisonError::into_inner) = Some(Taken { member, replica });
@@ -271,7 +278,7 @@ impl Seat {
         if !existing && has_data(&*nodes).await? {
             return Err(SeatError::Existing);
         }
-        self.start_once(&mut stored, nodes).await?;
+        self.start_once(&mut stored, nodes, existing).await?;
         // What an earlier attempt has left.
         self.give_up(&mut stored)?;
         let number = self.new_number(&mut stored)?;
@@ -282,11 +289,24 @@ impl Seat {
             tracing::warn!(%error, "the index that the cluster was begun from can't be removed; nobody needs it");
         }
         tracing::info!(number = format!("{number:016x}"), "a cluster of one metadata node is begun");
+        self.serves().await
+    }
+
+    /// Waits until this node serves, so that what is asked of it next is answered; not for ever.
+    async fn serves(&self) -> Result<(), SeatError> {
+        let patience = tokio::time::Instant::now() + role::NODES;
+        while self.serving().is_err() {
+            if tokio::time::Instant::now() >= patience {
+                let problem = self.taken().and_then(|taken| taken.replica.problem());
+                return Err(SeatError::Silent(problem.unwrap_or_else(|| "it is not elected".to_owned())));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         Ok(())
     }
 
     /// One start of a process that is all of metadata, for the index and the accounts that a cluster of nodes begins with.
-    async fn start_once(&self, stored: &mut Config, nodes: Arc<dyn NodeHost>) -> Result<(), SeatError> {
+    async fn start_once(&self, stored: &mut Config, nodes: Arc<dyn NodeHost>, existing: bool) -> Result<(), SeatError> {
         let cluster = self.credentials.identity().cluster;
         let started = role::metadata(&self.data, &self.config, stored, cluster, nodes).await;
         let meta = Arc::new(started.map_err(MetadataError::from)?);
@@ -295,7 +315,7 @@ impl Seat {
             if status.mode == Mode::ReadOnly {
                 return Err(SeatError::ReadOnly(status.reason));
             }
-            Ok(role::record(&self.data, &self.config, stored, &self.credentials, &meta).await?)
+            Ok(role::record(&self.data, &self.config, stored, &self.credentials, &meta, existing).await?)
         };
         let recorded = recorded.await;
         meta.shutdown().await;
@@ -416,8 +436,19 @@ impl Seat {
         if now.leading {
             return Err(replica.problem().unwrap_or_else(|| "leads, and starts to serve".to_owned()));
         }
-        let Some((_, leader)) = now.leader else { return Err("no leader is known".to_owned()) };
         let raft = member.raft().metrics().borrow().clone();
+        if raft.membership_config.membership().get_node(&member.id()).is_none() {
+            return Err(
+                "this is no metadata node yet, or no more (--rejoin makes it one that can be added anew)".to_owned()
+            );
+        }
+        let Some((_, leader)) = now.leader else { return Err("no leader is known".to_owned()) };
+        // One that was removed, or is cut off, still knows whom it followed.
+        let heard = self.inbox.heard();
+        if heard.is_none_or(|heard| heard > SILENT) {
+            let since = heard.map_or_else(|| "the start".to_owned(), |heard| format!("{} s ago", heard.as_secs()));
+            return Err(format!("followed {leader}, and has not heard of it since {since}"));
+        }
         let (last, applied) = (raft.last_log_index.unwrap_or(0), raft.last_applied.map_or(0, |id| id.index));
         if last == 0 || last.saturating_sub(applied) > CAUGHT_UP {
             return Err(format!("follows {leader}, and catches up: {applied} of {last} entries"));
