@@ -58,6 +58,27 @@ pub fn choose_members(current: &[DriveId], candidates: &[Candidate], count: usiz
     Some(chosen.into_iter().map(|c| c.id).collect())
 }
 
+/// A member whose place another candidate would take with fewer members at one site, in one rack or on one node. `None` when
+/// none would, or a member is no candidate: then it is replaced for that.
+pub fn crowded(current: &[DriveId], candidates: &[Candidate]) -> Option<DriveId> {
+    let find = |id: &DriveId| candidates.iter().find(|c| c.id == *id).copied();
+    let shared = |members: &[DriveId]| {
+        let members: Vec<Candidate> = members.iter().map(find).collect::<Option<_>>()?;
+        let pairs = |same: &dyn Fn(&Candidate, &Candidate) -> bool| {
+            let after = |at: usize, a: &Candidate| members[at + 1..].iter().filter(|b| same(a, b)).count();
+            members.iter().enumerate().map(|(at, a)| after(at, a)).sum::<usize>()
+        };
+        Some((pairs(&|a, b| a.site == b.site), pairs(&|a, b| a.rack == b.rack), pairs(&|a, b| a.node == b.node)))
+    };
+    let now = shared(current)?;
+    let without = |member: &DriveId| {
+        let others: Vec<DriveId> = current.iter().copied().filter(|other| other != member).collect();
+        let rest: Vec<Candidate> = candidates.iter().filter(|c| c.id != *member).copied().collect();
+        Some((shared(&choose_members(&others, &rest, current.len())?)?, *member))
+    };
+    current.iter().filter_map(without).min().filter(|(then, _)| *then < now).map(|(_, member)| member)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +107,22 @@ mod tests {
         assert_eq!(choose_members(&ids(&[]), &candidates, 3), Some(ids(&[1, 3, 4])));
         assert_eq!(choose_members(&ids(&[]), &candidates, 5), Some(ids(&[1, 3, 4, 2, 5])));
         assert_eq!(choose_members(&ids(&[2]), &candidates, 2), Some(ids(&[2, 3])));
+    }
+
+    #[test]
+    fn members_are_in_racks_and_at_sites_of_their_own_first() {
+        let of = |id: u8, node, rack, site, free| Candidate { node, rack, site, ..candidate(id, free, id.into()) };
+        let candidates =
+            [of(1, 1, 1, 1, 90), of(2, 2, 1, 1, 80), of(3, 3, 2, 1, 70), of(4, 4, 3, 2, 5), of(5, 5, 3, 2, 4)];
+        assert_eq!(choose_members(&ids(&[]), &candidates, 2), Some(ids(&[1, 4])));
+        assert_eq!(choose_members(&ids(&[]), &candidates, 4), Some(ids(&[1, 4, 3, 5])));
+        assert_eq!(crowded(&ids(&[1, 4, 3]), &candidates), None, "two at a site, and there are only two sites");
+        assert_eq!(
+            crowded(&ids(&[1, 2, 4]), &candidates),
+            Some(DriveId([1; 16])),
+            "one rack has two, and needs but one"
+        );
+        assert_eq!(crowded(&ids(&[3, 2, 1]), &candidates), Some(DriveId([1; 16])), "site 2 has none");
+        assert_eq!(crowded(&ids(&[1, 9]), &candidates), None, "one is gone: that comes first");
     }
 }

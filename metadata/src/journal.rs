@@ -35,6 +35,8 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 
 /// Bytes of the tail that are copied to a new member in one record.
 const COPY_BATCH: usize = 4 << 20;
+/// So many checks on end must find that the members could share less, before one is replaced for that: a minute, as checks go.
+const CROWDED_CHECKS: u32 = 20;
 /// Free bytes that 1+m drives must have, beside a batch in doubt, before a journal that stopped tries again.
 const RESUME_ROOM: u64 = 4 << 20;
 
@@ -139,6 +141,8 @@ pub struct Journal {
     stopped: Option<JournalStopped>,
     /// Drives that are being emptied, or are no drives of the cluster any more: members only where there are no others.
     leaving: BTreeSet<DriveId>,
+    /// How many checks on end have found that the members could share less.
+    crowded_checks: u32,
     /// How often each drive had been opened when what the map says of it was last known to be so.
     known: BTreeMap<DriveId, u32>,
     /// The highest sequence of a register that was written to any drive: never used for another one.
@@ -179,6 +183,7 @@ impl Journal {
             last_hash: last.1,
             stopped: None,
             leaving: BTreeSet::new(),
+            crowded_checks: 0,
             known: BTreeMap::new(),
             sabotage,
         }
@@ -324,9 +329,26 @@ impl Journal {
         // A member that was away and is back has no open segment, and may have lost what it held.
         let doubted = drives.iter().any(|drive| members.contains(&drive.id) && back(drive));
         if failed.is_empty() && !doubted {
-            return Ok(());
+            failed.extend(self.crowded_for_long(drives));
+            if failed.is_empty() {
+                return Ok(());
+            }
         }
         self.change(failed, None, BTreeSet::new()).await
+    }
+
+    /// A member that shares a node, a rack or a site with another one and need not. Only when nothing better than a new place was
+    /// to be had for a while: a node that comes and goes would change the ensemble each time.
+    fn crowded_for_long(&mut self, drives: &[DriveStatus]) -> Option<DriveId> {
+        let may = |d: &&DriveStatus| {
+            self.register.registered.contains(&d.id) && !self.leaving.contains(&d.id) && !d.waits(STALLED_AFTER)
+        };
+        let crowded = ensemble::crowded(&self.register.members, &ensemble::candidates(drives.iter().filter(may)));
+        self.crowded_checks = if crowded.is_some() { self.crowded_checks.saturating_add(1) } else { 0 };
+        let member = crowded.filter(|_| self.crowded_checks >= CROWDED_CHECKS)?;
+        self.crowded_checks = 0;
+        tracing::info!(drive = %member, "a member of the journal's ensemble gives way to one with which less is lost together");
+        Some(member)
     }
 
     fn advance(&mut self, batch: &Batch) {

@@ -61,14 +61,6 @@ pub fn place(topology: &Topology, need: &Need<'_>) -> Vec<DriveId> {
     filled.take(candidates, home, need)
 }
 
-/// Chooses drives of one cell for a new stripe; `None` if not all of it fits there as well as it does over all cells.
-pub(crate) fn place_in_cell(topology: &Topology, cell: u32, need: &Need<'_>) -> Option<Vec<DriveId>> {
-    let candidates = candidates(topology, need);
-    let level = best_level(&candidates, need);
-    let inside: Vec<&Drive> = candidates.into_iter().filter(|drive| drive.cell == cell).collect();
-    fits(&inside, level, need).then(|| Filled::new(topology, &[]).take(inside, Some(cell), need))
-}
-
 /// The drives that may be chosen, ordered by the arrivals of Poisson processes: any first few of them are a draw weighted by
 /// free space, and so are any first few of those that share something.
 fn candidates<'a>(topology: &'a Topology, need: &Need<'_>) -> Vec<&'a Drive> {
@@ -278,5 +270,119 @@ mod tests {
             assert_eq!(racks, [2; 4]);
             assert!(nodes.iter().all(|&shards| shards <= 1), "{nodes:?}");
         }
+    }
+
+    /// Two sites of five racks of five nodes of twenty drives, in cells.
+    fn thousand() -> Topology {
+        let drive = |n: u32| {
+            let id = blake3::hash(&n.to_le_bytes()).as_bytes()[..16].try_into().map(DriveId).unwrap();
+            let (node, rack, site) = (n / 20, n / 100, n / 500);
+            Drive { node, rack, site, free: 1 << 40, usable: true, ..Drive::new(id) }
+        };
+        let mut drives: Vec<Drive> = (0..1000).map(drive).collect();
+        drives.sort_by_key(|drive| drive.id);
+        cells::shared_out(of(drives))
+    }
+
+    /// The most shards on one node, in one rack and at one site.
+    fn most_held(topology: &Topology, chosen: &[DriveId]) -> [usize; 3] {
+        let filled = Filled::new(topology, chosen);
+        filled.0.map(|held| held.into_values().max().unwrap_or(0))
+    }
+
+    fn cells_of(topology: &Topology, chosen: &[DriveId]) -> std::collections::BTreeSet<u32> {
+        topology.drives.iter().filter(|drive| chosen.contains(&drive.id)).map(|drive| drive.cell).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn of_a_thousand_drives_a_stripe_lies_in_one_cell_and_as_evenly_as_can_be(
+            k in 1usize..=16, m in 1u8..=6, seed: u64, down in proptest::collection::vec(0usize..1000, 0..200),
+        ) {
+            let mut topology = thousand();
+            down.iter().for_each(|at| topology.drives[*at].usable = false);
+            let count = k + usize::from(m);
+            let chosen = place(&topology, &Need { seed, ..Need::new(count, m) });
+            prop_assert_eq!(chosen.len(), count);
+            prop_assert_eq!(cells_of(&topology, &chosen).len(), 1);
+            let [node, rack, site] = most_held(&topology, &chosen);
+            prop_assert!(node <= 2, "{} on a node", node);
+            // Ten racks, of which none has so few drives of a cell left that others must help out.
+            prop_assert!(rack <= count.div_ceil(10) + 1 && site <= count.div_ceil(2) + 1, "{rack} {site}");
+            if count <= 10 * usize::from(m) {
+                prop_assert!(rack <= usize::from(m), "{} in a rack, {} may be lost", rack, m);
+            }
+            if count <= 2 * usize::from(m) {
+                prop_assert!(site <= usize::from(m), "{} at a site, {} may be lost", site, m);
+            }
+        }
+
+        #[test]
+        fn no_group_has_more_shards_than_may_be_lost_where_the_drives_allow_it(
+            drives in proptest::collection::vec((0u32..12, 0u32..3, 1u64..1000, any::<bool>()), 1..60),
+            count in 1usize..20, m in 1u8..5, seed: u64,
+        ) {
+            let drives: Vec<Drive> = drives.into_iter().enumerate().map(|(n, (node, cell, free, usable))| {
+                // Uneven: racks of one to four nodes, sites of one to three racks.
+                let rack = [0, 0, 0, 0, 1, 1, 2, 3, 3, 4, 5, 5][node as usize];
+                let site = [0, 0, 0, 1, 2, 2][rack as usize];
+                Drive { rack, site, cell, usable, ..drive(n as u8, node, free) }
+            }).collect();
+            let topology = of(drives);
+            let need = Need { seed, ..Need::new(count, m) };
+            let chosen = place(&topology, &need);
+            let held = most_held(&topology, &chosen);
+            for (level, held) in Level::SHARED.into_iter().zip(held) {
+                if topology.capacity(level, m.into()) >= count {
+                    prop_assert!(held <= usize::from(m), "{held} on one {level}");
+                }
+                let ruled = place(&topology, &Need { survive: level, ..need });
+                prop_assert!(most_held(&topology, &ruled)[level as usize - 1] <= usize::from(m), "the rule is kept");
+                prop_assert_eq!(ruled.len(), count.min(topology.capacity(level, m.into())), "and all it allows is used");
+            }
+            // One shard is to be replaced: where any drive would leave every group with what may be lost, such a one is taken.
+            if let Some((lost, used)) = chosen.split_first() {
+                let need = Need { used, failed: &[*lost], ..Need::new(1, m) };
+                let filled = Filled::new(&topology, used);
+                let good = |drive: &Drive| filled.held(drive).iter().all(|shards| *shards < usize::from(m));
+                let may = |drive: &&Drive| drive.id != *lost && !used.contains(&drive.id);
+                let replaced = place(&topology, &need);
+                if topology.usable().filter(may).any(good) {
+                    prop_assert!(topology.drives.iter().any(|drive| replaced == [drive.id] && good(drive)));
+                }
+            }
+        }
+    }
+
+    /// The reason for cells: a power cut after which one drive in a hundred does not come back. Without cells, at 10+4 and ten
+    /// million stripes, some stripe has lost five shards 97 times of 100.
+    #[test]
+    fn ten_drives_of_a_thousand_hardly_ever_hold_more_of_a_cell_than_a_stripe_may_lose() {
+        let topology = thousand();
+        let mut random = SplitMix(1);
+        let mut lost = 0;
+        for _ in 0..20_000 {
+            let mut of_cell: BTreeMap<u32, usize> = BTreeMap::new();
+            let mut dead = std::collections::BTreeSet::new();
+            while dead.len() < 10 {
+                dead.insert(random.next() as usize % 1000);
+            }
+            dead.iter().for_each(|at| *of_cell.entry(topology.drives[*at].cell).or_default() += 1);
+            lost += usize::from(of_cell.values().any(|dead| *dead > 4));
+        }
+        assert!(lost < 160, "{lost} of 20000; with every combination of a cell on some stripe");
+    }
+
+    #[test]
+    fn cells_get_stripes_by_their_free_space() {
+        let mut topology = thousand();
+        let roomy = topology.drives[0].cell;
+        topology.drives.iter_mut().filter(|drive| drive.cell == roomy).for_each(|drive| drive.free *= 15);
+        let there = |seed: &u64| {
+            let chosen = place(&topology, &Need { seed: *seed, ..Need::new(14, 4) });
+            cells_of(&topology, &chosen).contains(&roomy)
+        };
+        let there = (0..1000).filter(there).count();
+        assert!((440..560).contains(&there), "{there} of 1000, expected about 500: 15 shares of 30");
     }
 }

@@ -170,6 +170,17 @@ pub enum Warning {
         /// m.
         parity: usize,
     },
+    /// Stripes that were written before there was a better place.
+    #[error(
+        "{stripes} older stripes have more shards on one {level} than they may lose: new ones have not; what is rewritten or \
+         repaired goes to a better place"
+    )]
+    Crowded {
+        /// What fails together.
+        level: Level,
+        /// How many.
+        stripes: u64,
+    },
     /// Drives share a file system.
     #[error("{drives} drives share one file system: they fail together")]
     SharedFileSystem {
@@ -337,6 +348,18 @@ pub(crate) fn capacity<'a>(drives: impl Iterator<Item = &'a Drive>, level: Level
         }
     }
     alone + groups.into_values().map(|drives| drives.min(most)).sum::<usize>()
+}
+
+/// What was stored before the drives were where they are: stripes that would not survive the loss of a node, a rack or a site that
+/// new ones survive. `crowded` counts them for each level.
+pub(crate) fn older_stripes(now: &[Warning], crowded: [u64; 3]) -> impl Iterator<Item = Warning> {
+    let least = now.iter().find_map(|warning| match warning {
+        Warning::Loss { level, .. } => Some(*level),
+        _ => None,
+    });
+    let all = Level::SHARED.into_iter().zip(crowded);
+    all.filter(move |(level, stripes)| *stripes > 0 && least.is_none_or(|least| *level < least))
+        .map(|(level, stripes)| Warning::Crowded { level, stripes })
 }
 
 /// Drives of one machine that lie on one file system although they should fail apart.

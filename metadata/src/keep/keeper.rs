@@ -130,6 +130,8 @@ struct Shown {
 struct Walk {
     next: Vec<u8>,
     stripes: u64,
+    /// Of these, how many have more shards on one node, in one rack, at one site than they may lose.
+    crowded: [u64; 3],
 }
 
 /// What rounds remember of each other.
@@ -142,6 +144,8 @@ struct Work {
     verifying: back::Verifying,
     walk: Option<Walk>,
     walked: u64,
+    /// What the last whole walk found crowded.
+    crowded: [u64; 3],
     /// A whole walk has ended since a drive last changed.
     walked_all: bool,
     walk_at_ms: u64,
@@ -213,6 +217,7 @@ impl Keeper {
             verifying: back::Verifying::new(),
             walk: Some(Walk::default()),
             walked: 0,
+            crowded: [0; 3],
             walked_all: false,
             walk_at_ms: 0,
             wake_at_ms: 0,
@@ -415,6 +420,7 @@ impl Keeper {
             oldest_repair_ms: work.queue.oldest_ms().map(|since_ms| now_ms.saturating_sub(since_ms)),
             walk: WalkStatus { running: work.walk.is_some(), stripes: work.walked, whole: work.walked_all },
             totals: work.totals,
+            crowded: work.crowded,
             narrower: work.narrower.len() as u64,
             drives: work.drives.iter().collect(),
             inventory: before.inventory.clone(),

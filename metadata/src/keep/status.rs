@@ -59,6 +59,9 @@ pub struct KeepStatus {
     pub walk: WalkStatus,
     /// What repair did.
     pub totals: Totals,
+    /// Stripes that have more shards on one node, in one rack, at one site than they may lose, though there are several: they were
+    /// written when there was no better place. As the last whole walk found them.
+    pub crowded: [u64; 3],
     /// Stripes that are to be made narrower, because no spare drive is left.
     pub narrower: u64,
     /// The drives.

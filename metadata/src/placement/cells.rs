@@ -11,6 +11,8 @@
 //! * Cells are halved evenly at every level: of what shares a node, a rack or a site, either half gets as many, give or take one
 //!   for each place where they adjoin.
 
+use crate::topology::{Drive, Topology};
+use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState};
 use codec::id::DriveId;
 use std::collections::BTreeMap;
@@ -63,6 +65,22 @@ pub fn settle(rows: &[DriveRow]) -> BTreeMap<DriveId, u32> {
         .collect()
 }
 
+/// The drives of a cluster on paper, in the cells that they would be in had all been registered at once.
+pub(crate) fn shared_out(mut topology: Topology) -> Topology {
+    let row = |drive: &Drive| DriveRow {
+        id: Bytes::copy_from_slice(drive.id.as_bytes()),
+        node: drive.node,
+        rack: drive.rack.to_string(),
+        site: drive.site.to_string(),
+        ..DriveRow::default()
+    };
+    let cells = settle(&topology.drives.iter().map(row).collect::<Vec<DriveRow>>());
+    for drive in &mut topology.drives {
+        drive.cell = cells.get(&drive.id).copied().unwrap_or(0);
+    }
+    topology
+}
+
 fn counts(row: &DriveRow) -> bool {
     row.state != DriveState::Removed as i32
 }
@@ -78,7 +96,6 @@ fn halves(mut drives: Vec<&DriveRow>) -> (Vec<&DriveRow>, Vec<&DriveRow>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     /// A drive whose id says nothing of where it is.

@@ -2,7 +2,7 @@
 //! placement does.
 
 use super::{Level, Topology, Warning};
-use crate::placement::{Need, place_in_cell};
+use crate::placement::{Need, place};
 use codec::erasure::Geometry;
 use codec::id::DriveId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,27 +58,38 @@ impl Topology {
     pub(super) fn not_survived(&self, geometry: Geometry) -> Option<Warning> {
         let parity = usize::from(geometry.m());
         let placed = self.samples(geometry)?;
-        let most =
-            |level| placed.iter().filter_map(|drives| self.held(drives, level).first().copied()).max().unwrap_or(0);
-        let levels = Level::SHARED.into_iter().filter(|level| self.has_many(*level));
-        let mut losses = levels.map(|level| Warning::Loss { level, most: most(level), parity });
+        let most = |at: usize| placed.iter().map(|drives| self.most_held(drives)[at]).max().unwrap_or(0);
+        let levels = Level::SHARED.into_iter().enumerate().filter(|(_, level)| self.has_many(*level));
+        let mut losses = levels.map(|(at, level)| Warning::Loss { level, most: most(at), parity });
         losses.find(|warning| matches!(warning, Warning::Loss { most, .. } if *most > parity))
     }
 
-    fn has_many(&self, level: Level) -> bool {
+    /// Whether there are several of these.
+    pub(crate) fn has_many(&self, level: Level) -> bool {
         self.drives.iter().map(|drive| drive.group(level)).collect::<BTreeSet<_>>().len() > 1
     }
 
-    /// Drives of full stripes that are placed now.
+    /// Drives of full stripes that are placed now: some in each cell that placement would choose.
     fn samples(&self, geometry: Geometry) -> Option<Vec<Vec<DriveId>>> {
-        let count = usize::from(self.width(geometry)?) + usize::from(geometry.m());
-        let cells: BTreeSet<u32> = self.usable().map(|drive| drive.cell).collect();
-        let need = |seed| Need { survive: self.survive, seed, ..Need::new(count, geometry.m()) };
-        let each = |cell: u32| (0..SAMPLES).filter_map(move |seed| place_in_cell(self, cell, &need(seed)));
-        let placed: Vec<Vec<DriveId>> = cells.into_iter().flat_map(each).collect();
+        let (parity, m) = (geometry.m(), usize::from(geometry.m()));
+        let count = usize::from(self.width(geometry)?) + m;
+        let level = Level::SHARED.into_iter().rev().find(|level| self.capacity(*level, m) >= count);
+        let mut cells: BTreeMap<u32, Topology> = BTreeMap::new();
+        for drive in self.usable() {
+            let cell = cells.entry(drive.cell).or_default();
+            cell.drives.push(drive.clone());
+            cell.survive = self.survive;
+        }
+        cells.retain(|_, cell| cell.capacity(level.unwrap_or_default(), m) >= count);
+        let need = |seed| Need { survive: self.survive, seed, ..Need::new(count, parity) };
+        let in_one = |of: &Topology| (0..SAMPLES).map(|seed| place(of, &need(seed))).collect::<Vec<_>>();
         // No cell is large enough: stripes go over all of them.
-        let wide = || (0..SAMPLES).map(|seed| crate::placement::place(self, &need(seed))).collect();
-        Some(if placed.is_empty() { wide() } else { placed })
+        Some(if cells.is_empty() { in_one(self) } else { cells.values().flat_map(in_one).collect() })
+    }
+
+    /// The most shards on one node, in one rack and at one site of a stripe on these drives.
+    pub(crate) fn most_held(&self, drives: &[DriveId]) -> [usize; 3] {
+        Level::SHARED.map(|level| self.held(drives, level).first().copied().unwrap_or(0))
     }
 
     /// How many shards each node, rack or site has of these, the most first.

@@ -10,7 +10,7 @@ use crate::keep::repair::{Done, Executor, Failure, commit};
 use crate::keep::watch::Sight;
 use crate::keep::wounds::{Wrong, judge};
 use crate::lookup::Wounds;
-use crate::topology::Topology;
+use crate::topology::{Level, Topology};
 use codec::effect::{DriveRow, StripeRow};
 use codec::id::{DriveId, Lsn, StripeId};
 use futures::future::join_all;
@@ -192,6 +192,9 @@ impl Keeper {
     /// Goes on over all stripes, looking for those with a shard on a drive that is lost, back, removed or being emptied.
     async fn walk(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
         let mut left = self.parts.config.walk_rows.max(1);
+        let topology = Topology::new(&now.rows, &now.status);
+        let (several, parity) =
+            (Level::SHARED.map(|level| topology.has_many(level)), usize::from(self.parts.geometry.m()));
         while left > 0
             && let Some(mut walk) = work.walk.take()
         {
@@ -204,13 +207,17 @@ impl Keeper {
                 walk.stripes += 1;
                 let row = index::decode::<StripeRow>(STRIPES, &key, value).ok();
                 let Some((id, row)) = StripeId::from_slice(&key).zip(row) else { continue };
-                let mut drives = row.drives.iter().filter_map(|drive| DriveId::from_slice(drive));
-                if drives.any(|drive| work.drives.concerns(drive)) && !work.queue.contains(id) {
+                let drives: Vec<DriveId> = row.drives.iter().filter_map(|drive| DriveId::from_slice(drive)).collect();
+                let held = if several == [false; 3] { [0; 3] } else { topology.most_held(&drives) };
+                for ((crowded, held), several) in walk.crowded.iter_mut().zip(held).zip(several) {
+                    *crowded += u64::from(several && held > parity);
+                }
+                if drives.iter().any(|drive| work.drives.concerns(*drive)) && !work.queue.contains(id) {
                     self.judge(work, id, now.ms)?;
                 }
             }
             if ended {
-                work.walked = walk.stripes;
+                (work.walked, work.crowded) = (walk.stripes, walk.crowded);
                 work.walked_all = true;
                 let again = now.ms.saturating_add(self.parts.config.walk_every_ms);
                 work.walk_at_ms = work.walk_at_ms.min(again);

@@ -6,13 +6,13 @@ use crate::command::{Command, CommitObject, Condition, CreateBucket, NewChunk, N
 use crate::index::{self, FAMILIES, Overlay};
 use crate::keys::{KeyError, Keys};
 use crate::service::Metadata;
-use crate::start::{Config, IndexHome, KeySource, Parts, PutAside, StartError, accept_loss, start};
+use crate::start::{Config, IndexHome, KeySource, NodeParts, Parts, PutAside, StartError, accept_loss, start};
 use bytes::Bytes;
 use codec::effect::{Content, ObjectMeta};
 use codec::encrypt::KeyEncryptionKey;
 use codec::erasure::Geometry;
 use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
-use codec::id::BucketId;
+use codec::id::{BucketId, ClusterId};
 use codec::manifest::{Entry, Manifest};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage_node::disk::Disk;
 use storage_node::disk::faulty::{CrashImage, Trace};
+use storage_node::host::NodeHost;
 use storage_node::kv::{Direction, Family, Kv, KvBatch, KvError, KvIterator, KvStats, MemoryKv};
 use storage_node::sabotage::SabotageSet;
 
@@ -221,6 +222,12 @@ impl World {
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
         }
+    }
+
+    /// The same index, key and clock for a service over these nodes.
+    pub fn node_parts(&self, nodes: Arc<dyn NodeHost>, cluster: ClusterId) -> NodeParts {
+        let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
+        NodeParts { nodes, cluster, index: self.home.clone(), keys: self.keys(), clock, entropy }
     }
 
     pub async fn try_start(&self) -> Result<Metadata, StartError> {
