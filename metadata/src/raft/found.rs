@@ -8,7 +8,7 @@
 //! not run any more. Should one do so all the same and lead, its index ends before the drives' journal does, and it serves no
 //! writes (`start/lead.rs`).
 
-use super::log::{FAMILIES, LogStore, OpenError};
+use super::log::{FAMILIES, LogStore};
 use super::machine::{Machine, MachineError};
 use super::member::MemberConfig;
 use super::{Peer, Tail};
@@ -16,7 +16,6 @@ use crate::index::{self, IndexError, Overlay};
 use openraft::{CommittedLeaderId, LogId, Membership, StoredMembership};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::{fs, io};
 use storage_node::kv::{Kv, KvError, RocksKv};
 
@@ -32,9 +31,6 @@ pub enum FoundError {
     /// The index fails.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// The log.
-    #[error(transparent)]
-    Log(#[from] OpenError),
     /// The state machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -104,7 +100,8 @@ pub(super) fn found(config: &MemberConfig, me: &Peer, index: &Path) -> Result<()
         &StoredMembership::new(Some(last), members),
     )?;
     let log = RocksKv::open(&new.join("log"), &FAMILIES, config.rocks)?;
-    LogStore::open(Arc::new(log), config.identity)?.begin_after(last)?;
+    LogStore::begin_after(&log, config.identity, last)?;
+    drop(log);
     fs::rename(&new, &config.dir).map_err(at(&config.dir))?;
     let parent = config.dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(at(parent))

@@ -50,6 +50,12 @@ pub struct Identity {
     pub node: u64,
 }
 
+impl Identity {
+    fn row(&self) -> IdentityRow {
+        IdentityRow { cluster: Bytes::copy_from_slice(self.cluster.as_bytes()), node: self.node }
+    }
+}
+
 /// Why a log can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -101,9 +107,8 @@ impl LogStore {
         let owner = read_row::<IdentityRow>(&*kv, IDENTITY)?;
         match owner {
             None => {
-                let cluster = Bytes::copy_from_slice(identity.cluster.as_bytes());
                 let mut rows = Overlay::new(&*kv);
-                rows.put(STATE, IDENTITY, &IdentityRow { cluster, node: identity.node });
+                rows.put(STATE, IDENTITY, &identity.row());
                 kv.write(rows.into_batch())?;
                 kv.flush()?;
             }
@@ -132,18 +137,26 @@ impl LogStore {
         Ok(log)
     }
 
-    /// Makes an empty log one that was purged up to `last`: a cluster of one begins after an index that is there. Blocks.
-    pub(super) fn begin_after(&self, last: LogId<u64>) -> Result<(), IndexError> {
-        let mut rows = Overlay::new(&*self.kv);
+    /// Makes an empty store the log of `identity`, as if it was purged up to `last`: a cluster of one begins after an index that
+    /// is there. Blocks.
+    pub(super) fn begin_after(kv: &dyn Kv, identity: Identity, last: LogId<u64>) -> Result<(), IndexError> {
+        let mut rows = Overlay::new(kv);
+        rows.put(STATE, IDENTITY, &identity.row());
         rows.put(STATE, PURGED, &LogIdMessage::from(last));
-        self.kv.write(rows.into_batch())?;
-        Ok(self.kv.flush()?)
+        kv.write(rows.into_batch())?;
+        Ok(kv.flush()?)
     }
 
     /// Committed entries from `from` to `upto`, as far as [`READ_BYTES`] lead and one at least; fewer where they are not there.
     /// Blocks.
     pub(crate) fn read_committed_from(&self, from: u64, upto: u64) -> Result<Vec<Entry<RaftTypes>>, IndexError> {
         self.entries(from, upto.checked_add(1), READ_BYTES)
+    }
+
+    /// The last entry that was purged; 0 for none.
+    #[cfg(test)]
+    pub(crate) fn purged_to(&self) -> u64 {
+        read_row::<LogIdMessage>(&*self.kv, PURGED).unwrap().map_or(0, |at| at.index)
     }
 
     /// The last position that was purged, and the last there is. Looks at the ends only.

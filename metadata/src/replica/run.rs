@@ -133,8 +133,10 @@ impl Running {
         let mut leadership = self.member.watch();
         loop {
             let elected = tokio::select! {
-                elected = leadership.wait_for(|now| now.leading) => elected.ok().map(|now| now.term),
+                // First: a node that is to stop may still lead, and a start would have to be waited for.
+                biased;
                 _ = self.stopping.wait_for(|stop| *stop) => None,
+                elected = leadership.wait_for(|now| now.leading) => elected.ok().map(|now| now.term),
             };
             let Some(term) = elected else { return };
             tracing::info!(term, "this metadata node leads");
