@@ -139,8 +139,8 @@ fn holds(directory: &Path, bytes: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_is_copied_and_both_sides_are_compared() {
     let (sites, near, far) = Sites::start().await;
-    // XML could not hold this one, and a URL would make something else of it.
-    let odd = "a b+c%2F/\u{fc}\u{1}";
+    // A URL would make something else of this one.
+    let odd = "a b+c%2F/\u{fc}";
     let large = document(4, 11 << 20);
     sites.put("gone", document(1, 1000)).await;
     sites.put("empty", Bytes::new()).await;

@@ -27,12 +27,14 @@ use codec::effect::{ReplicatedKey, ReplicationRow};
 use codec::id::BucketId;
 use copy::{Copier, Room};
 use gateway::engine::Gateway;
+use gateway::noted::Noted;
 use lane::Lane;
 use metadata::client::{CommitError, LookupError, MetadataClient};
 use metadata::clock::{Clock, SystemClock};
 use metadata::command::{Command, MAX_REPLICATION_KEYS};
 use metadata::index::{self, IndexError, Overlay, replication};
 use metadata::keys::{KeyError, Secret};
+use metadata::replica::Leading;
 use metadata::service::Metadata;
 use progress::Progress;
 use std::collections::HashMap;
@@ -95,10 +97,12 @@ struct Working {
 /// Copies buckets for as long as it lives.
 pub struct Replicator {
     meta: Arc<Metadata>,
+    leading: Arc<dyn Leading>,
     engine: Arc<Gateway>,
     room: Arc<Room>,
     working: Mutex<HashMap<BucketId, Working>>,
     looking: Mutex<Option<JoinHandle<()>>>,
+    noted: Noted,
 }
 
 impl std::fmt::Debug for Replicator {
@@ -108,15 +112,17 @@ impl std::fmt::Debug for Replicator {
 }
 
 impl Replicator {
-    /// Begins. `engine` reads the objects. To be ended by [`Replicator::stop`] before `meta` is shut down.
-    pub fn start(meta: Arc<Metadata>, engine: Arc<Gateway>) -> Arc<Replicator> {
+    /// Begins. `leading` knows whether `meta` still serves, `engine` reads the objects. To be ended by [`Replicator::stop`] before `meta` is shut down.
+    pub fn start(meta: Arc<Metadata>, leading: Arc<dyn Leading>, engine: Arc<Gateway>) -> Arc<Replicator> {
         let room = Arc::new(Room::new(KEYS, MEMORY));
-        let (working, looking) = Default::default();
-        let replicator = Arc::new(Replicator { meta, engine, room, working, looking });
+        let (working, looking, noted) = Default::default();
+        let replicator = Arc::new(Replicator { meta, leading, engine, room, working, looking, noted });
         let weak = Arc::downgrade(&replicator);
         let task = tokio::spawn(async move {
             while let Some(replicator) = weak.upgrade() {
-                if let Err(error) = replicator.look().await {
+                if let Err(error) = replicator.look().await
+                    && replicator.noted.is_news("rules")
+                {
                     tracing::warn!(%error, "replication: the rules can't be looked at");
                 }
                 drop(replicator);
@@ -168,7 +174,9 @@ impl Replicator {
             let copier = match self.copier(row.clone()) {
                 Ok(copier) => copier,
                 Err(error) => {
-                    tracing::warn!(%error, bucket = row.bucket, "a bucket can't be replicated");
+                    if self.noted.is_news(&row.bucket.to_string()) {
+                        tracing::warn!(%error, bucket = row.bucket, "a bucket can't be replicated");
+                    }
                     continue;
                 }
             };
@@ -200,8 +208,9 @@ impl Replicator {
     fn copier(&self, rule: ReplicationRow) -> Result<Copier, KeyError> {
         let secret = self.meta.keys().unwrap_replication(&rule)?;
         let target = Arc::new(Target::new(&rule, &secret));
-        let (meta, engine, room) = (Arc::clone(&self.meta), Arc::clone(&self.engine), Arc::clone(&self.room));
-        Ok(Copier { meta, engine, target, room, rule })
+        let (meta, leading) = (Arc::clone(&self.meta), Arc::clone(&self.leading));
+        let (engine, room) = (Arc::clone(&self.engine), Arc::clone(&self.room));
+        Ok(Copier { meta, leading, engine, target, room, rule })
     }
 
     async fn commit(&self, command: Command) -> Result<(), CommitError> {

@@ -3,6 +3,9 @@
 //! Invariants:
 //! * What is copied is what the key is now, and it is done only up to the change that was known before it was looked up: a key
 //!   that changes meanwhile waits on.
+//! * First is looked at what is there, then this process makes sure that it still leads, then is looked at what is here. What
+//!   is written names what was found there. So a leader that was superseded puts nothing older over what its successor has copied:
+//!   either it learns that it does not lead, or the successor's copy comes after the look and the write is refused.
 //! * Bytes come through the engine, so each was verified against its chunk's id, and they go out with their MD5: what is
 //!   broken on the way is refused there.
 //! * At most one part of each object is in memory, and all of them together in [`Room`].
@@ -17,6 +20,7 @@ use gateway::error::GetError;
 use md5::{Digest, Md5};
 use metadata::client::{LookupError, MetadataClient};
 use metadata::index::{IndexError, Overlay, replication};
+use metadata::replica::{Leading, NotLeading};
 use metadata::service::Metadata;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,6 +37,9 @@ const MAX_PARTS: u64 = 10_000;
 const UNIT: u64 = 64 << 10;
 /// Reading a part here may take so long, and a second more for each MiB.
 const READ: Duration = Duration::from_secs(120);
+
+/// How long it may take to learn whether this process still leads.
+const LED: Duration = Duration::from_secs(30);
 
 /// What all copies together may use.
 pub(super) struct Room {
@@ -105,6 +112,12 @@ impl From<LookupError> for CopyError {
     }
 }
 
+impl From<NotLeading> for CopyError {
+    fn from(error: NotLeading) -> CopyError {
+        CopyError::Here(error.to_string())
+    }
+}
+
 impl From<IndexError> for CopyError {
     fn from(error: IndexError) -> CopyError {
         CopyError::Here(error.to_string())
@@ -114,6 +127,7 @@ impl From<IndexError> for CopyError {
 /// What a copy needs.
 pub(super) struct Copier {
     pub meta: Arc<Metadata>,
+    pub leading: Arc<dyn Leading>,
     pub engine: Arc<Gateway>,
     pub target: Arc<Target>,
     pub room: Arc<Room>,
@@ -166,20 +180,18 @@ impl Copier {
     /// not wait.
     pub(super) async fn copy(&self, key: &str) -> Result<Option<(u64, Copied)>, CopyError> {
         let Some(changed) = self.changed(key)? else { return Ok(None) };
+        let found = self.target.head(key).await?;
+        let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
+        led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??;
         let current = self.meta.current_version(self.bucket(), key).await?.filter(|version| !version.delete_marker);
-        let copied = match current {
-            None if !self.rule.deletes => Copied::Same,
-            None => match self.target.head(key).await? {
-                None => Copied::Same,
-                Some(found) => self.target.delete(key, &found).await.map(|()| Copied::Deleted)?,
-            },
-            Some(version) => {
-                let found = self.target.head(key).await?;
-                match found {
-                    Some(found) if found.is_copy_of(&version) => Copied::Same,
-                    found => self.put(&version, found.as_ref(), changed).await?,
-                }
+        let copied = match (current, found) {
+            (None, Some(found)) if self.rule.deletes => {
+                self.target.delete(key, &found).await?;
+                Copied::Deleted
             }
+            (None, _) => Copied::Same,
+            (Some(version), Some(found)) if found.is_copy_of(&version) => Copied::Same,
+            (Some(version), found) => self.put(&version, found.as_ref(), changed).await?,
         };
         Ok(Some((changed, copied)))
     }

@@ -27,6 +27,8 @@ pub(crate) enum Reason {
     NoBucket,
     /// It refuses this object.
     Refused,
+    /// What is there was not what had been found there.
+    Changed,
     /// The object can't be read here.
     Unreadable,
     /// Something is in the way on this side.
@@ -42,6 +44,7 @@ impl Reason {
             Reason::Busy => "busy",
             Reason::NoBucket => "no-bucket",
             Reason::Refused => "refused",
+            Reason::Changed => "changed",
             Reason::Unreadable => "unreadable",
             Reason::Here => "here",
         }

@@ -4,6 +4,7 @@ use super::Replicator;
 use crate::admin::AdminState;
 use gateway::engine::{Config, Gateway};
 use metadata::client::MetadataClient;
+use metadata::replica::{Alone, Leading};
 use metadata::service::Metadata;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,10 @@ async fn follow(state: Arc<AdminState>, mut ended: watch::Receiver<bool>) {
         };
         if !same {
             stop(&state, current.take()).await;
-            current = service.map(start);
+            current = service.map(|service| {
+                let leading = state.seat().map(|seat| seat as Arc<dyn Leading>);
+                start(service, leading)
+            });
             state.replicating(current.clone());
         }
         // Until it is time to look again, or the end: also when nobody can say it any more.
@@ -69,9 +73,11 @@ async fn stop(state: &AdminState, replicator: Option<Arc<Replicator>>) {
     }
 }
 
-fn start(meta: Arc<Metadata>) -> Arc<Replicator> {
+/// `leading`: where this process is one of several.
+fn start(meta: Arc<Metadata>, leading: Option<Arc<dyn Leading>>) -> Arc<Replicator> {
     // An engine of its own: clients and replication don't wait for each other's places.
     let limits = Config { memory: MEMORY, gets: READS, ..Config::default() };
     let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, limits);
-    Replicator::start(meta, engine)
+    let leading = leading.unwrap_or_else(|| Arc::new(Alone(Arc::clone(&meta))));
+    Replicator::start(meta, leading, engine)
 }

@@ -128,7 +128,7 @@ impl Lane {
             self.walk(&rule).await?;
             idle = false;
         }
-        self.collect(if idle { LOOK } else { FLUSH }).await;
+        self.collect(idle).await;
         let due = self.done.len() >= BATCH || self.running.is_empty() || self.flushed.elapsed() >= FLUSH;
         if due && !self.done.is_empty() {
             self.flush().await?;
@@ -174,15 +174,15 @@ impl Lane {
         Ok(!self.taken.is_empty())
     }
 
-    /// Waits until a key has ended, and takes all that have; no longer than `most`.
-    async fn collect(&mut self, most: Duration) {
+    /// Waits a moment for a key to end, and takes all that have.
+    async fn collect(&mut self, idle: bool) {
         if self.running.is_empty() {
-            if self.done.is_empty() && self.taken.is_empty() {
-                sleep(most).await;
+            if idle && self.done.is_empty() {
+                sleep(LOOK).await;
             }
             return;
         }
-        let first = tokio::time::timeout(most, self.running.join_next()).await;
+        let first = tokio::time::timeout(FLUSH, self.running.join_next()).await;
         let mut next = first.ok().flatten();
         while let Some(ended) = next {
             match ended {
@@ -266,13 +266,15 @@ impl Lane {
 /// Why a key failed; `None` when it is to be tried again at once.
 fn reason(error: &CopyError) -> Option<Reason> {
     Some(match error {
-        CopyError::Superseded | CopyError::Target(TargetError::Changed) => return None,
+        CopyError::Superseded => return None,
         CopyError::Target(error) => match error {
             TargetError::Unreachable(_) => Reason::Unreachable,
             TargetError::Denied(_) => Reason::Denied,
             TargetError::Busy(_) => Reason::Busy,
             TargetError::NoBucket => Reason::NoBucket,
-            TargetError::Unknown(_) | TargetError::Refused(_) | TargetError::Changed => Reason::Refused,
+            // With a pause of its own: an endpoint may judge conditions in a way that none ever holds.
+            TargetError::Changed => Reason::Changed,
+            TargetError::Unknown(_) | TargetError::Refused(_) => Reason::Refused,
         },
         CopyError::Unreadable(_) => Reason::Unreadable,
         CopyError::Here(_) => Reason::Here,

@@ -204,7 +204,7 @@ impl Target {
         let head = match within(0, request.send()).await {
             Ok(head) => head,
             // There is no body that could tell a missing bucket: the write will.
-            Err(TargetError::NoBucket) => return Ok(None),
+            Err(TargetError::NoBucket | TargetError::Changed) => return Ok(None),
             Err(error) => return Err(error),
         };
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
@@ -412,6 +412,8 @@ fn meaning<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TargetError {
     let text = short(&format!("{status} {code} {}", answer.err().message().unwrap_or_default()));
     match status {
         401 | 403 => TargetError::Denied(text),
+        // What a write was to replace or to complete is gone.
+        404 if matches!(code, "NoSuchKey" | "NoSuchUpload") => TargetError::Changed,
         404 => TargetError::NoBucket,
         412 => TargetError::Changed,
         409 if code == "ConditionalRequestConflict" => TargetError::Changed,
@@ -434,6 +436,10 @@ fn short(text: &str) -> String {
     let line: String = text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.trim().to_owned()
 }
+
+#[cfg(test)]
+#[path = "target/endpoint.rs"]
+mod endpoint;
 
 #[cfg(test)]
 mod tests {
