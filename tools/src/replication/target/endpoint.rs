@@ -1,0 +1,144 @@
+//! Against an endpoint that keeps objects in memory and answers as it is told.
+
+use super::*;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use codec::effect::{Content, UserMeta};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// How it answers.
+#[derive(Clone, Debug, Default)]
+struct Manner {
+    /// Writes with conditions get 501.
+    unconditional: bool,
+    /// Every request gets this status and code.
+    says: Option<(u16, &'static str)>,
+}
+
+#[derive(Default)]
+struct Endpoint {
+    manner: Mutex<Manner>,
+    /// By path: entity tag and headers of the last write.
+    objects: Mutex<BTreeMap<String, (String, HeaderMap)>>,
+}
+
+fn error(status: u16, code: &str) -> Response {
+    let body = format!("<Error><Code>{code}</Code><Message>because</Message></Error>");
+    (StatusCode::from_u16(status).unwrap(), body).into_response()
+}
+
+async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Response {
+    let manner = endpoint.manner.lock().unwrap().clone();
+    if let Some((status, code)) = manner.says {
+        return error(status, code);
+    }
+    let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+    let mut objects = endpoint.objects.lock().unwrap();
+    let tag = objects.get(&path).map(|(tag, _)| tag.clone());
+    if *request.method() == Method::HEAD {
+        let Some((tag, stored)) = objects.get(&path) else { return StatusCode::NOT_FOUND.into_response() };
+        let mut answer = stored.clone();
+        answer.insert("etag", tag.parse().unwrap());
+        return answer.into_response();
+    }
+    let (none, matched) = (headers.get("if-none-match"), headers.get("if-match"));
+    if manner.unconditional && (none.is_some() || matched.is_some()) {
+        return error(501, "NotImplemented");
+    }
+    let matched = matched.map(|tag| tag.to_str().unwrap().to_owned());
+    if (none.is_some() && tag.is_some()) || (matched.is_some() && matched != tag) {
+        return error(412, "PreconditionFailed");
+    }
+    if *request.method() == Method::DELETE {
+        objects.remove(&path);
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let kept = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta") || *name == "expires");
+    let kept = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let tag = format!("\"{}\"", headers["content-md5"].to_str().unwrap());
+    objects.insert(path, (tag.clone(), kept));
+    [("etag", tag)].into_response()
+}
+
+async fn start() -> (Arc<Endpoint>, Target) {
+    let endpoint = Arc::new(Endpoint::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().fallback(answer).with_state(Arc::clone(&endpoint));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let rule = ReplicationRow {
+        endpoint: format!("http://{address}"),
+        region: "us-east-1".to_owned(),
+        target: "copy".to_owned(),
+        access_key: "KEY".to_owned(),
+        ..ReplicationRow::default()
+    };
+    (endpoint, Target::new(&rule, &Secret::new("secret".to_owned())))
+}
+
+fn what() -> Described {
+    let user = vec![UserMeta { name: "who".to_owned(), value: "the office".to_owned() }];
+    let meta = ObjectMeta { user, expires: "not a date".to_owned(), ..ObjectMeta::default() };
+    let content = Content { etag: "abc".to_owned(), ..Content::default() };
+    Described::new(&VersionRow { meta: Some(meta), content: Some(content), ..VersionRow::default() }, true)
+}
+
+fn piece(byte: u8) -> Piece {
+    Piece { bytes: Bytes::from(vec![byte; 10]), md5: [byte; 16] }
+}
+
+/// A write that was given up may arrive at any later time. Without its condition it would put the older version back.
+#[tokio::test]
+async fn a_write_that_comes_late_replaces_nothing_newer() {
+    let (_endpoint, target) = start().await;
+    assert_eq!(target.head("k").await, Ok(None));
+    target.put("k", &what(), piece(1), None, None).await.unwrap();
+    let first = target.head("k").await.unwrap().unwrap();
+    assert_eq!((first.mark.as_str(), first.meta.user[0].value.as_str()), ("abc", "the office"));
+    assert_eq!(first.meta.expires, "not a date", "headers are sent as they came");
+    let late = target.put("k", &what(), piece(1), None, None).await;
+    assert_eq!(late, Err(TargetError::Changed));
+    target.put("k", &what(), piece(2), None, Some(&first)).await.unwrap();
+    assert_eq!(target.put("k", &what(), piece(1), None, Some(&first)).await, Err(TargetError::Changed));
+    assert_eq!(target.delete("k", &first).await, Err(TargetError::Changed));
+    let second = target.head("k").await.unwrap().unwrap();
+    assert_ne!(second.etag, first.etag);
+    target.delete("k", &second).await.unwrap();
+    assert_eq!(target.head("k").await, Ok(None));
+}
+
+#[tokio::test]
+async fn an_endpoint_without_conditions_is_written_to_from_the_second_try_on() {
+    let (endpoint, target) = start().await;
+    endpoint.manner.lock().unwrap().unconditional = true;
+    assert_eq!(target.put("k", &what(), piece(1), None, None).await, Err(TargetError::Changed));
+    target.put("k", &what(), piece(1), None, None).await.unwrap();
+    let found = target.head("k").await.unwrap().unwrap();
+    target.put("k", &what(), piece(2), None, Some(&found)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_endpoint_says_tells_what_to_do() {
+    let (endpoint, target) = start().await;
+    for (status, code, kind) in [
+        (403, "SignatureDoesNotMatch", "Denied"),
+        (404, "NoSuchBucket", "NoBucket"),
+        (404, "NoSuchUpload", "Changed"),
+        (404, "NoSuchKey", "Changed"),
+        (400, "MetadataTooLarge", "Refused"),
+        (429, "TooManyRequests", "Busy"),
+        (503, "SlowDown", "Busy"),
+        (507, "InsufficientStorage", "Busy"),
+    ] {
+        endpoint.manner.lock().unwrap().says = Some((status, code));
+        let error = target.put("k", &what(), piece(1), None, None).await.unwrap_err();
+        assert!(format!("{error:?}").starts_with(kind), "{status} {code}: {error:?}");
+        assert!(!error.to_string().contains('\n'));
+    }
+    let nobody = ReplicationRow { endpoint: "http://127.0.0.1:9".to_owned(), ..ReplicationRow::default() };
+    let nobody = Target::new(&nobody, &Secret::new("secret".to_owned()));
+    assert!(matches!(nobody.head("k").await, Err(TargetError::Unreachable(_))));
+}
