@@ -40,11 +40,11 @@ const WORTH_A_SNAPSHOT: u64 = 1000;
 /// How patient a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timings {
-    /// A leader is heard of so often.
+    /// A leader is heard of so often; Raft gives up a call to another node that takes longer, and makes it again.
     pub heartbeat: Duration,
     /// A node that hears of no leader for a time between this ...
     pub election_min: Duration,
-    /// ... and this stands for election. A leader that a majority has not answered for so long is none any more.
+    /// ... and this, after the longer of the two has passed once, stands for election. A leader that a majority has not answered for so long is none any more.
     pub election_max: Duration,
     /// A snapshot reaches a follower within this, or is begun anew.
     pub snapshot: Duration,
@@ -60,8 +60,8 @@ impl Default for Timings {
     fn default() -> Self {
         Timings {
             heartbeat: Duration::from_millis(300),
-            election_min: Duration::from_millis(1500),
-            election_max: Duration::from_millis(3000),
+            election_min: Duration::from_millis(1000),
+            election_max: Duration::from_millis(2000),
             snapshot: Duration::from_secs(600),
             deadline: Duration::from_secs(10),
             catch_up: Duration::from_secs(900),

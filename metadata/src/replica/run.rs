@@ -232,7 +232,8 @@ async fn stuck(metadata: &Metadata) {
             continue;
         }
         let since = *since.get_or_insert_with(Instant::now);
-        let patience = if metadata.may_write() { STUCK } else { RETRY };
+        // Drives that follow a higher epoch do not come back by themselves.
+        let patience = if metadata.may_write() && metadata.node().superseded().is_none() { STUCK } else { RETRY };
         if since.elapsed() >= patience {
             return;
         }
