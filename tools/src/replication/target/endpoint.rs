@@ -69,14 +69,13 @@ async fn start() -> (Arc<Endpoint>, Target) {
     let address = listener.local_addr().unwrap();
     let router = Router::new().fallback(answer).with_state(Arc::clone(&endpoint));
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    let rule = ReplicationRow {
-        endpoint: format!("http://{address}"),
-        region: "us-east-1".to_owned(),
-        target: "copy".to_owned(),
-        access_key: "KEY".to_owned(),
-        ..ReplicationRow::default()
-    };
-    (endpoint, Target::new(&rule, &Secret::new("secret".to_owned())))
+    (endpoint, at(format!("http://{address}")))
+}
+
+fn at(endpoint: String) -> Target {
+    let (region, target, access_key) = ("us-east-1".to_owned(), "copy".to_owned(), "KEY".to_owned());
+    let rule = ReplicationRow { endpoint, region, target, access_key, ..ReplicationRow::default() };
+    Target::new(&rule, &Secret::new("secret".to_owned()))
 }
 
 fn what() -> Described {
@@ -138,7 +137,6 @@ async fn what_an_endpoint_says_tells_what_to_do() {
         assert!(format!("{error:?}").starts_with(kind), "{status} {code}: {error:?}");
         assert!(!error.to_string().contains('\n'));
     }
-    let nobody = ReplicationRow { endpoint: "http://127.0.0.1:9".to_owned(), ..ReplicationRow::default() };
-    let nobody = Target::new(&nobody, &Secret::new("secret".to_owned()));
+    let nobody = at("http://127.0.0.1:9".to_owned());
     assert!(matches!(nobody.head("k").await, Err(TargetError::Unreachable(_))));
 }
