@@ -4,7 +4,9 @@
 //! * A drive is silent from the moment at which it was first seen so by this process. That moment is journaled once a drive was
 //!   silent for [`NOTE_AFTER_MS`], and so is the moment at which a drive was removed: a restart neither makes a loss younger nor
 //!   begins a wait again. Without it a server that is restarted more often than a wait is long never rebuilds.
-//! * A drive that was silent comes back *unverified*: its shards count again one by one, behind a cursor that only grows.
+//! * A drive that was silent comes back *unverified*: its shards count again one by one, behind a cursor that only grows. One that was
+//!   opened by nobody meanwhile was held by the same process all the time, and comes back as it was: a node that can't be reached for
+//!   a minute has lost nothing, and to verify what is on it takes days.
 //! * A drive that is back and can't be verified is silent again, and stays so until it was opened again, or for
 //!   [`LEFT_ALONE_MS`]: what it should hold is rebuilt as if it had never come back.
 //! * A drive that is silent again is so since the first time, unless it was back for longer than the grace: it has a grace of its
@@ -74,6 +76,17 @@ pub struct Seen {
     failing: Option<Failing>,
     /// It could not be verified: silent until this time, unless it is opened again.
     left_until_ms: Option<u64>,
+    /// What was good when it fell silent.
+    kept: Kept,
+}
+
+/// What is known to be good of a drive that is silent, should nobody have opened it meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// All that it should hold.
+    All,
+    /// Every shard of the stripes up to here; `None`: none.
+    Upto(Option<StripeId>),
 }
 
 /// Attempts to verify a drive that came to nothing.
@@ -184,7 +197,7 @@ impl Drives {
         if failing.for_ms >= VERIFY_WITHIN_MS {
             tracing::error!(%drive, "a drive that is back can't be verified; it counts as silent");
             seen.sight = Sight::Silent { since_ms };
-            (seen.failing, seen.back_ms) = (None, None);
+            (seen.failing, seen.back_ms, seen.kept) = (None, None, Kept::Upto(None));
             seen.left_until_ms = Some(now_ms.saturating_add(LEFT_ALONE_MS));
             self.given_up = true;
         }
@@ -254,6 +267,7 @@ fn first(
         opened,
         failing: None,
         left_until_ms: None,
+        kept: Kept::Upto(None),
     })
 }
 
@@ -273,10 +287,14 @@ fn step(before: Seen, row: &DriveRow, (answers, opened): (bool, u32), now_ms: u6
         (Sight::There, true) => Sight::There,
         (Sight::There, false) => Sight::Silent { since_ms: now_ms },
         (silent @ Sight::Silent { .. }, true) if !again && left_until_ms.is_some() => silent,
-        (Sight::Silent { since_ms }, true) => Sight::Back { since_ms, verified: None },
+        (Sight::Silent { since_ms }, true) if again => Sight::Back { since_ms, verified: None },
+        (Sight::Silent { since_ms }, true) => match before.kept {
+            Kept::All => Sight::There,
+            Kept::Upto(verified) => Sight::Back { since_ms, verified },
+        },
         (silent @ Sight::Silent { .. }, false) => silent,
         (back @ Sight::Back { .. }, true) => back,
-        // Silent again: what was verified before may be lost now. What comes back for so long has not been away all the time.
+        // What comes back for so long has not been away all the time.
         (Sight::Back { .. }, false)
             if before.back_ms.is_some_and(|back_ms| now_ms.saturating_sub(back_ms) > grace_ms) =>
         {
@@ -284,13 +302,18 @@ fn step(before: Seen, row: &DriveRow, (answers, opened): (bool, u32), now_ms: u6
         }
         (Sight::Back { since_ms, .. }, false) => Sight::Silent { since_ms },
     };
+    let kept = match before.sight {
+        Sight::There => Kept::All,
+        Sight::Back { verified, .. } => Kept::Upto(verified),
+        Sight::Silent { .. } | Sight::Removed { .. } => before.kept,
+    };
     let left_until_ms = left_until_ms.filter(|_| matches!(sight, Sight::Silent { .. }));
     let is_back = matches!(sight, Sight::Back { .. });
     let failing = before.failing.filter(|_| is_back && !again);
     let back_ms = is_back.then(|| before.back_ms.filter(|_| !again).unwrap_or(now_ms));
     let opened = before.opened.max(opened);
     let draining = row.state == DriveState::Draining as i32;
-    Seen { sight, draining, back_ms, opened, failing, left_until_ms, noted: before.noted }
+    Seen { sight, draining, back_ms, opened, failing, left_until_ms, kept, noted: before.noted }
 }
 
 /// Journals since when a drive is silent, if it was for a while, or removed, and that it is silent no more.
@@ -452,6 +475,49 @@ mod tests {
         assert!(later.concerns(DRIVE) && later.get(DRIVE).unwrap().draining);
         assert!(later.look(&overlay, &[row(DriveState::Removed)], &healthy, 540, 100).unwrap().changed);
         assert_eq!(later.get(DRIVE).unwrap().sight, Sight::Removed { since_ms: 540 });
+    }
+
+    /// A node that could not be reached for a minute had all its drives verified anew, which takes days, and its stripes went through
+    /// repair meanwhile as if they could not lose another shard.
+    #[test]
+    fn r13_a_node_that_was_only_away_brings_its_drives_back_as_they_were() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let overlay = Overlay::new(&kv);
+        let grace = 15 * NOTE_AFTER_MS;
+        let active = [row(DriveState::Active)];
+        let there = |opened| [DriveStatus { opened, ..status(DriveHealth::Healthy) }];
+        let gone = |opened| [DriveStatus { opened, ..status(DriveHealth::Failed { reason: String::new() }) }];
+        let see = |drives: &mut Drives, status: &[DriveStatus], at| {
+            let look = drives.look(&overlay, &active, status, at, grace).unwrap();
+            (drives.get(DRIVE).unwrap().sight, look)
+        };
+        let mut drives = Drives::default();
+        see(&mut drives, &there(1), 1);
+        assert_eq!(see(&mut drives, &gone(1), 10).0, Sight::Silent { since_ms: 10 });
+        see(&mut drives, &gone(1), 10 + NOTE_AFTER_MS);
+        let (sight, look) = see(&mut drives, &there(1), 20 + NOTE_AFTER_MS);
+        assert_eq!((sight, look.changed), (Sight::There, true));
+        assert_eq!((look.notes.len(), look.notes[0].value.len()), (1, 0), "no longer silent");
+        // Started anew while it was away: what it holds now is not known.
+        see(&mut drives, &gone(1), 3 * NOTE_AFTER_MS);
+        assert!(matches!(see(&mut drives, &there(2), 4 * NOTE_AFTER_MS).0, Sight::Back { verified: None, .. }));
+        // Away in the middle of being verified: goes on from there, unless it was opened again.
+        let upto = Some(StripeId { epoch: Epoch(1), counter: 7 });
+        drives.verified(DRIVE, upto);
+        see(&mut drives, &gone(2), 5 * NOTE_AFTER_MS);
+        see(&mut drives, &[], 6 * NOTE_AFTER_MS);
+        let (sight, _) = see(&mut drives, &there(2), 7 * NOTE_AFTER_MS);
+        assert!(matches!(sight, Sight::Back { verified, .. } if verified == upto));
+        see(&mut drives, &gone(2), 8 * NOTE_AFTER_MS);
+        assert!(matches!(see(&mut drives, &there(3), 9 * NOTE_AFTER_MS).0, Sight::Back { verified: None, .. }));
+        // One that could not be verified is no better for having been away.
+        let at = 9 * NOTE_AFTER_MS;
+        drives.not_verified(DRIVE, at, at + ATTEMPT_MS);
+        drives.not_verified(DRIVE, at, at + VERIFY_WITHIN_MS);
+        assert_eq!(drives.lost(), 1);
+        see(&mut drives, &gone(3), at + VERIFY_WITHIN_MS + 1);
+        let at = at + VERIFY_WITHIN_MS + LEFT_ALONE_MS + 1;
+        assert!(matches!(see(&mut drives, &there(3), at).0, Sight::Back { verified: None, .. }));
     }
 
     /// A server that was stopped (or its machine put to sleep) while drives were being verified found the time up for all of them
