@@ -7,9 +7,8 @@
 //!
 //! What a held direction is given is kept and arrives when it flows again, as TCP would send it anew; a cut connection is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +21,10 @@ use tokio::task::JoinSet;
 const PIECE: usize = 64 << 10;
 /// How long the target behind a gate may take to accept.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// How often somebody who connects is looked for, and the pause between.
+const MISSES: usize = 6;
+const MISS: Duration = Duration::from_millis(50);
 
 /// How bytes go from one process to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,13 +54,19 @@ struct Known {
 #[derive(Debug)]
 pub struct Network {
     known: Mutex<Known>,
+    /// Whose sockets are whose, as it was when somebody looked last. Numbers of sockets are not used again soon.
+    sockets: tokio::sync::Mutex<HashMap<u64, String>>,
     changed: watch::Sender<u64>,
 }
 
 impl Network {
     /// Everything flows.
     pub fn new() -> Arc<Network> {
-        Arc::new(Network { known: Mutex::default(), changed: watch::Sender::new(0) })
+        Arc::new(Network {
+            known: Mutex::default(),
+            sockets: tokio::sync::Mutex::default(),
+            changed: watch::Sender::new(0),
+        })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -137,15 +146,23 @@ impl Network {
         drop(tokio::try_join!(there, back));
     }
 
+    /// Whose connection it is. `None`: it is gone again, or that of somebody whom nobody named.
     async fn who(&self, peer: SocketAddr, gate: SocketAddr) -> Option<String> {
         // A process that has just been started may not have been named yet.
-        for _ in 0..20 {
-            let processes = self.known().processes.clone();
-            let found = tokio::task::spawn_blocking(move || maker(peer, gate, &processes)).await.ok()?;
-            if found.is_some() {
-                return found;
+        for _ in 0..MISSES {
+            // One at a time: those that waited meanwhile mostly find what they look for in what the one before them has read.
+            let mut sockets = self.sockets.lock().await;
+            let inode = tokio::task::spawn_blocking(move || inode_of(peer, gate)).await.ok()??;
+            if let Some(name) = sockets.get(&inode) {
+                return Some(name.clone());
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            let processes = self.known().processes.clone();
+            *sockets = tokio::task::spawn_blocking(move || all_sockets(&processes)).await.ok()?;
+            if let Some(name) = sockets.get(&inode) {
+                return Some(name.clone());
+            }
+            drop(sockets);
+            tokio::time::sleep(MISS).await;
         }
         None
     }
@@ -213,21 +230,31 @@ impl From<std::io::Error> for Broken {
     }
 }
 
-/// Which of the processes has the socket with the address `peer` that is connected to `gate`.
-fn maker(peer: SocketAddr, gate: SocketAddr, processes: &BTreeMap<String, u32>) -> Option<String> {
+/// The number of the socket with the address `peer` that is connected to `gate`. `None`: it is closed.
+fn inode_of(peer: SocketAddr, gate: SocketAddr) -> Option<u64> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let (peer, gate) = (hex_of(peer)?, hex_of(gate)?);
-    let inode = table.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1) == Some(&peer.as_str()) && fields.get(2) == Some(&gate.as_str()))
-            .then(|| fields.get(9).copied())?
+    let line = table.lines().find(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(&peer) && fields.next() == Some(&gate)
     })?;
-    let socket = format!("socket:[{inode}]");
-    let has = |process: u32| {
+    // A socket that its process has closed has none.
+    line.split_whitespace().nth(9)?.parse().ok().filter(|inode| *inode != 0)
+}
+
+/// Every socket that the processes have open, by its number.
+fn all_sockets(processes: &BTreeMap<String, u32>) -> HashMap<u64, String> {
+    let mut all = HashMap::new();
+    for (name, process) in processes {
         let files = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
-        files.map(|file| file.path()).any(|file| std::fs::read_link(file).is_ok_and(|to| to == Path::new(&socket)))
-    };
-    processes.iter().find(|&(_, &process)| has(process)).map(|(name, _)| name.clone())
+        for link in files.filter_map(|file| std::fs::read_link(file.path()).ok()) {
+            let number = link.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
+            if let Some(inode) = number.and_then(|number| number.parse().ok()) {
+                all.insert(inode, name.clone());
+            }
+        }
+    }
+    all
 }
 
 /// As in /proc/net/tcp: the address as the host keeps it, and the port.

@@ -296,6 +296,12 @@ impl Site {
         most.unwrap_or_else(|| names[0].clone())
     }
 
+    /// Where the others reach a metadata node.
+    pub fn metadata_address(&self, name: &str) -> String {
+        let place = self.layout.metadata_names().iter().position(|known| known == name);
+        self.metadata_gates[place.expect("a metadata node of this site")].to_string()
+    }
+
     /// The directory of everything.
     pub fn root(&self) -> &Path {
         self.directory.path()
