@@ -112,6 +112,18 @@ pub enum DiskError {
         /// Drive and path, for messages.
         path: String,
     },
+    /// What is there was written by a newer Stele. The drive may be as good as ever, and nothing of it is taken for damage (R16).
+    #[error(
+        "{path} holds a {what} of version {version}, which this version of Stele does not know: start the newer one that wrote it"
+    )]
+    Newer {
+        /// Drive and path, for messages.
+        path: String,
+        /// The layout.
+        what: &'static str,
+        /// The version found.
+        version: u16,
+    },
     /// Everything else. A strike (R6) when it happens to a write or a sync.
     #[error("cannot {op} {path}: {errno}")]
     Io {
@@ -147,9 +159,10 @@ impl DiskError {
         matches!(self, DiskError::Io { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM, .. })
     }
 
-    /// Whether this process was not let look, or ran out of something: the drive may be as good as ever.
+    /// Whether this process was not let look, can't read what it saw, or ran out of something: the drive may be as good as ever.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, DiskError::Io { errno: Errno::ACCESS | Errno::PERM, .. }) || self.is_exhaustion()
+        let denied = matches!(self, DiskError::Io { errno: Errno::ACCESS | Errno::PERM, .. } | DiskError::Newer { .. });
+        denied || self.is_exhaustion()
     }
 
     /// Whether the name does not exist on a drive that is there.

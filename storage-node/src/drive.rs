@@ -229,7 +229,13 @@ fn probe_identity(disk: &dyn Disk, cluster: Option<ClusterId>) -> (ProbedState, 
     }
     match disk.read_small(IDENTITY_FILE) {
         Ok(bytes) => match Identity::parse(&bytes) {
-            None => (ProbedState::Damaged { reason: "its identity file does not verify".to_owned() }, None),
+            None => match newer_identity(&bytes) {
+                Some(version) => {
+                    let path = format!("{}/{IDENTITY_FILE}", disk.path_hint());
+                    (ProbedState::Refused(DiskError::Newer { path, what: "drive identity", version }), None)
+                }
+                None => (ProbedState::Damaged { reason: "its identity file does not verify".to_owned() }, None),
+            },
             Some(identity) if cluster.is_some_and(|c| c != identity.cluster) => {
                 (ProbedState::Foreign { cluster: identity.cluster }, Some(identity))
             }
@@ -242,6 +248,22 @@ fn probe_identity(disk: &dyn Disk, cluster: Option<ClusterId>) -> (ProbedState, 
         },
         Err(error) => (unreadable(error), None),
     }
+}
+
+/// The version of an identity file that a newer Stele wrote: its last line is the check of those before it.
+fn newer_identity(bytes: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
+    let (body, check) = text.rsplit_once('\n')?;
+    let sums = check.strip_prefix("check ")? == blake3::hash(format!("{body}\n").as_bytes()).to_hex().as_str();
+    let mut lines = body.lines();
+    let version: u16 = lines
+        .next()
+        .filter(|first| *first == IDENTITY_FIRST_LINE && sums)
+        .and(lines.next())?
+        .strip_prefix("version ")?
+        .parse()
+        .ok()?;
+    (u32::from(version) != IDENTITY_VERSION).then_some(version)
 }
 
 fn unreadable(error: DiskError) -> ProbedState {

@@ -131,12 +131,19 @@ impl FreeLog {
             Err(DiskError::NotFound { .. }) => return Ok(FreeLog::default()),
             Err(error) => return Err(error),
         };
-        FreeLog::parse(&bytes).ok_or_else(|| DiskError::Io {
-            op: DiskOp::Read,
-            path: format!("{}/{FREES_FILE}", disk.path_hint()),
-            errno: Errno::BADMSG,
-        })
+        let path = format!("{}/{FREES_FILE}", disk.path_hint());
+        match newer(&bytes, MAGIC, FREES_VERSION) {
+            Some(version) => Err(DiskError::Newer { path, what: "free log", version }),
+            None => FreeLog::parse(&bytes).ok_or(DiskError::Io { op: DiskOp::Read, path, errno: Errno::BADMSG }),
+        }
     }
+}
+
+/// The version of a small file that verifies (magic, version, anything, BLAKE3 of all that) and is not of the version `known`.
+pub(crate) fn newer(bytes: &[u8], magic: &[u8; 8], known: u16) -> Option<u16> {
+    let (body, check) = bytes.split_at_checked(bytes.len().checked_sub(CHECK_LEN)?)?;
+    let version = u16::from_le_bytes(*body.strip_prefix(magic)?.first_chunk()?);
+    (version != known && blake3::hash(body).as_bytes() == check).then_some(version)
 }
 
 struct Fields<'a>(&'a [u8]);

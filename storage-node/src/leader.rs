@@ -9,6 +9,7 @@
 //! the same, and the next leader writes it anew.
 
 use crate::disk::{Disk, DiskError};
+use crate::free_log::newer;
 use codec::id::Epoch;
 use std::fmt;
 
@@ -77,6 +78,10 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Option<Leader>, DiskError> {
         Err(DiskError::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(error),
     };
+    if let Some(version) = newer(&bytes, MAGIC, LEADER_VERSION) {
+        let path = format!("{}/{LEADER_FILE}", disk.path_hint());
+        return Err(DiskError::Newer { path, what: "leader file", version });
+    }
     let leader = Leader::parse(&bytes);
     if leader.is_none() {
         tracing::error!(

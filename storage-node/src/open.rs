@@ -22,7 +22,7 @@ use crate::segment::{
 };
 use crate::unanswered::Unanswered;
 use codec::id::Epoch;
-use codec::segment::{Closed, SegmentClass, SegmentHeader};
+use codec::segment::{Closed, SegmentClass, SegmentError, SegmentHeader};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -368,6 +368,10 @@ fn load_header(drive: &OpenDrive, class: SegmentClass, number: u64) -> Result<Lo
     };
     match read_segment_header(&*file) {
         Ok(Ok(header)) if belongs(&header) => return Ok(Loaded::Header(Box::new(header))),
+        Ok(Err(SegmentError::Version { what, version })) => {
+            let path = format!("{}/{}", drive.disk.path_hint(), segment_path(class, number));
+            return Err(DiskError::Newer { path, what, version }.into());
+        }
         Ok(_) | Err(Fault::Block(_)) => {}
         Err(Fault::Disk(error)) => return Err(error.into()),
     }

@@ -25,9 +25,10 @@ use crate::sabotage::{Sabotage, SabotageSet};
 use bytes::Bytes;
 use codec::block::{self, BLOCK, BLOCK_PAYLOAD, BlockSeed, blocks_for};
 use codec::id::{Epoch, Lsn, ShardId};
-use codec::journal::BatchHeader;
+use codec::journal::{BatchHeader, JournalError};
 use codec::segment::{Chain, Closed, RecordHeader, RecordKind, SegmentClass, SegmentError, SegmentHeader};
 use codec::shard::ShardHeader;
+use codec::stripe::StripeError;
 use std::ops::Range;
 
 /// Added to the block number in the seed of record header blocks. Block numbers stay far below it.
@@ -160,15 +161,35 @@ pub fn is_freed(file: &dyn DiskFile, payload_block: u64) -> Result<bool, DiskErr
     }
 }
 
-fn open_record_header(seed: BlockSeed, number: u64, bytes: &[u8]) -> Option<RecordHeader> {
-    let payload = block::open_blocks(seed, number | HEADER_SPACE, bytes).ok()?;
-    RecordHeader::parse(&payload).ok().filter(|header| header.block == number)
+/// `None`: no record header of this place. One that verifies and is of another version is no rot: to end the segment before it, or
+/// to have it repaired, would lose what a newer Stele wrote (R16).
+fn open_record_header(meta: &SegmentMeta, number: u64, bytes: &[u8]) -> Result<Option<RecordHeader>, DiskError> {
+    let Ok(payload) = block::open_blocks(meta.seed, number | HEADER_SPACE, bytes) else { return Ok(None) };
+    match RecordHeader::parse(&payload) {
+        Ok(header) => Ok(Some(header).filter(|header| header.block == number)),
+        Err(SegmentError::Version { what, version }) => Err(DiskError::Newer { path: meta.path(), what, version }),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The version of a record's body, where it is one that is not known.
+fn newer_body(header: &RecordHeader) -> Option<(&'static str, u16)> {
+    match header.kind {
+        RecordKind::Shard => match ShardHeader::parse(&header.body) {
+            Err(StripeError::Version { version }) => Some(("shard header", version)),
+            _ => None,
+        },
+        RecordKind::Journal => match BatchHeader::parse(&header.body) {
+            Err(JournalError::Version { what, version }) => Some((what, version)),
+            _ => None,
+        },
+    }
 }
 
 /// Reads and verifies the record header at a block.
 pub fn read_record_header(file: &dyn DiskFile, meta: &SegmentMeta, number: u64) -> Result<RecordHeader, Fault> {
     let bytes = read_blocks(file, number, 1)?;
-    open_record_header(meta.seed, number, &bytes).ok_or(Fault::Block(number))
+    open_record_header(meta, number, &bytes).map_err(Fault::Disk)?.ok_or(Fault::Block(number))
 }
 
 /// Reads a range of a record's payload; verifies exactly the blocks that cover it.
@@ -407,8 +428,11 @@ impl Walk<'_> {
                 let freed = matches!(what, What::Shard(_)) && is_freed(self.file, header.payload_block())?;
                 self.records.push(Found { block: header.block, payload_len: header.payload_len, what, freed });
             }
-            // The block verifies and the chain holds, so this is no rot: another version wrote it. It stays, unread.
-            None => self.lose(header.block, header.next_block(), Lost::Unknown),
+            // The block verifies and the chain holds, so this is no rot.
+            None => match newer_body(header) {
+                Some((what, version)) => return Err(DiskError::Newer { path: self.meta.path(), what, version }),
+                None => self.lose(header.block, header.next_block(), Lost::Unknown),
+            },
         }
         self.chain = after;
         Ok(())
@@ -463,7 +487,7 @@ impl Walk<'_> {
                 if number == broken {
                     continue;
                 }
-                let header = open_record_header(self.meta.seed, number, bytes);
+                let header = open_record_header(self.meta, number, bytes)?;
                 let Some(header) = header.filter(|h| h.seq > self.chain.seq) else { continue };
                 ahead.barrier = ahead.barrier.max(header.barrier_block);
                 ahead.next.get_or_insert(header);

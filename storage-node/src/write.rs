@@ -340,8 +340,9 @@ impl Writer {
         if let Some(leader) = followed.as_ref().filter(|followed| followed.epoch > epoch) {
             return Err(DriveError::Superseded { drive, epoch, leader: leader.clone() });
         }
+        let leader = leader.filter(|leader| followed.as_ref() != Some(leader));
         if self.epoch >= epoch && self.epoch != Epoch(0) {
-            return Ok(());
+            return self.follow_leader(leader);
         }
         if let Some(error) = &self.unsynced {
             return Err(error.clone().into());
@@ -354,22 +355,19 @@ impl Writer {
         self.recovered = if begun.is_ok() { Recovered::default() } else { recovered };
         self.recovered.lock = lock;
         begun?;
-        if leader.is_some() && leader != followed {
-            self.follow_leader(leader)?;
-        }
+        self.follow_leader(leader)?;
         self.epoch = epoch;
         self.drive.health.begin();
         Ok(())
     }
 
-    /// Before the drive takes any write of the leader.
+    /// Before the drive takes any write of a new leader.
     fn follow_leader(&mut self, leader: Option<Leader>) -> Result<(), DriveError> {
+        let Some(leader) = leader else { return Ok(()) };
         let drive = self.drive.identity.drive;
         let failed = |error: WriteError| DriveError::Failed { drive, reason: error.to_string() };
-        if let Some(leader) = &leader {
-            self.write_small(LEADER_FILE, &leader.encode()).map_err(failed)?;
-        }
-        *self.drive.leader() = leader;
+        self.write_small(LEADER_FILE, &leader.encode()).map_err(failed)?;
+        *self.drive.leader() = Some(leader);
         Ok(())
     }
 

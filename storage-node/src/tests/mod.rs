@@ -8,6 +8,7 @@ mod free;
 mod hanging;
 mod hostile;
 mod journal;
+mod newer;
 mod piled;
 mod rebuild;
 mod reopen;
