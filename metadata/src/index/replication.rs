@@ -11,8 +11,8 @@
 //! * Without a rule nothing is queued; what was left in the queue is taken out by `done`s, in entries of bounded size.
 
 use super::{
-    IndexError, Overlay, REPLICATION, RowFault, View, damaged, prefix_end, read, read_all, tagged, terminated_into,
-    unescape,
+    IndexError, Overlay, REPLICATION, RowFault, View, damaged, decode, prefix_end, read, read_all, tagged,
+    terminated_into, unescape,
 };
 use bytes::Bytes;
 use codec::effect::{ReplicatedKey, ReplicationQueueRow, ReplicationRow, WaitingKeyRow};
@@ -111,6 +111,28 @@ pub fn left_over(view: &dyn View) -> Result<Vec<BucketId>, IndexError> {
         }
     }
     Ok(found)
+}
+
+/// Whether a row is one that this family can have.
+pub(crate) fn check(key: &[u8], value: Bytes) -> Result<(), RowFault> {
+    fn fault(error: IndexError) -> RowFault {
+        match error {
+            IndexError::Damaged { fault, .. } => fault,
+            IndexError::Store(_) => RowFault::Malformed,
+        }
+    }
+    let bucket = key.get(1..9).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes).ok_or(RowFault::Key)?;
+    let good = match key.first() {
+        Some(b'r') => decode::<ReplicationRow>(REPLICATION, key, value).map_err(fault)?.bucket == bucket,
+        Some(b'k') => {
+            let row: WaitingKeyRow = decode(REPLICATION, key, value).map_err(fault)?;
+            row.since <= row.changed && unescape(&key[9..]).is_some_and(|(_, rest)| rest.is_empty())
+        }
+        Some(b't') => value.is_empty() && parse_order(key).is_some(),
+        Some(b'c') => value.len() == 8 && key.len() == 9,
+        _ => false,
+    };
+    if good { Ok(()) } else { Err(RowFault::Key) }
 }
 
 pub(crate) fn put_rule(overlay: &mut Overlay<'_>, row: &ReplicationRow) {

@@ -9,7 +9,7 @@
 //! are manifest chunks a count may be higher than what was counted, never lower.
 
 use crate::index::{
-    self, ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, LEDGER, META, OBJECTS, RowFault, STRIPES, UPLOADS,
+    self, ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, LEDGER, META, OBJECTS, REPLICATION, RowFault, STRIPES, UPLOADS,
 };
 use crate::lookup;
 use bytes::Bytes;
@@ -108,12 +108,26 @@ impl At<'_> {
 /// # Errors
 /// The store failed, or can't be read as of one moment. Rows that are wrong are no error: they are in the report.
 pub fn scrub_rows(kv: &dyn Kv, slice: Slice, pace: &mut dyn FnMut() -> bool) -> Result<RowsReport, IndexError> {
-    let families =
-        [META, DRIVES, BUCKETS, ACCOUNTS, STRIPES, LEDGER, CHUNKS, OBJECTS, UPLOADS, META, BUCKETS, STRIPES, CHUNKS];
+    let families = [
+        META,
+        DRIVES,
+        BUCKETS,
+        ACCOUNTS,
+        STRIPES,
+        LEDGER,
+        CHUNKS,
+        OBJECTS,
+        UPLOADS,
+        REPLICATION,
+        META,
+        BUCKETS,
+        STRIPES,
+        CHUNKS,
+    ];
     let scans = kv.scan_together(&families)?;
     let mut scans = scans.into_iter().map(At);
     let mut take = || scans.next().ok_or_else(|| index::damaged(META, &[], RowFault::Key));
-    let walks = [take()?, take()?, take()?, take()?, take()?, take()?, take()?, take()?, take()?];
+    let walks = [take()?, take()?, take()?, take()?, take()?, take()?, take()?, take()?, take()?, take()?];
     let lookups = Lookups { meta: take()?, buckets: take()?, stripes: take()?, chunks: take()? };
     let mut scrub = Scrub {
         report: RowsReport::default(),
@@ -226,6 +240,7 @@ impl Scrub<'_> {
             CHUNKS => self.chunk(key, value),
             OBJECTS => self.version(key, value),
             UPLOADS => self.upload(key, value),
+            REPLICATION => Ok(index::replication::check(key, value)),
             _ => Ok(Ok(())),
         }
     }

@@ -3,6 +3,7 @@
 use super::world::*;
 use crate::command::*;
 use crate::index::replication::{self, length, queue, rule, waiting};
+use crate::index::{REPLICATION, View};
 use codec::effect::{ReplicatedKey, ReplicationRow};
 use codec::id::BucketId;
 
@@ -39,6 +40,13 @@ fn what_changes_in_a_copied_bucket_waits_once_and_longest_first() {
     assert_eq!(queue(&view, bucket, first.first(), 1).unwrap()[0].1, "a");
     drop(view);
     world.check_replay();
+    let rows = View::rows(&world.view(), REPLICATION, &[], &[0xff; 40], 100).unwrap();
+    // The rule, two rows for each key, and how many there are.
+    assert_eq!(rows.len(), 1 + 2 * 3 + 1);
+    for (key, value) in rows {
+        replication::check(&key, value.clone()).unwrap();
+        assert!(replication::check(&key[..key.len() - 1], value).is_err(), "cut short: {key:?}");
+    }
 }
 
 #[test]
