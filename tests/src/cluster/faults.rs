@@ -1,7 +1,8 @@
 //! What befalls a cluster: drawn from a seed, done, and undone.
 //!
-//! Each kind comes once before any comes again, in an order of chance; whom it befalls is chance, too. At most two storage nodes are
-//! concerned at a time, which is what the geometry of the test promises to survive; and all of them when the power is cut.
+//! Each kind comes once before any comes again, in an order of chance; whom it befalls is chance, too. One fault concerns at most two
+//! storage nodes, which is what the geometry of the test promises to survive, or all of them when the power is cut. Two faults at once
+//! may come to more: then nothing is acknowledged until one of them is over, and nothing is lost either.
 
 use crate::cluster::links::Flow;
 use crate::cluster::site::{Layout, Site};
