@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use run::Replica;
 

@@ -99,7 +99,7 @@ pub(super) fn found(config: &MemberConfig, me: &Peer, index: &Path) -> Result<()
         tail.epoch,
         &StoredMembership::new(Some(last), members),
     )?;
-    let log = RocksKv::open(&new.join("log"), &FAMILIES, config.rocks)?;
+    let log = RocksKv::open_promised(&new.join("log"), &FAMILIES, config.rocks)?;
     LogStore::begin_after(&log, config.identity, last)?;
     drop(log);
     fs::rename(&new, &config.dir).map_err(at(&config.dir))?;

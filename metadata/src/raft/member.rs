@@ -201,7 +201,7 @@ impl Member {
         let MemberConfig { identity, dir, rocks, timings, sabotage } = config;
         let opened = tokio::task::spawn_blocking(move || {
             found::finish(&dir)?;
-            let log = RocksKv::open(&dir.join("log"), &FAMILIES, rocks)?;
+            let log = RocksKv::open_promised(&dir.join("log"), &FAMILIES, rocks)?;
             let log = LogStore::open(Arc::new(log), identity)?;
             Ok::<_, MemberError>((log, Machine::open(&dir.join("index"), rocks)?))
         });

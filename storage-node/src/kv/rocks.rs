@@ -1,7 +1,8 @@
 //! The index store on RocksDB.
 //!
 //! Every write goes to the write-ahead log and none is synced. Recovery is to a point in time, so that what survives
-//! a crash is a prefix of the batches, across all families; the modes that skip damaged records are never used.
+//! a crash is a prefix of the batches, across all families; the modes that skip damaged records are never used. A store that
+//! others rely on to have kept what it synced (the Raft log) is not opened without it ([`RocksKv::open_promised`]).
 //! Memory is bounded: one block cache (which holds index and filter blocks too) and one budget of write buffers for
 //! all families.
 
@@ -80,13 +81,29 @@ impl RocksKv {
     /// Opens the store in a directory, creating both if needed, with these families. Families that a newer version
     /// left in it are kept and not offered.
     pub fn open(path: &Path, families: &[Family], options: RocksOptions) -> Result<Self, KvError> {
+        Self::open_as(path, families, options, DBRecoveryMode::PointInTime)
+    }
+
+    /// The same for a store of which nothing that was synced may be missing, and which can't be made anew: damage in the middle of
+    /// its write-ahead log is an error, where [`Self::open`] begins with what came before the damage.
+    pub fn open_promised(path: &Path, families: &[Family], options: RocksOptions) -> Result<Self, KvError> {
+        Self::open_as(path, families, options, DBRecoveryMode::TolerateCorruptedTailRecords)
+    }
+
+    fn open_as(
+        path: &Path,
+        families: &[Family],
+        options: RocksOptions,
+        recovery: DBRecoveryMode,
+    ) -> Result<Self, KvError> {
         let lock = lock(path)?;
         if path.join(DAMAGED_FILE).exists() {
             let detail = "it was found damaged while it was in use".to_owned();
             return Err(KvError::Corrupt { path: path.display().to_string(), detail });
         }
         let cache = Cache::new_lru_cache(options.block_cache);
-        let db_options = db_options(&options);
+        let mut db_options = db_options(&options);
+        db_options.set_wal_recovery_mode(recovery);
         let names = all_families(path, families, &db_options)?;
         let descriptors =
             names.into_iter().map(|name| ColumnFamilyDescriptor::new(name, family_options(&options, &cache)));

@@ -172,6 +172,37 @@ async fn what_was_flushed_is_there_again() {
     assert_eq!(indexes, [3, 4, 5, 6]);
 }
 
+/// Damage in the middle of the write-ahead log ends an index there, which is made anew; a Raft log that did so would have
+/// forgotten votes and entries that it has promised to keep.
+#[tokio::test]
+async fn a_log_that_lost_what_it_synced_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let kv = Arc::new(RocksKv::open_promised(dir.path(), &FAMILIES, RocksOptions::default()).unwrap());
+        let mut batch = KvBatch::new();
+        batch.put("raft-state", b"first".to_vec(), vec![1; 100_000]);
+        kv.write(batch).unwrap();
+        kv.flush().unwrap();
+        for n in 0..50u64 {
+            let mut batch = KvBatch::new();
+            batch.put("raft-log", n.to_be_bytes().to_vec(), vec![2; 4_000]);
+            kv.write(batch).unwrap();
+        }
+        kv.flush().unwrap();
+    }
+    let files = || std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path());
+    let log = files().filter(|path| path.extension().is_some_and(|e| e == "log"));
+    let log = log.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    assert!(bytes.len() > 250_000, "{}", bytes.len());
+    bytes[150_000] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let opened = RocksKv::open_promised(dir.path(), &FAMILIES, RocksOptions::default());
+    assert!(matches!(opened, Err(KvError::Corrupt { .. })), "{opened:?}");
+    let shorter = RocksKv::open(dir.path(), &FAMILIES, RocksOptions::default()).unwrap();
+    assert!(shorter.get("raft-log", &49u64.to_be_bytes()).unwrap().is_none(), "the other mode forgets");
+}
+
 /// A node that is given another one's log would answer with that one's votes and entries.
 #[tokio::test]
 async fn a_log_has_one_owner() {

@@ -1,0 +1,305 @@
+//! Metadata nodes in one process that share the drives of one storage node, over a network that can be cut.
+
+use super::fenced::Fenced;
+use crate::clock::{SystemClock, SystemEntropy};
+use crate::index::FAMILIES;
+use crate::keys::Keys;
+use crate::raft::{Identity, Machine, Member, MemberConfig, MemberError, Peer, RaftTypes, SnapshotDir, Timings};
+use crate::replica::{Leading, Replica};
+use crate::service::Metadata;
+use crate::start::tests::world::World;
+use crate::start::{Config, LeaderParts};
+use codec::encrypt::KeyEncryptionKey;
+use codec::id::ClusterId;
+use openraft::error::{NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::{OptionalSend, Raft, Snapshot, Vote};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use storage_node::drive::probe;
+use storage_node::kv::{Direction, Kv, KvBatch, KvError, RocksKv, RocksOptions};
+use storage_node::node::{NodeConfig, StorageNode};
+use storage_node::sabotage::SabotageSet;
+
+pub const SMALL: RocksOptions = RocksOptions { block_cache: 1 << 20, write_buffers: 1 << 20, open_files: 64 };
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Who can reach whom.
+#[derive(Clone, Default)]
+struct Net {
+    nodes: Arc<Mutex<BTreeMap<u64, (Raft<RaftTypes>, Machine)>>>,
+    cut: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+struct Link {
+    net: Net,
+    from: u64,
+    to: u64,
+}
+
+impl Net {
+    fn reach(&self, from: u64, to: u64) -> Result<(Raft<RaftTypes>, Machine), Unreachable> {
+        let cut = self.cut.lock().unwrap();
+        let node = self.nodes.lock().unwrap().get(&to).cloned();
+        let apart = cut.contains(&from) || cut.contains(&to);
+        node.filter(|_| !apart).ok_or_else(|| Unreachable::new(&std::io::Error::other("cut off")))
+    }
+}
+
+impl RaftNetworkFactory<RaftTypes> for (Net, u64) {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _peer: &Peer) -> Link {
+        Link { net: self.0.clone(), from: self.1, to: target }
+    }
+}
+
+type Remote<E> = RPCError<u64, Peer, E>;
+
+impl RaftNetwork<RaftTypes> for Link {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<RaftTypes>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, Remote<RaftError<u64>>> {
+        let (raft, _) = self.net.reach(self.from, self.to)?;
+        let answer = raft.append_entries(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
+        self.net.reach(self.from, self.to)?;
+        Ok(answer)
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<u64>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<u64>, Remote<RaftError<u64>>> {
+        let (raft, _) = self.net.reach(self.from, self.to)?;
+        Ok(raft.vote(rpc).await.map_err(|e| RemoteError::new(self.to, e))?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote<u64>,
+        snapshot: Snapshot<RaftTypes>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<RaftTypes, openraft::error::Fatal<u64>>> {
+        let (raft, machine) = self.net.reach(self.from, self.to)?;
+        let incoming = machine.incoming().map_err(|e| NetworkError::new(&e))?;
+        copy(&snapshot.snapshot, &incoming);
+        let snapshot = Snapshot { meta: snapshot.meta, snapshot: Box::new(incoming) };
+        let answer = raft.install_full_snapshot(vote, snapshot).await;
+        Ok(answer.map_err(|e| RemoteError::new(self.to, e))?)
+    }
+}
+
+fn copy(from: &SnapshotDir, to: &SnapshotDir) {
+    for file in std::fs::read_dir(from.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+    }
+}
+
+/// One metadata node, and its way to the drives.
+#[derive(Clone)]
+pub struct Place {
+    pub replica: Arc<Replica>,
+    pub member: Arc<Member>,
+    pub drives: Arc<Fenced>,
+}
+
+/// Drives that have served, and the metadata nodes over them.
+pub struct Town {
+    pub world: World,
+    pub sabotage: SabotageSet,
+    net: Net,
+    node: Arc<StorageNode>,
+    begun: Arc<AtomicU64>,
+    cluster: ClusterId,
+    dir: tempfile::TempDir,
+    places: Mutex<BTreeMap<u64, Place>>,
+}
+
+pub fn peer(id: u64) -> Peer {
+    Peer { address: format!("node-{id}:1"), name: format!("node-{id}") }
+}
+
+impl Town {
+    /// A first start by a process that is all of metadata, and then a cluster of one metadata node, number 1.
+    pub async fn begin(drives: usize, geometry: &str) -> Town {
+        let town = Self::over(World::new(drives, geometry)).await;
+        town.found(1).await.unwrap();
+        town
+    }
+
+    /// The same, without a metadata node yet.
+    pub async fn over(world: World) -> Town {
+        let metadata = world.serving().await;
+        metadata.shutdown().await;
+        let cluster = probe(world.trace.disk(0), None).identity.unwrap().cluster;
+        let sabotage = world.config.sabotage.clone();
+        let dir = tempfile::tempdir().unwrap();
+        let node = open_node(&world, cluster).await;
+        let (net, begun, places) = Default::default();
+        Town { world, sabotage, net, node, begun, cluster, dir, places }
+    }
+
+    fn config(&self, id: u64) -> MemberConfig {
+        let ms = Duration::from_millis;
+        MemberConfig {
+            identity: Identity { cluster: self.cluster, node: id },
+            dir: self.home(id),
+            rocks: SMALL,
+            timings: Timings {
+                heartbeat: ms(150),
+                election_min: ms(700),
+                election_max: ms(1400),
+                deadline: Duration::from_secs(6),
+                shorten_every: None,
+                ..Timings::default()
+            },
+            sabotage: self.sabotage.clone(),
+        }
+    }
+
+    fn home(&self, id: u64) -> PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+
+    /// Begins a cluster of one from the index that the world has.
+    pub async fn found(&self, id: u64) -> Result<Place, MemberError> {
+        let index = self.dir.path().join(format!("index-of-{id}"));
+        {
+            let (from, to) =
+                (self.world.home.kv.lock().unwrap().clone(), RocksKv::open(&index, &FAMILIES, SMALL).unwrap());
+            for family in FAMILIES {
+                let mut rows = from.scan(family, &[], Direction::Forward).unwrap();
+                let mut batch = KvBatch::new();
+                while let Some((key, value)) = rows.next().unwrap() {
+                    batch.put(family, key.to_vec(), value);
+                }
+                to.write(batch).unwrap();
+            }
+        }
+        let member = Member::found(self.config(id), peer(id), index, (self.net.clone(), id)).await?;
+        Ok(self.run(id, member))
+    }
+
+    /// Starts a node with what it has, if anything.
+    pub async fn start(&self, id: u64) -> Place {
+        let member = loop {
+            match Member::open(self.config(id), (self.net.clone(), id)).await {
+                Ok(member) => break member,
+                // Whoever had it lets go of it a moment after it has ended.
+                Err(MemberError::Store(KvError::Locked { .. })) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        self.run(id, member)
+    }
+
+    fn run(&self, id: u64, member: Member) -> Place {
+        let member = Arc::new(member);
+        self.net.nodes.lock().unwrap().insert(id, (member.raft().clone(), member.machine().clone()));
+        let drives = Fenced::new(self.node.clone(), self.begun.clone());
+        let parts = LeaderParts {
+            nodes: drives.clone(),
+            cluster: self.cluster,
+            keys: Arc::new(|| Ok(Keys::new(KeyEncryptionKey::new([7; 32])))),
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(SystemEntropy),
+        };
+        let config =
+            Config { geometry: None, check_every: Some(Duration::from_millis(500)), ..self.world.config.clone() };
+        let place = Place { replica: Arc::new(Replica::new(member.clone(), parts, config)), member, drives };
+        self.places.lock().unwrap().insert(id, place.clone());
+        place
+    }
+
+    /// Ends a node. What it has stays.
+    pub async fn stop(&self, id: u64) {
+        let place = self.places.lock().unwrap().remove(&id).unwrap();
+        self.net.nodes.lock().unwrap().remove(&id);
+        place.replica.shutdown().await;
+    }
+
+    /// Adds a node, by way of the leader.
+    pub async fn add(&self, id: u64) -> Place {
+        let place = self.start(id).await;
+        while let Err(error) = self.leading().await.member.add(id, peer(id)).await {
+            println!("adding {id}: {error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        place
+    }
+
+    pub fn cut(&self, ids: &[u64]) {
+        *self.net.cut.lock().unwrap() = ids.iter().copied().collect();
+    }
+
+    pub fn place(&self, id: u64) -> Place {
+        self.places.lock().unwrap()[&id].clone()
+    }
+
+    fn whole(&self) -> Vec<Place> {
+        let cut = self.net.cut.lock().unwrap().clone();
+        let places = self.places.lock().unwrap();
+        places.iter().filter(|(id, _)| !cut.contains(id)).map(|(_, place)| place.clone()).collect()
+    }
+
+    /// The node that leads and serves, of those that are not cut off.
+    pub async fn leading(&self) -> Place {
+        let found = async {
+            loop {
+                for place in self.whole() {
+                    if place.replica.serving().is_ok() && place.replica.linearizable().await.is_ok() {
+                        return place;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(place) => place,
+            Err(_) => panic!("nobody leads: {:?}", self.whole().iter().map(|p| p.replica.clone()).collect::<Vec<_>>()),
+        }
+    }
+
+    /// The service that leads.
+    pub async fn serving(&self) -> Arc<Metadata> {
+        loop {
+            if let Ok(metadata) = self.leading().await.replica.serving() {
+                return metadata;
+            }
+        }
+    }
+
+    /// Ends every metadata node and takes away all that they have; a process that is all of metadata finds what the drives have.
+    pub async fn wiped(self) -> (World, Metadata) {
+        let ids: Vec<u64> = self.places.lock().unwrap().keys().copied().collect();
+        for id in ids {
+            self.stop(id).await;
+        }
+        self.node.stop().await;
+        self.world.lose_index();
+        let metadata = self.world.serving().await;
+        (self.world, metadata)
+    }
+}
+
+async fn open_node(world: &World, cluster: ClusterId) -> Arc<StorageNode> {
+    let drives = world.trace.disks().into_iter().map(|disk| probe(disk, Some(cluster))).collect();
+    let config = NodeConfig {
+        data_segment: world.config.data_segment,
+        journal_segment: world.config.journal_segment,
+        preallocate_step: world.config.preallocate_step,
+        reserve: 0,
+        ..NodeConfig::new(cluster)
+    };
+    StorageNode::open(config, drives, crate::start::tests::world::new_node_index()).await.unwrap()
+}
