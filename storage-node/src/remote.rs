@@ -275,10 +275,23 @@ impl RemoteNode {
         }
     }
 
-    fn lane(&self, method: Method) -> &Lane {
+    pub(crate) fn lane(&self, method: Method) -> &Lane {
         match method {
             Method::WriteShard | Method::ReadShard => &self.bulk,
             _ => &self.control,
+        }
+    }
+
+    /// The connection for a call. An attempt to make one outlives who waits for it: a read that is given up for another drive's
+    /// after half a second would end it each time, and where a handshake takes longer there would never be a connection.
+    async fn link(&self, method: Method) -> Result<Arc<Link>, ConnectError> {
+        match (self.lane(method).linked(), self.me.upgrade()) {
+            (Some(link), _) => Ok(link),
+            (None, Some(me)) => {
+                let linking = tokio::spawn(async move { me.lane(method).link(&me.target).await });
+                linking.await.unwrap_or_else(|_| Err(self.target.late(self.deadlines.connect)))
+            }
+            (None, None) => self.lane(method).link(&self.target).await,
         }
     }
 
@@ -292,7 +305,7 @@ impl RemoteNode {
             return Err(Trouble::Unanswered);
         }
         let calling = async {
-            let link = self.lane(method).link(&self.target).await?;
+            let link = self.link(method).await?;
             call(&link).await.map_err(|error| error.of(&self.target, limit))
         };
         let late = || ConnectError::Late { address: self.target.address.clone(), after: limit };

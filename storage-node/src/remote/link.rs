@@ -190,7 +190,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn late(&self, after: Duration) -> ConnectError {
+    pub fn late(&self, after: Duration) -> ConnectError {
         ConnectError::Late { address: self.address.clone(), after }
     }
 
@@ -504,8 +504,12 @@ impl Lane {
 
     /// Whether there is a connection. While one is being made there is none.
     pub fn is_linked(&self) -> bool {
-        let state = self.state.try_lock();
-        state.is_ok_and(|state| state.link.as_ref().is_some_and(|link| !link.is_closed()))
+        self.linked().is_some()
+    }
+
+    /// The connection, if there is one now.
+    pub fn linked(&self) -> Option<Arc<Link>> {
+        self.state.try_lock().ok()?.link.as_ref().filter(|link| !link.is_closed()).map(Arc::clone)
     }
 
     /// The connection; made, if there is none. Only one is made at a time, and the others wait for it.
