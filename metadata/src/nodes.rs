@@ -125,3 +125,36 @@ fn moved(rows: &[DriveRow], drives: &[DriveStatus]) -> Vec<DriveRow> {
     };
     rows.iter().filter(|row| row.state != DriveState::Removed as i32).filter_map(of).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use codec::id::DriveId;
+
+    /// Placement went by the node where a drive had been at the last start, for as long as the service ran.
+    #[test]
+    fn a_drive_that_was_carried_gets_another_row_and_one_that_does_not_answer_does_not() {
+        let id = |n: u8| DriveId([n; 16]);
+        let row = |n: u8, state: DriveState| {
+            let (id, path) = (Bytes::copy_from_slice(id(n).as_bytes()), "n1:/a".to_owned());
+            DriveRow { id, state: state as i32, node: 7, path, ..DriveRow::default() }
+        };
+        let status = |n: u8, node: u32, path: &str, health: DriveHealth| DriveStatus {
+            id: id(n),
+            node,
+            path: path.to_owned(),
+            health,
+            ..crate::keep::testing::drive_status()
+        };
+        let rows = [row(1, DriveState::Active), row(2, DriveState::Draining), row(3, DriveState::Removed)];
+        let healthy = DriveHealth::Healthy;
+        let same = [status(1, 7, "n1:/a", healthy.clone()), status(3, 9, "n2:/a", healthy.clone())];
+        assert_eq!(moved(&rows, &same), []);
+        let failed = DriveHealth::Failed { reason: String::new() };
+        assert_eq!(moved(&rows, &[status(1, 9, "n2:/a", failed), status(2, 0, "/a", healthy.clone())]), []);
+        let seen = moved(&rows, &[status(1, 9, "n2:/b", healthy.clone()), status(2, 7, "n1:/c", healthy)]);
+        let places: Vec<(u32, &str, i32)> = seen.iter().map(|row| (row.node, &*row.path, row.state)).collect();
+        assert_eq!(places, [(9, "n2:/b", DriveState::Active as i32), (7, "n1:/c", DriveState::Draining as i32)]);
+    }
+}

@@ -23,7 +23,7 @@ pub mod issue;
 pub(crate) mod message;
 pub mod method;
 pub(crate) mod port;
-mod rooms;
+pub(crate) mod rooms;
 pub mod tls;
 mod upload;
 pub(crate) mod wire;

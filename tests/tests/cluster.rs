@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "cluster/members.rs"]
+mod members;
 #[path = "cluster/nodes.rs"]
 mod nodes;
 

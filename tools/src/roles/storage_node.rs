@@ -389,7 +389,7 @@ impl Directories {
         let mut known = self.known.lock().await;
         let (paths, state) = &mut *known;
         // Read again: the operator has just written it there.
-        let (config, _) = crate::config_file::storage_node(&self.file)?;
+        let (config, _) = self.asking.ask(&self.file, crate::config_file::storage_node).await??;
         if !config.drives.iter().any(|named| named == path) {
             return Err(NodeError::NotConfigured(path.to_owned()));
         }

@@ -339,6 +339,42 @@ fn r18_a_removed_drive_does_not_come_back() {
     assert_eq!(world.run(Command::RegisterDrive(row(0))), Err(Refusal::BadDrive));
 }
 
+/// A configuration that named other nodes than the cluster has decided over who is asked.
+#[test]
+fn the_journal_says_which_storage_nodes_there_are() {
+    use crate::nodes::{list, seed, to_ask};
+    use storage_node::host::NodeSight;
+    use storage_node::remote::NodeAddress;
+    use storage_node::service::identity::NodeName;
+    let mut world = World::new();
+    let at =
+        |name: &str, address: &str| NodeAddress { name: NodeName::new(name).unwrap(), address: address.to_owned() };
+    let sight = |at: NodeAddress| NodeSight { at, number: 1, silent: true, problem: String::new() };
+    let configured = [sight(at("n1", "a:1")), sight(at("n2", "b:1"))];
+    let seeds = seed(&world.view(), &configured).unwrap();
+    for command in seeds {
+        world.run(command).unwrap();
+    }
+    assert_eq!(list(&world.view()).unwrap(), [at("n1", "a:1"), at("n2", "b:1")]);
+    let row = |name: &str, address: &str, state: NodeState| {
+        Command::PutNode(NodeRow { name: name.to_owned(), address: address.to_owned(), state: state as i32 })
+    };
+    world.run(row("n1", "a:2", NodeState::Active)).unwrap();
+    world.run(row("n2", "b:1", NodeState::Removed)).unwrap();
+    world.run(row("n3", "c:1", NodeState::Draining)).unwrap();
+    assert_eq!(seed(&world.view(), &configured).unwrap(), [], "only once");
+    assert_eq!(list(&world.view()).unwrap(), [at("n1", "a:2"), at("n3", "c:1")]);
+    // A start asks whom it does not know, too: there may be drives that say more.
+    let configured = [sight(at("n1", "a:1")), sight(at("n2", "b:1")), sight(at("n4", "d:1"))];
+    assert_eq!(to_ask(&world.view(), &configured).unwrap(), [at("n1", "a:2"), at("n3", "c:1"), at("n4", "d:1")]);
+    for bad in
+        [row("", "a:1", NodeState::Active), row("n1", "", NodeState::Active), row("n1", "a 1", NodeState::Active)]
+    {
+        assert_eq!(world.run(bad), Err(Refusal::BadNode));
+    }
+    assert_eq!(world.run(row("n1", "a:1", NodeState::Unspecified)), Err(Refusal::BadNode));
+}
+
 #[test]
 fn settings_accounts_and_domains() {
     let mut world = World::new();
