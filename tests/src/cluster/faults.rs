@@ -16,6 +16,9 @@ use std::time::Duration;
 /// Stands for the metadata process that leads at that moment.
 const LEADER: &str = "the leader";
 
+/// Stands for one that does not.
+const FOLLOWER: &str = "a follower";
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -47,6 +50,8 @@ enum Kind {
     DeafLeader,
     IsolateLeader,
     IsolateFollower,
+    /// A metadata node that does not lead loses all that it has of Raft, and comes back as a new member.
+    LoseFollower,
     KillGateway,
     PauseGateway,
     IsolateGateway,
@@ -82,7 +87,7 @@ const ALWAYS: [Kind; 12] = [
     Kind::PowerCut,
 ];
 const ALONE: [Kind; 2] = [Kind::PauseMetadata, Kind::SlowMetadata];
-const REPLICATED: [Kind; 8] = [
+const REPLICATED: [Kind; 9] = [
     Kind::KillLeader,
     Kind::PauseLeader,
     Kind::IsolateLeaderFromPeers,
@@ -90,6 +95,7 @@ const REPLICATED: [Kind; 8] = [
     Kind::DeafLeader,
     Kind::IsolateLeader,
     Kind::IsolateFollower,
+    Kind::LoseFollower,
     Kind::PauseMetadata,
 ];
 const CLOCKS: [Kind; 2] = [Kind::JumpClock, Kind::JumpClocks];
@@ -100,6 +106,8 @@ const GATEWAYS: [Kind; 4] = [Kind::KillGateway, Kind::PauseGateway, Kind::Isolat
 enum Deed {
     Kill(Vec<String>),
     Pause(String),
+    /// The name is found when it is done.
+    LoseState(String),
     /// Between each of the first and each of the second. An empty second: everybody else.
     Between {
         these: Vec<String>,
@@ -233,6 +241,7 @@ impl Deck {
             Kind::DeafLeader => (format!("{LEADER} hears no peer"), peers(Open, Held)),
             Kind::IsolateLeader => (format!("{LEADER} is isolated"), alone(LEADER, Held, Held)),
             Kind::IsolateFollower => (format!("{metadata} is isolated"), alone(&metadata, Held, Held)),
+            Kind::LoseFollower => (format!("{FOLLOWER} loses its state"), Deed::LoseState(FOLLOWER.to_owned())),
             Kind::KillGateway => (format!("{port} is killed"), Deed::Kill(vec![port])),
             Kind::PauseGateway => (format!("{port} stands still"), Deed::Pause(port)),
             Kind::IsolateGateway => (format!("{port} is isolated"), alone(&port, Held, Held)),
@@ -270,6 +279,10 @@ impl Site {
         match &deed {
             Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.kill(name)),
             Deed::Pause(name) => self.supervisor.pause(name),
+            Deed::LoseState(name) => {
+                self.supervisor.kill(name);
+                self.lose_state(name);
+            }
             Deed::Between { these, those, there, back } => self.flows(these, those, *there, *back),
             Deed::MoveDrive(drive) => self.move_drive(drive, "d0", "away"),
             Deed::Flip(drive, chance) => flip(&self.root().join(drive), *chance),
@@ -280,10 +293,15 @@ impl Site {
     }
 
     /// Undoes it.
-    pub fn relieve(&self, ongoing: &Ongoing) {
+    pub async fn relieve(&self, ongoing: &Ongoing) {
         match &ongoing.deed {
             Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.start(name)),
             Deed::Pause(name) => self.supervisor.resume(name),
+            Deed::LoseState(name) => {
+                self.rejoin(name)
+                    .await
+                    .unwrap_or_else(|failed| panic!("{name} does not come back as a new member: {failed}"));
+            }
             Deed::Between { these, those, .. } => self.flows(these, those, Flow::Open, Flow::Open),
             Deed::MoveDrive(drive) => self.move_drive(drive, "away", "d0"),
             // It is for repair to undo that.
@@ -298,17 +316,19 @@ impl Site {
         }
     }
 
-    /// Puts a name in the place of "the leader".
+    /// Puts names in the place of "the leader" and "a follower".
     async fn resolve(&self, deed: &mut Deed) {
         let names: Vec<&mut String> = match deed {
             Deed::Kill(names) => names.iter_mut().collect(),
-            Deed::Pause(name) => vec![name],
+            Deed::Pause(name) | Deed::LoseState(name) => vec![name],
             Deed::Between { these, .. } => these.iter_mut().collect(),
             Deed::MoveDrive(_) | Deed::Flip(..) | Deed::Fill | Deed::Jump(_) => vec![],
         };
-        for name in names.into_iter().filter(|name| *name == LEADER) {
-            *name = self.leader().await;
-            println!("      the leader is {name}");
+        for name in names.into_iter().filter(|name| *name == LEADER || *name == FOLLOWER) {
+            let leader = self.leader().await;
+            println!("      the leader is {leader}");
+            let followers = self.layout.metadata_names().into_iter().filter(|name| *name != leader);
+            *name = if name == LEADER { leader.clone() } else { followers.last().unwrap_or(leader.clone()) };
         }
     }
 

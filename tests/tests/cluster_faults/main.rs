@@ -85,7 +85,7 @@ impl Run {
             ongoing.sort_by_key(|(until, _)| *until);
             for (until, fault) in ongoing {
                 tokio::time::sleep_until(until.into()).await;
-                self.site.relieve(&fault);
+                self.site.relieve(&fault).await;
             }
             let ended = Instant::now();
             let recovered = self.recovered().await;
