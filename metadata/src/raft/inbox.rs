@@ -18,13 +18,15 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use codec::journal::MAX_ENTRY;
 use futures::stream::{BoxStream, StreamExt};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use openraft::{Raft, Snapshot, Vote};
 use prost::Message;
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 /// Bytes of entries that may be in the middle of being received: those of two leaders, since one may not know yet that it is none.
 const ROOM: usize = 64 << 20;
@@ -54,6 +56,8 @@ pub struct Inbox {
     room: Semaphore,
     /// Counts the snapshots that began to come.
     snapshots: watch::Sender<u64>,
+    /// When a leader's entries or heartbeat were last taken.
+    heard: Mutex<Option<Instant>>,
 }
 
 struct Seat {
@@ -65,7 +69,13 @@ struct Seat {
 impl Default for Inbox {
     fn default() -> Inbox {
         let room = Semaphore::new(ROOM / 1024);
-        Inbox { seat: RwLock::default(), joins: RwLock::default(), room, snapshots: watch::channel(0).0 }
+        Inbox {
+            seat: RwLock::default(),
+            joins: RwLock::default(),
+            room,
+            snapshots: watch::channel(0).0,
+            heard: Mutex::default(),
+        }
     }
 }
 
@@ -84,6 +94,11 @@ impl Inbox {
     /// Who makes this node take part when a member asks it to.
     pub fn joined_by(&self, joins: Arc<dyn Joins>) {
         *self.joins.write().unwrap_or_else(PoisonError::into_inner) = Some(joins);
+    }
+
+    /// How long ago a leader was heard of; `None`: not since the start.
+    pub fn heard(&self) -> Option<Duration> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
     fn seated(&self) -> Option<Arc<Seat>> {
@@ -165,6 +180,9 @@ impl Inbox {
             leader_commit: head.committed.map(Into::into),
         };
         let appended = seat.raft.append_entries(request).await.map_err(stopped)?;
+        if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         Ok(AnswerKind::Append(AppendAnswer::new(&appended)))
     }
 

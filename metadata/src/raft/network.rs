@@ -220,7 +220,9 @@ pub(crate) fn encoded(parts: impl futures::Stream<Item = Part> + Send + 'static)
 fn snapshot_parts(head: SnapshotHead, dir: SnapshotDir) -> BoxStream<'static, Bytes> {
     let (send, receive) = mpsc::channel(2);
     tokio::spawn(async move {
-        if let Err(error) = read_snapshot(head, &dir, &send).await {
+        if let Err(error) = read_snapshot(head, &dir, &send).await
+            && !send.is_closed()
+        {
             tracing::warn!(%error, path = %dir.path().display(), "a snapshot can't be read; it is sent anew");
         }
     });

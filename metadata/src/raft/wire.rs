@@ -24,7 +24,7 @@ const SERVICE: &str = "stele.metadata.v1.Raft";
 /// Longest answer, in bytes.
 const ANSWER: usize = 64 << 10;
 /// How long making a connection may take.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(5);
 /// Clients that are kept: those of more members than there are ever. Whoever is in use stays in use.
 const KEPT: usize = 64;
 

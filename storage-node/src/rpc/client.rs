@@ -52,11 +52,11 @@ pub enum CallError {
 
 /// A client of one process. It connects when it is first asked, and again when a connection is gone.
 pub struct Client {
-    target: Target,
+    target: Arc<Target>,
     service: &'static str,
-    control: link::Lane,
-    bulk: link::Lane,
-    slow: link::Lane,
+    control: Arc<link::Lane>,
+    bulk: Arc<link::Lane>,
+    slow: Arc<link::Lane>,
 }
 
 impl Client {
@@ -71,7 +71,7 @@ impl Client {
         let mut client = [0; 16];
         getrandom::fill(&mut client).map_err(RemoteError::Random)?;
         let node = Identity { cluster: credentials.identity().cluster, role: peer.role, name: peer.name };
-        let target = Target {
+        let target = Arc::new(Target {
             address: peer.address,
             tls: credentials.client(&node)?,
             node,
@@ -85,8 +85,9 @@ impl Client {
             pause: PAUSE,
             stream_window: STREAM_WINDOW,
             connection_window: CONNECTION_WINDOW,
-        };
-        Ok(Client { target, service, control: link::Lane::new(0), bulk: link::Lane::new(1), slow: link::Lane::new(2) })
+        });
+        let lane = |number| Arc::new(link::Lane::new(number));
+        Ok(Client { target, service, control: lane(0), bulk: lane(1), slow: lane(2) })
     }
 
     /// The process.
@@ -155,7 +156,16 @@ impl Client {
             Lane::Slow => &self.slow,
         };
         let began = tokio::time::Instant::now();
-        let linked = timeout(time, lane.link(&self.target)).await.unwrap_or_else(|_| Err(late()));
+        let linked = match lane.linked() {
+            Some(link) => Ok(link),
+            None => {
+                // An attempt outlives the call that began it: where it takes longer than any call has, on a slow way or a busy
+                // machine, there would never be a connection.
+                let (lane, target) = (Arc::clone(lane), Arc::clone(&self.target));
+                let linking = tokio::spawn(async move { lane.link(&target).await });
+                timeout(time, linking).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(late()))
+            }
+        };
         let link = linked.map_err(CallError::NotSent)?;
         let left = time.saturating_sub(began.elapsed());
         let path = format!("/{}/{name}", self.service);

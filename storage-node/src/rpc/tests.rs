@@ -115,3 +115,33 @@ async fn what_was_surely_not_carried_out_is_told_from_what_may_have_been() {
     drop(client);
     assert!(matches!(ask(&gone, "Whole", 1, TIME).await, CallError::NotSent(ConnectError::Unreachable { .. })));
 }
+
+/// Before the attempt had a life of its own, no call shorter than a handshake ever found a connection.
+#[tokio::test]
+async fn an_attempt_to_connect_outlives_the_calls_that_wait_for_it() {
+    let world = World::start().await;
+    // A way on which the handshake takes longer than any of the calls.
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, to) = (slow.local_addr().unwrap().to_string(), world.server.address());
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = slow.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                let mut on = tokio::net::TcpStream::connect(to).await.unwrap();
+                tokio::io::copy_bidirectional(&mut from, &mut on).await
+            });
+        }
+    });
+    let peer = Peer { role: Role::Metadata, name: NodeName::new("m1").unwrap(), address };
+    let own = world.credentials(&identity(CLUSTER, Role::Metadata, "c1"));
+    let client = Client::new(&own, SERVICE, peer, TIME).unwrap();
+    let begun = tokio::time::Instant::now();
+    loop {
+        let asked =
+            client.ask(Lane::Control, "Whole", Bytes::from_static(b"x"), LIMIT, Duration::from_millis(200)).await;
+        if asked.is_ok() {
+            return;
+        }
+        assert!(begun.elapsed() < TIME, "no connection was ever made");
+    }
+}

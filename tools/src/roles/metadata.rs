@@ -103,7 +103,7 @@ async fn serve(
         }
     };
     let meta = Arc::new(started);
-    if let Err(error) = record(&data, config, &mut stored, credentials, &meta).await {
+    if let Err(error) = record(&data, config, &mut stored, credentials, &meta, false).await {
         meta.shutdown().await;
         admin.stop().await;
         return Err(error);
@@ -193,13 +193,15 @@ pub(super) async fn metadata(
     .await
 }
 
-/// What a start writes down once it serves: whose cluster it is, and the accounts.
+/// What a start writes down once it serves: whose cluster it is, and the accounts. Over a cluster that is taken over `existing` no
+/// first account is made up: it would take the place of the one that clients have the keys of.
 pub(super) async fn record(
     data: &DataDir,
     config: &MetadataConfig,
     stored: &mut Config,
     credentials: &Credentials,
     meta: &Arc<Metadata>,
+    existing: bool,
 ) -> Result<(), MetadataError> {
     if stored.cluster.is_none() {
         stored.cluster = Some(credentials.identity().cluster.to_string());
@@ -211,8 +213,11 @@ pub(super) async fn record(
     }
     let named = config.s3.as_ref().and_then(|s3| s3.accounts.as_deref()).map(from_file).transpose();
     let named = named.map_err(ServeError::Accounts)?.unwrap_or_default();
-    let (first_account, _origin) = first(data, |name| std::env::var(name).ok()).map_err(ServeError::Accounts)?;
-    Ok(put_accounts(data, meta, std::iter::once(&first_account).chain(&named)).await?)
+    let given =
+        data.credentials_path().exists() || std::env::var_os("STELE_ACCESS_KEY").is_some_and(|key| !key.is_empty());
+    let first_account = (given || !existing).then(|| first(data, |name| std::env::var(name).ok())).transpose();
+    let first_account = first_account.map_err(ServeError::Accounts)?.map(|(account, _origin)| account);
+    Ok(put_accounts(data, meta, first_account.iter().chain(&named)).await?)
 }
 
 fn announce(config: &MetadataConfig, credentials: &Credentials, meta: &Metadata) {

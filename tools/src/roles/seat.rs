@@ -20,8 +20,8 @@ use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::index::{self, IndexError, Overlay};
 use metadata::keys::{KEY_CHECK_SETTING, KeyError, Keys};
 use metadata::raft::{
-    ChangeError, FoundError, Identity, Inbox, Joins, Member, MemberConfig, MemberError, MemberLine, Network, Peer,
-    Refused, Timings, TlsWays, WayError, Ways, ask_to_join,
+    ChangeError, FAMILIES, FoundError, Identity, Inbox, Joins, LogStore, Member, MemberConfig, MemberError, MemberLine,
+    Network, Peer, Refused, Timings, TlsWays, WayError, Ways, ask_to_join,
 };
 use metadata::replica::{Leading, NotLeading, Replica};
 use metadata::service::Metadata;
@@ -30,11 +30,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use storage_node::host::NodeHost;
-use storage_node::kv::{KvError, RocksOptions};
+use storage_node::kv::{KvError, RocksKv, RocksOptions};
 use storage_node::service::tls::Credentials;
 
 /// How far the index of a follower may be behind its log for the node to count as ready, in entries.
 const CAUGHT_UP: u64 = 1000;
+/// How often a node asks the storage nodes, whether it leads or not.
+const ASK: Duration = Duration::from_secs(2);
 /// A follower that has not heard of its leader for so long is not ready.
 const SILENT: Duration = Duration::from_secs(10);
 /// How often, and how long apart, an index that was just closed is tried: whoever still reads it ends soon.
@@ -175,9 +177,7 @@ impl Seat {
         let Some(number) = stored.member_id() else {
             return Ok(());
         };
-        // Both stores: with one of them alone nothing can be known of the other.
-        let there = ["log", "index"].iter().all(|part| self.data.raft_path().join(part).exists());
-        if !there {
+        if !self.has_state().await? {
             tracing::error!(
                 number = format!("{number:016x}"),
                 "the state of this metadata node is gone; it waits to be added"
@@ -189,6 +189,22 @@ impl Seat {
         let member = opened.map_err(|error| SeatError::State { path: self.data.raft_path(), error })?;
         self.check_key(&member, &keys)?;
         self.sit(member)
+    }
+
+    /// Whether there is the state that goes with the number: both stores, and a log that knows whose it is. A log that was lost would
+    /// be made anew, and vote as if it had never voted.
+    async fn has_state(&self) -> Result<bool, SeatError> {
+        let path = self.data.raft_path();
+        if !["log", "index"].iter().all(|part| path.join(part).exists()) {
+            return Ok(false);
+        }
+        let log = path.join("log");
+        let looked = tokio::task::spawn_blocking(move || {
+            let kv = RocksKv::open(&log, &FAMILIES, RocksOptions::default())?;
+            Ok::<_, MemberError>(LogStore::is_owned(&kv)?)
+        });
+        let looked = looked.await.map_err(|error| SeatError::Malformed(error.to_string()))?;
+        looked.map_err(|error| SeatError::State { path, error })
     }
 
     /// Puts the state of this node aside, whatever it is, so that it waits to be added under another number.
@@ -241,8 +257,10 @@ impl Seat {
     /// The member takes this place.
     fn sit(&self, member: Member) -> Result<(), SeatError> {
         let (member, key_path) = (Arc::new(member), self.data.key_path());
+        let nodes = role::nodes(&self.config, &self.credentials).map_err(MetadataError::from)?;
+        tokio::spawn(stay_connected(Arc::downgrade(&nodes)));
         let parts = LeaderParts {
-            nodes: role::nodes(&self.config, &self.credentials).map_err(MetadataError::from)?,
+            nodes,
             cluster: self.credentials.identity().cluster,
             keys: Arc::new(move || Keys::open(&key_path, false).map(|(keys, _)| keys)),
             clock: Arc::new(SystemClock::default()),
@@ -493,6 +511,16 @@ impl Joins for Joiner {
         // On its own task: one that is cut off in the middle would have made half of it.
         let joined = tokio::spawn(async move { seat.join(&by, token).await }).await;
         joined.map_err(|error| Refused::Stopped(error.to_string()))?
+    }
+}
+
+/// Asks the storage nodes every now and then, for as long as anybody needs them: a node that follows and is elected must not have to
+/// find out first which of them do not answer.
+async fn stay_connected(nodes: Weak<dyn NodeHost>) {
+    while let Some(nodes) = nodes.upgrade() {
+        let _now_known = nodes.drives().await;
+        drop(nodes);
+        tokio::time::sleep(ASK).await;
     }
 }
 
