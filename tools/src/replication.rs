@@ -112,7 +112,8 @@ impl std::fmt::Debug for Replicator {
 }
 
 impl Replicator {
-    /// Begins. `leading` knows whether `meta` still serves, `engine` reads the objects. To be ended by [`Replicator::stop`] before `meta` is shut down.
+    /// Begins. `leading` knows whether `meta` still serves, `engine` reads the objects. To be ended by [`Replicator::stop`] before
+    /// `meta` is shut down.
     pub fn start(meta: Arc<Metadata>, leading: Arc<dyn Leading>, engine: Arc<Gateway>) -> Arc<Replicator> {
         let room = Arc::new(Room::new(KEYS, MEMORY));
         let (working, looking, noted) = Default::default();
