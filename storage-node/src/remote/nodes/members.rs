@@ -43,6 +43,9 @@ pub(super) struct Member {
     far: Option<(NodeAddress, Arc<RemoteNode>)>,
 }
 
+/// An epoch, and the nodes that are to be told it.
+pub(super) type Told = (Epoch, Vec<Arc<dyn NodeHost>>);
+
 /// Where a drive is.
 struct Seat {
     /// `None`: on a node that is in the list no more.
@@ -122,7 +125,7 @@ impl Members {
 
     /// Exactly these nodes from now on, beside those that were there from the beginning. Those that came, for whom there is an
     /// epoch to be told.
-    pub fn follow(&self, list: &[NodeAddress]) -> Result<Option<(Epoch, Vec<Arc<dyn NodeHost>>)>, RemoteError> {
+    pub fn follow(&self, list: &[NodeAddress]) -> Result<Option<Told>, RemoteError> {
         let Some(credentials) = &self.credentials else { return Ok(None) };
         let mut state = self.state();
         let (mut members, mut new) = (Vec::new(), Vec::new());
