@@ -7,7 +7,7 @@
 //! Invariants:
 //! * Who may make a call follows from the role in his certificate ([`Handler::allows`]) and from nothing that he sends.
 //! * What a port holds is bounded: connections, streams of each, bytes of questions that are being received or answered, and
-//!   bytes of answers that wait to be taken. Who comes then waits, no longer than his own deadline.
+//!   bytes of answers that wait to be taken, the last two for each service by itself. Who comes then waits, no longer than his own deadline.
 //! * A stream that ends early is no question and no answer, and a piece whose checksum does not fit ends it.
 //! * A client tells a call that was surely not carried out from one that may have been ([`CallError`]). It repeats none.
 

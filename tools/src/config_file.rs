@@ -448,6 +448,34 @@ s3 = { listen = "127.0.0.1:9000" }
     }
 
     #[test]
+    fn a_gateway_names_metadata_and_keeps_no_directory() {
+        let dir = set_up();
+        crate::ca::issue(&dir.path().join("ca"), Role::Gateway, "g1", 90, &dir.path().join("tls-g")).unwrap();
+        let file = dir.path().join("gateway.toml");
+        let text = r#"role = "gateway"
+health = "127.0.0.1:9002"
+credentials = "tls-g"
+s3 = { listen = "127.0.0.1:9000" }
+metadata = [{ name = "m1", address = "localhost:9200" }]
+"#;
+        let said = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            gateway(&file).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(text), Ok(()));
+        assert!(matches!(read(&file), Ok(AnyConfig::Gateway(..))));
+        for (from, to, key) in [
+            (r#"{ name = "m1", address = "localhost:9200" }"#, "", "metadata"),
+            ("localhost:9200", "localhost", "metadata"),
+            ("tls-g", "tls-m", "credentials"),
+            ("s3 =", "data = \"d\"\ns3 =", "data"),
+        ] {
+            let error = said(&text.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let dir = set_up();
         let file = dir.path().join("node.toml");

@@ -24,8 +24,9 @@ use tokio::time::{Instant, sleep};
 
 /// More metadata nodes than there may be: what a node says of others is not believed without end.
 const MOST: usize = 32;
-/// How long making a connection may take: there are others to ask.
-const CONNECT: Duration = Duration::from_secs(2);
+/// How long making a connection may take. Whoever asks waits for it no longer than for an answer, and asks others meanwhile; were it
+/// given up as soon, there would never be one to a node that is busy.
+const CONNECT: Duration = Duration::from_secs(10);
 /// How long one node may take over what may be asked of another one instead.
 const ATTEMPT: Duration = Duration::from_secs(3);
 /// How long a commit may take at the node that leads: the journal waits for drives that hang, and no longer than this.

@@ -2,11 +2,12 @@
 
 use super::{BYTES, HELLO};
 use crate::service::StartError;
-use crate::service::call::{Once, late, room, timeout_of, until};
+use crate::service::call::{Once, late, timeout_of, until};
 use crate::service::gate::{Gate, Gates};
 use crate::service::identity::{Identity, Role};
 use crate::service::message::{Hello, Welcome};
 use crate::service::port::{Answers, Port, PortConfig};
+use crate::service::rooms::{Held, Room};
 use crate::service::tls::Credentials;
 use crate::service::wire::{self, Assembly, MESSAGE_LIMIT, Piece, Wire, pieces};
 use crate::service::{PROTOCOL, gate};
@@ -21,7 +22,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
@@ -44,9 +44,9 @@ pub trait Handler: Send + Sync + 'static {
 /// The bounds of a port.
 #[derive(Clone, Debug)]
 pub struct RpcConfig {
-    /// Bytes of questions that may be in the middle of being received and answered.
+    /// Bytes of questions that each service may be in the middle of receiving and answering; half of it for one process.
     pub questions: usize,
-    /// Bytes of answers that may wait to be taken.
+    /// Bytes of answers that may wait to be taken, in the same way.
     pub answers: usize,
     /// Connections at the same time.
     pub connections: usize,
@@ -106,9 +106,12 @@ impl Server {
             stream_window: wire::STREAM_WINDOW,
             connection_window: wire::CONNECTION_WINDOW,
         };
-        let kib = |bytes: usize| Arc::new(Semaphore::new((bytes / 1024).clamp(1, Semaphore::MAX_PERMITS)));
-        let (questions, answers) = (kib(config.questions), kib(config.answers));
-        let calls = Calls(Arc::new(Shared { services, config, questions, answers }));
+        // Each has rooms of its own: gateways that take all there is must not keep the votes of metadata nodes waiting.
+        let room = |handler| {
+            Arc::new(Serving { handler, questions: Room::new(config.questions), answers: Room::new(config.answers) })
+        };
+        let services = services.into_iter().map(room).collect();
+        let calls = Calls(Arc::new(Shared { services, config }));
         let port = Port::start(listener, acceptor, gates, port, Arc::new(calls)).map_err(StartError::Listener)?;
         Ok(Server { port })
     }
@@ -125,12 +128,15 @@ impl Server {
 }
 
 struct Shared {
-    services: Vec<Arc<dyn Handler>>,
+    services: Vec<Arc<Serving>>,
     config: RpcConfig,
-    /// Room for questions, in KiB.
-    questions: Arc<Semaphore>,
-    /// Room for answers, in KiB.
-    answers: Arc<Semaphore>,
+}
+
+/// A service, and what it may hold.
+struct Serving {
+    handler: Arc<dyn Handler>,
+    questions: Room,
+    answers: Room,
 }
 
 struct Calls(Arc<Shared>);
@@ -150,13 +156,14 @@ async fn answer(shared: Arc<Shared>, gate: Arc<Gate>, request: http::Request<Bod
         Some((service, name)) => (service, name.to_owned()),
         None => return unknown(),
     };
-    let Some(handler) = shared.services.iter().find(|handler| handler.service() == service).map(Arc::clone) else {
+    let Some(serving) = shared.services.iter().find(|serving| serving.handler.service() == service) else {
         return unknown();
     };
+    let serving = Arc::clone(serving);
     if name == HELLO {
         return hello(&shared, &gate, request).await;
     }
-    match handler.allows(&name, gate.peer.role) {
+    match serving.handler.allows(&name, gate.peer.role) {
         None => return unknown(),
         Some(false) => return gate.refuse_call(&name).into_http(),
         Some(true) => {}
@@ -170,12 +177,11 @@ async fn answer(shared: Arc<Shared>, gate: Arc<Gate>, request: http::Request<Bod
     let peer = gate.peer.clone();
     let answered = async move {
         let call = move |request: Request<Streaming<Piece>>| async move {
-            let (stall, rooms) = (shared.config.stall, Arc::clone(&shared.questions));
-            let pieces = request.into_inner();
-            let most = shared.config.questions;
-            let call = Call { peer, name, deadline, announced, pieces, stall, rooms, most, held: None, ended: false };
-            let bytes = timeout_at(deadline, handler.answer(call)).await.map_err(|_| late())??;
-            Ok(Response::new(send(&shared, bytes, deadline).await?))
+            let (stall, pieces, asks) = (shared.config.stall, request.into_inner(), peer.clone());
+            let at = Arc::clone(&serving);
+            let call = Call { peer, name, deadline, announced, pieces, stall, serving: at, held: None, ended: false };
+            let bytes = timeout_at(deadline, serving.handler.answer(call)).await.map_err(|_| late())??;
+            Ok(Response::new(send(&serving.answers, &asks, bytes, deadline).await?))
         };
         let mut grpc = Grpc::new(Wire::<Piece, Piece>::default()).max_decoding_message_size(MESSAGE_LIMIT);
         grpc.streaming(Once::new(call), request).await
@@ -186,9 +192,9 @@ async fn answer(shared: Arc<Shared>, gate: Arc<Gate>, request: http::Request<Bod
 type Answer = BoxStream<'static, Result<Piece, Status>>;
 
 /// An answer, and its room until it is taken.
-async fn send(shared: &Shared, bytes: Bytes, deadline: Instant) -> Result<Answer, Status> {
+async fn send(room: &Room, to: &Identity, bytes: Bytes, deadline: Instant) -> Result<Answer, Status> {
     let len = bytes.len();
-    let permit = room(Arc::clone(&shared.answers), len.min(shared.config.answers), deadline).await?;
+    let permit = room.take(to, len, deadline).await?;
     let sent = stream::iter(pieces(bytes)).map(move |piece| {
         let _held_until_sent = &permit;
         Ok(piece)
@@ -215,10 +221,9 @@ pub struct Call {
     announced: Option<u64>,
     pieces: Streaming<Piece>,
     stall: Duration,
-    rooms: Arc<Semaphore>,
-    most: usize,
+    serving: Arc<Serving>,
     /// The room of the question; given back with the call.
-    held: Option<OwnedSemaphorePermit>,
+    held: Option<Held>,
     ended: bool,
 }
 
@@ -233,8 +238,7 @@ impl Call {
         if len > limit {
             return Err(Status::resource_exhausted(format!("a question of {len} bytes, of which {limit} may be")));
         }
-        // Who may never have as much is let in alone.
-        self.held = Some(room(Arc::clone(&self.rooms), len.min(self.most), self.deadline).await?);
+        self.held = Some(self.serving.questions.take(&self.peer, len, self.deadline).await?);
         let mut assembly = Assembly::new(len, len);
         while let Some(piece) = self.piece().await? {
             assembly.add(piece).map_err(|error| Status::data_loss(error.to_string()))?;
