@@ -327,8 +327,8 @@ impl Site {
         for name in names.into_iter().filter(|name| *name == LEADER || *name == FOLLOWER) {
             let leader = self.leader().await;
             println!("      the leader is {leader}");
-            let followers = self.layout.metadata_names().into_iter().filter(|name| *name != leader);
-            *name = if name == LEADER { leader.clone() } else { followers.last().unwrap_or(leader.clone()) };
+            let mut followers = self.layout.metadata_names().into_iter().filter(|name| *name != leader);
+            *name = if name == LEADER { leader.clone() } else { followers.next_back().unwrap_or(leader.clone()) };
         }
     }
 
