@@ -50,55 +50,51 @@ impl Need<'_> {
 /// Chooses up to as many usable drives as are needed. Fewer come back when there are no more, or none that the rule allows.
 /// Equal arguments give an equal answer.
 pub fn place(topology: &Topology, need: &Need<'_>) -> Vec<DriveId> {
-    let candidates = candidates(topology, need);
-    let home = if need.used.is_empty() { free_cell(&candidates, need) } else { cell_of(topology, need.used) };
-    let mut filled = Filled::new(topology, need.used);
-    // A new stripe stays in its cell: it was chosen because all of the stripe fits there. A shard that joins others goes to
-    // another cell rather than onto a node, rack or site that has as many as may be lost.
-    if need.used.is_empty() && home.is_some() {
-        return filled.take(candidates.into_iter().filter(|drive| Some(drive.cell) == home).collect(), home, need);
+    let home = if need.used.is_empty() { free_cell(topology, need) } else { cell_of(topology, need.used) };
+    if home.is_some() {
+        let (chosen, over) = Filled::new(topology, need.used).take(candidates(topology, home, need), home, need);
+        // A new stripe stays in its cell: it was chosen because all of the stripe fits there. A shard that joins others goes to
+        // another cell rather than onto a node, rack or site that has as many as may be lost.
+        if need.used.is_empty() || (chosen.len() >= need.count && !over) {
+            return chosen;
+        }
     }
-    filled.take(candidates, home, need)
+    Filled::new(topology, need.used).take(candidates(topology, None, need), home, need).0
 }
 
-/// The drives that may be chosen, ordered by the arrivals of Poisson processes: any first few of them are a draw weighted by
-/// free space, and so are any first few of those that share something.
-fn candidates<'a>(topology: &'a Topology, need: &Need<'_>) -> Vec<&'a Drive> {
+fn may(drive: &Drive, need: &Need<'_>) -> bool {
+    drive.usable && !need.used.contains(&drive.id) && !need.failed.contains(&drive.id)
+}
+
+/// The drives that may be chosen, of one cell or of all, ordered by the arrivals of Poisson processes: any first few of them are a
+/// draw weighted by free space, and so are any first few of those that share something.
+fn candidates<'a>(topology: &'a Topology, cell: Option<u32>, need: &Need<'_>) -> Vec<&'a Drive> {
     let mut random = SplitMix(need.seed);
-    let mut candidates: Vec<(f64, &Drive)> = topology
-        .usable()
-        .filter(|drive| !need.used.contains(&drive.id) && !need.failed.contains(&drive.id))
-        .map(|drive| (random.arrival(drive.free), drive))
-        .collect();
+    let inside = |drive: &&Drive| cell.is_none_or(|cell| drive.cell == cell) && may(drive, need);
+    let drawn = topology.drives.iter().filter(inside).map(|drive| (random.arrival(drive.free), drive));
+    let mut candidates: Vec<(f64, &Drive)> = drawn.collect();
     candidates.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(x.id.cmp(&y.id)));
     candidates.into_iter().map(|(_, drive)| drive).collect()
 }
 
-/// The highest level at which all of the stripe can be placed with at most m shards on each.
-fn best_level(drives: &[&Drive], need: &Need<'_>) -> Level {
-    let fits = |level: &Level| capacity(drives.iter().copied(), *level, need.most()) >= need.count;
-    Level::SHARED.into_iter().rev().find(fits).unwrap_or(Level::Drive)
-}
-
-fn fits(drives: &[&Drive], level: Level, need: &Need<'_>) -> bool {
-    capacity(drives.iter().copied(), level, need.most()) >= need.count
-}
-
 /// A cell for a new stripe, drawn by free space from those that take all of it as well as all cells together would. `None`:
 /// there is none (drives of one are down), or only one, and the stripe goes over all drives.
-fn free_cell(candidates: &[&Drive], need: &Need<'_>) -> Option<u32> {
+fn free_cell(topology: &Topology, need: &Need<'_>) -> Option<u32> {
     let mut cells: BTreeMap<u32, Vec<&Drive>> = BTreeMap::new();
-    for drive in candidates {
+    for drive in topology.drives.iter().filter(|drive| may(drive, need)) {
         cells.entry(drive.cell).or_default().push(drive);
     }
     if cells.len() < 2 {
         return None;
     }
-    let level = best_level(candidates, need);
+    let all = |level| capacity(cells.values().flatten().copied(), level, need.most());
+    // The highest level at which no group needs more than m shards; at least that of the rule.
+    let best = Level::SHARED.into_iter().rev().find(|level| all(*level) >= need.count);
+    let level = best.unwrap_or_default().max(need.survive);
     let mut random = SplitMix(need.seed ^ CELL_SEED);
     let room = |drives: &[&Drive]| drives.iter().fold(0u64, |sum, drive| sum.saturating_add(drive.free));
     let drawn = cells.iter().map(|(cell, drives)| (random.arrival(room(drives)), *cell, drives));
-    let drawn = drawn.filter(|(_, _, drives)| fits(drives, level, need));
+    let drawn = drawn.filter(|(_, _, drives)| capacity(drives.iter().copied(), level, need.most()) >= need.count);
     drawn.min_by(|(a, x, _), (b, y, _)| a.total_cmp(b).then(x.cmp(y))).map(|(_, cell, _)| cell)
 }
 
@@ -133,15 +129,15 @@ impl Filled {
         [held(0, drive.node), held(1, drive.rack), held(2, drive.site)]
     }
 
-    /// Takes as many of the candidates as are needed, the best one each time.
-    fn take(&mut self, candidates: Vec<&Drive>, home: Option<u32>, need: &Need<'_>) -> Vec<DriveId> {
+    /// Takes as many of the candidates as are needed, the best one each time. Also whether a group got more than may be lost.
+    fn take(&mut self, candidates: Vec<&Drive>, home: Option<u32>, need: &Need<'_>) -> (Vec<DriveId>, bool) {
         // What is the same to the stripe stands in one queue, the last to arrive first, so that the next one is popped.
         let mut waiting: BTreeMap<(u32, u32, u32, bool), Vec<(usize, &Drive)>> = BTreeMap::new();
         for (order, drive) in candidates.into_iter().enumerate().rev() {
             let outside = home.is_some_and(|home| drive.cell != home);
             waiting.entry((drive.node, drive.rack, drive.site, outside)).or_default().push((order, drive));
         }
-        let mut chosen = Vec::with_capacity(need.count);
+        let (mut chosen, mut any_over) = (Vec::with_capacity(need.count), false);
         while chosen.len() < need.count {
             let next = waiting.iter().filter_map(|(queue, drives)| {
                 let (order, drive) = *drives.last()?;
@@ -155,12 +151,13 @@ impl Filled {
                 };
                 (!by_rule).then_some((over, queue.3, site, rack, node, order, *queue))
             });
-            let Some((.., queue)) = next.min() else { break };
+            let Some((over, .., queue)) = next.min() else { break };
             let Some((_, drive)) = waiting.get_mut(&queue).and_then(Vec::pop) else { break };
             self.add(drive);
             chosen.push(drive.id);
+            any_over |= over != [false; 3];
         }
-        chosen
+        (chosen, any_over)
     }
 }
 

@@ -263,8 +263,8 @@ mod tests {
     fn a_petabyte_on_a_thousand_drives_is_back_at_full_strength_when_the_formula_says() {
         let cluster = Cluster::petabyte().unwrap();
         assert_eq!(cluster.drives(), 1000);
-        for loss in [Loss::Drive, Loss::Node, Loss::Rack] {
-            let report = cluster.simulate(loss, &Policy::default(), 12_000, 7);
+        for (loss, sample) in [(Loss::Drive, 2_000), (Loss::Node, 8_000), (Loss::Rack, 12_000)] {
+            let report = cluster.simulate(loss, &Policy::default(), sample, 7);
             println!("{loss:?}: {report:?}");
             assert_eq!(report.beyond, 0.0, "10+4 survives the loss of a {loss:?}");
             let lost_bytes = cluster.stored as f64 * 1.4 * report.drives as f64 / 1000.0;

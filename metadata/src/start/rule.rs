@@ -1,4 +1,4 @@
-//! The rule of placement that a start is asked for.
+//! The rule of placement that a start is asked for, and the cells of drives that are in none.
 //!
 //! What is journaled is in force. A first start that can't keep what it is asked for ends, since nothing is stored yet and
 //! somebody is there to mend the configuration. A later one goes on under the rule that it finds: a leader must be able to take
@@ -7,9 +7,10 @@
 use super::{Config, StartError};
 use crate::command::{Command, SURVIVE_SETTING};
 use crate::index::{self, IndexError, View};
+use crate::placement::cells;
 use crate::topology::{RuleUnmet, as_seen, check_rule};
 use bytes::Bytes;
-use codec::effect::{DriveRow, SettingRow};
+use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::erasure::Geometry;
 use codec::id::DriveId;
 use storage_node::client::DriveStatus;
@@ -48,6 +49,17 @@ pub(super) fn change(
     let value = Bytes::from_static(level.name().as_bytes());
     let row = SettingRow { name: SURVIVE_SETTING.to_owned(), value };
     Ok(check_rule(&rows, level, geometry).map(|()| Some(Command::PutSetting(row))))
+}
+
+/// Drives that were registered before there were cells, and are too many for one: what registers any of them again shares all
+/// of them out. `None` where there are none.
+pub(super) fn share_out(view: &dyn View) -> Result<Option<Command>, IndexError> {
+    let rows = index::drives(view)?;
+    if cells::settle(&rows).is_empty() {
+        return Ok(None);
+    }
+    let there = rows.into_iter().find(|row| row.state != DriveState::Removed as i32);
+    Ok(there.map(Command::RegisterDrive))
 }
 
 fn new_row(status: &DriveStatus) -> DriveRow {

@@ -306,9 +306,12 @@ async fn finish_start(
         }
         Err(unmet) => shared.set_alarm(Alarm::Rule, Some(format!("the rule of placement stays as it was: {unmet}"))),
     }
+    let shared_out = rule::share_out(&Overlay::new(&*kv))?;
+    commands.extend(shared_out.map(|command| Asked { writer: epoch, command, reply: None }));
     let put_nodes = nodes::seed(&Overlay::new(&*kv), &scene.node.nodes())?;
     commands.extend(put_nodes.into_iter().map(|command| Asked { writer: epoch, command, reply: None }));
     let known = mark.applied.max(index::reclaim::floor(&Overlay::new(&*kv))?);
+    let before = index::epoch(&Overlay::new(&*kv))?;
     // R10: drives that have freed for a later state than the one that was found know of deletes, and so of commits, that it
     // lacks. Said before anything else is committed: later its LSNs will have grown past those.
     let evidence = match reclaim::behind(&*scene.node, epoch, known).await {
@@ -316,8 +319,7 @@ async fn finish_start(
         // An accepted loss holds reclaim by itself, and what the lost entries wrote is there.
         None if accepts => None,
         None => {
-            let last = index::epoch(&Overlay::new(&*kv))?;
-            let found = orphans::foreign(&*scene.node, &*kv, last).await;
+            let found = orphans::foreign(&*scene.node, &*kv, before).await;
             found.into_iter().next().map(|(drive, epoch)| ReclaimError::Foreign { drive, epoch })
         }
     };
@@ -374,6 +376,7 @@ async fn finish_start(
         requests: requests.clone(),
         epoch,
         started_at: mark.applied,
+        before,
         config: config.reclaim.clone(),
     });
     running.push(tokio::spawn(reclaimer.clone().run()));

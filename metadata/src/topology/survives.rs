@@ -80,7 +80,7 @@ impl Topology {
             cell.drives.push(drive.clone());
             cell.survive = self.survive;
         }
-        cells.retain(|_, cell| cell.capacity(level.unwrap_or_default(), m) >= count);
+        cells.retain(|_, cell| cell.capacity(level.unwrap_or_default().max(self.survive), m) >= count);
         let need = |seed| Need { survive: self.survive, seed, ..Need::new(count, parity) };
         let in_one = |of: &Topology| (0..SAMPLES).map(|seed| place(of, &need(seed))).collect::<Vec<_>>();
         // No cell is large enough: stripes go over all of them.
