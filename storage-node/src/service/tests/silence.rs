@@ -169,3 +169,31 @@ async fn a_write_to_a_host_that_vanished_is_given_up_within_seconds_and_others_g
     assert!(begun.elapsed() < deadline / 2, "{:?}", begun.elapsed());
     assert!(client.problem().is_some());
 }
+
+/// Each read that was given up for another drive's ended the attempt to connect, and the next one began anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_to_connect_outlives_the_calls_that_wait_for_it() {
+    let cluster = Cluster::small().await;
+    // A way on which a connection takes longer than any of the calls.
+    let (listener, server) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), cluster.address);
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(4 * AT_ONCE).await;
+                let mut far = TcpStream::connect(server).await.unwrap();
+                tokio::io::copy_bidirectional(&mut near, &mut far).await
+            });
+        }
+    });
+    let config = RemoteConfig { address, ..cluster.config() };
+    let client = RemoteNode::new(&cluster.credentials(Role::Metadata), config).unwrap();
+    let given_up = tokio::time::timeout(AT_ONCE, put(&*client, 1)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    // Nobody has asked since.
+    let (begun, lane) = (Instant::now(), client.lane(crate::service::method::Method::WriteShard));
+    while !lane.is_linked() {
+        assert!(begun.elapsed() < SOON, "{:?}", client.problem());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
