@@ -167,7 +167,6 @@ async fn metadata(ca: &ClusterCa, nodes: &[NodeAddress]) -> Arc<Metadata> {
         entropy: Arc::new(SystemEntropy),
     };
     let config = metadata::start::Config {
-        cluster: Some(CLUSTER),
         geometry: Some("2+1".parse().unwrap()),
         shard_target: 1 << 20,
         seal_after: None,
