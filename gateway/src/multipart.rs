@@ -157,7 +157,12 @@ async fn listed_parts(gateway: &Gateway, name: &UploadName, listed: &[ListedPart
     let matching = |(listed, row): (&ListedPart, Option<PartRow>)| {
         row.filter(|row| fits(listed, row)).ok_or(PutError::InvalidPart { number: listed.number })
     };
-    listed.iter().zip(rows).map(matching).collect()
+    let found: Result<Vec<PartRow>, PutError> = listed.iter().zip(rows).map(matching).collect();
+    // Completed, or aborted, by another request between the two lookups: its parts went with it, and none was wrong.
+    if found.is_err() && gateway.meta.upload(name).await?.is_none() {
+        return Err(PutError::NoSuchUpload);
+    }
+    found
 }
 
 fn fits(listed: &ListedPart, row: &PartRow) -> bool {
