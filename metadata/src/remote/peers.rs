@@ -46,11 +46,11 @@ pub(crate) enum Failed {
     /// Nobody knows whether it was carried out.
     Unknown(String),
     /// The leader's own answer.
-    Said(ErrorMessage),
+    Said(Box<ErrorMessage>),
 }
 
 impl Failed {
-    fn reason(self) -> Result<String, ErrorMessage> {
+    fn reason(self) -> Result<String, Box<ErrorMessage>> {
         match self {
             Failed::NotDone(reason) | Failed::Unknown(reason) => Ok(reason),
             Failed::Said(error) => Err(error),
@@ -58,11 +58,11 @@ impl Failed {
     }
 
     pub fn commit(self) -> CommitError {
-        self.reason().map_or_else(ErrorMessage::commit, |reason| CommitError::Unavailable { reason })
+        self.reason().map_or_else(|error| error.commit(), |reason| CommitError::Unavailable { reason })
     }
 
     pub fn lookup(self) -> LookupError {
-        self.reason().map_or_else(ErrorMessage::lookup, |reason| LookupError::Unavailable { reason })
+        self.reason().map_or_else(|error| error.lookup(), |reason| LookupError::Unavailable { reason })
     }
 
     pub fn frame(self, id: ChunkId) -> FrameReadError {
@@ -204,7 +204,7 @@ impl Peers {
                 }
                 Ok(Said::Error(error)) => {
                     self.leads(&client);
-                    return Err(Failed::Said(error));
+                    return Err(Failed::Said(Box::new(error)));
                 }
                 Ok(Said::NotLeading(leader)) => {
                     said = format!("{} does not lead", client.identity().name);

@@ -1,6 +1,6 @@
 //! The answering end: each message becomes a call of [`MetadataClient`], and what comes of it becomes a message.
 
-use super::answer::Answer;
+use super::answer::{Answer, ErrorMessage};
 use super::command::{CommitMessage, OutcomeMessage};
 use super::message::{
     AccountWithSecret, BucketList, DomainMessage, Granted, HitList, KeysPage, LocatedList, MaybeAccount, MaybeBucket,
@@ -75,7 +75,7 @@ enum Trouble {
     /// Nothing was done.
     NotLeading(NotLeading),
     /// An error of the call.
-    Error(super::answer::ErrorMessage),
+    Error(Box<ErrorMessage>),
     /// The question can't be understood.
     Malformed,
 }
@@ -90,7 +90,7 @@ macro_rules! errors {
     ($($error:ty),*) => {
         $(impl From<$error> for Trouble {
             fn from(error: $error) -> Trouble {
-                Trouble::Error(error.into())
+                Trouble::Error(Box::new(error.into()))
             }
         })*
     };
@@ -114,7 +114,7 @@ impl Handler for Service {
         let answer = match self.answered(name, &call.peer, question).await {
             Ok(answer) => answer,
             Err(Trouble::NotLeading(error)) => error.into(),
-            Err(Trouble::Error(error)) => Answer::error(error),
+            Err(Trouble::Error(error)) => Answer::error(*error),
             Err(Trouble::Malformed) => return Err(Status::invalid_argument("the question can't be understood")),
         };
         Ok(answer.encode_to_vec().into())
