@@ -6,6 +6,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tests::openapi::faults;
 use tests::process::{ACCESS_KEY, SECRET_KEY, ServerConfig, exchange, flip};
@@ -230,17 +231,20 @@ async fn findings(api: &Api<'_>) {
     api.until("/v1/repair", |answer| answer["by_slack"].as_array().unwrap().is_empty()).await;
 }
 
-async fn drives(api: &Api<'_>, directory: &std::path::Path) {
-    let first = api.get("/v1/drives").await["drives"][0]["id"].as_str().unwrap().to_owned();
+async fn drives(api: &Api<'_>, directory: &Path) {
+    // Not the one that is lost below: the drain may have emptied it before it is cancelled, and nothing would wait for it.
+    let drives = api.get("/v1/drives").await["drives"].as_array().unwrap().clone();
+    let at_1 = |drive: &&Value| Path::new(drive["path"].as_str().unwrap()).ends_with("drives/1");
+    let other = drives.iter().find(at_1).unwrap()["id"].as_str().unwrap().to_owned();
     let new = |name: &str| json!({"path": directory.join(name), "wait": true});
     let added = api.post("/v1/drives/add", Some(new("new"))).await;
     assert!(added["drive"].is_string(), "{added:#}");
     assert_eq!(api.ask("POST", "/v1/drives/add", Some(new("new"))).await.0, 409);
     let nobody = json!({"drive": "ffffffffffffffffffffffffffffffff"});
     assert_eq!(api.ask("POST", "/v1/drives/drain", Some(nobody)).await.0, 404);
-    api.post("/v1/drives/drain", Some(json!({"drive": first}))).await;
-    api.post("/v1/drives/drain", Some(json!({"drive": first, "cancel": true}))).await;
-    assert_eq!(api.ask("POST", "/v1/drives/remove", Some(json!({"drive": first}))).await.0, 409);
+    api.post("/v1/drives/drain", Some(json!({"drive": other}))).await;
+    api.post("/v1/drives/drain", Some(json!({"drive": other, "cancel": true}))).await;
+    assert_eq!(api.ask("POST", "/v1/drives/remove", Some(json!({"drive": other}))).await.0, 409);
     api.until("/v1/repair", |answer| answer["by_slack"].as_array().unwrap().is_empty()).await;
 
     // A drive is gone: what lay there waits for it, and the plan says until when although nothing is to be done now.
