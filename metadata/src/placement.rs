@@ -107,6 +107,9 @@ fn cell_of(topology: &Topology, drives: &[DriveId]) -> Option<u32> {
     held.into_iter().min_by_key(|(cell, shards)| (Reverse(*shards), *cell)).map(|(cell, _)| cell)
 }
 
+/// Drives that are the same to a stripe, with their places in the order of arrival, the last to arrive first.
+type Queue<'a> = Vec<(usize, &'a Drive)>;
+
 /// How many shards of the stripe each node, rack and site has.
 struct Filled([BTreeMap<u32, usize>; 3]);
 
@@ -131,8 +134,8 @@ impl Filled {
 
     /// Takes as many of the candidates as are needed, the best one each time. Also whether a group got more than may be lost.
     fn take(&mut self, candidates: Vec<&Drive>, home: Option<u32>, need: &Need<'_>) -> (Vec<DriveId>, bool) {
-        // What is the same to the stripe stands in one queue, the last to arrive first, so that the next one is popped.
-        let mut waiting: BTreeMap<(u32, u32, u32, bool), Vec<(usize, &Drive)>> = BTreeMap::new();
+        // What is the same to the stripe stands in one queue, from whose end the next one is popped.
+        let mut waiting: BTreeMap<(u32, u32, u32, bool), Queue<'_>> = BTreeMap::new();
         for (order, drive) in candidates.into_iter().enumerate().rev() {
             let outside = home.is_some_and(|home| drive.cell != home);
             waiting.entry((drive.node, drive.rack, drive.site, outside)).or_default().push((order, drive));
