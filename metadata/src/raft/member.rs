@@ -6,6 +6,8 @@
 //! * The log loses an entry only when a sealed LSN that this node has applied covers it: what is sealed was read back from 1+m
 //!   drives and more before the seal was committed. So a new leader always has the entries that the drives may still lack, and
 //!   losing every metadata node loses nothing that was acknowledged. Snapshots and purges happen by [`Member::shorten_log`] only.
+//! * A member votes when it has every entry that the leader had when it was added. Were it made a voter before, what the leader
+//!   commits would wait for a node that has nothing, and that may wait for the leader.
 //! * A member's number is never given twice. A node whose log is gone joins under a new one: under the old one it could vote
 //!   for a leader that lacks what it has promised to keep.
 
@@ -23,17 +25,20 @@ use openraft::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use storage_node::kv::{KvError, RocksKv, RocksOptions};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 /// Questions that wait for the next round of [`Member::read_index`].
 const READS: usize = 4096;
 /// Entries that stay in the log for followers that are a little behind: a snapshot is the whole index.
 const KEEP_ENTRIES: u64 = 1000;
+/// A majority that did not answer is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// A snapshot is made for this many entries that the log can do without, not for fewer.
 const WORTH_A_SNAPSHOT: u64 = 1000;
 
@@ -125,13 +130,25 @@ pub enum MemberError {
     Store(#[from] KvError),
     /// The timings contradict each other.
     #[error("Raft's timings can't be used: {0}")]
-    Timings(#[from] ConfigError),
+    Timings(Box<ConfigError>),
     /// Raft did not start.
     #[error("Raft does not start: {0}")]
-    Raft(#[from] Fatal<u64>),
+    Raft(Box<Fatal<u64>>),
     /// A cluster of one can't be begun.
     #[error(transparent)]
     Found(#[from] FoundError),
+}
+
+impl From<ConfigError> for MemberError {
+    fn from(error: ConfigError) -> Self {
+        MemberError::Timings(Box::new(error))
+    }
+}
+
+impl From<Fatal<u64>> for MemberError {
+    fn from(error: Fatal<u64>) -> Self {
+        MemberError::Raft(Box::new(error))
+    }
 }
 
 /// Why the members are as they were, or may be.
@@ -154,6 +171,22 @@ pub enum ChangeError {
     /// It is the only one that votes.
     #[error("metadata node {0} is the only one that votes; add another first")]
     Last(u64),
+    /// This node leads, and its start is not over: try again.
+    #[error("this metadata node leads and is not serving yet; try again in a moment")]
+    NotServing,
+    /// The new member takes part and does not vote: asked again, it goes on from there; it may be removed, too.
+    #[error(
+        "metadata node {id} does not vote yet: it has {} and needs entry {needed}; add it again to go on, or remove it",
+        .matched.map_or_else(|| "none of the entries".to_owned(), |at| format!("the entries up to {at}"))
+    )]
+    Behind {
+        /// Its number.
+        id: u64,
+        /// The last entry that it is known to have.
+        matched: Option<u64>,
+        /// The last one that there was when it was added.
+        needed: u64,
+    },
     /// A change is not over yet: try again.
     #[error("the members are being changed; try again in a moment")]
     InProgress,
@@ -162,7 +195,7 @@ pub enum ChangeError {
     Late,
     /// Raft has stopped: the process has to be started again.
     #[error("Raft has stopped: {0}")]
-    Stopped(Fatal<u64>),
+    Stopped(Box<Fatal<u64>>),
 }
 
 type Question = oneshot::Sender<Result<(), NotLeading>>;
@@ -177,6 +210,7 @@ pub struct Member {
     sabotage: SabotageSet,
     leadership: watch::Receiver<Leadership>,
     reads: mpsc::Sender<Question>,
+    serving: AtomicBool,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -224,7 +258,8 @@ impl Member {
             tasks.push(tokio::spawn(shorten(raft.clone(), machine.clone(), sabotage.clone(), every, timings.deadline)));
         }
         let id = identity.node;
-        Ok(Member { id, raft, machine, log, timings, sabotage, leadership, reads, tasks })
+        let serving = AtomicBool::new(false);
+        Ok(Member { id, raft, machine, log, timings, sabotage, leadership, reads, serving, tasks })
     }
 
     /// Begins a cluster of one: this node, under `config.identity`, from the index in `index`, which nobody has open and which
@@ -311,19 +346,62 @@ impl Member {
         membership.nodes().map(line).collect()
     }
 
-    /// Adds a member: it catches up first and votes then. Asked again after a failure it goes on where it was.
+    /// Adds a member: it catches up first and votes then. Asked again after a failure it goes on where it was; one that has not
+    /// caught up does not vote, and can be removed.
+    ///
+    /// Only while this node serves. A leader that starts may have entries that the drives lack, and can't send a snapshot until
+    /// they have them; a new member that votes and has nothing would keep it from committing what it starts with, so that
+    /// neither ever went on.
     pub async fn add(&self, id: u64, peer: Peer) -> Result<(), ChangeError> {
+        if !self.serving.load(Ordering::Acquire) {
+            let leading = self.leadership.borrow().leading;
+            return Err(if leading { ChangeError::NotServing } else { self.not_leading().into() });
+        }
         let there = self.members().into_iter().find(|member| member.id == id);
         match there {
             Some(there) if there.peer != peer => return Err(ChangeError::Taken { id, there: there.peer }),
             Some(there) if there.voter => return Ok(()),
             _ => {}
         }
-        let adding = self.raft.add_learner(id, peer, true);
-        let added = timeout(self.timings.catch_up, adding).await.map_err(|_| ChangeError::Late)?;
+        let adding = self.raft.add_learner(id, peer, false);
+        let added = timeout(self.timings.deadline, adding).await.map_err(|_| ChangeError::Late)?;
         added.map_err(|error| self.change_error(error))?;
-        // Waiting for it may have ended because this node leads no more.
+        self.caught_up(id).await?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
+    }
+
+    /// Waits until a learner has every entry that is in this leader's log now. Raft itself takes one that lacks a few thousand
+    /// for one that has caught up, that is, any in a short log.
+    async fn caught_up(&self, id: u64) -> Result<(), ChangeError> {
+        let mut metrics = self.raft.metrics();
+        let needed = metrics.borrow().last_log_index.unwrap_or(0);
+        let matched = |now: &RaftMetrics<u64, Peer>| now.replication.as_ref()?.get(&id).copied().flatten();
+        let has_it = |now: &RaftMetrics<u64, Peer>| matched(now).is_some_and(|at| at.index >= needed);
+        let is_over = |now: &RaftMetrics<u64, Peer>| {
+            let there = now.membership_config.membership().get_node(&id).is_some();
+            now.state != ServerState::Leader || now.running_state.is_err() || !there
+        };
+        // Waiting for more than that ends with what there is: the sender is gone when Raft is.
+        let _ = timeout(self.timings.catch_up, metrics.wait_for(|now| has_it(now) || is_over(now))).await;
+        let now = metrics.borrow();
+        if let Err(fatal) = &now.running_state {
+            return Err(ChangeError::Stopped(Box::new(fatal.clone())));
+        }
+        if now.state != ServerState::Leader {
+            return Err(self.not_leading().into());
+        }
+        if now.membership_config.membership().get_node(&id).is_none() {
+            return Err(ChangeError::Unknown(id));
+        }
+        if has_it(&now) {
+            return Ok(());
+        }
+        Err(ChangeError::Behind { id, matched: matched(&now).map(|at| at.index), needed })
+    }
+
+    /// The service that this node leads with takes writes, or is taken away.
+    pub(crate) fn set_serving(&self, serving: bool) {
+        self.serving.store(serving, Ordering::Release);
     }
 
     /// Removes a member; its number is not given again.
@@ -356,7 +434,7 @@ impl Member {
 
     fn change_error(&self, error: RaftError<u64, ClientWriteError<u64, Peer>>) -> ChangeError {
         match error {
-            RaftError::Fatal(fatal) => ChangeError::Stopped(fatal),
+            RaftError::Fatal(fatal) => ChangeError::Stopped(Box::new(fatal)),
             RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => ChangeError::NotLeading(elsewhere(to)),
             RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
                 ChangeMembershipError::InProgress(_) => ChangeError::InProgress,
@@ -453,7 +531,8 @@ async fn confirm(raft: &Raft<RaftTypes>) -> Result<(), NotLeading> {
     loop {
         match raft.ensure_linearizable().await {
             Ok(_) => return Ok(()),
-            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {}
+            // A refusal may come at once, and must not be asked for in a circle.
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => sleep(ASK_AGAIN).await,
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => return Err(elsewhere(to)),
             Err(RaftError::Fatal(_)) => return Err(NotLeading::default()),
         }

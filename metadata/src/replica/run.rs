@@ -29,8 +29,8 @@ const STUCK: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(500);
 
 /// What is shown of a replica.
-#[derive(Default)]
 struct State {
+    member: Arc<Member>,
     serving: RwLock<Option<Arc<Metadata>>>,
     /// Why this node leads and serves nothing.
     problem: Mutex<Option<String>>,
@@ -38,6 +38,8 @@ struct State {
 
 impl State {
     fn show(&self, metadata: Option<Arc<Metadata>>) -> Option<Arc<Metadata>> {
+        // The drives have what the log had when a service that may write began: from now on members can be added.
+        self.member.set_serving(metadata.as_ref().is_some_and(|metadata| metadata.may_write()));
         let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *serving, metadata)
     }
@@ -78,7 +80,9 @@ impl Drop for Replica {
 impl Replica {
     /// A replica over a member that is open. It serves, with `parts` and as `config` says, whenever it is elected.
     pub fn new(member: Arc<Member>, parts: LeaderParts, config: Config) -> Replica {
-        let (state, stop) = (Arc::new(State::default()), watch::Sender::new(false));
+        let (serving, problem) = Default::default();
+        let state = Arc::new(State { member: member.clone(), serving, problem });
+        let stop = watch::Sender::new(false);
         let running =
             Running { member: member.clone(), state: state.clone(), parts, config, stopping: stop.subscribe() };
         let task = Mutex::new(Some(tokio::spawn(running.run())));

@@ -2,6 +2,7 @@
 //! acknowledges what can still be undone.
 
 mod fenced;
+mod joining;
 mod world;
 
 use self::world::{PATIENCE, Place, Town};

@@ -29,11 +29,16 @@ use storage_node::sabotage::SabotageSet;
 pub const SMALL: RocksOptions = RocksOptions { block_cache: 1 << 20, write_buffers: 1 << 20, open_files: 64 };
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What a call arrives at.
+type Reached = (Raft<RaftTypes>, Machine);
+
 /// Who can reach whom.
 #[derive(Clone, Default)]
 struct Net {
-    nodes: Arc<Mutex<BTreeMap<u64, (Raft<RaftTypes>, Machine)>>>,
+    nodes: Arc<Mutex<BTreeMap<u64, Reached>>>,
     cut: Arc<Mutex<BTreeSet<u64>>>,
+    /// These are heard, and hear nothing: no call and no answer.
+    deaf: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 struct Link {
@@ -43,11 +48,19 @@ struct Link {
 }
 
 impl Net {
-    fn reach(&self, from: u64, to: u64) -> Result<(Raft<RaftTypes>, Machine), Unreachable> {
+    fn reach(&self, from: u64, to: u64) -> Result<Reached, Unreachable> {
+        self.is_heard_by(to)?;
         let cut = self.cut.lock().unwrap();
         let node = self.nodes.lock().unwrap().get(&to).cloned();
         let apart = cut.contains(&from) || cut.contains(&to);
         node.filter(|_| !apart).ok_or_else(|| Unreachable::new(&std::io::Error::other("cut off")))
+    }
+}
+
+impl Net {
+    fn is_heard_by(&self, id: u64) -> Result<(), Unreachable> {
+        let deaf = self.deaf.lock().unwrap().contains(&id);
+        if deaf { Err(Unreachable::new(&std::io::Error::other("deaf"))) } else { Ok(()) }
     }
 }
 
@@ -70,6 +83,7 @@ impl RaftNetwork<RaftTypes> for Link {
         let (raft, _) = self.net.reach(self.from, self.to)?;
         let answer = raft.append_entries(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
         self.net.reach(self.from, self.to)?;
+        self.net.is_heard_by(self.from)?;
         Ok(answer)
     }
 
@@ -79,7 +93,9 @@ impl RaftNetwork<RaftTypes> for Link {
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, Remote<RaftError<u64>>> {
         let (raft, _) = self.net.reach(self.from, self.to)?;
-        Ok(raft.vote(rpc).await.map_err(|e| RemoteError::new(self.to, e))?)
+        let answer = raft.vote(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
+        self.net.is_heard_by(self.from)?;
+        Ok(answer)
     }
 
     async fn full_snapshot(
@@ -94,6 +110,7 @@ impl RaftNetwork<RaftTypes> for Link {
         copy(&snapshot.snapshot, &incoming);
         let snapshot = Snapshot { meta: snapshot.meta, snapshot: Box::new(incoming) };
         let answer = raft.install_full_snapshot(vote, snapshot).await;
+        self.net.is_heard_by(self.from)?;
         Ok(answer.map_err(|e| RemoteError::new(self.to, e))?)
     }
 }
@@ -160,6 +177,7 @@ impl Town {
                 election_min: ms(700),
                 election_max: ms(1400),
                 deadline: Duration::from_secs(6),
+                catch_up: Duration::from_secs(5),
                 shorten_every: None,
                 ..Timings::default()
             },
@@ -192,15 +210,20 @@ impl Town {
 
     /// Starts a node with what it has, if anything.
     pub async fn start(&self, id: u64) -> Place {
-        let member = loop {
+        let member = self.open(id).await;
+        self.run(id, member)
+    }
+
+    /// A node's Raft with no service over it.
+    pub async fn open(&self, id: u64) -> Member {
+        loop {
             match Member::open(self.config(id), (self.net.clone(), id)).await {
-                Ok(member) => break member,
+                Ok(member) => return member,
                 // Whoever had it lets go of it a moment after it has ended.
                 Err(MemberError::Store(KvError::Locked { .. })) => tokio::time::sleep(Duration::from_millis(20)).await,
                 Err(error) => panic!("{error}"),
             }
-        };
-        self.run(id, member)
+        }
     }
 
     fn run(&self, id: u64, member: Member) -> Place {
@@ -240,6 +263,10 @@ impl Town {
 
     pub fn cut(&self, ids: &[u64]) {
         *self.net.cut.lock().unwrap() = ids.iter().copied().collect();
+    }
+
+    pub fn deafen(&self, ids: &[u64]) {
+        *self.net.deaf.lock().unwrap() = ids.iter().copied().collect();
     }
 
     pub fn place(&self, id: u64) -> Place {

@@ -1,0 +1,83 @@
+//! Members that are added.
+
+use super::world::{PATIENCE, Town, peer};
+use super::{put, town};
+use crate::raft::{ChangeError, Member};
+use crate::start::tests::world::noise;
+use std::time::Duration;
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let held = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Adds a member by way of the leader: again and again, until the answer is not that it was interrupted.
+async fn added(town: &Town, id: u64) -> Result<(), ChangeError> {
+    loop {
+        let leading = town.leading().await;
+        match leading.member.add(id, peer(id)).await {
+            Ok(()) => return Ok(()),
+            Err(ChangeError::NotServing | ChangeError::NotLeading(_) | ChangeError::Late) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn votes(member: &Member, id: u64) -> Option<bool> {
+    member.members().iter().find(|line| line.id == id).map(|line| line.voter)
+}
+
+/// A new member that can't be reached stays one that does not vote, and nothing waits for it: it can be removed, and goes on when
+/// it is added again. Were it a voter, nothing would be committed any more, its removal neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_not_caught_up_does_not_vote() {
+    let (town, mut client) = town().await;
+    for id in [2, 3] {
+        town.start(id).await;
+    }
+    town.cut(&[2, 3]);
+    for id in [2, 3] {
+        let behind = added(&town, id).await;
+        assert!(matches!(behind, Err(ChangeError::Behind { matched: None, needed: 1.., .. })), "{behind:?}");
+        assert_eq!(votes(&town.place(1).member, id), Some(false));
+        put(&town, &mut client, &format!("without-{id}"), &noise(id, 900)).await;
+    }
+    town.place(1).member.remove(3).await.unwrap();
+    assert_eq!(votes(&town.place(1).member, 3), None);
+
+    town.cut(&[]);
+    let again = async {
+        while let Err(error) = added(&town, 2).await {
+            println!("adding 2: {error}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("a member that votes");
+    assert_eq!(votes(&town.place(1).member, 2), Some(true));
+    put(&town, &mut client, "with-2", &noise(9, 900)).await;
+    client.check(&*town.serving().await).await;
+}
+
+/// A leader whose start is not over adds nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_does_not_serve_adds_nobody() {
+    let (town, mut client) = town().await;
+    put(&town, &mut client, "before", &noise(1, 900)).await;
+    town.stop(1).await;
+    let member = town.open(1).await;
+    let watching = member.watch();
+    until("a leader", || watching.borrow().leading).await;
+    let refused = member.add(2, peer(2)).await;
+    assert!(matches!(refused, Err(ChangeError::NotServing)), "{refused:?}");
+    assert_eq!(member.members().len(), 1);
+    member.shutdown().await;
+    drop(member);
+
+    town.start(1).await;
+    town.add(2).await;
+    assert_eq!(votes(&town.leading().await.member, 2), Some(true));
+    client.check(&*town.serving().await).await;
+}
