@@ -16,6 +16,7 @@ mod message;
 mod network;
 mod part;
 mod record;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod way;

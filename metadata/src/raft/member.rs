@@ -8,6 +8,8 @@
 //!   losing every metadata node loses nothing that was acknowledged. Snapshots and purges happen by [`Member::shorten_log`] only.
 //! * A member votes when it has every entry that the leader had when it was added. Were it made a voter before, what the leader
 //!   commits would wait for a node that has nothing, and that may wait for the leader.
+//! * A leader that a majority has not answered for the time of an election falls silent ([`Silence`]): those who hear it while it
+//!   hears nobody would follow it for ever.
 //! * A member's number is never given twice. A node whose log is gone joins under a new one: under the old one it could vote
 //!   for a leader that lacks what it has promised to keep.
 
@@ -15,6 +17,7 @@ use super::found::{self, FoundError};
 use super::gate::Gated;
 use super::log::{FAMILIES, Identity, LogStore, OpenError};
 use super::machine::{Machine, MachineError};
+use super::silence::Silence;
 use super::{Peer, RaftTypes};
 use crate::index::{self, Overlay};
 use crate::replica::NotLeading;
@@ -241,7 +244,8 @@ impl Member {
         });
         let (log, machine) = opened.await.map_err(|_| Fatal::Panicked)??;
         let config = Arc::new(raft_config(&timings).validate()?);
-        let network = Gated { network, machine: machine.clone() };
+        let silence = Silence::default();
+        let network = Gated { network, machine: machine.clone(), silence: silence.clone() };
         let raft = Raft::new(identity.node, config, network, log.clone(), machine.clone()).await?;
         let metrics = raft.metrics();
         // A cluster of one has nobody to wait for.
@@ -251,6 +255,7 @@ impl Member {
         let (tell, leadership) = watch::channel(Leadership::default());
         let (reads, questions) = mpsc::channel(READS);
         let mut tasks = vec![
+            tokio::spawn(silence.keep(metrics.clone(), timings)),
             tokio::spawn(watch_leadership(metrics, timings, tell)),
             tokio::spawn(answer_reads(raft.clone(), questions, timings)),
         ];

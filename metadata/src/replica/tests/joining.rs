@@ -1,8 +1,9 @@
-//! Members that are added.
+//! Members that are added, and leaders that hear nobody.
 
 use super::world::{PATIENCE, Town, peer};
 use super::{put, town};
 use crate::raft::{ChangeError, Member};
+use crate::replica::Leading;
 use crate::start::tests::world::noise;
 use std::time::Duration;
 
@@ -79,5 +80,37 @@ async fn a_leader_that_does_not_serve_adds_nobody() {
     town.start(1).await;
     town.add(2).await;
     assert_eq!(votes(&town.leading().await.member, 2), Some(true));
+    client.check(&*town.serving().await).await;
+}
+
+/// A leader that is heard and hears nobody gives way: another is elected although it is heard, and the old one follows when it
+/// hears again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_nobody_gives_way() {
+    let (town, mut client) = town().await;
+    town.add(2).await;
+    town.add(3).await;
+    for round in 0..2 {
+        put(&town, &mut client, &format!("before-{round}"), &noise(round, 900)).await;
+        let old = town.leading().await;
+        // What is proposed meanwhile is sent again and again, and is a sign of life as well.
+        let service = old.replica.serving().unwrap();
+        let mut other = client.clone();
+        town.deafen(&[old.member.id()]);
+        let alone =
+            tokio::spawn(async move { other.put(&service, "unheard", noise(7_000 + round, 900)).await.is_ok() });
+        put(&town, &mut client, &format!("after-{round}"), &noise(100 + round, 900)).await;
+        assert_ne!(town.leading().await.member.id(), old.member.id());
+        let acknowledged = tokio::time::timeout(PATIENCE, alone).await.expect("an answer").unwrap();
+        assert!(!acknowledged, "a leader that hears nobody has acknowledged");
+        assert!(old.replica.serving().is_err());
+        town.deafen(&[]);
+        let watching = old.member.watch();
+        until("the old leader follows", || {
+            watching.borrow().leader.as_ref().is_some_and(|(id, _)| *id != old.member.id())
+        })
+        .await;
+    }
+    put(&town, &mut client, "last", &noise(9_000, 900)).await;
     client.check(&*town.serving().await).await;
 }
