@@ -370,21 +370,26 @@ impl Member {
         }
         let adding = self.raft.add_learner(id, peer, false);
         let added = timeout(self.timings.deadline, adding).await.map_err(|_| ChangeError::Late)?;
-        added.map_err(|error| self.change_error(error))?;
-        self.caught_up(id).await?;
+        let added = added.map_err(|error| self.change_error(error))?;
+        self.caught_up(id, added.log_id.index).await?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
     }
 
-    /// Waits until a learner has every entry that is in this leader's log now. Raft itself takes one that lacks a few thousand
-    /// for one that has caught up, that is, any in a short log.
-    async fn caught_up(&self, id: u64) -> Result<(), ChangeError> {
+    /// Waits until a learner that entry `added` made one has every entry that is in this leader's log now. Raft itself takes one
+    /// that lacks a few thousand for one that has caught up, that is, any in a short log.
+    async fn caught_up(&self, id: u64, added: u64) -> Result<(), ChangeError> {
         let mut metrics = self.raft.metrics();
-        let needed = metrics.borrow().last_log_index.unwrap_or(0);
+        let needed = metrics.borrow().last_log_index.map_or(added, |last| last.max(added));
         let matched = |now: &RaftMetrics<u64, Peer>| now.replication.as_ref()?.get(&id).copied().flatten();
         let has_it = |now: &RaftMetrics<u64, Peer>| matched(now).is_some_and(|at| at.index >= needed);
+        // What is known of the members may be older than the entry.
+        let is_removed = |now: &RaftMetrics<u64, Peer>| {
+            let members = &now.membership_config;
+            let known = members.log_id().is_some_and(|at| at.index >= added);
+            known && members.membership().get_node(&id).is_none()
+        };
         let is_over = |now: &RaftMetrics<u64, Peer>| {
-            let there = now.membership_config.membership().get_node(&id).is_some();
-            now.state != ServerState::Leader || now.running_state.is_err() || !there
+            now.state != ServerState::Leader || now.running_state.is_err() || is_removed(now)
         };
         // Waiting for more than that ends with what there is: the sender is gone when Raft is.
         let _ = timeout(self.timings.catch_up, metrics.wait_for(|now| has_it(now) || is_over(now))).await;
@@ -395,7 +400,7 @@ impl Member {
         if now.state != ServerState::Leader {
             return Err(self.not_leading().into());
         }
-        if now.membership_config.membership().get_node(&id).is_none() {
+        if is_removed(&now) {
             return Err(ChangeError::Unknown(id));
         }
         if has_it(&now) {
