@@ -1,4 +1,5 @@
-//! An entry with every kind of effect and every field set, for golden files.
+//! Entries that have, between them, every kind of effect and every field set, for golden files. What is in a file is never changed: a
+//! kind or a field that is new goes into a new one, of the version of the effects that brings it.
 
 use crate::effect::*;
 use bytes::Bytes;
@@ -60,7 +61,7 @@ fn account() -> AccountRow {
     }
 }
 
-fn kinds() -> Vec<EffectKind> {
+fn first_kinds() -> Vec<EffectKind> {
     let chunk = |place, state: ChunkState| ChunkRow {
         id: id(1, 32),
         domain: 5,
@@ -138,7 +139,65 @@ fn kinds() -> Vec<EffectKind> {
     ]
 }
 
-/// Every kind of effect.
+/// Kinds that came after the first file was written, and those of version 2.
+fn later_kinds() -> Vec<EffectKind> {
+    let stripes = || vec![StripeName { epoch: 1 << 32, counter: 4 }, StripeName { epoch: 1 << 32, counter: 5 }];
+    let checkpoint = |lsn| CheckpointRow { lsn, rows: 1 << 40, stripes: stripes() };
+    vec![
+        EffectKind::StartEpoch(EpochRow { epoch: 3 << 32, open_from: 1 << 32, journal: 2 << 32 }),
+        EffectKind::ClockTick(ClockTick { retention_ms: 4, caught_up_ms: 5, steady_ms: 6 }),
+        EffectKind::PutCheckpoint(checkpoint(41)),
+        EffectKind::DeleteCheckpoint(checkpoint(12)),
+        EffectKind::StripeFreed(StripeName { epoch: 1 << 32, counter: 3 }),
+        EffectKind::PutDrive(DriveRow {
+            id: id(2, 16),
+            state: DriveState::Active.into(),
+            node: 1 << 31,
+            path: "n1:/mnt/1".into(),
+            rack: "r1".into(),
+            site: "east".into(),
+            cell: 3,
+        }),
+        EffectKind::PutNode(NodeRow {
+            name: "n1".into(),
+            address: "n1.example.org:7072".into(),
+            state: NodeState::Draining.into(),
+        }),
+        EffectKind::PutReplication(ReplicationRow {
+            bucket: 2,
+            seq: 42,
+            set_ms: 1_767_225_600_000,
+            endpoint: "https://s3.example.org:443".into(),
+            region: "eu-central-1".into(),
+            target: "copy".into(),
+            access_key: "AK".into(),
+            wrapped_secret: id(9, 60),
+            virtual_host: true,
+            deletes: true,
+            paused: true,
+            walked: true,
+            walked_to: "a/b".into(),
+        }),
+        EffectKind::DeleteReplication(ReplicationName { bucket: 2 }),
+        EffectKind::ReplicationQueue(ReplicationQueueRow {
+            bucket: 2,
+            queued: vec!["a/b".into(), "Ω".into()],
+            done: vec![ReplicatedKey { key: "a/c".into(), lsn: 40 }],
+        }),
+        EffectKind::GrantEpoch(GrantRow { epoch: 2 << 32, holder: "g1".into(), open_from: 1 << 32 }),
+    ]
+}
+
+fn of(kinds: Vec<EffectKind>) -> Effects {
+    Effects { effects: kinds.into_iter().map(Effect::from).collect(), wall_ms: 1_767_225_600_123 }
+}
+
+/// Every kind of effect that there was when the layout of version 1 was fixed.
 pub(super) fn effects() -> Effects {
-    Effects { effects: kinds().into_iter().map(Effect::from).collect(), wall_ms: 1_767_225_600_123 }
+    of(first_kinds())
+}
+
+/// The other kinds, and the fields that rows have got since.
+pub(super) fn effects_v2() -> Effects {
+    of(later_kinds())
 }
