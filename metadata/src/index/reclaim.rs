@@ -212,6 +212,14 @@ pub fn gateways(view: &dyn View) -> Result<Vec<GrantRow>, IndexError> {
     rows.into_iter().map(|(key, value)| decode(RECLAIM, &key, value)).collect()
 }
 
+/// The gateway that an epoch was granted to; `None` when it is fenced, or no gateway's.
+pub fn holder(view: &dyn View, epoch: Epoch) -> Result<Option<String>, IndexError> {
+    let key = gateway_key(epoch);
+    let Some(value) = view.row(RECLAIM, &key)? else { return Ok(None) };
+    let row: GrantRow = decode(RECLAIM, &key, value)?;
+    Ok(Some(row.holder))
+}
+
 /// The oldest epoch of a gateway of which a request may still be under way.
 pub fn oldest_of_gateways(view: &dyn View, life_ms: u64) -> Result<Option<Epoch>, IndexError> {
     for row in gateways(view)? {
@@ -327,12 +335,17 @@ pub fn age(view: &dyn View, lsn: Lsn) -> Result<Option<u64>, IndexError> {
 
 /// What keeps everything from being deleted, if something does.
 pub fn hold(view: &dyn View) -> Result<Option<Hold>, IndexError> {
-    let value = |name| Ok::<_, IndexError>(setting(view, name)?.map(|row| row.value));
-    if value(RECLAIM_SETTING)?.is_some_and(|value| value != "on") {
+    if setting(view, RECLAIM_SETTING)?.is_some_and(|row| row.value != "on") {
         return Ok(Some(Hold::Off));
     }
-    if let Some(reason) = value(HOLD_SETTING)?.filter(|reason| !reason.is_empty()) {
-        return Ok(Some(Hold::Held(String::from_utf8_lossy(&reason).into_owned())));
+    unreleased(view)
+}
+
+/// What only an operator can judge and none has released yet, whether or not deletion is switched on. Until then what is known here
+/// may be older than what others have: nothing of theirs may be deleted or replaced because of it (R10).
+pub fn unreleased(view: &dyn View) -> Result<Option<Hold>, IndexError> {
+    if let Some(row) = setting(view, HOLD_SETTING)?.filter(|row| !row.value.is_empty()) {
+        return Ok(Some(Hold::Held(String::from_utf8_lossy(&row.value).into_owned())));
     }
     let lost = super::accepted_losses(view)?;
     let lost = lost.iter().map(|loss| loss.known).max();

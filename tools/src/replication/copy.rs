@@ -6,6 +6,8 @@
 //! * First is looked at what is there, then this process makes sure that it still leads, then is looked at what is here. What
 //!   is written names what was found there. So a leader that was superseded puts nothing older over what its successor has copied:
 //!   either it learns that it does not lead, or the successor's copy comes after the look and the write is refused.
+//! * While reclaim is held because what is known here may be older than what was (R10), only what is not there is created: the
+//!   copy may be the last of a version whose entry was lost here.
 //! * Bytes come through the engine, so each was verified against its chunk's id, and they go out with their MD5: what is
 //!   broken on the way is refused there.
 //! * At most one part of each object is in memory, and all of them together in [`Room`].
@@ -19,7 +21,7 @@ use gateway::engine::Gateway;
 use gateway::error::GetError;
 use md5::{Digest, Md5};
 use metadata::client::{LookupError, MetadataClient};
-use metadata::index::{IndexError, Overlay, replication};
+use metadata::index::{IndexError, Overlay, reclaim, replication};
 use metadata::replica::{Leading, NotLeading};
 use metadata::service::Metadata;
 use std::ops::Range;
@@ -92,6 +94,9 @@ pub(super) enum CopyError {
     /// Not now, for a reason on this side.
     #[error("not now: {0}")]
     Here(String),
+    /// What is there may be newer than what is here.
+    #[error("held until reclaim release: {0}")]
+    Held(reclaim::Hold),
     /// It has changed while it was copied: it is begun anew.
     #[error("it changed while it was copied")]
     Superseded,
@@ -159,6 +164,28 @@ fn plan(content: &Content) -> Plan {
     Plan::Parts { sizes, as_here: false }
 }
 
+/// What is to be done there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Delete,
+    Put,
+    /// Would put an older state over a newer one if what is here came from a state that has lost entries.
+    Replacing,
+}
+
+/// What makes `found` what `current` is. `held`: of what is there nothing may be deleted or replaced.
+fn step(current: Option<&VersionRow>, found: Option<&Far>, deletes: bool, held: bool) -> Step {
+    match (current, found) {
+        (None, Some(_)) if deletes && held => Step::Replacing,
+        (None, Some(_)) if deletes => Step::Delete,
+        (None, _) => Step::Nothing,
+        (Some(version), Some(found)) if found.is_copy_of(version) => Step::Nothing,
+        (Some(_), Some(_)) if held => Step::Replacing,
+        (Some(_), _) => Step::Put,
+    }
+}
+
 /// The MD5 that an entity tag is, if it is one.
 fn md5_of(etag: &str) -> Option<[u8; 16]> {
     let mut md5 = [0; 16];
@@ -184,14 +211,15 @@ impl Copier {
         let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
         led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??;
         let current = self.meta.current_version(self.bucket(), key).await?.filter(|version| !version.delete_marker);
-        let copied = match (current, found) {
-            (None, Some(found)) if self.rule.deletes => {
+        let hold = reclaim::unreleased(&Overlay::new(&**self.meta.kv()))?;
+        let copied = match (step(current.as_ref(), found.as_ref(), self.rule.deletes, hold.is_some()), current, found) {
+            (Step::Delete, _, Some(found)) => {
                 self.target.delete(key, &found).await?;
                 Copied::Deleted
             }
-            (None, _) => Copied::Same,
-            (Some(version), Some(found)) if found.is_copy_of(&version) => Copied::Same,
-            (Some(version), found) => self.put(&version, found.as_ref(), changed).await?,
+            (Step::Put, Some(version), found) => self.put(&version, found.as_ref(), changed).await?,
+            (Step::Replacing, _, _) => return Err(hold.map_or(CopyError::Superseded, CopyError::Held)),
+            (Step::Nothing | Step::Delete | Step::Put, _, _) => Copied::Same,
         };
         Ok(Some((changed, copied)))
     }
@@ -303,6 +331,22 @@ mod tests {
         assert_eq!(cut(6 * LARGEST, &[5 * LARGEST, LARGEST]).len(), 24);
         let huge = cut(5 << 40, &[]);
         assert!(huge.len() as u64 <= MAX_PARTS && huge.iter().sum::<u64>() == 5 << 40);
+    }
+
+    /// After `journal accept-loss` the queue says what was last known here, and there may be what came after it.
+    #[test]
+    fn while_reclaim_is_held_only_what_is_not_there_is_created() {
+        let version = |etag: &str| VersionRow {
+            content: Some(Content { etag: etag.to_owned(), ..Content::default() }),
+            ..VersionRow::default()
+        };
+        let (old, found) = (version("old"), Far { etag: "\"new\"".to_owned(), ..Far::default() });
+        assert_eq!(step(None, Some(&found), true, false), Step::Delete);
+        assert_eq!(step(None, Some(&found), true, true), Step::Replacing);
+        assert_eq!(step(Some(&old), Some(&found), true, false), Step::Put);
+        assert_eq!(step(Some(&old), Some(&found), true, true), Step::Replacing);
+        assert_eq!(step(Some(&old), None, true, true), Step::Put);
+        assert_eq!(step(None, Some(&found), false, true), Step::Nothing);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) enum Reason {
     Unreadable,
     /// Something is in the way on this side.
     Here,
+    /// What is there may be newer than what is here, and an operator has not released reclaim yet.
+    Held,
 }
 
 impl Reason {
@@ -47,6 +49,7 @@ impl Reason {
             Reason::Changed => "changed",
             Reason::Unreadable => "unreadable",
             Reason::Here => "here",
+            Reason::Held => "held",
         }
     }
 
