@@ -142,6 +142,17 @@ pub enum ReclaimError {
         /// The epoch.
         epoch: Epoch,
     },
+    /// A drive has the ledger of a later state than this one.
+    #[error(
+        "drive {drive} has entries up to LSN {lsn} in stripes, which this journal has never reached: drives or index were put \
+         back from the past, and what was written since is on that drive at most"
+    )]
+    Later {
+        /// The drive.
+        drive: DriveId,
+        /// The last of those entries.
+        lsn: Lsn,
+    },
     /// A drive that takes part does not say which stripes it has: one of them may say that nothing may be deleted.
     #[error("drive {drive} can't be listed: {error}")]
     Unlisted {
@@ -181,6 +192,8 @@ pub struct ReclaimParts {
     pub epoch: Epoch,
     /// The last LSN that was applied before this start committed anything.
     pub started_at: Lsn,
+    /// The epoch that was held at that entry.
+    pub before: Epoch,
     /// How it works.
     pub config: ReclaimConfig,
 }
@@ -275,6 +288,11 @@ impl Reclaimer {
                 Err(_) if drive.health == DriveHealth::Healthy => forgetful.push(drive.id),
                 Err(_) => {}
             }
+        }
+        for drive in node.drives().await.into_iter().filter(|drive| drive.health == DriveHealth::Healthy) {
+            // One that can't be listed now holds reclaim again when it can.
+            let later = self.look_for_later(drive.id, floor).await.ok().flatten();
+            floor = floor.max(later.unwrap_or_default());
         }
         let mut seen = reclaim::seen_epochs(&self.view())?;
         seen.extend(

@@ -12,6 +12,11 @@
 //! ([`foreign`]), and on each drive before anything is deleted after it was opened ([`Reclaimer::check_opened`]): found only
 //! by the next count, a day's deletes would have come before it.
 //!
+//! A state that was put back to a moment of the same epoch has no such witness. But what sealed the journal or wrote a
+//! checkpoint after that moment left stripes that name entries beyond those that this start found, in the epoch that was
+//! held then. Entries are in the journal, applied, before they are sealed, so no crash leaves that either; one is enough, too
+//! ([`Reclaimer::look_for_later`]).
+//!
 //! A ledger shard of nobody is an orphan only when the ledger has all its entries elsewhere, in stripes that are whole
 //! ([`Cover`]): a seal that wrote it and failed is repeated, and so is a stripe that was to be made narrower. Until then it may be
 //! the only copy outside the journal. Were it never one, every such attempt would leave its stripes for good.
@@ -61,7 +66,7 @@ enum Count {
     /// There are more than anybody expected.
     TooMany(usize),
     /// A drive has what a later state than this one wrote.
-    Foreign(DriveId, Epoch),
+    Witness(ReclaimError),
 }
 
 impl Reclaimer {
@@ -79,8 +84,8 @@ impl Reclaimer {
                 self.hold_orphans(limits, known).await?;
                 return Ok(false);
             }
-            Count::Foreign(drive, epoch) => {
-                self.hold(&ReclaimError::Foreign { drive, epoch }.to_string()).await?;
+            Count::Witness(what) => {
+                self.hold(&what.to_string()).await?;
                 return Ok(false);
             }
         }
@@ -154,7 +159,7 @@ impl Reclaimer {
                     let stripe = found.shard.id.stripe;
                     if granted != Some(stripe.epoch) && !unknown_is_absent {
                         if reclaim::is_foreign(&self.view(), stripe.epoch)? {
-                            return Ok(Count::Foreign(drive, stripe.epoch));
+                            return Ok(Count::Witness(ReclaimError::Foreign { drive, epoch: stripe.epoch }));
                         }
                         granted = Some(stripe.epoch);
                     }
@@ -332,11 +337,40 @@ impl Reclaimer {
         foreign_on(&**node, &**kv, drive, Epoch(0), &mut found).await?;
         if let Some((drive, epoch)) = found.pop() {
             self.hold(&ReclaimError::Foreign { drive, epoch }.to_string()).await?;
+        } else if let Some(lsn) = self.look_for_later(drive, self.last_known()?).await? {
+            self.hold(&ReclaimError::Later { drive, lsn }.to_string()).await?;
         }
         let mut looked = self.looked.lock().await;
         let known = looked.entry(drive).or_default();
         *known = (*known).max(opened);
         Ok(())
+    }
+}
+
+impl Reclaimer {
+    /// The last entry that this state may know of: what the start found, and what was seen and released, or given up.
+    fn last_known(&self) -> Result<Lsn, ReclaimError> {
+        let given_up = index::accepted_losses(&self.view())?.into_iter().map(|loss| Lsn(loss.known)).max();
+        Ok(self.known()?.max(given_up.unwrap_or_default()))
+    }
+
+    /// The highest entry beyond `known` that a stripe of the epoch which was held before this start names on a drive. Only
+    /// that epoch: of a later one it would be foreign, and an earlier one was no longer numbered in.
+    pub(super) async fn look_for_later(&self, drive: DriveId, known: Lsn) -> Result<Option<Lsn>, ReclaimError> {
+        let epoch = self.parts.before;
+        let page = self.parts.config.limits.page;
+        let (mut after, mut later) = (ShardId { stripe: StripeId { epoch, counter: 0 }, index: 0 }, None);
+        loop {
+            let listed = self.list(drive, Some(after), page).await;
+            let listed = listed.map_err(|error| ReclaimError::Unlisted { drive, error })?;
+            let of_epoch = listed.iter().take_while(|found| found.shard.id.stripe.epoch == epoch);
+            let ends = of_epoch.filter_map(|found| found.range.map(|(_, end)| end));
+            later = ends.filter(|end| *end > known).chain(later).max();
+            match listed.last().filter(|last| last.shard.id.stripe.epoch == epoch && listed.len() >= page) {
+                Some(last) => after = last.shard.id,
+                None => return Ok(later),
+            }
+        }
     }
 }
 

@@ -342,6 +342,16 @@ fn two_commits_of_one_chunk_leave_one_place_and_the_other_stripe_goes() {
 
 /// Writes a stripe of one frame and commits nothing.
 async fn orphan(store: &Store, epoch: Epoch, counter: u64) -> StripeId {
+    left_behind(store, epoch, counter, StripeClass::Data, None).await
+}
+
+async fn left_behind(
+    store: &Store,
+    epoch: Epoch,
+    counter: u64,
+    class: StripeClass,
+    entries: Option<(Lsn, Lsn)>,
+) -> StripeId {
     let id = StripeId { epoch, counter };
     let (_, frame) = store.new_chunk(&noise(counter, CHUNK), &[], false).await;
     let geometry = "1+1".parse().unwrap();
@@ -349,7 +359,7 @@ async fn orphan(store: &Store, epoch: Epoch, counter: u64) -> StripeId {
     packer.add(frame);
     let known = store.stripes(StripeClass::Data).into_values().next().unwrap();
     let cluster = StripeDescriptor::parse(&known.descriptor).unwrap().cluster;
-    let packed = packer.finish(id, StripeClass::Data, geometry, cluster, None, &Erasure::new(geometry)).unwrap();
+    let packed = packer.finish(id, class, geometry, cluster, entries, &Erasure::new(geometry)).unwrap();
     let drives: Vec<_> = store.metadata.node().drives().await.iter().map(|drive| drive.id).collect();
     let mut targets = |wanted: TargetsWanted<'_>| drives[..wanted.count].to_vec();
     write_stripe(&**store.metadata.node(), &packed, Reserve::Client, &mut targets).await.unwrap();

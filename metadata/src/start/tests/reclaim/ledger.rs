@@ -6,7 +6,7 @@ use crate::index::Overlay;
 use crate::service::Metadata;
 
 /// Stripes of the ledger that drives have shards of and no row knows.
-async fn unknown(metadata: &Metadata) -> BTreeSet<StripeId> {
+pub(super) async fn unknown(metadata: &Metadata) -> BTreeSet<StripeId> {
     let mut found = BTreeSet::new();
     for drive in metadata.node().drives().await {
         let listed = metadata.node().list_shards(drive.id, Some(StripeClass::Ledger), None, 10_000).await;

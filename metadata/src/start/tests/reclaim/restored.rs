@@ -113,6 +113,38 @@ fn r10_a_drive_with_a_later_epoch_holds_reclaim_until_it_is_released() {
     });
 }
 
+/// Everything from the past but one drive, to a moment of the epoch that was still held later: no epoch tells, but what was
+/// sealed after that moment names entries that this state never had.
+#[test]
+fn r10_a_drive_with_later_entries_holds_reclaim_until_it_is_released() {
+    run(async {
+        let mut store = Store::new(3, "1+1").await;
+        store.put(1, &[1], How::Striped).await;
+        let (epoch, applied) = (store.metadata.epoch(), store.metadata.status().applied);
+        left_behind(&store, epoch, 999, StripeClass::Ledger, Some((Lsn(1), applied))).await;
+        let store = store.restart().await;
+        store.round().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None, "a seal that failed: its entries are the journal's");
+        let (epoch, applied) = (store.metadata.epoch(), store.metadata.status().applied);
+        let later = Some((applied.next(), Lsn(applied.0 + 10_000)));
+        let witness = left_behind(&store, epoch, 1000, StripeClass::Ledger, later).await;
+        let store = store.restart().await;
+        for _ in 0..2 {
+            store.pass(8 * DAY).await;
+            let report = store.round().await;
+            assert!(matches!(report.held, Some(Hold::Held(_))) && report.orphans == 0, "{report:?}");
+        }
+        assert!(ledger::unknown(&store.metadata).await.contains(&witness));
+        store.metadata.reclaimer().unwrap().release().await.unwrap();
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None, "an operator has seen it");
+        let store = store.restart().await;
+        store.quiet().await;
+        assert_eq!(rows::hold(&store.view()).unwrap(), None);
+        store.check().await;
+    });
+}
+
 /// Everything that can be freed waits for it: condemned chunks, dropped stripes, orphans.
 #[test]
 fn the_switch_stops_every_delete_and_survives_restarts() {
