@@ -25,7 +25,7 @@ pub(crate) use routes::routes;
 use answers::{ReplicationAnswer, RuleAnswer, SetQuestion, VerifyAnswer};
 use codec::effect::{ReplicatedKey, ReplicationRow};
 use codec::id::BucketId;
-use copy::{Copier, Room};
+use copy::{Copier, Late, Room};
 use gateway::engine::Gateway;
 use gateway::noted::Noted;
 use lane::Lane;
@@ -211,7 +211,7 @@ impl Replicator {
         let target = Arc::new(Target::new(&rule, &secret));
         let (meta, leading) = (Arc::clone(&self.meta), Arc::clone(&self.leading));
         let (engine, room) = (Arc::clone(&self.engine), Arc::clone(&self.room));
-        Ok(Copier { meta, leading, engine, target, room, rule })
+        Ok(Copier { meta, leading, engine, target, room, late: Late::default(), rule })
     }
 
     async fn commit(&self, command: Command) -> Result<(), CommitError> {

@@ -24,9 +24,10 @@ use metadata::client::{LookupError, MetadataClient};
 use metadata::index::{IndexError, Overlay, reclaim, replication};
 use metadata::replica::{Leading, NotLeading};
 use metadata::service::Metadata;
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The largest part that is written as it came, and the largest object in one piece: then the copy has the same entity tag.
@@ -39,6 +40,11 @@ const MAX_PARTS: u64 = 10_000;
 const UNIT: u64 = 64 << 10;
 /// Reading a part here may take so long, and a second more for each MiB.
 const READ: Duration = Duration::from_secs(120);
+
+/// So long after a write was given up it may still arrive, where no condition stops it: when nothing is there, and is to be.
+const LATE: Duration = Duration::from_secs(60);
+/// Given up writes that are remembered.
+const MOST_LATE: usize = 4096;
 
 /// How long it may take to learn whether this process still leads.
 const LED: Duration = Duration::from_secs(30);
@@ -65,6 +71,29 @@ impl Room {
     async fn bytes(&self, len: u64) -> Option<SemaphorePermit<'_>> {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
         self.memory.acquire_many(units).await.ok()
+    }
+}
+
+/// Keys whose last write got no answer, and since when. Bounded: the oldest goes first.
+#[derive(Default)]
+pub(super) struct Late(Mutex<HashMap<String, Instant>>);
+
+impl Late {
+    fn note(&self, key: &str, now: Instant) {
+        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|_, since| now.saturating_duration_since(*since) < LATE);
+        if keys.len() >= MOST_LATE
+            && let Some(oldest) = keys.iter().min_by_key(|(_, since)| **since).map(|(key, _)| key.clone())
+        {
+            keys.remove(&oldest);
+        }
+        keys.insert(key.to_owned(), now);
+    }
+
+    /// Whether a write of this key may still arrive.
+    fn awaits(&self, key: &str, now: Instant) -> bool {
+        let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get(key).is_some_and(|since| now.saturating_duration_since(*since) < LATE)
     }
 }
 
@@ -97,6 +126,9 @@ pub(super) enum CopyError {
     /// What is there may be newer than what is here.
     #[error("held until reclaim release: {0}")]
     Held(reclaim::Hold),
+    /// A delete is not done before what may still come has come.
+    #[error("a write of it that was given up may still arrive there")]
+    Late,
     /// It has changed while it was copied: it is begun anew.
     #[error("it changed while it was copied")]
     Superseded,
@@ -136,6 +168,7 @@ pub(super) struct Copier {
     pub engine: Arc<Gateway>,
     pub target: Arc<Target>,
     pub room: Arc<Room>,
+    pub late: Late,
     pub rule: ReplicationRow,
 }
 
@@ -217,7 +250,21 @@ impl Copier {
                 self.target.delete(key, &found).await?;
                 Copied::Deleted
             }
-            (Step::Put, Some(version), found) => self.put(&version, found.as_ref(), changed).await?,
+            (Step::Put, Some(version), found) => {
+                let put = self.put(&version, found.as_ref(), changed).await;
+                if let Err(CopyError::Target(TargetError::Unreachable(_) | TargetError::Busy(_))) = &put {
+                    self.late.note(key, Instant::now());
+                }
+                put?
+            }
+            // A row that went too early is never looked at again, and what was deleted here would be there for ever.
+            (Step::Nothing, None, None) if self.rule.deletes => {
+                if self.late.awaits(key, Instant::now()) {
+                    return Err(CopyError::Late);
+                }
+                self.target.lacks(key).await?;
+                Copied::Same
+            }
             (Step::Replacing, _, _) => return Err(hold.map_or(CopyError::Superseded, CopyError::Held)),
             (Step::Nothing | Step::Delete | Step::Put, _, _) => Copied::Same,
         };
@@ -347,6 +394,15 @@ mod tests {
         assert_eq!(step(Some(&old), Some(&found), true, true), Step::Replacing);
         assert_eq!(step(Some(&old), None, true, true), Step::Put);
         assert_eq!(step(None, Some(&found), false, true), Step::Nothing);
+    }
+
+    #[test]
+    fn a_write_without_an_answer_may_come_for_a_while() {
+        let (late, now) = (Late::default(), Instant::now());
+        (0..2 * MOST_LATE as u64).for_each(|n| late.note(&n.to_string(), now + Duration::from_millis(n)));
+        assert_eq!(late.0.lock().unwrap().len(), MOST_LATE);
+        let last = (2 * MOST_LATE - 1).to_string();
+        assert!(late.awaits(&last, now + LATE) && !late.awaits("0", now) && !late.awaits(&last, now + 2 * LATE));
     }
 
     #[test]

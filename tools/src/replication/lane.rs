@@ -279,5 +279,6 @@ fn reason(error: &CopyError) -> Option<Reason> {
         CopyError::Unreadable(_) => Reason::Unreadable,
         CopyError::Here(_) => Reason::Here,
         CopyError::Held(_) => Reason::Held,
+        CopyError::Late => Reason::Changed,
     })
 }

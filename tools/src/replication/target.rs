@@ -89,12 +89,15 @@ impl Far {
     }
 }
 
-/// Headers as the other side shows them: an object always has a type, and the storage class is that side's own.
+/// Headers as the other side shows them: an object always has a type, and the storage class is that side's own. Without the mark:
+/// a client can send one, and would make another object's bytes pass for those of its own; where two buckets are copied into each
+/// other it is there on one side only.
 fn visible(mut meta: ObjectMeta) -> ObjectMeta {
     if meta.content_type.is_empty() {
         meta.content_type = DEFAULT_TYPE.to_owned();
     }
     meta.storage_class.clear();
+    meta.user.retain(|user| user.name != MARK);
     meta.user.sort_by(|a, b| a.name.cmp(&b.name));
     meta
 }
@@ -121,7 +124,6 @@ impl Described {
         let mut meta = visible(version.meta.clone().unwrap_or_default());
         let content = version.content.clone().unwrap_or_default();
         if marked {
-            meta.user.retain(|user| user.name != MARK);
             meta.user.push(codec::effect::UserMeta { name: MARK.to_owned(), value: content.etag });
         }
         Described { meta, encrypted: content.encrypted }
@@ -198,12 +200,12 @@ impl Target {
         within(0, request.send()).await.map(drop)
     }
 
-    /// An object; `None` when there is none.
+    /// An object; `None` when the answer is 404, which a proxy or a missing bucket give as well: see [`Target::lacks`].
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Far>, TargetError> {
         let request = self.client.head_object().bucket(&self.bucket).key(key);
         let head = match within(0, request.send()).await {
             Ok(head) => head,
-            // There is no body that could tell a missing bucket: the write will.
+            // There is no body that could tell a missing bucket: the write will, or [`Target::lacks`].
             Err(TargetError::NoBucket | TargetError::Changed) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -225,6 +227,19 @@ impl Target {
         };
         let size = head.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
         Ok(Some(Far { etag: text(head.e_tag()), size, meta: visible(meta), mark }))
+    }
+
+    /// Fails unless the bucket is there and its listing lacks this key: nothing else tells that a delete has been copied.
+    pub(crate) async fn lacks(&self, key: &str) -> Result<(), TargetError> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket).encoding_type(EncodingType::Url);
+        let page = within(0, request.prefix(key).max_keys(1).send()).await?;
+        let encoded = page.encoding_type() == Some(&EncodingType::Url);
+        // What the key is a prefix of sorts behind it.
+        let first = page.contents().first().and_then(|object| object.key());
+        match first.and_then(|name| if encoded { decoded(name) } else { Some(name.to_owned()) }) {
+            Some(name) if name == key => Err(TargetError::Changed),
+            _ => Ok(()),
+        }
     }
 
     /// Writes an object in one piece.
@@ -469,6 +484,17 @@ mod tests {
         let other = version("abc", &[("b", "3"), ("a", "1")]);
         assert!(far(&here, false).has_bytes_of(&other) && !far(&here, false).is_copy_of(&other));
         assert!(!Far { size: 6, ..far(&here, false) }.is_copy_of(&here));
+    }
+
+    /// Else a client could have its next version taken for copied, and the copy would keep the one before for ever.
+    #[test]
+    fn a_mark_of_a_client_is_none() {
+        let first = version("abc", &[(MARK, "abd"), ("a", "1")]);
+        let copy = far(&first, false);
+        assert_eq!(copy.mark, "");
+        assert!(copy.is_copy_of(&first), "it does not settle");
+        assert!(!copy.has_bytes_of(&version("abd", &[("a", "1")])));
+        assert_eq!(far(&first, true).mark, "abc");
     }
 
     #[test]

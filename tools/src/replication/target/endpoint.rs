@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 /// How it answers.
 #[derive(Clone, Debug, Default)]
 struct Manner {
+    /// HEAD gets 404, whatever is there.
+    blind: bool,
     /// Writes with conditions get 501.
     unconditional: bool,
     /// Every request gets this status and code.
@@ -38,6 +40,16 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Resp
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     let mut objects = endpoint.objects.lock().unwrap();
     let tag = objects.get(&path).map(|(tag, _)| tag.clone());
+    if *request.method() == Method::GET {
+        let query = request.uri().query().unwrap_or_default();
+        let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
+        let keys = objects.keys().filter_map(|path| path.strip_prefix("/copy/")).filter(|key| key.starts_with(prefix));
+        let lines: String = keys.take(1).map(|key| format!("<Contents><Key>{key}</Key></Contents>")).collect();
+        return format!("<ListBucketResult>{lines}</ListBucketResult>").into_response();
+    }
+    if *request.method() == Method::HEAD && manner.blind {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     if *request.method() == Method::HEAD {
         let Some((tag, stored)) = objects.get(&path) else { return StatusCode::NOT_FOUND.into_response() };
         let mut answer = stored.clone();
@@ -107,6 +119,19 @@ async fn a_write_that_comes_late_replaces_nothing_newer() {
     assert_ne!(second.etag, first.etag);
     target.delete("k", &second).await.unwrap();
     assert_eq!(target.head("k").await, Ok(None));
+}
+
+/// A delete that was taken for copied because of a 404 would leave the object there for ever.
+#[tokio::test]
+async fn that_nothing_is_there_is_believed_only_of_the_listing_of_a_bucket_that_is_there() {
+    let (endpoint, target) = start().await;
+    target.put("k", &what(), piece(1), None, None).await.unwrap();
+    endpoint.manner.lock().unwrap().blind = true;
+    assert_eq!(target.head("k").await, Ok(None));
+    assert_eq!(target.lacks("k").await, Err(TargetError::Changed));
+    assert_eq!((target.lacks("").await, target.lacks("kk").await), (Ok(()), Ok(())));
+    endpoint.manner.lock().unwrap().says = Some((404, "NoSuchBucket"));
+    assert_eq!((target.head("k").await, target.lacks("k").await), (Ok(None), Err(TargetError::NoBucket)));
 }
 
 #[tokio::test]
