@@ -37,6 +37,12 @@ pub trait NodeHost: NodeClient {
         self.begin(leader.epoch).await
     }
 
+    /// A metadata process leads from now on: no drive takes orders of a leader before it has begun under this one
+    /// ([`Self::begin_for`], which has to follow). An error: a process with a higher epoch leads ([`DriveError::NotBegun`]).
+    fn led_by(&self, _leader: &Leader) -> Result<(), DriveError> {
+        Ok(())
+    }
+
     /// The leader with the highest epoch that any drive of this process follows.
     fn leader(&self) -> Option<Leader> {
         None
@@ -111,6 +117,10 @@ impl NodeHost for StorageNode {
 
     async fn begin_for(&self, leader: Leader) -> Result<(), DriveError> {
         StorageNode::begin_for(self, leader).await
+    }
+
+    fn led_by(&self, leader: &Leader) -> Result<(), DriveError> {
+        StorageNode::led_by(self, leader)
     }
 
     fn leader(&self) -> Option<Leader> {

@@ -122,6 +122,18 @@ struct Drives {
     tallies: HashMap<u64, Arc<Tally>>,
 }
 
+impl Drives {
+    /// Notes in which epoch drives are to begin. It only grows: one that is told late would make all drives read-only.
+    fn set_epoch(&mut self, epoch: Epoch, leader: Option<Leader>) -> Result<(), DriveError> {
+        if let Some(newer) = self.epoch.filter(|begun| *begun > epoch) {
+            let reason = format!("it was told to begin in epoch {newer}");
+            return Err(DriveError::NotBegun { node: "of these drives".to_owned(), epoch, reason });
+        }
+        (self.epoch, self.leader) = (Some(epoch), leader);
+        Ok(())
+    }
+}
+
 /// A node and its drives.
 pub struct StorageNode {
     config: NodeConfig,
@@ -198,10 +210,16 @@ impl StorageNode {
         followed.max_by_key(|leader| leader.epoch)
     }
 
+    /// A process leads from now on. A drive that was begun under another takes no orders before it has begun under this one: what
+    /// it took in between it would have taken for a leader that its file does not name.
+    pub fn led_by(&self, leader: &Leader) -> Result<(), DriveError> {
+        self.lock().set_epoch(leader.epoch, Some(leader.clone()))
+    }
+
     async fn begin_under(&self, epoch: Epoch, leader: Option<Leader>) -> Result<(), DriveError> {
         let handles = {
             let mut drives = self.lock();
-            (drives.epoch, drives.leader) = (Some(epoch), leader.clone());
+            drives.set_epoch(epoch, leader.clone())?;
             drives.open.values().cloned().collect::<Vec<_>>()
         };
         let begun = handles.iter().map(|handle| handle.begin(epoch, leader.clone()));
@@ -211,6 +229,8 @@ impl StorageNode {
             match result {
                 Ok(()) => {}
                 Err(error @ DriveError::Index(_)) => return Err(error),
+                // Begun in a higher epoch while it waited for its turn: it takes writes, of somebody else.
+                Err(DriveError::Superseded { .. }) if self.lock().epoch > Some(epoch) => {}
                 Err(error) => {
                     tracing::error!(%drive, %error, "a drive could not begin and stays read-only");
                     handle.open.health.read_only(error.to_string());
@@ -294,6 +314,18 @@ impl StorageNode {
 
     async fn write<T>(&self, drive: DriveId, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, WriteError> {
         self.handle(drive)?.write(job).await
+    }
+
+    /// What only a leader orders: of a drive that has begun under the one that leads now, if one does.
+    async fn order<T>(&self, drive: DriveId, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, WriteError> {
+        let handle = self.handle(drive)?;
+        let leads = self.lock().leader.as_ref().map(|leader| leader.epoch);
+        let follows = handle.open.leader().as_ref().map(|leader| leader.epoch);
+        if leads > follows {
+            let reason = "it has not begun under the metadata process that leads".to_owned();
+            return Err(WriteError::ReadOnly { drive, reason });
+        }
+        handle.write(job).await
     }
 }
 
@@ -382,7 +414,7 @@ impl NodeClient for StorageNode {
     }
 
     async fn journal_begin(&self, drive: DriveId, head: JournalHead) -> Result<u64, WriteError> {
-        self.write(drive, |reply| Job::BeginJournal { head, reply }).await
+        self.order(drive, |reply| Job::BeginJournal { head, reply }).await
     }
 
     async fn journal_append(
@@ -393,7 +425,7 @@ impl NodeClient for StorageNode {
         reserve: Reserve,
     ) -> Result<(), WriteError> {
         let body = Body::Batch(header);
-        self.write(drive, |reply| Job::Append(Append { body, payload, reserve, reply })).await
+        self.order(drive, |reply| Job::Append(Append { body, payload, reserve, reply })).await
     }
 
     async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError> {
@@ -409,7 +441,7 @@ impl NodeClient for StorageNode {
     }
 
     async fn journal_free(&self, drive: DriveId, number: u64) -> Result<(), WriteError> {
-        self.write(drive, |reply| Job::FreeJournal { number, reply }).await
+        self.order(drive, |reply| Job::FreeJournal { number, reply }).await
     }
 
     async fn read_register(&self, drive: DriveId) -> Result<Bytes, ReadError> {
@@ -418,7 +450,7 @@ impl NodeClient for StorageNode {
     }
 
     async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError> {
-        self.write(drive, |reply| Job::Register { bytes, reply }).await
+        self.order(drive, |reply| Job::Register { bytes, reply }).await
     }
 
     async fn rebuild(&self, order: RebuildOrder) -> Result<Rebuilt, RebuildError> {
@@ -442,7 +474,7 @@ impl NodeClient for StorageNode {
         let empty = ordered.is_empty().then_some(none);
         for shards in ordered.chunks(SHARDS_PER_JOB).chain(empty) {
             let shards = shards.to_vec();
-            let some = self.write(drive, |reply| Job::Free { authority, shards, reply }).await?;
+            let some = self.order(drive, |reply| Job::Free { authority, shards, reply }).await?;
             freed.shards += some.shards;
             freed.bytes += some.bytes;
             freed.refused.extend(some.refused);
@@ -456,7 +488,7 @@ impl NodeClient for StorageNode {
 
     async fn renew_frees(&self, drive: DriveId, authority: Authority) -> Result<(), WriteError> {
         self.check_authority(drive, authority)?;
-        self.write(drive, |reply| Job::RenewFrees { authority, reply }).await
+        self.order(drive, |reply| Job::RenewFrees { authority, reply }).await
     }
 
     async fn scrub_order(&self, drive: DriveId, order: ScrubOrder) -> Result<(), ReadError> {

@@ -261,7 +261,9 @@ impl StorageNode {
         match (handle, epoch) {
             (Some(handle), Some(epoch)) => {
                 let begun = handle.begin(epoch, leader).await;
-                if let Err(error) = &begun {
+                // The node was told a higher epoch meanwhile, and has begun this drive in it.
+                let superseded = matches!(begun, Err(DriveError::Superseded { .. })) && self.lock().epoch > Some(epoch);
+                if let (Err(error), false) = (&begun, superseded) {
                     handle.open.health.read_only(error.to_string());
                 }
                 begun

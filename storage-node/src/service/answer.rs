@@ -1,6 +1,7 @@
 //! The calls that ask: each message becomes the trait's arguments, and what the node answers becomes a message.
 
 use super::call::{Answered, Asked, Problem, ask, range};
+use super::gate::Refusal;
 use super::message::{
     DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfEpoch, OfJournal, OfList,
     OfPlace, OfShard, OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage,
@@ -126,8 +127,14 @@ async fn begin_node(asked: Asked, of: OfEpoch) -> Answer {
     let epoch = Epoch(of.epoch);
     let leader = asked.gate.lead(epoch, asked.shared.node.leader()).map_err(Problem::Status)?;
     asked.shared.gates.taken_over().await;
-    let begun = asked.shared.node.begin_for(leader).await;
-    begun.map_err(|error| Problem::Status(Status::internal(format!("the node could not begin: {error}"))))?;
+    // One with a higher epoch may have come meanwhile.
+    let not_begun = |error| match error {
+        DriveError::NotBegun { reason, .. } => Problem::Status(Refusal::Superseded.status(reason)),
+        error => Problem::Status(Status::internal(format!("the node could not begin: {error}"))),
+    };
+    asked.shared.node.led_by(&leader).map_err(not_begun)?;
+    asked.shared.gates.taken(epoch);
+    asked.shared.node.begin_for(leader).await.map_err(not_begun)?;
     asked.shared.gates.has_begun(epoch);
     bytes(&Nothing {})
 }

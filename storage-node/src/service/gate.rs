@@ -12,7 +12,7 @@
 //!   once metadata has begun the node, orders for the journal and for freeing are taken from that process alone, in that epoch,
 //!   until one with a higher epoch begins it. The drives remember which it is, so a restart changes nothing.
 //! * Whether such an order is in force is asked when it comes and again when its message has arrived, and a takeover waits for
-//!   those that passed: once it is done, none of an earlier leader is given to a drive any more.
+//!   those that passed: once it is done, none of an earlier leader is given to a drive any more, and none of the new one before.
 //!
 //! [`Authority`]: crate::keep::Authority
 
@@ -141,6 +141,8 @@ struct Leading {
     leader: Leader,
     /// Which of the processes of that name it is; `None`: it has not said so since the node was started.
     client: Option<[u8; 16]>,
+    /// The orders of the one before have ended, and a drive that was begun by it takes none of this one.
+    taken: bool,
     /// The node has begun.
     done: bool,
 }
@@ -177,7 +179,7 @@ impl Gates {
         let mut leading = self.leader();
         let known = leading.as_ref().map(|leading| leading.leader.epoch);
         if let Some(leader) = followed.filter(|followed| Some(followed.epoch) > known) {
-            *leading = Some(Leading { leader, client: None, done: false });
+            *leading = Some(Leading { leader, client: None, taken: false, done: false });
         }
     }
 
@@ -189,11 +191,24 @@ impl Gates {
         }
     }
 
+    /// From now on orders are taken from whoever leads in `epoch`: by each drive once it has begun.
+    pub fn taken(&self, epoch: Epoch) {
+        if let Some(leading) = self.leader().as_mut().filter(|leading| leading.leader.epoch == epoch) {
+            leading.taken = true;
+        }
+    }
+
     /// The node has begun in `epoch`.
     pub fn has_begun(&self, epoch: Epoch) {
         if let Some(leading) = self.leader().as_mut().filter(|leading| leading.leader.epoch == epoch) {
             leading.done = true;
         }
+    }
+
+    /// While it is held, what comes waits to be asked whether it is in force.
+    #[cfg(test)]
+    pub async fn hold_orders(&self) -> tokio::sync::OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.orders).write_owned().await
     }
 
     fn leader(&self) -> MutexGuard<'_, Option<Leading>> {
@@ -369,12 +384,13 @@ impl Gate {
 
     /// Whether the sender may give orders that only a leader may.
     fn check_leader(&self, key: &ClientKey, epoch: Option<Epoch>) -> Result<(), Status> {
-        let leading =
-            self.gates.leader().as_ref().filter(|leading| !leading.is(key, epoch)).map(|other| other.leader.clone());
-        match leading {
-            Some(leader) => Err(self.refuse(Refusal::Superseded, format!("this node follows {leader}"))),
-            None => Ok(()),
-        }
+        let why = match self.gates.leader().as_ref() {
+            Some(other) if !other.is(key, epoch) => format!("this node follows {}", other.leader),
+            // Its drives were begun by the one before: what it journals there would be taken for that one's.
+            Some(own) if !own.taken => format!("this node has not begun for {}", own.leader),
+            _ => return Ok(()),
+        };
+        Err(self.refuse(Refusal::Superseded, why))
     }
 
     /// Once the message of a leader's order has arrived: whether it still leads. A takeover waits while what is returned is held.
@@ -406,8 +422,9 @@ impl Gate {
             let why = format!("this node follows {known}, and {leader} is not newer");
             return Err(self.refuse(Refusal::Superseded, why));
         }
-        let done = leading.as_ref().is_some_and(|leading| leading.done && leading.leader == leader);
-        *leading = Some(Leading { leader: leader.clone(), client: Some(opened.key.1), done });
+        let same = leading.as_ref().filter(|leading| leading.leader == leader);
+        let (taken, done) = same.map_or((false, false), |leading| (leading.taken, leading.done));
+        *leading = Some(Leading { leader: leader.clone(), client: Some(opened.key.1), taken, done });
         Ok(leader)
     }
 
@@ -613,11 +630,16 @@ mod tests {
         let gates = gates();
         let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
         assert_eq!(why(old.lead(Epoch(5), None)), None);
+        assert_eq!(why(old.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded), "not taken over yet");
+        gates.taken(Epoch(5));
         assert_eq!(why(old.admit(Method::JournalAppend, &headers(0))), None);
         assert_eq!(why(new.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded));
         assert_eq!(why(new.lead(Epoch(5), None)), Some(Refusal::Superseded));
         assert_eq!(why(new.lead(Epoch(6), None)), None);
         assert_eq!(why(old.lead(Epoch(5), None)), Some(Refusal::Superseded));
+        gates.taken(Epoch(5));
+        assert_eq!(why(new.admit(Method::JournalAppend, &headers(1))), Some(Refusal::Superseded), "another's");
+        gates.taken(Epoch(6));
         for method in [Method::JournalAppend, Method::WriteRegister, Method::FreeShards] {
             assert_eq!(why(old.admit(method, &headers(1))), Some(Refusal::Superseded));
         }
@@ -639,11 +661,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_order_of_a_leader_is_asked_for_again_before_it_is_carried_out() {
+    async fn an_order_that_passed_is_not_in_force_after_a_takeover_which_waits_for_those_that_are() {
         for method in Method::ALL.iter().filter(|method| method.is_of_leader()) {
             let gates = gates();
             let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
             old.lead(Epoch(5), None).unwrap();
+            gates.taken(Epoch(5));
             assert_eq!(why(old.admit(*method, &headers(0))), None);
             let carried_out = old.in_force(None).await.unwrap();
             new.lead(Epoch(6), None).unwrap();
@@ -653,6 +676,7 @@ mod tests {
             assert!(gates.taken_over().now_or_never().is_none(), "{}", method.name());
             drop(carried_out);
             assert!(gates.taken_over().now_or_never().is_some(), "{}", method.name());
+            gates.taken(Epoch(6));
             assert!(new.in_force(Some(Epoch(6))).await.is_ok());
         }
     }

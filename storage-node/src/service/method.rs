@@ -143,10 +143,13 @@ mod tests {
         for method in [
             Method::FreeShards,
             Method::RenewFrees,
+            Method::JournalBegin,
             Method::JournalFree,
             Method::WriteRegister,
             Method::JournalAppend,
             Method::Begin,
+            Method::Reopen,
+            Method::TakeDrive,
         ] {
             for role in Role::ALL {
                 assert_eq!(method.allows(role), role == Role::Metadata, "{} {role}", method.name());

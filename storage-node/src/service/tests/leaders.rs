@@ -85,6 +85,75 @@ async fn bare(cluster: &Cluster, of: &str, epoch: Epoch) -> (crate::remote::link
     (target, lane)
 }
 
+/// An order of the earlier leader that was looked at after another process had taken over was carried out all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_order_of_a_leader_is_asked_for_again_before_it_is_carried_out() {
+    let cluster = Cluster::small().await;
+    let gates = cluster.server.as_ref().unwrap().shared.gates.clone();
+    let (old, new) = (metadata(&cluster.ca, "m1", cluster.address), metadata(&cluster.ca, "m2", cluster.address));
+    // One whose bytes come late has a test of its own.
+    let asked = Method::ALL.iter().filter(|method| method.is_of_leader() && **method != Method::JournalAppend);
+    for (round, method) in (7..).step_by(2).zip(asked) {
+        old.begin(Epoch(round << 32)).await.unwrap();
+        let (target, lane) = bare(&cluster, "m1", Epoch(round << 32)).await;
+        let link = lane.link(&target).await.unwrap();
+        let held = gates.hold_orders().await;
+        let mut order =
+            link.ask(*method, crate::service::message::Nothing {}, (0, 1 << 10), Duration::from_secs(60)).boxed();
+        assert!(tokio::time::timeout(SHORT, &mut order).await.is_err(), "{} is not asked for", method.name());
+        let newer = Epoch((round + 1) << 32);
+        let begun = tokio::spawn({
+            let new = new.clone();
+            async move { new.begin(newer).await }
+        });
+        while gates.told() != Some(newer) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(held);
+        let refused = order.await;
+        let superseded = |status: &tonic::Status| Refusal::of(status) == Some(Refusal::Superseded);
+        assert!(
+            matches!(&refused, Err(AskError::Status(status)) if superseded(status)),
+            "{} {refused:?}",
+            method.name()
+        );
+        begun.await.unwrap().unwrap();
+    }
+}
+
+/// An order to begin that was carried out behind one with a higher epoch made all drives read-only, for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_told_to_begin_in_a_lower_epoch_stays_as_it_is() {
+    let (_trace, node, drive) = crate::tests::one_drive().await;
+    let leader = |epoch: u64| Leader { epoch: Epoch(epoch << 32), name: format!("m{epoch}") };
+    node.begin_for(leader(8)).await.unwrap();
+    for late in [node.led_by(&leader(7)), node.begin_for(leader(7)).await, node.begin(Epoch(7 << 32)).await] {
+        assert!(matches!(late, Err(DriveError::NotBegun { .. })), "{late:?}");
+    }
+    assert_eq!(node.drives().await.pop().unwrap().health, DriveHealth::Healthy);
+    node.journal_begin(drive, HEAD).await.unwrap();
+}
+
+/// The connection of a process that took over broke before the drives had begun under it: they took its journal as that of the
+/// process before, which their files still named, and which led again after the node was restarted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drive_takes_no_orders_of_a_leader_that_it_does_not_follow_yet() {
+    let (_trace, node, drive) = crate::tests::one_drive().await;
+    let leader = |epoch: u64| Leader { epoch: Epoch(epoch << 32), name: format!("m{epoch}") };
+    node.begin_for(leader(7)).await.unwrap();
+    node.journal_begin(drive, HEAD).await.unwrap();
+    node.led_by(&leader(8)).unwrap();
+    let (header, payload) = batch(&entries(3, 100));
+    let append = || node.journal_append(drive, header.clone(), payload.clone(), Reserve::Metadata);
+    let early = |result: &Result<(), WriteError>| matches!(result, Err(WriteError::ReadOnly { .. }));
+    let register = || node.write_register(drive, Bytes::from_static(b"register"));
+    let (appended, registered) = (append().await, register().await);
+    assert!(early(&appended) && early(&registered), "{appended:?} {registered:?}");
+    node.begin_for(leader(8)).await.unwrap();
+    append().await.unwrap();
+    register().await.unwrap();
+}
+
 /// An order that was let pass before another process took over, and whose bytes came after it, was carried out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_whose_bytes_arrive_after_a_takeover_is_refused() {
