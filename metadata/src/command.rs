@@ -116,6 +116,11 @@ pub enum Command {
     },
     /// Register a drive, or change its state.
     RegisterDrive(DriveRow),
+    /// A registered drive was seen here. Its state is not the row's to say: whoever saw the drive read its row some time ago, and a
+    /// drain or a removal that was committed since then stands.
+    SeeDrive(DriveRow),
+    /// Share drives out to cells where cells are not of a proper size, as where they were registered before there were any.
+    SettleCells,
     /// Make a storage node known, or change its address or state.
     PutNode(NodeRow),
     /// Advance the retention clock.
@@ -200,6 +205,9 @@ pub enum Command {
     Replicated {
         /// The bucket; it may be gone, and its rule, too.
         bucket: BucketId,
+        /// [`ReplicationRow::seq`] of the rule by which they were copied; `None` when there is none any more. Nothing happens when
+        /// it is another one by now.
+        rule: Option<u64>,
         /// At most [`MAX_REPLICATION_KEYS`].
         done: Vec<ReplicatedKey>,
     },
@@ -589,6 +597,10 @@ pub enum Refusal {
     /// There is no such account.
     #[error("the account does not exist")]
     NoSuchAccount,
+    /// There is no such dedup domain: its entry was lost, and that was accepted. Take the account's domain anew, and store
+    /// everything again.
+    #[error("dedup domain {0} does not exist")]
+    NoSuchDomain(DomainId),
     /// The retention clock never runs backwards (R15).
     #[error("the retention clock does not run backwards")]
     ClockBackwards,

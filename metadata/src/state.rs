@@ -103,6 +103,8 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
             cluster::grant_epoch(&mut draft, *epoch, holder, *unfinished)
         }
         Command::RegisterDrive(row) => cluster::register_drive(&mut draft, row),
+        Command::SeeDrive(row) => cluster::see_drive(&mut draft, row),
+        Command::SettleCells => cluster::settle_cells(&mut draft),
         Command::PutNode(row) => cluster::put_node(&mut draft, row),
         Command::ClockTick(tick) => cluster::clock_tick(&mut draft, tick),
         Command::Seal(seal) => cluster::seal(&mut draft, seal),
@@ -123,7 +125,7 @@ pub fn decide(view: &dyn View, writer: Epoch, command: &Command, at: &At) -> Res
         Command::PauseReplication { bucket, paused } => replication::pause(&mut draft, *bucket, *paused),
         Command::WalkReplication(step) => replication::walk(&mut draft, step),
         Command::QueueReplication { bucket, keys } => replication::queue(&mut draft, *bucket, keys),
-        Command::Replicated { bucket, done } => replication::replicated(&mut draft, *bucket, done),
+        Command::Replicated { bucket, rule, done } => replication::replicated(&mut draft, *bucket, *rule, done),
         Command::AcceptLoss { loss, sealed } => {
             draft.rows.push(EffectKind::AcceptedLoss(loss.clone()));
             draft.rows.extend(sealed.clone().map(EffectKind::Sealed));

@@ -201,7 +201,7 @@ impl Replicator {
             let left = replication::queue(&self.view(), bucket, None, MAX_REPLICATION_KEYS)?;
             // Whatever changed last: without a rule nothing is copied.
             let done = left.into_iter().map(|(_, key)| ReplicatedKey { key, lsn: u64::MAX }).collect();
-            self.commit(Command::Replicated { bucket, done }).await?;
+            self.commit(Command::Replicated { bucket, rule: None, done }).await?;
         }
         Ok(())
     }

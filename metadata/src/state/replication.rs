@@ -60,13 +60,18 @@ pub(super) fn queue(draft: &mut Draft<'_>, bucket: BucketId, keys: &[String]) ->
     Ok(Outcome::Done)
 }
 
-/// Without a rule, too: then the queue is being emptied.
+/// Without a rule, too: then the queue is being emptied. What was done by another rule was done at another target, or not at all: it
+/// would take off what waits for this one.
 pub(super) fn replicated(
     draft: &mut Draft<'_>,
     bucket: BucketId,
+    rule: Option<u64>,
     done: &[ReplicatedKey],
 ) -> Result<Outcome, DecideError> {
     check_keys(done.iter().map(|done| &done.key))?;
+    if replication::rule(draft.view, bucket)?.map(|row| row.seq) != rule {
+        return Ok(Outcome::Done);
+    }
     let mut waited = Vec::new();
     for done in done {
         if replication::waiting(draft.view, bucket, &done.key)?.is_some() {

@@ -222,7 +222,8 @@ impl Lane {
         while !self.done.is_empty() {
             let batch: Vec<ReplicatedKey> = self.done.iter().take(BATCH).cloned().collect();
             let count = batch.len();
-            self.commit(Command::Replicated { bucket: self.bucket(), done: batch }).await?;
+            let rule = Some(self.copier.rule.seq);
+            self.commit(Command::Replicated { bucket: self.bucket(), rule, done: batch }).await?;
             for done in self.done.drain(..count) {
                 self.busy.remove(&done.key);
             }

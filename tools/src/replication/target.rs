@@ -3,6 +3,8 @@
 //! Every call has a deadline, and none is repeated here: whoever calls knows whether it is worth it. Writes name what was there
 //! when it was looked at (`If-None-Match: *`, `If-Match`): one that was given up and arrives late, or comes from a leader that
 //! was superseded, can't replace what was written since. An endpoint that does not know these conditions is written to without.
+//! That is learned of each operation by itself, and only when the same request is done without its condition: 501 may mean any other
+//! header of it.
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -167,11 +169,17 @@ macro_rules! describe {
 /// What must be there for a write to happen: the entity tag of what was found, or nothing.
 type Found<'a> = Option<&'a Far>;
 
+/// `If-None-Match` and `If-Match`.
+type Condition = (Option<String>, Option<String>);
+
 /// One bucket of another endpoint.
 pub(crate) struct Target {
     client: Client,
     bucket: String,
-    conditional: AtomicBool,
+    /// Operations that are known not to know conditions.
+    put_knows_none: AtomicBool,
+    complete_knows_none: AtomicBool,
+    delete_knows_none: AtomicBool,
 }
 
 impl Target {
@@ -191,7 +199,9 @@ impl Target {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
-        Target { client: Client::from_conf(config), bucket: rule.target.clone(), conditional: AtomicBool::new(true) }
+        let (put_knows_none, complete_knows_none, delete_knows_none) = Default::default();
+        let (client, bucket) = (Client::from_conf(config), rule.target.clone());
+        Target { client, bucket, put_knows_none, complete_knows_none, delete_knows_none }
     }
 
     /// Whether the bucket is there and the keys open it.
@@ -251,8 +261,19 @@ impl Target {
         checksum: Option<&Checksum>,
         found: Found<'_>,
     ) -> Result<(), TargetError> {
+        let send = |condition| self.put_if(key, what, body.clone(), checksum, condition);
+        conditional(&self.put_knows_none, found, send).await
+    }
+
+    async fn put_if(
+        &self,
+        key: &str,
+        what: &Described,
+        body: Piece,
+        checksum: Option<&Checksum>,
+        (none, tag): Condition,
+    ) -> Result<(), TargetError> {
         let size = body.bytes.len() as u64;
-        let (none, tag) = self.condition(found);
         let mut request = self.client.put_object().bucket(&self.bucket).key(key);
         request = request.content_md5(BASE64.encode(body.md5)).set_if_none_match(none).set_if_match(tag);
         if let Some(checksum) = checksum {
@@ -267,7 +288,7 @@ impl Target {
             };
         }
         let request = describe!(request.body(stream(body.bytes)), what);
-        self.unconditional(within(size, request.send()).await.map(drop))
+        within(size, request.send()).await.map(drop)
     }
 
     /// Opens an upload.
@@ -298,11 +319,13 @@ impl Target {
         let count = tags.len() as u64;
         let parts: Vec<CompletedPart> = tags.into_iter().zip(1..).map(part).collect();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let (none, tag) = self.condition(found);
-        let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
-        let request = request.multipart_upload(parts).set_if_none_match(none).set_if_match(tag);
-        // Some endpoints put the parts together one after the other before they answer.
-        self.unconditional(within(count * SLOWEST, request.send()).await.map(drop))
+        let send = |(none, tag): Condition| {
+            let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
+            let request = request.multipart_upload(parts.clone()).set_if_none_match(none).set_if_match(tag);
+            // Some endpoints put the parts together one after the other before they answer.
+            async move { within(count * SLOWEST, request.send()).await.map(drop) }
+        };
+        conditional(&self.complete_knows_none, found, send).await
     }
 
     /// Gives an upload up. That it is gone already is no failure, and one that stays costs space there, nothing else.
@@ -325,9 +348,11 @@ impl Target {
 
     /// Deletes an object that was found.
     pub(crate) async fn delete(&self, key: &str, found: &Far) -> Result<(), TargetError> {
-        let (_, tag) = self.condition(Some(found));
-        let request = self.client.delete_object().bucket(&self.bucket).key(key).set_if_match(tag);
-        self.unconditional(within(0, request.send()).await.map(drop))
+        let send = |(_, tag): Condition| {
+            let request = self.client.delete_object().bucket(&self.bucket).key(key).set_if_match(tag);
+            async move { within(0, request.send()).await.map(drop) }
+        };
+        conditional(&self.delete_knows_none, Some(found), send).await
     }
 
     /// A page of the listing behind a key, and whether there is more.
@@ -348,28 +373,33 @@ impl Target {
         }
         Ok((lines, page.is_truncated() == Some(true)))
     }
+}
 
-    fn condition(&self, found: Found<'_>) -> (Option<String>, Option<String>) {
-        if !self.conditional.load(Ordering::Relaxed) {
-            return (None, None);
-        }
-        match found {
-            None => (Some("*".to_owned()), None),
-            Some(far) => (None, Some(far.etag.clone()).filter(|tag| !tag.is_empty())),
-        }
+/// Does a write with its condition. After 501 it is repeated without; if that does it, the operation knows no conditions.
+async fn conditional<F: Future<Output = Result<(), TargetError>>>(
+    knows_none: &AtomicBool,
+    found: Found<'_>,
+    send: impl Fn(Condition) -> F,
+) -> Result<(), TargetError> {
+    let condition = match found {
+        _ if knows_none.load(Ordering::Relaxed) => (None, None),
+        None => (Some("*".to_owned()), None),
+        Some(far) => (None, Some(far.etag.clone()).filter(|tag| !tag.is_empty())),
+    };
+    let with_one = condition != (None, None);
+    let result = send(condition).await;
+    if !with_one || !matches!(result, Err(TargetError::Unknown(_))) {
+        return result;
     }
-
-    /// An endpoint that does not know conditions is asked without them from the next try on.
-    fn unconditional(&self, result: Result<(), TargetError>) -> Result<(), TargetError> {
-        if matches!(result, Err(TargetError::Unknown(_))) && self.conditional.swap(false, Ordering::Relaxed) {
-            tracing::info!("the other endpoint knows no conditional writes: late ones can't be told");
-            return Err(TargetError::Changed);
-        }
-        result
+    let again = send((None, None)).await;
+    if again.is_ok() && !knows_none.swap(true, Ordering::Relaxed) {
+        tracing::info!("the other endpoint does not know a conditional write: late ones can't be told");
     }
+    again
 }
 
 /// Bytes, and their MD5.
+#[derive(Clone)]
 pub(crate) struct Piece {
     pub bytes: Bytes,
     pub md5: [u8; 16],

@@ -11,8 +11,9 @@ fn copied(bucket: BucketId) -> Command {
     Command::SetReplication(ReplicationRow { bucket: bucket.0, target: "far".to_owned(), ..ReplicationRow::default() })
 }
 
-fn done(bucket: BucketId, key: &str, lsn: u64) -> Command {
-    Command::Replicated { bucket, done: vec![ReplicatedKey { key: key.to_owned(), lsn }] }
+fn done(world: &World, bucket: BucketId, key: &str, lsn: u64) -> Command {
+    let rule = rule(&world.view(), bucket).unwrap().map(|row| row.seq);
+    Command::Replicated { bucket, rule, done: vec![ReplicatedKey { key: key.to_owned(), lsn }] }
 }
 
 fn keys(world: &World, bucket: BucketId) -> Vec<String> {
@@ -58,13 +59,13 @@ fn a_key_that_changed_while_it_was_copied_waits_on() {
     let copied_at = world.lsn.0;
     world.put(bucket, "later", &ids(&[1])).unwrap();
     world.put(bucket, "k", &ids(&[2])).unwrap();
-    world.run(done(bucket, "k", copied_at)).unwrap();
+    world.run(done(&world, bucket, "k", copied_at)).unwrap();
     // Behind the other one: it waits since its last change now.
     assert_eq!(keys(&world, bucket), ["later", "k"]);
     let row = waiting(&world.view(), bucket, "k").unwrap().unwrap();
     assert_eq!((row.since, row.changed), (copied_at + 2, copied_at + 2));
-    world.run(done(bucket, "k", copied_at + 2)).unwrap();
-    world.run(done(bucket, "k", copied_at + 2)).unwrap();
+    world.run(done(&world, bucket, "k", copied_at + 2)).unwrap();
+    world.run(done(&world, bucket, "k", copied_at + 2)).unwrap();
     assert_eq!(keys(&world, bucket), ["later"]);
     world.check_replay();
 }
@@ -93,6 +94,21 @@ fn a_walk_goes_on_from_where_it_was_and_only_for_its_own_rule() {
     world.check_replay();
 }
 
+/// A batch that was decided under the rule before says nothing of the target that is the rule's now.
+#[test]
+fn what_was_copied_by_another_rule_waits_on() {
+    let mut world = World::new();
+    let bucket = world.bucket("b");
+    world.run(copied(bucket)).unwrap();
+    world.put(bucket, "k", &ids(&[1])).unwrap();
+    let late = done(&world, bucket, "k", u64::MAX);
+    world.run(copied(bucket)).unwrap();
+    assert!(world.decide(&late).unwrap().is_noop());
+    let swept = ReplicatedKey { key: "k".to_owned(), lsn: u64::MAX };
+    assert!(world.decide(&Command::Replicated { bucket, rule: None, done: vec![swept] }).unwrap().is_noop());
+    assert_eq!(keys(&world, bucket), ["k"]);
+}
+
 #[test]
 fn without_a_rule_nothing_is_queued_and_what_was_is_taken_out() {
     let mut world = World::new();
@@ -108,7 +124,7 @@ fn without_a_rule_nothing_is_queued_and_what_was_is_taken_out() {
     assert_eq!(replication::left_over(&world.view()).unwrap(), [bucket]);
     let queued = Command::QueueReplication { bucket, keys: vec!["z".to_owned()] };
     assert_eq!(world.run(queued), Err(Refusal::NoSuchReplication));
-    world.run(done(bucket, "k", world.lsn.0)).unwrap();
+    world.run(done(&world, bucket, "k", world.lsn.0)).unwrap();
     assert_eq!(replication::left_over(&world.view()).unwrap(), []);
     world.check_replay();
 }

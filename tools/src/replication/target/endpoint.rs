@@ -135,13 +135,25 @@ async fn that_nothing_is_there_is_believed_only_of_the_listing_of_a_bucket_that_
 }
 
 #[tokio::test]
-async fn an_endpoint_without_conditions_is_written_to_from_the_second_try_on() {
+async fn an_endpoint_without_conditions_is_written_to_without() {
     let (endpoint, target) = start().await;
     endpoint.manner.lock().unwrap().unconditional = true;
-    assert_eq!(target.put("k", &what(), piece(1), None, None).await, Err(TargetError::Changed));
     target.put("k", &what(), piece(1), None, None).await.unwrap();
+    assert!(target.put_knows_none.load(Ordering::Relaxed) && !target.delete_knows_none.load(Ordering::Relaxed));
     let found = target.head("k").await.unwrap().unwrap();
     target.put("k", &what(), piece(2), None, Some(&found)).await.unwrap();
+}
+
+/// One object that an endpoint can't take for another reason would take the protection from all.
+#[tokio::test]
+async fn what_is_not_known_without_its_condition_either_says_nothing_of_conditions() {
+    let (endpoint, target) = start().await;
+    endpoint.manner.lock().unwrap().says = Some((501, "NotImplemented"));
+    let refused = target.put("k", &what(), piece(1), None, None).await;
+    assert!(matches!(refused, Err(TargetError::Unknown(_))), "{refused:?}");
+    endpoint.manner.lock().unwrap().says = None;
+    target.put("k", &what(), piece(2), None, None).await.unwrap();
+    assert_eq!(target.put("k", &what(), piece(1), None, None).await, Err(TargetError::Changed), "a late one");
 }
 
 #[tokio::test]
