@@ -206,8 +206,10 @@ impl From<Refusal> for PutError {
             Refusal::InvalidPart { number } => PutError::InvalidPart { number },
             Refusal::InvalidPartOrder => PutError::InvalidPartOrder,
             Refusal::PartTooSmall { number, .. } => PutError::PartTooSmall { number },
-            // The client's repetition begins with a new epoch, and finds no hit for a chunk that is gone.
-            Refusal::MissingChunks(_) | Refusal::Fenced { .. } => PutError::Unavailable(refusal.to_string()),
+            // The client's repetition begins with a new epoch and the domain as it is, and finds no hit for a chunk that is gone.
+            Refusal::MissingChunks(_) | Refusal::Fenced { .. } | Refusal::NoSuchDomain(_) => {
+                PutError::Unavailable(refusal.to_string())
+            }
             other => PutError::Internal(other.to_string()),
         }
     }

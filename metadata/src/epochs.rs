@@ -15,7 +15,8 @@
 //!
 //! Invariants
 //! * No two processes number stripes in one epoch. An epoch is committed for one holder and told to this one alone; one whose grant
-//!   was answered as in doubt is nobody's. The service takes up only what was granted to itself ([`index::epoch`]).
+//!   was answered as in doubt is nobody's. The service takes up only what it proposed itself: a node that was deposed applies the
+//!   start of its successor, and that one's epoch is the index's then ([`index::epoch`]).
 //! * Neither a start nor a new leader fences the epoch of a gateway before its time: what the gateway stores at present would be
 //!   refused, on all gateways at once, each time that the leader changes.
 //! * An epoch is granted by an entry on 1+m drives that is applied, and only then is a stripe numbered in it. The other way
@@ -42,7 +43,8 @@ use crate::index::{self, IndexError, Overlay};
 use crate::service::Shared;
 use crate::stripe_writer::StripeWriter;
 use codec::id::Epoch;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage_node::host::NodeHost;
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +80,35 @@ pub struct Epochs {
     pub(crate) stripes: Arc<StripeWriter>,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) proposed: Proposed,
+}
+
+/// The epochs that this service asked for as its own, and of which it is not known whether they were granted.
+#[derive(Debug, Default)]
+pub(crate) struct Proposed(Mutex<BTreeSet<Epoch>>);
+
+/// So many are remembered. One that is forgotten is not taken up: its service renews later, and that is all.
+const PROPOSED: usize = 64;
+
+impl Proposed {
+    fn epochs(&self) -> MutexGuard<'_, BTreeSet<Epoch>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, epoch: Epoch) {
+        let mut epochs = self.epochs();
+        epochs.insert(epoch);
+        if epochs.len() > PROPOSED {
+            epochs.pop_first();
+        }
+    }
+
+    /// Whether `granted` is one of them. What is before it can't be granted any more.
+    fn is_ours(&self, granted: Epoch) -> bool {
+        let mut epochs = self.epochs();
+        epochs.retain(|epoch| *epoch >= granted);
+        epochs.contains(&granted)
+    }
 }
 
 impl Epochs {
@@ -95,9 +126,16 @@ impl Epochs {
     pub async fn renew(&self) -> Result<Epoch, EpochError> {
         // A renewal that was answered as in doubt may have come true. It is held from now on: were it not, the one that is held
         // instead would be fenced by those that follow, and then this service would refuse everything, renewals too.
-        // One of a gateway is nothing to take up: two would number stripes in it (R1).
-        self.stripes.renew(index::epoch(&Overlay::new(&*self.shared.kv))?);
-        let epoch = self.take(|epoch, unfinished| Command::RenewEpoch { epoch, unfinished }).await?;
+        // One of a gateway, or of the service that leads by now, is nothing to take up: two would number stripes in it (R1).
+        let granted = index::epoch(&Overlay::new(&*self.shared.kv))?;
+        if self.proposed.is_ours(granted) {
+            self.stripes.renew(granted);
+        }
+        let propose = |epoch, unfinished| {
+            self.proposed.add(epoch);
+            Command::RenewEpoch { epoch, unfinished }
+        };
+        let epoch = self.take(propose).await?;
         self.stripes.renew(epoch);
         tracing::info!(%epoch, "the epoch was renewed");
         Ok(epoch)

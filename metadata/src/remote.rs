@@ -10,6 +10,8 @@
 //!   when a commit says that the one it came under is fenced (R9).
 //! * What is known of the drives steers where stripes go and nothing else: it may be some seconds old. What is true the commit
 //!   says, which is decided by the leader.
+//! * When metadata has lost entries and that was accepted, everything that is known is asked for again: a dedup domain of a lost
+//!   entry is no domain any more, and what would be stored in it nobody else could read.
 //! * An account that was dropped or has another secret is known for [`ACCOUNT_LIFE`] at most.
 //!
 //! [`MetadataClient`]: crate::client::MetadataClient
@@ -23,9 +25,10 @@ mod tests;
 use self::cache::Cache;
 use self::peers::{Failed, Peers};
 use crate::client::CommitError;
+use crate::clock::{SystemEntropy, random};
 use crate::journal::Holders;
 use crate::keys::{Account, Domain};
-use crate::rpc::message::{Granted, Nothing, SessionMessage};
+use crate::rpc::message::{Granted, Nothing, OfGrant, SessionMessage};
 use crate::rpc::{Name, Session};
 use crate::stripe_writer::StripeWriter;
 use codec::erasure::Geometry;
@@ -127,6 +130,22 @@ impl Condition {
 /// A leader that was silent for so long is no leader any more: longer than an election takes.
 const READY: Duration = Duration::from_secs(15);
 
+/// A wish for an epoch. Repeated, it is granted the same one.
+#[derive(Clone, Copy)]
+struct Wish {
+    nonce: [u8; 16],
+    /// From then on the time counts that the epoch may be used: the steady count may have gone on while the question was on its way.
+    since: Instant,
+}
+
+impl Wish {
+    fn new() -> Result<Wish, CommitError> {
+        let reason = || "the system has no random numbers".to_owned();
+        let nonce = random(&SystemEntropy).ok_or_else(|| CommitError::Unavailable { reason: reason() })?;
+        Ok(Wish { nonce, since: Instant::now() })
+    }
+}
+
 struct Inner {
     peers: Peers,
     nodes: Arc<dyn NodeHost>,
@@ -136,6 +155,8 @@ struct Inner {
     status: RwLock<Arc<Vec<DriveStatus>>>,
     /// When the epoch that is held was asked for.
     granted: Mutex<Instant>,
+    /// A wish for another one that is not known to be granted.
+    wish: Mutex<Option<Wish>>,
     /// A commit was refused because its epoch is fenced.
     fenced: Notify,
     domains: Cache<(String, bool), Arc<Domain>>,
@@ -179,7 +200,8 @@ impl RemoteMetadata {
         let session = session_of(&peers).await.map_err(unavailable)?;
         follow(&*nodes, &session);
         let asked = Instant::now();
-        let epoch = grant_of(&peers).await.map_err(unavailable)?;
+        let wish = Wish::new().map_err(|error| RemoteMetadataError::Unavailable(error.to_string()))?;
+        let epoch = grant_of(&peers, wish).await.map_err(unavailable)?;
         let geometry = session.geometry;
         let client: Arc<dyn NodeClient> = nodes.clone();
         let stripes =
@@ -192,7 +214,8 @@ impl RemoteMetadata {
             geometry,
             seen: RwLock::new(Arc::new(Seen { session, at: asked })),
             status: RwLock::new(Arc::new(status)),
-            granted: Mutex::new(asked),
+            granted: Mutex::new(wish.since),
+            wish: Mutex::default(),
             fenced: Notify::new(),
             domains: Cache::new(DOMAINS, None),
             domains_by_id: Cache::new(DOMAINS, None),
@@ -246,13 +269,32 @@ impl Inner {
         ask(&self.peers, name, question).await
     }
 
+    /// Forgets what metadata said of its rows.
+    fn forget(&self) {
+        self.domains.clear();
+        self.domains_by_id.clear();
+        self.accounts.clear();
+        self.holders.clear();
+    }
+
     async fn take_epoch(&self) -> Result<Epoch, CommitError> {
-        // The time counts from before the question: the steady count may have gone on while it was on its way.
-        let asked = Instant::now();
-        let epoch = grant_of(&self.peers).await.map_err(Failed::commit)?;
+        let wish = self.wish()?;
+        let epoch = grant_of(&self.peers, wish).await.map_err(Failed::commit)?;
         self.stripes.renew(epoch);
-        *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = wish.since;
+        self.wish.lock().unwrap_or_else(PoisonError::into_inner).take_if(|open| open.nonce == wish.nonce);
         Ok(epoch)
+    }
+
+    /// The wish that was not granted yet as far as is known, or another one.
+    fn wish(&self) -> Result<Wish, CommitError> {
+        let mut open = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
+        let wish = match *open {
+            Some(wish) => wish,
+            None => Wish::new()?,
+        };
+        *open = Some(wish);
+        Ok(wish)
     }
 }
 
@@ -266,8 +308,9 @@ async fn session_of(peers: &Peers) -> Result<Session, Failed> {
     Session::of_message(message).ok_or_else(|| Failed::Unknown("the state of the cluster can't be read".to_owned()))
 }
 
-async fn grant_of(peers: &Peers) -> Result<Epoch, Failed> {
-    let granted: Granted = ask(peers, Name::Grant, &Nothing {}).await?;
+async fn grant_of(peers: &Peers, wish: Wish) -> Result<Epoch, Failed> {
+    let question = OfGrant { nonce: wish.nonce.to_vec().into() };
+    let granted: Granted = ask(peers, Name::Grant, &question).await?;
     Ok(Epoch(granted.epoch))
 }
 
@@ -292,6 +335,9 @@ async fn refresh(inner: Arc<Inner>, every: Duration) {
                 let before = inner.seen();
                 if before.session.nodes != session.nodes {
                     follow(&*inner.nodes, &session);
+                }
+                if before.session.lost != session.lost {
+                    inner.forget();
                 }
                 *inner.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Seen { session, at });
             }

@@ -4,8 +4,11 @@
 //! Invariants
 //! * Only the node that leads answers. A read is answered after the node has shown that it still leads ([`Leading::linearizable`]),
 //!   so it sees whatever was acknowledged before it was asked for, through whichever node. One that does not lead says who does.
-//! * What a gateway may commit is what clients of S3 may ask for: commands for which there is a message ([`command`]). Nothing that
-//!   decides over drives, settings, accounts, epochs of others or deletions can be said in it (R13).
+//! * What a gateway may commit is what clients of S3 may ask for: commands for which there is a message ([`command`]): it may drop
+//!   objects, as those may. Nothing that decides over drives, settings, accounts or epochs can be said in it, nor what is deleted
+//!   for good: chunks, shards, entries (R13).
+//! * What a gateway commits begins, and is numbered, in epochs that were granted to the gateway of its certificate (R1).
+//! * What a call may cost in memory is bounded before it is read: all but a commit are short ([`Name::question_limit`]).
 //! * The keys of dedup domains and the secrets of accounts leave the process only here, over connections whose other end has shown
 //!   a certificate of the role gateway or metadata; the key that wraps them never does.
 //!
@@ -27,6 +30,10 @@ pub const SERVICE: &str = "stele.metadata.v1.Metadata";
 
 /// The longest question, in bytes: a command with all that one journal entry of a client may carry.
 pub(crate) const QUESTION_LIMIT: usize = 96 << 20;
+/// The longest question of any other call, in bytes: [`MOST_ASKED`] chunks.
+const SHORT_QUESTION_LIMIT: usize = 1 << 20;
+/// Most chunks, or parts, that may be asked for at a time. Who needs more asks more than once.
+pub(crate) const MOST_ASKED: usize = 10_000;
 /// The longest answer, in bytes: a page of a thousand versions with their manifests.
 pub(crate) const ANSWER_LIMIT: usize = 256 << 20;
 
@@ -82,6 +89,19 @@ impl Name {
         }
     }
 
+    /// The longest question, in bytes.
+    pub fn question_limit(self) -> usize {
+        match self {
+            Name::Commit => QUESTION_LIMIT,
+            _ => SHORT_QUESTION_LIMIT,
+        }
+    }
+
+    /// Whether it is carried out by a commit, which takes as long as the journal does.
+    pub fn commits(self) -> bool {
+        matches!(self, Name::Commit | Name::Grant)
+    }
+
     /// Whether the answer must show all that was acknowledged before. A hit that is none any more is found by the commit, a place
     /// that is none any more by the read.
     pub fn is_fresh(self) -> bool {
@@ -90,7 +110,7 @@ impl Name {
 
     /// Whether asking once more does no harm when nobody knows whether the first one was carried out.
     pub fn is_repeatable(self) -> bool {
-        // An epoch that nobody heard of is nobody's; a domain that is there is returned.
+        // A wish for an epoch is granted once; a domain that is there is returned.
         self != Name::Commit
     }
 }

@@ -258,7 +258,9 @@ pub fn refused(refusal: Refusal) -> S3Error {
         Refusal::InvalidPartOrder => invalid_part_order(),
         Refusal::PartTooSmall { .. } => part_too_small(),
         Refusal::Fenced { .. } => unavailable("the epoch changed while the request ran"),
+        Refusal::NoSuchDomain(_) => unavailable("the account's dedup domain was lost"),
         Refusal::NoSuchReplication => s3_error!(InvalidRequest, "The bucket has no replication."),
+        Refusal::ReplicationTargetTaken => s3_error!(InvalidRequest, "Another bucket is copied there."),
         Refusal::TooLarge => s3_error!(InvalidRequest, "The request is larger than one request may be."),
         other => internal(&other),
     }

@@ -13,27 +13,37 @@ pub(super) struct Cache<K, V> {
     most: usize,
     /// How long a value is believed; `None`: it never changes.
     life: Option<Duration>,
-    values: Mutex<HashMap<K, (Instant, V)>>,
+    values: Mutex<Values<K, V>>,
+}
+
+struct Values<K, V> {
+    known: HashMap<K, (Instant, V)>,
+    /// What was asked for before this is not believed.
+    since: Option<Instant>,
 }
 
 impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     pub fn new(most: usize, life: Option<Duration>) -> Cache<K, V> {
-        Cache { most, life, values: Mutex::default() }
+        Cache { most, life, values: Mutex::new(Values { known: HashMap::new(), since: None }) }
     }
 
-    fn values(&self) -> MutexGuard<'_, HashMap<K, (Instant, V)>> {
+    fn values(&self) -> MutexGuard<'_, Values<K, V>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn get(&self, key: &K) -> Option<V> {
         let values = self.values();
-        let (asked, value) = values.get(key)?;
+        let (asked, value) = values.known.get(key)?;
         self.life.is_none_or(|life| asked.elapsed() < life).then(|| value.clone())
     }
 
     /// Keeps a value that was asked for at `asked`.
     pub fn put(&self, key: K, value: V, asked: Instant) {
         let mut values = self.values();
+        if values.since.is_some_and(|since| asked < since) {
+            return;
+        }
+        let values = &mut values.known;
         if values.len() >= self.most {
             let life = self.life;
             values.retain(|_, (asked, _)| life.is_none_or(|life| asked.elapsed() < life));
@@ -43,6 +53,13 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
             }
         }
         values.insert(key, (asked, value));
+    }
+
+    /// Forgets everything, also what was asked for already and is not here yet.
+    pub fn clear(&self) {
+        let mut values = self.values();
+        values.known.clear();
+        values.since = Some(Instant::now());
     }
 }
 
@@ -55,7 +72,7 @@ mod tests {
         let cache = Cache::new(3, Some(Duration::from_secs(1000)));
         for n in 0..10 {
             cache.put(n, n, Instant::now());
-            assert!(cache.values().len() <= 3);
+            assert!(cache.values().known.len() <= 3);
             assert_eq!(cache.get(&n), Some(n));
         }
         let before = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap_or_else(Instant::now);
@@ -63,6 +80,13 @@ mod tests {
         assert_eq!(cache.get(&9), None);
         let lasting = Cache::new(3, None);
         lasting.put(1, 1, before(1001));
+        assert_eq!(lasting.get(&1), Some(1));
+        let asked = Instant::now();
+        lasting.clear();
+        assert_eq!(lasting.get(&1), None);
+        lasting.put(1, 1, asked);
+        assert_eq!(lasting.get(&1), None, "what was asked before was forgotten is not believed after");
+        lasting.put(1, 1, Instant::now());
         assert_eq!(lasting.get(&1), Some(1));
     }
 }

@@ -10,13 +10,13 @@ use crate::listing::{
     ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
 use crate::lookup::{Hit, Located};
-use crate::rpc::Name;
 use crate::rpc::command::{CommitMessage, OutcomeMessage};
 use crate::rpc::message::{
     AccountWithSecret, BucketList, DomainMessage, HitList, KeysPage, LocatedList, MaybeAccount, MaybeBucket,
     MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfKey, OfName, OfNumber, OfPage, OfUpload, PartList, PartsAnswer,
     UploadsAnswer, VersionsAnswer, pack_chunks,
 };
+use crate::rpc::{MOST_ASKED, Name};
 use crate::service::drive_lines;
 use crate::store::{Storing, store_error, store_stripes};
 use crate::stripe_writer::StripeWriter;
@@ -71,11 +71,14 @@ impl Inner {
         {
             self.fenced.notify_one();
         }
+        if let Err(CommitError::Refused(Refusal::NoSuchDomain(_))) = &answer {
+            self.forget();
+        }
         answer?.value().ok_or_else(|| unavailable("what came of the commit can't be read"))
     }
 
     /// Keeps a domain, and returns it.
-    fn know(&self, domain: Arc<Domain>, asked: Instant) -> Arc<Domain> {
+    pub(super) fn know(&self, domain: Arc<Domain>, asked: Instant) -> Arc<Domain> {
         self.domains.put((domain.account.clone(), domain.data_key.is_some()), domain.clone(), asked);
         self.domains_by_id.put(domain.id, domain.clone(), asked);
         domain
@@ -183,9 +186,12 @@ impl MetadataClient for RemoteMetadata {
     }
 
     async fn parts(&self, upload: &UploadName, numbers: &[u32]) -> Result<Vec<Option<PartRow>>, LookupError> {
-        let question = OfUpload { upload: Some(upload.clone()), numbers: numbers.to_vec(), ..OfUpload::default() };
-        let found: PartList = self.inner.lookup(Name::Parts, &question).await?;
-        let parts: Vec<Option<PartRow>> = found.parts.into_iter().map(|part| part.row).collect();
+        let mut parts = Vec::with_capacity(numbers.len());
+        for numbers in numbers.chunks(MOST_ASKED) {
+            let question = OfUpload { upload: Some(upload.clone()), numbers: numbers.to_vec(), ..OfUpload::default() };
+            let found: PartList = self.inner.lookup(Name::Parts, &question).await?;
+            parts.extend(found.parts.into_iter().map(|part| part.row));
+        }
         (parts.len() == numbers.len()).then_some(parts).ok_or_else(unreadable)
     }
 
@@ -231,18 +237,26 @@ impl MetadataClient for RemoteMetadata {
     }
 
     async fn find_chunks(&self, domain: DomainId, ids: &[ChunkId]) -> Result<Vec<Option<Hit>>, LookupError> {
-        let question = OfChunks { domain: domain.0, ids: pack_chunks(ids) };
-        let found: HitList = self.inner.lookup(Name::FindChunks, &question).await?;
-        found.value(ids.len()).ok_or_else(unreadable)
+        let mut hits = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(MOST_ASKED) {
+            let question = OfChunks { domain: domain.0, ids: pack_chunks(ids) };
+            let found: HitList = self.inner.lookup(Name::FindChunks, &question).await?;
+            hits.extend(found.value(ids.len()).ok_or_else(unreadable)?);
+        }
+        Ok(hits)
     }
 
     async fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, LookupError> {
-        let (question, asked) = (OfChunks { domain: 0, ids: pack_chunks(ids) }, Instant::now());
-        let found: LocatedList = self.inner.lookup(Name::Locate, &question).await?;
-        for entry in &found.entries {
-            self.inner.holders.put(Lsn(entry.lsn), entry.holders().ok_or_else(unreadable)?, asked);
+        let mut located = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(MOST_ASKED) {
+            let (question, asked) = (OfChunks { domain: 0, ids: pack_chunks(ids) }, Instant::now());
+            let found: LocatedList = self.inner.lookup(Name::Locate, &question).await?;
+            for entry in &found.entries {
+                self.inner.holders.put(Lsn(entry.lsn), entry.holders().ok_or_else(unreadable)?, asked);
+            }
+            located.extend(found.value(ids).ok_or_else(unreadable)?);
         }
-        found.value(ids).ok_or_else(unreadable)
+        Ok(located)
     }
 
     async fn read_frame(&self, chunk: &Located) -> Result<Bytes, FrameReadError> {

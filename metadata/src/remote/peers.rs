@@ -29,7 +29,7 @@ const MOST: usize = 32;
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long one node may take over what may be asked of another one instead.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// How long a commit may take at the node that leads: the journal waits for drives that hang, and no longer than this.
+/// How long a commit, or the grant of an epoch, which is one, may take at the node that leads: the journal waits for drives that hang, and no longer than this.
 const COMMIT: Duration = Duration::from_secs(90);
 /// The pause when all nodes were asked and none leads: about as long as an election takes at its best.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -193,9 +193,9 @@ impl Peers {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let Some(client) = self.pick().filter(|_| !left.is_zero()) else { return Err(Failed::NotDone(said)) };
-            let answered = match name.is_repeatable() {
-                true => self.attempt(&client, name, question.clone(), left.min(ATTEMPT)).await,
-                false => self.unless_deposed(&client, self.attempt(&client, name, question.clone(), COMMIT)).await,
+            let answered = match name.commits() {
+                false => self.attempt(&client, name, question.clone(), left.min(ATTEMPT)).await,
+                true => self.unless_deposed(&client, self.attempt(&client, name, question.clone(), COMMIT)).await,
             };
             match answered {
                 Ok(Said::Done(bytes)) => {
@@ -233,7 +233,7 @@ impl Peers {
     async fn attempt(&self, client: &Client, name: Name, question: Bytes, time: Duration) -> Result<Said, Failed> {
         let lane = match name {
             // The journal may wait for drives that hang, and reads do not wait for it.
-            Name::Commit => Lane::Slow,
+            _ if name.commits() => Lane::Slow,
             Name::ReadFrame => Lane::Bulk,
             _ if question.len() > SHORT => Lane::Bulk,
             _ => Lane::Control,

@@ -16,10 +16,11 @@ use crate::service::Metadata;
 use crate::start::tests::world::{World, noise};
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{AccountRow, ClockTick, Content, ObjectMeta};
+use codec::effect::{AccountRow, ClockTick, Content, ObjectMeta, StripeRow};
 use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
-use codec::id::{BucketId, ChunkId, ClusterId};
+use codec::id::{BucketId, ChunkId, ClusterId, StripeId};
 use codec::manifest::{Entry, Manifest};
+use codec::stripe::{StripeClass, StripeDescriptor};
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage_node::rpc::{Call, Handler, RpcConfig, Server, Status};
 use storage_node::service::identity::{Identity, Role};
@@ -346,13 +347,121 @@ fn an_account_and_the_keys_of_a_domain_come_and_what_they_are_wrapped_in_stays()
         }
         let unknown = gateway.domain_by_id(DomainId(999)).await;
         assert!(matches!(unknown, Err(crate::client::LookupError::Unknown { .. })), "{unknown:?}");
-        // An account that is dropped is known for no longer than a moment.
+        // An account that is dropped is known for no longer than a moment, also to who asks all the time.
+        assert!(gateway.account_by_access_key("AK").await.unwrap().is_some());
         site.meta.commit(site.meta.epoch(), Command::DeleteAccount { id: "alice".into() }).await.unwrap();
-        let begun = Instant::now();
-        while gateway.account_by_access_key("AK").await.unwrap().is_some() {
-            assert!(begun.elapsed() < PATIENCE);
-            sleep(Duration::from_millis(50)).await;
+        let dropped = Instant::now();
+        while dropped.elapsed() < ACCOUNT_LIFE {
+            gateway.account_by_access_key("AK").await.unwrap();
+            sleep(Duration::from_millis(20)).await;
         }
+        assert!(gateway.account_by_access_key("AK").await.unwrap().is_none());
+    });
+}
+
+/// The entry of a domain was lost, and that was accepted: what is stored in it nobody else could read.
+#[test]
+fn a_gateway_that_holds_the_keys_of_a_lost_domain_asks_for_it_again() {
+    test(async {
+        let site = Site::new().await;
+        let (_switch, server) = site.leading("m1").await;
+        let gateway = site.gateway("g1", &[("m1", &server)]).await;
+        let bucket = bucket(&gateway).await;
+        let keys = &site.meta.keys().new_domain("alice", false).unwrap();
+        let lost = site.meta.keys().unwrap_domain(&codec::effect::DomainRow { id: 999, ..keys.clone() }).unwrap();
+        let lost = gateway.inner.know(Arc::new(lost), Instant::now());
+        assert_eq!(gateway.domain("alice", false).await.unwrap().id, lost.id);
+        let refused = put_inline(&gateway, bucket, "k", &noise(1, 100)).await;
+        assert!(
+            matches!(refused, Err(CommitError::Refused(Refusal::NoSuchDomain(id))) if id == lost.id),
+            "{refused:?}"
+        );
+        put_inline(&gateway, bucket, "k", &noise(1, 100)).await.unwrap();
+        assert_ne!(gateway.domain("alice", false).await.unwrap().id, lost.id);
+        // A loss that is heard of is enough.
+        gateway.inner.know(lost.clone(), Instant::now());
+        let heard = |seen: &Seen| Session { lost: Lsn(7), ..seen.session.clone() };
+        let seen = gateway.inner.seen();
+        *gateway.inner.seen.write().unwrap() = Arc::new(Seen { session: heard(&seen), at: seen.at });
+        until(|| gateway.inner.domains_by_id.get(&lost.id).is_none()).await;
+        assert_ne!(gateway.domain("alice", false).await.unwrap().id, lost.id);
+    });
+}
+
+#[test]
+fn r1_a_gateway_commits_nothing_in_an_epoch_of_somebody_else() {
+    test(async {
+        let site = Site::new().await;
+        let (_switch, server) = site.leading("m1").await;
+        let one = site.gateway("g1", &[("m1", &server)]).await;
+        let two = site.gateway("g2", &[("m1", &server)]).await;
+        for foreign in [one.epoch(), site.meta.epoch()] {
+            let of_foreign = |said: &Result<_, _>| matches!(said, Err(CommitError::Refused(Refusal::Fenced { writer, .. })) if *writer == foreign);
+            let begun = two.commit(foreign, create_bucket()).await;
+            assert!(of_foreign(&begun), "{begun:?}");
+            let id = StripeId { epoch: foreign, counter: 1 };
+            let descriptor = StripeDescriptor {
+                id,
+                class: StripeClass::Data,
+                geometry: two.inner.geometry,
+                present: 0b111,
+                lengths: vec![100; 3],
+                hashes: vec![[1; 32]; 3],
+                lsn_range: None,
+                cluster: CLUSTER,
+            };
+            let drives = site.meta.status().drives;
+            let drives = drives.iter().take(3).map(|drive| Bytes::copy_from_slice(drive.id.as_bytes())).collect();
+            let stripe = StripeRow { descriptor: descriptor.encode(), drives };
+            let numbered = two.commit(two.epoch(), Command::CommitStripe { stripe, chunks: Vec::new() }).await;
+            assert!(of_foreign(&numbered), "{numbered:?}");
+        }
+        bucket(&two).await;
+    });
+}
+
+#[test]
+fn a_wish_for_an_epoch_is_granted_once() {
+    test(async {
+        let site = Site::new().await;
+        let (_switch, server) = site.leading("m1").await;
+        let gateway = site.gateway("g1", &[("m1", &server)]).await;
+        let inner = &gateway.inner;
+        let wish = async |nonce: &'static [u8]| {
+            let begun = Instant::now();
+            loop {
+                let granted: Result<Granted, _> = inner.ask(Name::Grant, &OfGrant { nonce: nonce.into() }).await;
+                match granted {
+                    Ok(granted) => return granted.epoch,
+                    Err(_) => assert!(begun.elapsed() < PATIENCE),
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let (first, again) = tokio::join!(wish(b"one"), wish(b"one"));
+        assert_eq!(first, again);
+        assert_eq!(wish(b"one").await, first);
+        assert!(wish(b"two").await > first);
+        let rows = index::reclaim::gateways(&Overlay::new(&**site.meta.kv())).unwrap();
+        assert_eq!(rows.len(), 3, "{rows:?}");
+    });
+}
+
+#[test]
+fn questions_are_short_and_what_is_longer_is_asked_in_pieces() {
+    test(async {
+        let site = Site::new().await;
+        let (_switch, server) = site.leading("m1").await;
+        let gateway = site.gateway("g1", &[("m1", &server)]).await;
+        let stored = store(&gateway, &noise(1, 50_000)).await;
+        let mut ids = vec![ChunkId([9; 32]); 20_001];
+        ids[15_000] = stored.id;
+        let known = |found: Vec<bool>| assert_eq!(found, ids.iter().map(|id| *id == stored.id).collect::<Vec<_>>());
+        known(gateway.locate(&ids).await.unwrap().iter().map(Option::is_some).collect());
+        known(gateway.find_chunks(stored.domain, &ids).await.unwrap().iter().map(Option::is_some).collect());
+        let many = crate::rpc::message::OfChunks { domain: 0, ids: vec![9; 32 * 10_001].into() };
+        let refused = gateway.inner.peers.ask(Name::Locate, many.encode_to_vec().into()).await;
+        assert!(refused.is_err());
     });
 }
 

@@ -436,6 +436,7 @@ pub(crate) fn refusal_message(refusal: &Refusal) -> Option<RefusalMessage> {
         Refusal::BadStripe(id) => of_stripe(15, *id),
         Refusal::NoSuchAccount => plain(16),
         Refusal::TooLarge => plain(17),
+        Refusal::NoSuchDomain(id) => RefusalMessage { a: id.0, ..plain(18) },
         _ => return None,
     })
 }
@@ -460,6 +461,7 @@ pub(crate) fn refusal_of(message: &RefusalMessage) -> Option<Refusal> {
         15 => Refusal::BadStripe(StripeId { epoch: Epoch(message.a), counter: message.b }),
         16 => Refusal::NoSuchAccount,
         17 => Refusal::TooLarge,
+        18 => Refusal::NoSuchDomain(DomainId(message.a)),
         _ => return None,
     })
 }

@@ -133,6 +133,11 @@ messages! {
         /// One more than the index of its stripe; 0: it rides in the journal.
         #[prost(uint32, tag = "5")] stripe: u32,
     }
+    /// A wish for an epoch.
+    OfGrant {
+        /// Random, and the same for as long as the wish is.
+        #[prost(bytes = "bytes", tag = "1")] nonce: Bytes,
+    }
     /// An epoch.
     Granted { #[prost(uint64, tag = "1")] epoch: u64 }
     /// A session ([`super::Session`]).
@@ -151,6 +156,7 @@ messages! {
         #[prost(string, tag = "10")] survive: String,
         #[prost(string, repeated, tag = "11")] warnings: Vec<String>,
         #[prost(string, tag = "12")] survives: String,
+        #[prost(uint64, tag = "13")] lost: u64,
     }
 }
 

@@ -4,69 +4,102 @@ use super::answer::{Answer, ErrorMessage};
 use super::command::{CommitMessage, OutcomeMessage};
 use super::message::{
     AccountWithSecret, BucketList, DomainMessage, Granted, HitList, KeysPage, LocatedList, MaybeAccount, MaybeBucket,
-    MaybePart, MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfKey, OfName, OfNumber, OfPage, OfUpload, PartList,
-    PartsAnswer, UploadsAnswer, VersionsAnswer, unpack_chunks,
+    MaybePart, MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfGrant, OfKey, OfName, OfNumber, OfPage, OfUpload,
+    PartList, PartsAnswer, UploadsAnswer, VersionsAnswer, unpack_chunks,
 };
-use super::{Name, QUESTION_LIMIT, SERVICE};
+use super::{MOST_ASKED, Name, SERVICE};
 use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient};
+use crate::command::Command;
 use crate::keys::Domain;
 use crate::replica::{Leading, NotLeading};
 use crate::service::Metadata;
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::effect::AccountRow;
-use codec::id::{BucketId, ChunkId, DomainId};
+use codec::id::{BucketId, ChunkId, DomainId, Epoch};
+use codec::stripe::StripeDescriptor;
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage_node::rpc::{Call, Handler, Status};
 use storage_node::service::identity::{Identity, Role};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// A gateway is granted one epoch in this time: each is remembered for hours, and a gateway that ends and starts again and again
 /// must not fill the index with them.
 const GRANT_PAUSE: Duration = Duration::from_secs(1);
+/// How long it is known which epoch a wish was granted: for much longer than a gateway waits, so that one that asks again gets the
+/// epoch that it did not hear of. Were it given another one each time, a journal that is slow would only get more to do.
+const GRANT_KEPT: Duration = Duration::from_secs(600);
+
+/// What came of a wish; `None` while nothing has.
+type Granting = watch::Receiver<Option<Result<Epoch, ErrorMessage>>>;
+
+/// A gateway's last wish for an epoch.
+struct Wish {
+    nonce: Bytes,
+    asked: Instant,
+    granting: Granting,
+}
 
 /// Metadata's service over a node that leads, or does not.
 pub struct Service {
     leading: Arc<dyn Leading>,
-    /// When each gateway was last granted an epoch, as far as that matters.
-    granted: Mutex<HashMap<Identity, Instant>>,
+    /// Each gateway's last wish for an epoch, as far as that matters.
+    wishes: Mutex<HashMap<Identity, Wish>>,
 }
 
 impl Service {
     /// The service of a node.
     pub fn new(leading: Arc<dyn Leading>) -> Service {
-        Service { leading, granted: Mutex::default() }
+        Service { leading, wishes: Mutex::default() }
     }
 
     async fn answered(&self, name: Name, peer: &Identity, question: Bytes) -> Result<Answer, Trouble> {
-        let meta = self.leading.serving()?;
+        let mut meta = self.leading.serving()?;
         if name.is_fresh() {
             self.leading.linearizable().await?;
+            // This node may have followed meanwhile, and lead again: then the service is another one, over another index.
+            meta = self.leading.serving()?;
         }
         match name {
             Name::Grant => {
-                let meta = self.may_grant(peer).map(|()| meta)?;
-                let epoch = meta.grant_epoch(peer.name.to_string()).await?;
+                let OfGrant { nonce } = read(question)?;
+                let mut granting = self.granting(meta, peer, nonce)?;
+                let said = granting.wait_for(Option::is_some).await.ok().and_then(|said| said.clone());
+                let ended = || CommitError::Unavailable { reason: "the grant came to no end".to_owned() };
+                let epoch = said.ok_or_else(ended)?.map_err(|error| Trouble::Error(Box::new(error)))?;
                 Ok(Answer::done(&Granted { epoch: epoch.0 }))
             }
+            Name::Commit => commit(&meta, peer, question).await,
             _ => answer(&*meta, name, question).await,
         }
     }
 
-    fn may_grant(&self, peer: &Identity) -> Result<(), CommitError> {
+    /// Has an epoch granted, unless that wish is known already. It goes on when the asker waits no longer.
+    fn granting(&self, meta: Arc<Metadata>, peer: &Identity, nonce: Bytes) -> Result<Granting, CommitError> {
         let now = Instant::now();
-        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
-        granted.retain(|_, last| now.duration_since(*last) < GRANT_PAUSE);
-        match granted.contains_key(peer) {
-            true => Err(CommitError::Unavailable { reason: format!("{peer} was granted an epoch a moment ago") }),
-            false => {
-                granted.insert(peer.clone(), now);
-                Ok(())
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.retain(|_, wish| now.duration_since(wish.asked) < GRANT_KEPT);
+        if let Some(wish) = wishes.get(peer) {
+            let failed = matches!(&*wish.granting.borrow(), Some(Err(_)));
+            if wish.nonce == nonce && !failed {
+                return Ok(wish.granting.clone());
+            }
+            if now.duration_since(wish.asked) < GRANT_PAUSE {
+                return Err(CommitError::Unavailable { reason: format!("{peer} was granted an epoch a moment ago") });
             }
         }
+        let (told, granting) = watch::channel(None);
+        wishes.insert(peer.clone(), Wish { nonce, asked: now, granting: granting.clone() });
+        let holder = peer.name.to_string();
+        tokio::spawn(async move {
+            let granted = meta.grant_epoch(holder).await;
+            told.send_replace(Some(granted.map_err(ErrorMessage::from)));
+        });
+        Ok(granting)
     }
 }
 
@@ -110,7 +143,7 @@ impl Handler for Service {
 
     async fn answer(&self, mut call: Call) -> Result<Bytes, Status> {
         let name = Name::parse(&call.name).ok_or_else(|| Status::unimplemented("metadata has no such call"))?;
-        let question = call.whole(QUESTION_LIMIT).await?;
+        let question = call.whole(name.question_limit()).await?;
         let answer = match self.answered(name, &call.peer, question).await {
             Ok(answer) => answer,
             Err(Trouble::NotLeading(error)) => error.into(),
@@ -131,7 +164,8 @@ fn known<T>(value: Option<T>) -> Result<T, Trouble> {
 
 async fn answer(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
     match name {
-        Name::Session | Name::Grant | Name::Commit => change(meta, name, question).await,
+        // Those that need to know who asks are answered by then.
+        Name::Session | Name::Grant | Name::Commit => session(meta),
         Name::List | Name::ListVersions | Name::ListUploads | Name::ListParts => list(meta, name, question).await,
         Name::Bucket | Name::Buckets | Name::CurrentVersion | Name::Upload | Name::Parts => {
             row(meta, name, question).await
@@ -143,14 +177,26 @@ async fn answer(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, 
     }
 }
 
-async fn change(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
-    if name != Name::Commit {
-        let session = meta.session().map_err(|error| LookupError::Unavailable { reason: error.to_string() })?;
-        return Ok(Answer::done(&session.to_message()));
-    }
+fn session(meta: &Metadata) -> Result<Answer, Trouble> {
+    let session = meta.session().map_err(|error| LookupError::Unavailable { reason: error.to_string() })?;
+    Ok(Answer::done(&session.to_message()))
+}
+
+async fn commit(meta: &Metadata, peer: &Identity, question: Bytes) -> Result<Answer, Trouble> {
     let (writer, command) = known(read::<CommitMessage>(question)?.value())?;
+    if peer.role == Role::Gateway {
+        for epoch in [Some(writer), stripe_epoch(&command)].into_iter().flatten() {
+            meta.check_held(peer.name.as_str(), epoch)?;
+        }
+    }
     let outcome = OutcomeMessage::new(meta.commit(writer, command).await?);
     Ok(Answer::done(&known(outcome)?))
+}
+
+/// The epoch that the stripe of a command is numbered in. One that does not decode is refused by the commit.
+fn stripe_epoch(command: &Command) -> Option<Epoch> {
+    let Command::CommitStripe { stripe, .. } = command else { return None };
+    StripeDescriptor::parse(&stripe.descriptor).ok().map(|descriptor| descriptor.id.epoch)
 }
 
 async fn list(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
@@ -186,6 +232,9 @@ async fn row(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Tro
         }
         _ => {
             let OfUpload { upload, numbers, .. } = read(question)?;
+            if numbers.len() > MOST_ASKED {
+                return Err(Trouble::Malformed);
+            }
             let parts = meta.parts(&known(upload)?, &numbers).await?;
             Answer::done(&PartList { parts: parts.into_iter().map(|row| MaybePart { row }).collect() })
         }
@@ -233,7 +282,7 @@ fn domain_message(domain: &Domain) -> DomainMessage {
 
 async fn chunk(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
     let OfChunks { domain, ids } = read(question)?;
-    let ids: Vec<ChunkId> = known(unpack_chunks(&ids))?;
+    let ids: Vec<ChunkId> = known(unpack_chunks(&ids).filter(|ids| ids.len() <= MOST_ASKED))?;
     Ok(match name {
         Name::FindChunks => Answer::done(&HitList::from(meta.find_chunks(DomainId(domain), &ids).await?)),
         Name::Locate => {

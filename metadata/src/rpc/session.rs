@@ -40,6 +40,9 @@ pub struct Session {
     pub survives: String,
     /// What it does not, for people.
     pub warnings: Vec<String>,
+    /// The last entry that was lost where the loss was accepted; 0 where none was. What was known before another one is
+    /// perhaps not so any more.
+    pub lost: Lsn,
 }
 
 impl Session {
@@ -68,6 +71,7 @@ impl Session {
             survive: self.survive.to_string(),
             warnings: self.warnings.clone(),
             survives: self.survives.clone(),
+            lost: self.lost.0,
         }
     }
 
@@ -87,6 +91,7 @@ impl Session {
             survive: message.survive.parse().ok()?,
             survives: message.survives,
             warnings: message.warnings,
+            lost: Lsn(message.lost),
         })
     }
 }
@@ -110,6 +115,7 @@ impl Metadata {
             survive: index::survive(&view)?,
             survives: status.survives,
             warnings: status.warnings,
+            lost: Lsn(index::accepted_losses(&view)?.iter().map(|loss| loss.known).max().unwrap_or(0)),
         })
     }
 }

@@ -153,6 +153,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::BadStripe(StripeId { epoch: Epoch(1), counter: 2 }),
         Refusal::NoSuchAccount,
         Refusal::TooLarge,
+        Refusal::NoSuchDomain(DomainId(7)),
     ]
 }
 
@@ -236,6 +237,7 @@ fn a_session_comes_out_as_it_went_in() {
         survive: crate::topology::Level::Rack,
         survives: "the loss of any 2 drives".into(),
         warnings: vec!["w".into()],
+        lost: Lsn(3),
     };
     let bytes = session.to_message().encode_to_vec();
     let back = Session::of_message(super::message::SessionMessage::decode(&*bytes).unwrap());
@@ -248,6 +250,7 @@ fn only_gateways_and_metadata_ask_and_every_call_is_found_by_its_name() {
         assert_eq!(Name::parse(name.as_str()), Some(*name));
         assert!(name.allows(Role::Gateway) && !name.allows(Role::StorageNode));
         assert_eq!(name.allows(Role::Repair), *name == Name::Session);
+        assert_eq!(name.question_limit() > 1 << 20, *name == Name::Commit, "what is asked is held in memory");
     }
     assert_eq!(Name::parse("Nothing"), None);
 }

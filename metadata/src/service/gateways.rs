@@ -2,7 +2,7 @@
 
 use super::{Metadata, Writing};
 use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape};
-use crate::command::{Command, Outcome};
+use crate::command::{Command, Outcome, Refusal};
 use crate::commit::Request;
 use crate::epochs::EpochError;
 use crate::index::{self, IndexError, Overlay};
@@ -87,6 +87,28 @@ impl Metadata {
             Err(EpochError::Commit(error)) => Err(error),
             Err(error) => Err(unavailable(error)),
         }
+    }
+}
+
+impl Metadata {
+    /// Takes an epoch for one that the service has asked for, and did not hear of.
+    #[cfg(test)]
+    pub(crate) fn proposed(&self, epoch: Epoch) {
+        if let Some(writing) = &self.writing {
+            writing.epochs.proposed.add(epoch);
+        }
+    }
+
+    /// Refuses an epoch that is not a gateway's own. Were it let in, a stripe that it numbers in it would take the id of one that
+    /// the epoch's holder is writing (R1). A gateway that lost its epoch takes another one, as after a fence.
+    pub(crate) fn check_held(&self, holder: &str, epoch: Epoch) -> Result<(), CommitError> {
+        let view = self.view();
+        let held = index::reclaim::holder(&view, epoch).map_err(unavailable)?.is_some_and(|of| of == holder);
+        if held || self.shared.sabotage.is(Sabotage::EpochFence) {
+            return Ok(());
+        }
+        let current = index::epoch(&view).map_err(unavailable)?;
+        Err(Refusal::Fenced { writer: epoch, current }.into())
     }
 }
 

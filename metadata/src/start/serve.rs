@@ -10,7 +10,7 @@ use crate::checkpoint;
 use crate::clock::{Clock, Entropy, RetentionClock};
 use crate::command::{Command, GEOMETRY_SETTING};
 use crate::commit::{Asked, Committer, Request};
-use crate::epochs::Epochs;
+use crate::epochs::{Epochs, Proposed};
 use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keep::keeper::{Keeper, KeeperParts};
@@ -393,7 +393,14 @@ async fn finish_start(
     }
     let (node, entropy) = (scene.node.clone(), parts.entropy.clone());
     let (of, queue) = (shared.clone(), requests.clone());
-    let epochs = Arc::new(Epochs { shared: of, node, stripes: stripes.clone(), requests: queue, entropy });
+    let epochs = Arc::new(Epochs {
+        shared: of,
+        node,
+        stripes: stripes.clone(),
+        requests: queue,
+        entropy,
+        proposed: Proposed::default(),
+    });
     if let Some(every) = config.reclaim.renew_every {
         running.push(tokio::spawn(epochs.clone().run(every)));
     }

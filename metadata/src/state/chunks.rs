@@ -6,7 +6,7 @@ use crate::index::{self, OBJECTS, RowFault, View, damaged};
 use crate::lookup::{self, Safety};
 use bytes::Bytes;
 use codec::effect::{ChunkRow, ChunkState, Content, Place};
-use codec::id::{ChunkId, StripeId};
+use codec::id::{ChunkId, DomainId, StripeId};
 use codec::journal::frame_offset;
 use codec::manifest::{INLINE_ENTRIES, Manifest};
 use codec::stripe::StripeDescriptor;
@@ -25,6 +25,8 @@ pub(super) struct ChunkChanges<'a> {
     missing: Vec<ChunkId>,
     /// Chunks that this command deletes.
     gone: BTreeSet<ChunkId>,
+    /// Dedup domains that were found to exist.
+    domains: BTreeSet<DomainId>,
 }
 
 struct Changed {
@@ -42,6 +44,7 @@ impl<'a> ChunkChanges<'a> {
             frames: Vec::new(),
             missing: Vec::new(),
             gone: BTreeSet::new(),
+            domains: BTreeSet::new(),
         }
     }
 
@@ -106,6 +109,9 @@ impl<'a> ChunkChanges<'a> {
     /// the other copy is dead bytes. Returns whether the new place was taken.
     fn add(&mut self, new: &NewChunk, place: Place, safety: Safety) -> Result<bool, DecideError> {
         let (view, losses) = (self.view, &self.at.losses);
+        if self.row(new.id)?.is_none() {
+            self.check_domain(new.domain)?;
+        }
         let Some(row) = self.row(new.id)? else {
             let row = ChunkRow {
                 id: Bytes::copy_from_slice(new.id.as_bytes()),
@@ -144,6 +150,17 @@ impl<'a> ChunkChanges<'a> {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Refuses a dedup domain that has no row. A gateway holds the keys of domains; were the entry of one lost, and the loss
+    /// accepted, it would go on storing what nobody else has the keys of.
+    pub(super) fn check_domain(&mut self, domain: DomainId) -> Result<(), DecideError> {
+        if self.domains.contains(&domain) || self.at.sabotage.is(Sabotage::DomainKeysFirst) {
+            return Ok(());
+        }
+        index::domain(self.view, domain)?.ok_or(Refusal::NoSuchDomain(domain))?;
+        self.domains.insert(domain);
+        Ok(())
     }
 
     /// Adds a reference. An unknown chunk is noted: the commit will be refused with all of them (R11).

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 pub(super) fn create(draft: &mut Draft<'_>, create: &CreateUpload) -> Result<Outcome, DecideError> {
     bucket::existing(draft, create.bucket)?;
     check_key(&create.key)?;
+    draft.chunks.check_domain(create.domain)?;
     let upload_id = format!("{:016x}{}", draft.at.lsn.0, hex::encode(create.nonce));
     let name = UploadName { bucket: create.bucket.0, key: create.key.clone(), upload_id };
     draft.rows.push(EffectKind::PutUpload(UploadRow {

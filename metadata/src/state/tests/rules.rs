@@ -213,6 +213,26 @@ fn a_manifest_must_fit_its_object() {
     assert_eq!(attempt(&world, content_of(vec![node])), Err(Refusal::BadManifest(ManifestFault::Chunk)));
 }
 
+/// The entry of a domain was lost, and that was accepted: what is stored under its keys nobody else could read.
+#[test]
+fn nothing_is_stored_in_a_domain_that_does_not_exist() {
+    let mut world = World::new();
+    let bucket = world.bucket("b");
+    let lost = DomainId(99);
+    let of_lost = |chunk: NewChunk| NewChunk { domain: lost, ..chunk };
+    let gone = Err(Refusal::NoSuchDomain(lost));
+    let object = Content { domain: lost.0, ..content(&ids(&[1])) };
+    let put = put_content(bucket, "k", object, vec![of_lost(inline(id(1)))], Condition::None);
+    assert_eq!(world.run(put).map(drop), gone);
+    let Command::CreateUpload(create) = create_upload(bucket, "k") else { panic!() };
+    assert_eq!(world.run(Command::CreateUpload(CreateUpload { domain: lost, ..create })).map(drop), gone);
+    let row = stripe_row(StripeId { epoch: EPOCH, counter: 50 }, StripeClass::Data, None);
+    let frame = NewFrame::InStripe { shard: 0, offset: 0, len: 10 };
+    let chunk = NewChunk { frame, ..of_lost(inline(id(1))) };
+    assert_eq!(world.run(Command::CommitStripe { stripe: row, chunks: vec![chunk] }).map(drop), gone);
+    assert_eq!(world.chunk(id(1)), None);
+}
+
 #[test]
 fn of_two_places_the_safer_stays() {
     let mut world = World::new();

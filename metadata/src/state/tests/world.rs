@@ -15,7 +15,8 @@ use storage_node::kv::{Kv, MemoryKv};
 use storage_node::sabotage::SabotageSet;
 
 pub const EPOCH: Epoch = Epoch(7);
-pub const DOMAIN: DomainId = DomainId(99);
+/// The domain of all chunks: its id is the LSN at which [`World::new`] makes it.
+pub const DOMAIN: DomainId = DomainId(5);
 pub const MIB: u32 = 1 << 20;
 
 pub struct World {
@@ -49,6 +50,9 @@ impl World {
             let row = DriveRow { id, state: DriveState::Active as i32, ..DriveRow::default() };
             world.run(Command::RegisterDrive(row)).unwrap();
         }
+        let row = DomainRow { account: "alice".to_owned(), ..DomainRow::default() };
+        let made = world.run(Command::PutDomain(row)).unwrap();
+        assert!(matches!(made, Outcome::Domain(row) if row.id == DOMAIN.0));
         world
     }
 

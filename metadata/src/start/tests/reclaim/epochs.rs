@@ -58,6 +58,22 @@ fn r9_what_a_running_service_left_behind_goes_after_renewal_and_fencing() {
     });
 }
 
+/// A node that was deposed applies the start of the service that leads now. Were that one's epoch taken up here, two would number
+/// stripes in it.
+#[test]
+fn r1_a_service_takes_up_no_epoch_that_it_did_not_ask_for() {
+    run(async {
+        let store = Store::new(3, "1+1").await;
+        let held = store.metadata.epoch();
+        let successor = held.next(1).unwrap();
+        let start = Command::StartEpoch { epoch: successor, journal: held };
+        store.metadata.commit(held, start).await.unwrap();
+        let renewed = store.metadata.renew_epoch().await;
+        assert!(renewed.is_err(), "{renewed:?}");
+        assert_eq!(store.metadata.epoch(), held);
+    });
+}
+
 #[test]
 fn r9_a_request_commits_under_its_epoch_until_it_is_fenced() {
     run(async {
@@ -175,6 +191,7 @@ fn r9_a_renewal_that_came_true_unheard_is_taken_up() {
         let held = store.metadata.epoch();
         for n in 1..3 {
             let epoch = Epoch(held.0 + n);
+            store.metadata.proposed(epoch);
             store.commit(Command::RenewEpoch { epoch, unfinished: epoch }).await;
             if n == 1 {
                 store.pass(REQUEST_LIFE_MS).await;
