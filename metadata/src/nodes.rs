@@ -101,7 +101,7 @@ impl Watching {
         let rows = rows.map_err(|error| CommitError::Unavailable { reason: error.to_string() })?;
         for row in moved(&rows, &drives) {
             tracing::info!(path = row.path, "a drive is at another place than before");
-            self.commit(Command::RegisterDrive(row)).await?;
+            self.commit(Command::SeeDrive(row)).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::index::{self, IndexError, View};
 use crate::placement::cells;
 use crate::topology::{RuleUnmet, as_seen, check_rule};
 use bytes::Bytes;
-use codec::effect::{DriveRow, DriveState, SettingRow};
+use codec::effect::{DriveRow, SettingRow};
 use codec::erasure::Geometry;
 use codec::id::DriveId;
 use storage_node::client::DriveStatus;
@@ -51,15 +51,11 @@ pub(super) fn change(
     Ok(check_rule(&rows, level, geometry).map(|()| Some(Command::PutSetting(row))))
 }
 
-/// Drives that were registered before there were cells, and are too many for one: what registers any of them again shares all
-/// of them out. `None` where there are none.
+/// Shares out drives that were registered before there were cells, and are too many for one. `None` where there are none. A command
+/// without rows: what is read here is from before what the start itself registers and removes.
 pub(super) fn share_out(view: &dyn View) -> Result<Option<Command>, IndexError> {
-    let rows = index::drives(view)?;
-    if cells::settle(&rows).is_empty() {
-        return Ok(None);
-    }
-    let there = rows.into_iter().find(|row| row.state != DriveState::Removed as i32);
-    Ok(there.map(Command::RegisterDrive))
+    let is_settled = cells::settle(&index::drives(view)?).is_empty();
+    Ok((!is_settled).then_some(Command::SettleCells))
 }
 
 fn new_row(status: &DriveStatus) -> DriveRow {

@@ -255,6 +255,27 @@ pub(super) fn register_drive(draft: &mut Draft<'_>, row: &DriveRow) -> Result<Ou
     Ok(Outcome::Done)
 }
 
+/// A drive that was removed meanwhile is at no place that counts.
+pub(super) fn see_drive(draft: &mut Draft<'_>, seen: &DriveRow) -> Result<Outcome, DecideError> {
+    let id = DriveId::from_slice(&seen.id).ok_or(Refusal::BadDrive)?;
+    let known = index::drive(draft.view, id)?.ok_or(Refusal::BadDrive)?;
+    match known.state == DriveState::Removed as i32 {
+        true => Ok(Outcome::Done),
+        false => register_drive(draft, &DriveRow { state: known.state, ..seen.clone() }),
+    }
+}
+
+pub(super) fn settle_cells(draft: &mut Draft<'_>) -> Result<Outcome, DecideError> {
+    let rows = index::drives(draft.view)?;
+    let moved = cells::settle(&rows);
+    for row in rows {
+        if let Some(cell) = DriveId::from_slice(&row.id).and_then(|id| moved.get(&id)) {
+            draft.rows.push(EffectKind::PutDrive(DriveRow { cell: *cell, ..row }));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
 /// Names and addresses are short and of few letters, or whoever lists them could be made to show anything.
 pub(super) fn put_node(draft: &mut Draft<'_>, row: &NodeRow) -> Result<Outcome, DecideError> {
     let stated = NodeState::try_from(row.state).is_ok_and(|state| state != NodeState::Unspecified);

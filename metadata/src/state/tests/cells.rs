@@ -2,12 +2,14 @@
 
 use super::world::World;
 use crate::command::{Command, Refusal, SURVIVE_SETTING};
-use crate::index;
+use crate::index::{self, Overlay};
 use crate::placement::cells::{LEAST, MOST};
+use crate::state::apply;
 use bytes::Bytes;
-use codec::effect::{DriveRow, DriveState, SettingRow};
+use codec::effect::{DriveRow, DriveState, Effect, EffectKind, Effects, SettingRow};
 use codec::id::DriveId;
 use std::collections::BTreeMap;
+use storage_node::kv::Kv;
 
 fn row(n: u8, state: DriveState) -> DriveRow {
     // Whoever sends the command knows nothing of cells, or what was true a moment ago.
@@ -52,6 +54,44 @@ fn a_cell_is_halved_by_the_entry_that_registers_one_drive_too_many_and_replay_co
     }
     assert_eq!(cells(&world).len(), 1);
     world.check_replay();
+}
+
+/// A look at the drives wrote whole rows that it had read before: a drive of which a drain was committed in between was Active
+/// again, and one that was removed made the next start fail.
+#[test]
+fn a_drive_that_is_seen_elsewhere_keeps_the_state_that_it_got_meanwhile() {
+    let mut world = World::new();
+    let first = |state| DriveRow { cell: 0, ..row(1, state) };
+    let seen = DriveRow { node: 9, path: "n9:/a".to_owned(), rack: "b".to_owned(), ..first(DriveState::Active) };
+    world.run(Command::RegisterDrive(row(1, DriveState::Draining))).unwrap();
+    world.run(Command::SeeDrive(seen.clone())).unwrap();
+    let now = |world: &World| index::drive(&world.view(), DriveId([1; 16])).unwrap().unwrap();
+    assert_eq!(now(&world), DriveRow { state: DriveState::Draining as i32, ..seen.clone() });
+    world.run(Command::RegisterDrive(row(1, DriveState::Removed))).unwrap();
+    world.run(Command::SeeDrive(seen)).unwrap();
+    assert_eq!(now(&world), first(DriveState::Removed));
+    assert_eq!(
+        world.run(Command::SeeDrive(row(200, DriveState::Active))),
+        Err(Refusal::BadDrive),
+        "nobody registered it"
+    );
+    world.check_replay();
+}
+
+/// A start shared drives out by writing one of the rows that it had read before its own commands.
+#[test]
+fn cells_are_settled_by_a_command_that_brings_no_row() {
+    let mut world = World::new();
+    (0..60).for_each(|n| drop(world.run(Command::RegisterDrive(row(n, DriveState::Active))).unwrap()));
+    world.run(Command::SettleCells).unwrap();
+    assert_eq!(cells(&world), BTreeMap::from([(0, 60)]));
+    let old = (0..=120).map(|n| EffectKind::PutDrive(DriveRow { cell: 0, ..row(n, DriveState::Active) }));
+    let old = Effects { effects: old.map(Effect::from).collect(), wall_ms: 1 };
+    let mut overlay = Overlay::new(&world.kv);
+    apply(&mut overlay, world.lsn, &[0; 32], &old).unwrap();
+    world.kv.write(overlay.into_batch()).unwrap();
+    world.run(Command::SettleCells).unwrap();
+    assert_eq!(cells(&world), BTreeMap::from([(0, 61), (1, 60)]));
 }
 
 #[test]
