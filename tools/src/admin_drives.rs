@@ -153,6 +153,7 @@ pub(crate) fn status_of(error: &DriveChangeError) -> StatusCode {
         DriveChangeError::Unknown(_) => StatusCode::NOT_FOUND,
         DriveChangeError::Removed(_)
         | DriveChangeError::Silent(_)
+        | DriveChangeError::PlaceOf { .. }
         | DriveChangeError::NotLost(_)
         | DriveChangeError::TooFewDrives { .. }
         | DriveChangeError::NoRoom { .. }

@@ -61,6 +61,17 @@ pub enum DriveChangeError {
     /// A drive that does not answer can't be emptied.
     #[error("drive {0} does not answer, so nothing can be read from it: bring it back, or replace it")]
     Silent(DriveId),
+    /// A drive that is not removed was seen there last: what is there now may be the directory that it is mounted on (R18).
+    #[error(
+        "drive {drive} was at {path} when it was last seen, and does not answer: mount it there for its node to open it, or put \
+         another in its place (stele drive replace {drive} {path})"
+    )]
+    PlaceOf {
+        /// The drive.
+        drive: DriveId,
+        /// Where it was, as node and path.
+        path: String,
+    },
     /// A drive that answers is not lost.
     #[error("drive {0} answers: drain it first")]
     NotLost(DriveId),
@@ -186,11 +197,19 @@ pub struct DriveDetail {
 #[derive(Debug, Default)]
 pub(super) struct LastCount(Option<(Instant, Arc<BTreeMap<DriveId, DriveUse>>)>);
 
+/// Whoever has it changes the set of drives or of nodes; nobody else does meanwhile.
+pub(super) type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
 impl Metadata {
+    /// Waits until nobody else changes the set of drives.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        self.changes.lock().await
+    }
+
     /// Takes a drive into the cluster, formatted and of this cluster; from the answer on it gets new shards. Doing it again
     /// completes what was interrupted. Filling its reserve may take long.
     pub async fn add_drive(&self, probed: ProbedDrive) -> Result<DriveId, DriveChangeError> {
-        let _turn = self.changes.lock().await;
+        let _turn = self.turn().await;
         self.writing()?;
         let drive = probed.identity.ok_or(DriveChangeError::NotADrive)?.drive;
         match self.drive_row(drive)? {
@@ -198,42 +217,42 @@ impl Metadata {
             Some(_) => return Ok(drive),
             None => {}
         }
-        let path = probed.disk.path_hint();
         if !self.node.drives().await.iter().any(|status| status.id == drive) {
             self.node.add_drive(probed).await?;
         }
-        self.register_open(drive, path).await
+        self.register_open(drive).await
     }
 
-    /// Takes in a drive that a storage node has opened, as [`add_drive`](Self::add_drive) does.
-    pub(super) async fn register(&self, drive: DriveId) -> Result<DriveId, DriveChangeError> {
-        let _turn = self.changes.lock().await;
+    /// Takes in a drive that a storage node has opened, as [`add_drive`](Self::add_drive) does. In the caller's turn, in which he
+    /// has looked at the node's row.
+    pub(super) async fn register(&self, drive: DriveId, _turn: &Turn<'_>) -> Result<DriveId, DriveChangeError> {
         self.writing()?;
         match self.drive_row(drive)? {
             Some(row) if row.state == DriveState::Removed as i32 => Err(DriveChangeError::Removed(drive)),
             Some(_) => Ok(drive),
-            None => self.register_open(drive, String::new()).await,
+            None => self.register_open(drive).await,
         }
     }
 
-    /// The register, then the row. `path`: where it is, if its status does not say.
-    async fn register_open(&self, drive: DriveId, path: String) -> Result<DriveId, DriveChangeError> {
+    /// The register, then the row.
+    async fn register_open(&self, drive: DriveId) -> Result<DriveId, DriveChangeError> {
         let status = self.node.drives().await;
-        let seen = status.iter().find(|status| status.id == drive).cloned();
-        if let Some(DriveHealth::ReadOnly { reason } | DriveHealth::Failed { reason }) =
-            seen.as_ref().map(|status| status.health.clone())
-        {
+        // Its row would name no node: two shards of a stripe could lie together with it, and its node be removed under it.
+        let Some(seen) = status.iter().find(|status| status.id == drive).cloned() else {
+            let reason = "it was opened, and does not answer any more".to_owned();
+            return Err(DriveChangeError::Unusable { drive, reason });
+        };
+        if let DriveHealth::ReadOnly { reason } | DriveHealth::Failed { reason } = seen.health {
             // One that a storage node has stays there, and may be asked for again.
-            if seen.is_none_or(|status| status.node == 0) {
+            if seen.node == 0 {
                 self.forget(drive).await?;
             }
             return Err(DriveChangeError::Unusable { drive, reason });
         }
         self.settle(status, Some(drive)).await?;
         let id = Bytes::copy_from_slice(drive.as_bytes());
-        let row = DriveRow { id, state: DriveState::Active as i32, path, ..DriveRow::default() };
-        let row = seen.map_or_else(|| row.clone(), |status| topology::as_seen(&row, &status));
-        self.put_row(row).await?;
+        let row = DriveRow { id, state: DriveState::Active as i32, ..DriveRow::default() };
+        self.put_row(topology::as_seen(&row, &seen)).await?;
         tracing::info!(%drive, "a drive was added");
         self.look_at_drives().await?;
         Ok(drive)
@@ -241,7 +260,10 @@ impl Metadata {
 
     /// Begins to empty a drive: no new shards and no journal there, and repair moves what is there.
     pub async fn drain_drive(&self, drive: DriveId) -> Result<(), DriveChangeError> {
-        let _turn = self.changes.lock().await;
+        self.drain_in(&self.turn().await, drive).await
+    }
+
+    pub(super) async fn drain_in(&self, _turn: &Turn<'_>, drive: DriveId) -> Result<(), DriveChangeError> {
         self.writing()?;
         let row = self.known_row(drive)?;
         if row.state == DriveState::Draining as i32 {
@@ -269,7 +291,10 @@ impl Metadata {
 
     /// Ends the emptying of a drive: it takes new shards again.
     pub async fn cancel_drain(&self, drive: DriveId) -> Result<(), DriveChangeError> {
-        let _turn = self.changes.lock().await;
+        self.cancel_drain_in(&self.turn().await, drive).await
+    }
+
+    pub(super) async fn cancel_drain_in(&self, _turn: &Turn<'_>, drive: DriveId) -> Result<(), DriveChangeError> {
         self.writing()?;
         let row = self.known_row(drive)?;
         if row.state == DriveState::Draining as i32 {
@@ -283,7 +308,10 @@ impl Metadata {
     /// With `lost`, one that does not answer, whatever lay there: repair begins at once. What the drive holds never counts
     /// again.
     pub async fn remove_drive(&self, drive: DriveId, lost: bool) -> Result<(), DriveChangeError> {
-        let _turn = self.changes.lock().await;
+        self.remove_in(&self.turn().await, drive, lost).await
+    }
+
+    pub(super) async fn remove_in(&self, _turn: &Turn<'_>, drive: DriveId, lost: bool) -> Result<(), DriveChangeError> {
         self.writing()?;
         let Some(row) = self.drive_row(drive)? else { return Err(DriveChangeError::Unknown(drive)) };
         if row.state != DriveState::Removed as i32 {
@@ -407,7 +435,7 @@ impl Metadata {
     async fn check_room(&self, status: &[DriveStatus], drives: &BTreeSet<DriveId>) -> Result<(), DriveChangeError> {
         let rows = index::drives(&self.view())?;
         let topology = Topology::new(&rows, status);
-        let others: Vec<u64> = 
+        let others: Vec<u64> =
             topology.usable().filter(|other| !drives.contains(&other.id)).map(|other| other.free).collect();
         let full = usize::from(self.geometry.k()) + usize::from(self.geometry.m());
         let count = self.count(status, true).await?.ok_or(DriveChangeError::NotCounted)?;

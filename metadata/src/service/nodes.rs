@@ -121,7 +121,6 @@ impl Metadata {
     /// belong to nobody get new shards from the answer on.
     pub async fn add_node(&self, at: NodeAddress, take: bool) -> Result<NodeAdded, NodeChangeError> {
         self.writing()?;
-        let known = index::node(&self.view(), at.name.as_str())?;
         if self.node.nodes().is_empty() && index::nodes(&self.view())?.is_empty() {
             return Err(NodeChangeError::NoNodes);
         }
@@ -132,11 +131,15 @@ impl Metadata {
             return Err(NodeChangeError::Elsewhere { name: at.name, address: sight.at.address });
         }
         self.meet_node(&at).await?;
+        let turn = self.turn().await;
+        // It may have been drained, or removed, while it was asked.
+        let known = index::node(&self.view(), at.name.as_str())?;
         let state = match &known {
             Some(row) if row.state == NodeState::Draining as i32 => NodeState::Draining,
             _ => NodeState::Active,
         };
         self.put_node(nodes::row(&at, state)).await?;
+        drop(turn);
         tracing::info!(node = %at.name, address = at.address, "a storage node belongs to the cluster");
         if !take || state == NodeState::Draining {
             return Ok(NodeAdded::default());
@@ -187,7 +190,7 @@ impl Metadata {
                     added.left.push((status.id, DriveChangeError::Removed(status.id).to_string()));
                 }
                 Some(_) => {}
-                None => match self.register(status.id).await {
+                None => match self.register_on(&at.name, status.id).await {
                     Ok(drive) => added.drives.push(drive),
                     Err(error) => added.left.push((status.id, error.to_string())),
                 },
@@ -205,25 +208,40 @@ impl Metadata {
         replaces: Option<DriveId>,
     ) -> Result<DriveId, NodeChangeError> {
         self.writing()?;
-        let row = index::node(&self.view(), node.as_str())?.filter(|row| row.state != NodeState::Removed as i32);
-        match row {
-            None => return Err(NodeChangeError::Unknown(node.clone())),
-            Some(row) if row.state == NodeState::Draining as i32 => {
-                return Err(NodeChangeError::Draining(node.clone()));
-            }
-            Some(_) => {}
-        }
+        self.check_takes(node)?;
         let there = format!("{node}:{path}");
+        let status = self.node.drives().await;
         let known = |status: &&DriveStatus| status.path == there && Some(status.id) != replaces;
-        let drive = match self.node.drives().await.iter().find(known).map(|status| status.id) {
+        let drive = match status.iter().find(known).map(|status| status.id) {
             Some(drive) => drive,
-            None => self.node.take_drive(node, path, replaces).await.map_err(DriveChangeError::from)?,
+            None => {
+                if let Some(drive) = whose_place(&index::drives(&self.view())?, &status, &there, replaces) {
+                    return Err(DriveChangeError::PlaceOf { drive, path: there }.into());
+                }
+                self.node.take_drive(node, path, replaces).await.map_err(DriveChangeError::from)?
+            }
         };
-        Ok(self.register(drive).await?)
+        self.register_on(node, drive).await
+    }
+
+    /// Takes in a drive that a node has opened, if the node still takes any: opening may take an hour, and meanwhile it may have
+    /// been drained or removed. Its drive would get shards, and no drain or removal of the node would have looked at it.
+    async fn register_on(&self, node: &NodeName, drive: DriveId) -> Result<DriveId, NodeChangeError> {
+        let turn = self.turn().await;
+        self.check_takes(node)?;
+        Ok(self.register(drive, &turn).await?)
+    }
+
+    /// Whether a node belongs to the cluster and is not being emptied.
+    fn check_takes(&self, node: &NodeName) -> Result<(), NodeChangeError> {
+        let row = self.known_node(node)?;
+        if row.state == NodeState::Draining as i32 { Err(NodeChangeError::Draining(node.clone())) } else { Ok(()) }
     }
 
     /// Begins to empty all drives of a storage node, or ends that.
     pub async fn drain_node(&self, name: &NodeName, cancel: bool) -> Result<Vec<DriveId>, NodeChangeError> {
+        // To the end: a drive that comes in between would be left as it is, and the node with it.
+        let turn = self.turn().await;
         let row = self.known_node(name)?;
         let drives = self.drives_on(name).await?;
         let state = if cancel { NodeState::Active } else { NodeState::Draining };
@@ -234,8 +252,8 @@ impl Metadata {
         tracing::info!(node = %name, cancel, "a storage node is being emptied, or not any more");
         for drive in &drives {
             match cancel {
-                true => self.cancel_drain(*drive).await?,
-                false => self.drain_drive(*drive).await?,
+                true => self.cancel_drain_in(&turn, *drive).await?,
+                false => self.drain_in(&turn, *drive).await?,
             }
         }
         Ok(drives)
@@ -243,6 +261,8 @@ impl Metadata {
 
     /// Removes a storage node for good, with all its drives: one that is drained, or with `lost` one that does not answer.
     pub async fn remove_node(&self, name: &NodeName, lost: bool) -> Result<Vec<DriveId>, NodeChangeError> {
+        // To the end: a drive that comes in between would stay, of a node that nobody asks any more.
+        let turn = self.turn().await;
         let Some(row) = index::node(&self.view(), name.as_str())? else {
             return Err(NodeChangeError::Unknown(name.clone()));
         };
@@ -260,7 +280,7 @@ impl Metadata {
             return Err(NodeChangeError::InUse { name: name.clone(), drives: in_use });
         }
         for drive in &drives {
-            self.remove_drive(*drive, lost).await?;
+            self.remove_in(&turn, *drive, lost).await?;
         }
         self.put_node(NodeRow { state: NodeState::Removed as i32, ..row }).await?;
         tracing::warn!(node = %name, lost, "a storage node was removed");
@@ -329,3 +349,16 @@ impl Metadata {
         Ok(())
     }
 }
+
+/// The drive that is not removed and was seen at a place last, as node and path; a drive that answers is where it is now.
+fn whose_place(rows: &[DriveRow], status: &[DriveStatus], there: &str, replaces: Option<DriveId>) -> Option<DriveId> {
+    let is_there = |row: &DriveRow| {
+        let id = DriveId::from_slice(&row.id)?;
+        let path = status.iter().find(|status| status.id == id).map_or(&*row.path, |status| &*status.path);
+        (path == there && row.state != DriveState::Removed as i32 && Some(id) != replaces).then_some(id)
+    };
+    rows.iter().find_map(is_there)
+}
+
+#[cfg(test)]
+mod tests;
