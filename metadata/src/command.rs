@@ -619,6 +619,9 @@ pub enum Refusal {
     /// The bucket is not copied anywhere.
     #[error("the bucket has no replication")]
     NoSuchReplication,
+    /// Another bucket is copied there. Take another bucket of that endpoint.
+    #[error("another bucket is copied to that bucket of that endpoint")]
+    ReplicationTargetTaken,
     /// More than one entry may carry: too many keys, chunks or inline bytes.
     #[error("the command is larger than one journal entry may be")]
     TooLarge,

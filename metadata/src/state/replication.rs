@@ -13,6 +13,13 @@ fn rule(draft: &Draft<'_>, bucket: BucketId) -> Result<ReplicationRow, DecideErr
 /// What the bucket holds already is walked over from its first key, also when there was a rule: the target may be another one.
 pub(super) fn set(draft: &mut Draft<'_>, row: &ReplicationRow) -> Result<Outcome, DecideError> {
     bucket::existing(draft, BucketId(row.bucket))?;
+    // Two buckets that are copied into the same one would replace each other's objects for ever, and delete them.
+    let same = |other: &ReplicationRow| {
+        other.bucket != row.bucket && other.target == row.target && other.endpoint.eq_ignore_ascii_case(&row.endpoint)
+    };
+    if replication::rules(draft.view)?.iter().any(same) {
+        return Err(Refusal::ReplicationTargetTaken.into());
+    }
     let row = ReplicationRow {
         seq: draft.at.lsn.0,
         set_ms: draft.at.wall_ms,

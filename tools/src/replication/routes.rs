@@ -33,6 +33,7 @@ fn failed(error: &ReplicationError) -> Response {
         ReplicationError::Commit(CommitError::Refused(Refusal::NoSuchBucket | Refusal::NoSuchReplication)) => {
             StatusCode::NOT_FOUND
         }
+        ReplicationError::Commit(CommitError::Refused(Refusal::ReplicationTargetTaken)) => StatusCode::CONFLICT,
         ReplicationError::Target(_) | ReplicationError::Verify(_) => StatusCode::BAD_GATEWAY,
         ReplicationError::Lookup(LookupError::Unavailable { .. }) | ReplicationError::Commit(_) => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -109,6 +109,18 @@ fn what_was_copied_by_another_rule_waits_on() {
     assert_eq!(keys(&world, bucket), ["k"]);
 }
 
+/// They would replace and delete each other's objects.
+#[test]
+fn two_buckets_are_not_copied_into_one() {
+    let mut world = World::new();
+    let (bucket, other) = (world.bucket("b"), world.bucket("o"));
+    world.run(copied(bucket)).unwrap();
+    assert_eq!(world.run(copied(other)), Err(Refusal::ReplicationTargetTaken));
+    world.run(copied(bucket)).unwrap();
+    world.run(Command::UnsetReplication { bucket }).unwrap();
+    world.run(copied(other)).unwrap();
+}
+
 #[test]
 fn without_a_rule_nothing_is_queued_and_what_was_is_taken_out() {
     let mut world = World::new();
