@@ -117,6 +117,9 @@ pub(super) enum CopyError {
     /// The other side.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The other side refuses this key, and not the bucket.
+    #[error(transparent)]
+    OfThisKey(TargetError),
     /// The object can't be read here.
     #[error("it can't be read here: {0}")]
     Unreadable(GetError),
@@ -240,12 +243,30 @@ impl Copier {
     /// not wait.
     pub(super) async fn copy(&self, key: &str) -> Result<Option<(u64, Copied)>, CopyError> {
         let Some(changed) = self.changed(key)? else { return Ok(None) };
-        let found = self.target.head(key).await?;
+        let found = match self.target.head(key).await {
+            Err(error @ TargetError::Denied(_)) => return Err(self.judged(error).await),
+            found => found?,
+        };
+        match self.make_same(key, found, changed).await {
+            Err(CopyError::Target(error @ (TargetError::Denied(_) | TargetError::Busy(_)))) => {
+                Err(self.judged(error).await)
+            }
+            copied => copied.map(|copied| Some((changed, copied))),
+        }
+    }
+
+    /// What is denied of one key may be allowed of every other one: none waits for it unless the bucket is closed, too.
+    async fn judged(&self, error: TargetError) -> CopyError {
+        self.target.look().await.map_or_else(CopyError::Target, |()| CopyError::OfThisKey(error))
+    }
+
+    /// `found`: what is there.
+    async fn make_same(&self, key: &str, found: Option<Far>, changed: u64) -> Result<Copied, CopyError> {
         let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
         led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??;
         let current = self.meta.current_version(self.bucket(), key).await?.filter(|version| !version.delete_marker);
         let hold = reclaim::unreleased(&Overlay::new(&**self.meta.kv()))?;
-        let copied = match (step(current.as_ref(), found.as_ref(), self.rule.deletes, hold.is_some()), current, found) {
+        Ok(match (step(current.as_ref(), found.as_ref(), self.rule.deletes, hold.is_some()), current, found) {
             (Step::Delete, _, Some(found)) => {
                 self.target.delete(key, &found).await?;
                 Copied::Deleted
@@ -267,8 +288,7 @@ impl Copier {
             }
             (Step::Replacing, _, _) => return Err(hold.map_or(CopyError::Superseded, CopyError::Held)),
             (Step::Nothing | Step::Delete | Step::Put, _, _) => Copied::Same,
-        };
-        Ok(Some((changed, copied)))
+        })
     }
 
     async fn put(&self, version: &VersionRow, found: Option<&Far>, changed: u64) -> Result<Copied, CopyError> {
@@ -277,7 +297,7 @@ impl Copier {
         match plan(content) {
             Plan::Whole => self.put_whole(version, content, found).await?,
             Plan::Parts { sizes, as_here } => {
-                // Uploads that others began and left: two of this process never have the same key.
+                // Uploads that were left: two of this process never have the same key.
                 self.target.abort_others(&version.key).await;
                 let upload = self.target.begin(&version.key, &Described::new(version, !as_here)).await?;
                 let written = self.put_parts(version, content, &upload, &sizes, found, changed).await;
@@ -331,6 +351,10 @@ impl Copier {
 
     async fn read(&self, version: &VersionRow, content: &Content, range: Range<u64>) -> Result<Bytes, CopyError> {
         let len = range.end.saturating_sub(range.start);
+        if len == 0 {
+            // The last part of an upload may be empty, and no range of an object is.
+            return Ok(Bytes::new());
+        }
         let reading = async {
             let mut stream = self.engine.get(content, Some(range)).await?.bytes;
             let mut bytes = BytesMut::with_capacity(usize::try_from(len).unwrap_or(0));

@@ -84,9 +84,10 @@ impl Failing {
         self.all = None;
     }
 
-    /// A key failed.
-    pub(super) fn failed(&mut self, key: String, reason: Reason, now: Instant) {
-        if reason.is_general() {
+    /// A key failed. `own`: for this reason it does so alone, whatever the reason says of others in general.
+    pub(super) fn failed(&mut self, key: String, reason: Reason, own: bool, now: Instant) {
+        let general = reason.is_general() && !own;
+        if general {
             let (tries, until) = self.all.unwrap_or((0, now));
             // Those that were under way together count once.
             if until <= now {
@@ -96,7 +97,7 @@ impl Failing {
         let tries = self.keys.get(&key).map_or(0, |failure| failure.tries.saturating_add(1));
         if tries > 0 || self.keys.len() < FAILING {
             // For what is not its own fault it waits no longer than all do.
-            let most = if reason.is_general() { ALL_MOST } else { MOST };
+            let most = if general { ALL_MOST } else { MOST };
             self.keys.insert(key, Failure { reason, tries, until: now + pause(FIRST, most, tries) });
         }
     }
@@ -136,24 +137,34 @@ mod tests {
     #[test]
     fn what_is_true_of_all_keys_makes_all_wait_until_one_succeeds() {
         let (mut failing, now) = (Failing::default(), Instant::now());
-        failing.failed("a".to_owned(), Reason::Refused, now);
+        failing.failed("a".to_owned(), Reason::Refused, false, now);
         assert!(failing.waits("a", now) && !failing.waits("b", now) && !failing.all_wait(now));
         for key in ["b", "c", "d"] {
-            failing.failed(key.to_owned(), Reason::Unreachable, now);
+            failing.failed(key.to_owned(), Reason::Unreachable, false, now);
         }
         assert!(failing.all_wait(now) && !failing.all_wait(now + ALL_FIRST), "together they count once");
-        failing.failed("b".to_owned(), Reason::Unreachable, now + ALL_FIRST);
+        failing.failed("b".to_owned(), Reason::Unreachable, false, now + ALL_FIRST);
         assert!(failing.all_wait(now + 2 * ALL_FIRST));
         assert_eq!(failing.by_reason(), BTreeMap::from([(Reason::Refused, 1), (Reason::Unreachable, 3)]));
         failing.succeeded("b");
         assert!(!failing.all_wait(now + 2 * ALL_FIRST) && failing.waits("a", now));
     }
 
+    /// Else some keys that are denied for ever would keep all others back.
+    #[test]
+    fn for_what_is_refused_of_one_key_no_other_waits() {
+        let (mut failing, now) = (Failing::default(), Instant::now());
+        failing.failed("a".to_owned(), Reason::Denied, true, now);
+        assert!(failing.waits("a", now) && !failing.all_wait(now));
+        failing.failed("b".to_owned(), Reason::Denied, false, now);
+        assert!(failing.all_wait(now));
+    }
+
     #[test]
     fn remembered_failures_are_bounded() {
         let (mut failing, now) = (Failing::default(), Instant::now());
         for n in 0..2 * FAILING {
-            failing.failed(n.to_string(), Reason::Refused, now);
+            failing.failed(n.to_string(), Reason::Refused, false, now);
         }
         assert_eq!(failing.keys.len(), FAILING);
     }

@@ -35,8 +35,6 @@ const FLUSH: Duration = Duration::from_millis(300);
 const UNFLUSHED: usize = 1000;
 /// How often an empty queue is looked at, and one in which all keys fail.
 const LOOK: Duration = Duration::from_millis(500);
-/// After so long the queue is looked at from its front again, though its end was not reached.
-const AGAIN: Duration = Duration::from_secs(60);
 /// Keys that a step of the walk queues.
 const WALK: usize = 500;
 /// The walk waits while more keys than this wait to be copied, though all of them fail.
@@ -65,8 +63,6 @@ pub(super) struct Lane {
     taken: VecDeque<(u64, String)>,
     /// What was taken last.
     at: Option<(u64, String)>,
-    /// When the queue was last looked at from its front.
-    front: Instant,
     busy: HashSet<String>,
     done: Vec<ReplicatedKey>,
     flushed: Instant,
@@ -86,7 +82,6 @@ impl Lane {
             running: JoinSet::new(),
             taken: VecDeque::new(),
             at: None,
-            front: Instant::now(),
             busy: HashSet::new(),
             done: Vec::new(),
             flushed: Instant::now(),
@@ -159,18 +154,13 @@ impl Lane {
         Ok(true)
     }
 
-    /// Takes more from the queue; `false` at its end.
+    /// Takes more from the queue; `false` at its end. Only from there it goes back to the front: were it earlier, keys at the front
+    /// that fail for ever and slowly would keep all others back.
     fn take(&mut self) -> Result<bool, Stuck> {
-        if self.front.elapsed() >= AGAIN {
-            (self.at, self.front) = (None, Instant::now());
-        }
         let view = Overlay::new(&**self.copier.meta.kv());
         let page = replication::queue(&view, self.bucket(), self.at.as_ref(), PAGE)?;
         self.at = page.last().cloned();
         self.taken = page.into();
-        if self.taken.is_empty() {
-            self.front = Instant::now();
-        }
         Ok(!self.taken.is_empty())
     }
 
@@ -208,7 +198,8 @@ impl Lane {
             Err(error) => {
                 self.busy.remove(&key);
                 if let Some(reason) = reason(&error) {
-                    self.failing.failed(key, reason, Instant::now());
+                    let own = matches!(error, CopyError::OfThisKey(_));
+                    self.failing.failed(key, reason, own, Instant::now());
                     self.progress.failed(reason, &error.to_string());
                 }
             }
@@ -268,7 +259,7 @@ impl Lane {
 fn reason(error: &CopyError) -> Option<Reason> {
     Some(match error {
         CopyError::Superseded => return None,
-        CopyError::Target(error) => match error {
+        CopyError::Target(error) | CopyError::OfThisKey(error) => match error {
             TargetError::Unreachable(_) => Reason::Unreachable,
             TargetError::Denied(_) => Reason::Denied,
             TargetError::Busy(_) => Reason::Busy,

@@ -20,9 +20,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use codec::effect::{Checksum, ChecksumAlgorithm, ObjectMeta, ReplicationRow, VersionRow};
 use metadata::keys::Secret;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -32,6 +33,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 64 << 10;
 /// The x-amz-meta- header that holds the entity tag which the object has here, where it can't have the same one there.
 pub(crate) const MARK: &str = "stele-etag";
+/// An upload of somebody else that was begun so long ago is taken for one that was left.
+const LEFT: Duration = Duration::from_secs(24 * 3600);
+/// Own uploads that are remembered.
+const MOST_BEGUN: usize = 1024;
 /// What an object's type is when nobody said.
 const DEFAULT_TYPE: &str = "binary/octet-stream";
 /// Most bytes of an endpoint's text that are kept.
@@ -180,6 +185,8 @@ pub(crate) struct Target {
     put_knows_none: AtomicBool,
     complete_knows_none: AtomicBool,
     delete_knows_none: AtomicBool,
+    /// Uploads that were begun here and not ended, as far as is known.
+    begun: Mutex<BTreeSet<String>>,
 }
 
 impl Target {
@@ -199,9 +206,13 @@ impl Target {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
-        let (put_knows_none, complete_knows_none, delete_knows_none) = Default::default();
+        let (put_knows_none, complete_knows_none, delete_knows_none, begun) = Default::default();
         let (client, bucket) = (Client::from_conf(config), rule.target.clone());
-        Target { client, bucket, put_knows_none, complete_knows_none, delete_knows_none }
+        Target { client, bucket, put_knows_none, complete_knows_none, delete_knows_none, begun }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the bucket is there and the keys open it.
@@ -294,8 +305,15 @@ impl Target {
     /// Opens an upload.
     pub(crate) async fn begin(&self, key: &str, what: &Described) -> Result<String, TargetError> {
         let request = describe!(self.client.create_multipart_upload().bucket(&self.bucket).key(key), what);
-        let begun = within(0, request.send()).await?;
-        begun.upload_id().map(str::to_owned).ok_or_else(|| TargetError::Refused("an upload without an id".to_owned()))
+        let answer = within(0, request.send()).await?;
+        let upload = answer.upload_id().map(str::to_owned);
+        let upload = upload.ok_or_else(|| TargetError::Refused("an upload without an id".to_owned()))?;
+        let mut begun = self.begun();
+        if begun.len() >= MOST_BEGUN {
+            begun.pop_first();
+        }
+        begun.insert(upload.clone());
+        Ok(upload)
     }
 
     /// Writes a part; gives its entity tag.
@@ -325,23 +343,37 @@ impl Target {
             // Some endpoints put the parts together one after the other before they answer.
             async move { within(count * SLOWEST, request.send()).await.map(drop) }
         };
-        conditional(&self.complete_knows_none, found, send).await
+        conditional(&self.complete_knows_none, found, send).await?;
+        self.begun().remove(upload);
+        Ok(())
     }
 
     /// Gives an upload up. That it is gone already is no failure, and one that stays costs space there, nothing else.
     pub(crate) async fn abort(&self, key: &str, upload: &str) {
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
-        if let Err(error) = within(0, request.send()).await {
-            tracing::debug!(%error, key, "an upload to the other endpoint was not given up");
+        match within(0, request.send()).await {
+            Err(error) if error != TargetError::Changed => {
+                tracing::debug!(%error, key, "an upload to the other endpoint was not given up");
+            }
+            _ => {
+                self.begun().remove(upload);
+            }
         }
     }
 
-    /// Gives up what is left of uploads of this key: of a process that ended, or a leader that was superseded.
+    /// Gives up what is left of uploads of this key: those that were begun here, and any that is older than [`LEFT`]. A younger one
+    /// may be somebody's who is at it.
     pub(crate) async fn abort_others(&self, key: &str) {
         let request = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(key);
         let Ok(listed) = within(0, request.send()).await else { return };
         let of_key = listed.uploads().iter().filter(|upload| upload.key() == Some(key));
-        for upload in of_key.filter_map(|upload| upload.upload_id()) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let left = i64::try_from(now.saturating_sub(LEFT).as_secs()).unwrap_or(i64::MAX);
+        let old = of_key.filter(|upload| {
+            upload.initiated().is_some_and(|at| at.secs() < left)
+                || upload.upload_id().is_some_and(|upload| self.begun().contains(upload))
+        });
+        for upload in old.filter_map(|upload| upload.upload_id()) {
             self.abort(key, upload).await;
         }
     }

@@ -23,6 +23,9 @@ pub(crate) enum VerifyError {
     /// The other side.
     #[error("the other endpoint: {0}")]
     Target(#[from] TargetError),
+    /// Its listing does not go on: it ignores where the next page is to begin.
+    #[error("the other endpoint's listing does not go on behind {0:?}")]
+    Endless(String),
     /// This side.
     #[error(transparent)]
     Lookup(#[from] LookupError),
@@ -66,12 +69,20 @@ fn pairs(here: Vec<VersionRow>, there: Vec<FarLine>, bound: Option<&str>) -> Vec
     }
 }
 
+/// What of a page lies behind `after`. Without this, an endpoint that gives the same page again and again would keep a comparison
+/// going for ever.
+fn beyond(mut there: Vec<FarLine>, more: bool, after: &str) -> Result<Vec<FarLine>, VerifyError> {
+    there.retain(|line| line.key.as_str() > after);
+    if there.is_empty() && more { Err(VerifyError::Endless(after.to_owned())) } else { Ok(there) }
+}
+
 /// Compares what sorts after a key, as far as one page of either side goes.
 pub(super) async fn page(copier: &Copier, after: &str, repair: bool) -> Result<VerifyAnswer, VerifyError> {
     let bucket = BucketId(copier.rule.bucket);
     let request = ListRequest { bucket, after: after.to_owned(), max: MAX_PAGE, ..ListRequest::default() };
     let here = copier.meta.list(request).await?;
     let (there, more) = copier.target.list(after).await?;
+    let there = beyond(there, more, after)?;
     // What lies behind the end of a page that goes on is not known yet.
     let far_end = there.last().filter(|_| more).map(|line| line.key.clone());
     let bound = match (here.next.clone(), far_end) {
@@ -162,6 +173,14 @@ mod tests {
 
     fn line(key: &str) -> FarLine {
         FarLine { key: key.to_owned(), size: 0, etag: String::new() }
+    }
+
+    #[test]
+    fn a_listing_that_does_not_go_on_is_an_error() {
+        let keys = |lines: Vec<FarLine>| lines.into_iter().map(|line| line.key).collect::<Vec<_>>();
+        assert_eq!(keys(beyond(vec![line("a"), line("b"), line("c")], true, "b").unwrap()), ["c"]);
+        assert!(matches!(beyond(vec![line("a"), line("b")], true, "b"), Err(VerifyError::Endless(_))));
+        assert!(beyond(vec![line("a")], false, "b").unwrap().is_empty());
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct Endpoint {
     manner: Mutex<Manner>,
     /// By path: entity tag and headers of the last write.
     objects: Mutex<BTreeMap<String, (String, HeaderMap)>>,
+    /// Uploads of the key `k`: id and when they were begun.
+    uploads: Mutex<Vec<(String, String)>>,
 }
 
 fn error(status: u16, code: &str) -> Response {
@@ -40,8 +42,27 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Resp
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     let mut objects = endpoint.objects.lock().unwrap();
     let tag = objects.get(&path).map(|(tag, _)| tag.clone());
+    let query = request.uri().query().unwrap_or_default();
+    let mut uploads = endpoint.uploads.lock().unwrap();
+    if *request.method() == Method::POST && query.starts_with("uploads") {
+        let id = format!("own-{}", uploads.len());
+        uploads.push((id.clone(), "2099-01-01T00:00:00.000Z".to_owned()));
+        let answer =
+            format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
+        return answer.into_response();
+    }
+    if *request.method() == Method::DELETE && query.contains("uploadId=") {
+        uploads.retain(|(id, _)| !query.contains(&format!("uploadId={id}")));
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    if *request.method() == Method::GET && query.contains("uploads") {
+        let line = |(id, at): &(String, String)| {
+            format!("<Upload><Key>k</Key><UploadId>{id}</UploadId><Initiated>{at}</Initiated></Upload>")
+        };
+        let lines: String = uploads.iter().map(line).collect();
+        return format!("<ListMultipartUploadsResult>{lines}</ListMultipartUploadsResult>").into_response();
+    }
     if *request.method() == Method::GET {
-        let query = request.uri().query().unwrap_or_default();
         let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
         let keys = objects.keys().filter_map(|path| path.strip_prefix("/copy/")).filter(|key| key.starts_with(prefix));
         let lines: String = keys.take(1).map(|key| format!("<Contents><Key>{key}</Key></Contents>")).collect();
@@ -132,6 +153,20 @@ async fn that_nothing_is_there_is_believed_only_of_the_listing_of_a_bucket_that_
     assert_eq!((target.lacks("").await, target.lacks("kk").await), (Ok(()), Ok(())));
     endpoint.manner.lock().unwrap().says = Some((404, "NoSuchBucket"));
     assert_eq!((target.head("k").await, target.lacks("k").await), (Ok(None), Err(TargetError::NoBucket)));
+}
+
+/// Somebody else may be writing that key: his parts are not thrown away under his hands.
+#[tokio::test]
+async fn only_own_and_old_uploads_are_given_up() {
+    let (endpoint, target) = start().await;
+    let others = [("theirs", "2099-01-01T00:00:00.000Z"), ("left", "2001-01-01T00:00:00.000Z")];
+    *endpoint.uploads.lock().unwrap() = others.map(|(id, at)| (id.to_owned(), at.to_owned())).to_vec();
+    target.begin("k", &what()).await.unwrap();
+    assert_eq!(endpoint.uploads.lock().unwrap().len(), 3);
+    target.abort_others("k").await;
+    let left: Vec<String> = endpoint.uploads.lock().unwrap().iter().map(|(id, _)| id.clone()).collect();
+    assert_eq!(left, ["theirs"]);
+    assert!(target.begun().is_empty());
 }
 
 #[tokio::test]
