@@ -105,8 +105,8 @@ pub trait NodeHost: NodeClient {
 #[async_trait]
 pub trait DriveSource: Send + Sync + std::fmt::Debug {
     /// Looks at a directory that the node's configuration names, and formats it if it is empty and no drive was ever seen there
-    /// but `replaces` (R18).
-    async fn take(&self, path: &str, replaces: Option<DriveId>) -> Result<ProbedDrive, DriveError>;
+    /// but `replaces` (R18). `open`: the drives that are in use at other paths; a copy of one of them is refused.
+    async fn take(&self, path: &str, replaces: Option<DriveId>, open: &[DriveId]) -> Result<ProbedDrive, DriveError>;
 }
 
 #[async_trait]

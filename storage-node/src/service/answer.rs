@@ -9,7 +9,7 @@ use super::message::{
     pack_shards, shard_id, unpack_refs, unpack_shards,
 };
 use super::method::Method;
-use crate::client::WriteError;
+use crate::client::{DriveHealth, DriveStatus, WriteError};
 use crate::drive::{DriveError, ProbedState};
 use crate::host::{DriveSource, NodeHost};
 use crate::keep::{Authority, RebuildError};
@@ -174,16 +174,26 @@ async fn take(
     path: &str,
     replaces: Option<DriveId>,
 ) -> Result<DriveId, DriveError> {
-    if let Some(open) = node.drives().await.into_iter().find(|open| open.path == path && Some(open.id) != replaces) {
+    let drives = node.drives().await;
+    if let Some(open) = drives.iter().find(|open| open.path == path && Some(open.id) != replaces) {
         return Ok(open.id);
     }
-    let probed = source.take(path, replaces).await?;
+    // One that has failed may have come to another path; one that is in use has not.
+    let is_used = |drive: &&DriveStatus| !matches!(drive.health, DriveHealth::Failed { .. }) && drive.path != path;
+    let elsewhere: Vec<DriveId> = drives.iter().filter(is_used).map(|drive| drive.id).collect();
+    let probed = source.take(path, replaces, &elsewhere).await?;
     let ours = probed.identity.filter(|_| probed.state == ProbedState::Ours);
     let not_ours = || DriveError::NotOurs { path: path.to_owned(), state: probed.state.clone() };
     let drive = ours.ok_or_else(not_ours)?.drive;
+    if elsewhere.contains(&drive) {
+        return Err(DriveError::Twice { path: path.to_owned(), drive });
+    }
     match node.add_drive(probed).await {
-        // Who looks at the directories all the time may have found it in between.
-        Err(DriveError::Twice { drive: there, .. }) if there == drive => Ok(drive),
+        // Who looks at the directories all the time may have found it in between: here, and nowhere else.
+        Err(twice @ DriveError::Twice { .. }) => {
+            let is_here = |open: &DriveStatus| open.id == drive && open.path == path;
+            if node.drives().await.iter().any(is_here) { Ok(drive) } else { Err(twice) }
+        }
         added => added.map(|()| drive),
     }
 }

@@ -384,8 +384,8 @@ impl Directories {
         }
     }
 
-    /// Makes a directory of the configuration a drive, unless it is one.
-    async fn make(&self, path: &Path, replaces: Option<DriveId>) -> Result<ProbedDrive, NodeError> {
+    /// Makes a directory of the configuration a drive, unless it is one. `open`: drives that are in use at other paths.
+    async fn make(&self, path: &Path, replaces: Option<DriveId>, open: &[DriveId]) -> Result<ProbedDrive, NodeError> {
         let mut known = self.known.lock().await;
         let (paths, state) = &mut *known;
         // Read again: the operator has just written it there.
@@ -400,6 +400,10 @@ impl Directories {
         let cluster = self.cluster;
         let probed = self.asking.ask(path, move |path| probe(disk_at(path), Some(cluster))).await?;
         let probed = match (&probed.state, state.known(&place)) {
+            // Before its place is remembered: what is open is somewhere else.
+            (ProbedState::Ours, _) if probed.identity.is_some_and(|identity| open.contains(&identity.drive)) => {
+                return Err(NodeError::NoDrive(NotADrive::Copy { path: path.to_owned() }));
+            }
             (ProbedState::Ours, _) => probed,
             // Is refused by name: a drive that was there is somewhere else, and would be hidden.
             (ProbedState::Empty | ProbedState::Missing, known) if known.is_none() || known == replaces => {
@@ -422,8 +426,8 @@ impl Directories {
 
 #[async_trait]
 impl DriveSource for Directories {
-    async fn take(&self, path: &str, replaces: Option<DriveId>) -> Result<ProbedDrive, DriveError> {
-        let made = self.make(Path::new(path), replaces).await;
+    async fn take(&self, path: &str, replaces: Option<DriveId>, open: &[DriveId]) -> Result<ProbedDrive, DriveError> {
+        let made = self.make(Path::new(path), replaces, open).await;
         made.map_err(|error| DriveError::NotTaken { path: path.to_owned(), reason: error.to_string() })
     }
 }

@@ -63,13 +63,21 @@ async fn a_node_comes_moves_and_goes_while_the_others_serve() {
     write(&*nodes, &stripe).await;
     let before = until(&nodes, |drives| drives.len() == 6).await;
 
-    // The same process at another address: its drives were not away.
+    let opened = |drives: &[DriveStatus]| drives.iter().map(|d| (d.id, d.opened)).collect::<Vec<_>>();
+    let there = |drives: &[DriveStatus]| drives.iter().filter(|drive| !drive.waits(Duration::from_secs(1))).count();
+    // The same service at another address: its drives were not away.
+    let other = NodeAddress { name: name("n2"), address: format!("localhost:{}", second.address().port()) };
+    nodes.follow(&[at("n1", &first), other]).unwrap();
+    let moved = until(&nodes, |drives| there(drives) == 6).await;
+    assert_eq!(opened(&before), opened(&moved));
+
+    // Started anew at another address: they may have been.
     let elsewhere = start(&ca, "n2", &two).await;
     second.stop(Duration::from_secs(1)).await;
     nodes.follow(&[at("n1", &first), at("n2", &elsewhere)]).unwrap();
-    let there = |drives: &[DriveStatus]| drives.iter().filter(|drive| !drive.waits(Duration::from_secs(1))).count();
-    let after = until(&nodes, |drives| there(drives) == 6).await;
-    assert_eq!(before.iter().map(|d| d.id).collect::<Vec<_>>(), after.iter().map(|d| d.id).collect::<Vec<_>>());
+    let again = |drives: &[DriveStatus]| drives.iter().filter(|drive| drive.opened == 2).count();
+    let after = until(&nodes, |drives| there(drives) == 6 && again(drives) == 3).await;
+    assert_eq!(opened(&before)[..3], opened(&after)[..3]);
     nodes.authority(drive_id(4)).await.unwrap();
 
     nodes.follow(&[at("n1", &first)]).unwrap();
@@ -117,13 +125,43 @@ async fn an_order_to_rebuild_says_where_the_drives_are() {
     assert_rebuilt(&*nodes, &order, &stripe).await;
 }
 
+/// A directory that it is said of that it is a drive, whatever is open.
+#[derive(Debug)]
+struct Copied(Arc<dyn Disk>);
+
+#[async_trait]
+impl DriveSource for Copied {
+    async fn take(&self, _: &str, _: Option<DriveId>, open: &[DriveId]) -> Result<ProbedDrive, DriveError> {
+        assert_eq!(open, [drive_id(0), drive_id(1)], "it is told what is open elsewhere");
+        Ok(probe(Arc::clone(&self.0), Some(CLUSTER)))
+    }
+}
+
+/// The copy of a drive that was open at another path was said to have been taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r18_a_copy_of_an_open_drive_is_not_taken() {
+    let (trace, copy) = (Trace::new(2), Trace::new(3));
+    format_all(&trace);
+    let ca = ClusterCa::create(CLUSTER).unwrap();
+    let node = node_of(&trace, 0..2).await;
+    let disk = copy.disks().pop().unwrap() as Arc<dyn Disk>;
+    format(&*disk, CLUSTER, drive_id(1), None).unwrap();
+    let path = disk.path_hint();
+    let config = ServiceConfig { drives: Some(Arc::new(Copied(disk))), ..ServiceConfig::default() };
+    let server = serve(&ca, "n1", "127.0.0.1:0", node.clone(), node, config).await;
+    let nodes = Nodes::connecting(metadata(&ca), &[at("n1", &server)]).unwrap();
+    nodes.begin(Epoch(EPOCH.0 + 1)).await.unwrap();
+    let taken = nodes.take_drive(&name("n1"), &path, None).await;
+    assert!(matches!(taken, Err(DriveError::NotTaken { .. })), "{taken:?}");
+}
+
 /// Takes the last drive of a trace, if it is asked for by its name.
 #[derive(Debug)]
 struct Configured(Trace);
 
 #[async_trait]
 impl DriveSource for Configured {
-    async fn take(&self, path: &str, _replaces: Option<DriveId>) -> Result<ProbedDrive, DriveError> {
+    async fn take(&self, path: &str, _replaces: Option<DriveId>, _open: &[DriveId]) -> Result<ProbedDrive, DriveError> {
         let disk = self.0.disks().pop().unwrap() as Arc<dyn Disk>;
         if disk.path_hint() != path {
             return Err(DriveError::NotTaken { path: path.to_owned(), reason: "not configured".to_owned() });
