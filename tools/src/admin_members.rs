@@ -113,17 +113,17 @@ fn failed(error: &SeatError) -> Response {
 }
 
 /// The place of this process, where it has one.
-fn seat(state: &AdminState) -> Result<Arc<Seat>, Response> {
+fn seat(state: &AdminState) -> Result<Arc<Seat>, (StatusCode, &'static str)> {
     state.seat().ok_or_else(|| {
         let why = "this process is all of metadata: with `listen` in its configuration it is one node among several\n";
-        (StatusCode::CONFLICT, why).into_response()
+        (StatusCode::CONFLICT, why)
     })
 }
 
 async fn members(State(state): Shared) -> Response {
     match seat(&state) {
         Ok(seat) => Json(describe(&seat)).into_response(),
-        Err(response) => response,
+        Err(refused) => refused.into_response(),
     }
 }
 
@@ -134,7 +134,7 @@ where
 {
     let seat = match seat(state) {
         Ok(seat) => seat,
-        Err(response) => return response,
+        Err(refused) => return refused.into_response(),
     };
     match tokio::spawn(change(Arc::clone(&seat))).await {
         Ok(Ok(())) => Json(describe(&seat)).into_response(),

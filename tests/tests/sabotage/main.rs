@@ -135,6 +135,7 @@ fn scenario(step: Sabotage) -> Scenario {
         | Sabotage::RebuildVerify
         | Sabotage::RegisterSettle
         | Sabotage::RegisterClaim
+        | Sabotage::PurgeSealed
         | Sabotage::FreeHeaderCheck
         | Sabotage::FreeAuthority
         | Sabotage::FreeLog => Scenario::Crate,
