@@ -50,7 +50,7 @@ pub enum SeatError {
     Data(#[from] DataDirError),
     /// The start over the drives.
     #[error(transparent)]
-    Start(#[from] MetadataError),
+    Start(Box<MetadataError>),
     /// The state of this member.
     #[error(
         "the state of this metadata node in {path} can't be used: {error}. If it is lost: stele metadata --config FILE --rejoin \
@@ -60,7 +60,7 @@ pub enum SeatError {
         /// Where it is.
         path: PathBuf,
         /// What is wrong.
-        error: MemberError,
+        error: Box<MemberError>,
     },
     /// The key file.
     #[error("{path}: {source}. All metadata nodes have the same key file: copy it from another")]
@@ -116,9 +116,21 @@ pub enum SeatError {
     Malformed(String),
 }
 
+impl From<MetadataError> for SeatError {
+    fn from(error: MetadataError) -> SeatError {
+        SeatError::Start(Box::new(error))
+    }
+}
+
 impl From<NotLeading> for SeatError {
     fn from(error: NotLeading) -> SeatError {
         SeatError::Change(ChangeError::NotLeading(error))
+    }
+}
+
+impl SeatError {
+    fn state(path: PathBuf, error: MemberError) -> SeatError {
+        SeatError::State { path, error: Box::new(error) }
     }
 }
 
@@ -186,7 +198,7 @@ impl Seat {
         }
         let keys = self.keys()?;
         let opened = Member::open(self.member_config(number), self.network()).await;
-        let member = opened.map_err(|error| SeatError::State { path: self.data.raft_path(), error })?;
+        let member = opened.map_err(|error| SeatError::state(self.data.raft_path(), error))?;
         self.check_key(&member, &keys)?;
         self.sit(member)
     }
@@ -204,7 +216,7 @@ impl Seat {
             Ok::<_, MemberError>(LogStore::is_owned(&kv)?)
         });
         let looked = looked.await.map_err(|error| SeatError::Malformed(error.to_string()))?;
-        looked.map_err(|error| SeatError::State { path, error })
+        looked.map_err(|error| SeatError::state(path, error))
     }
 
     /// Puts the state of this node aside, whatever it is, so that it waits to be added under another number.
@@ -351,7 +363,7 @@ impl Seat {
                     tries -= 1;
                     tokio::time::sleep(CLOSING.1).await;
                 }
-                Err(error) => return Err(SeatError::State { path: self.data.raft_path(), error }),
+                Err(error) => return Err(SeatError::state(self.data.raft_path(), error)),
             }
         }
     }
@@ -391,7 +403,7 @@ impl Seat {
         stored.cluster = Some(self.credentials.identity().cluster.to_string());
         let number = self.new_number(&mut stored)?;
         let opened = Member::open(self.member_config(number), self.network()).await;
-        self.sit(opened.map_err(|error| SeatError::State { path: self.data.raft_path(), error })?)?;
+        self.sit(opened.map_err(|error| SeatError::state(self.data.raft_path(), error))?)?;
         Ok(number)
     }
 
