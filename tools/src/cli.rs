@@ -4,8 +4,8 @@ mod drive;
 mod fixity;
 mod keep;
 mod member;
-mod replication;
 mod node;
+mod replication;
 mod roles;
 mod wait;
 

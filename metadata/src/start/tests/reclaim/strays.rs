@@ -27,7 +27,8 @@ impl Stray {
         let right = row.drive(0).unwrap();
         let parity = (1..descriptor.width()).find(|index| descriptor.is_present(*index)).unwrap();
         let sources = vec![(parity, row.drive(parity).unwrap())];
-        let order = RebuildOrder { descriptor, sources, targets: vec![(0, other)], bytes_per_second: 0, at: Vec::new() };
+        let order =
+            RebuildOrder { descriptor, sources, targets: vec![(0, other)], bytes_per_second: 0, at: Vec::new() };
         store.metadata.node().rebuild(order).await.unwrap();
         Stray { store, shard, right, other }
     }
