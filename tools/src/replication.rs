@@ -49,6 +49,8 @@ use verify::VerifyError;
 const RULES: Duration = Duration::from_secs(1);
 /// Keys that are copied at once, of all rules.
 const KEYS: usize = 16;
+// One rule takes no more than half of the turns.
+const _: () = assert!(2 * lane::KEYS <= KEYS);
 /// Bytes of objects in memory, of all rules.
 const MEMORY: u64 = 128 << 20;
 /// A copy that is behind for longer is an alarm.
@@ -210,7 +212,7 @@ impl Replicator {
         let secret = self.meta.keys().unwrap_replication(&rule)?;
         let target = Arc::new(Target::new(&rule, &secret));
         let (meta, leading) = (Arc::clone(&self.meta), Arc::clone(&self.leading));
-        let (engine, room) = (Arc::clone(&self.engine), Arc::clone(&self.room));
+        let (engine, room) = (Arc::clone(&self.engine), self.room.share());
         Ok(Copier { meta, leading, engine, target, room, late: Late::default(), rule })
     }
 

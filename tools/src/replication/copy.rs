@@ -67,10 +67,32 @@ impl Room {
         self.keys.acquire().await.ok()
     }
 
-    /// A part that is larger than all the room (of an object of more than 640 GiB) has it to itself.
-    async fn bytes(&self, len: u64) -> Option<SemaphorePermit<'_>> {
+    /// A rule's share of it.
+    pub(super) fn share(self: &Arc<Self>) -> Share {
+        let units = (self.units / 2).max(1);
+        Share { room: Arc::clone(self), memory: Semaphore::new(units as usize), units }
+    }
+}
+
+/// What one rule may use of a [`Room`]: half of the memory; of the turns it takes no more by itself. Without it one slow endpoint
+/// would have all of it, and the copies to all others would stand still.
+pub(super) struct Share {
+    room: Arc<Room>,
+    memory: Semaphore,
+    units: u32,
+}
+
+impl Share {
+    pub(super) async fn key(&self) -> Option<SemaphorePermit<'_>> {
+        self.room.key().await
+    }
+
+    /// A part that is larger than all the share (of an object of more than 640 GiB) has it to itself.
+    async fn bytes(&self, len: u64) -> Option<[SemaphorePermit<'_>; 2]> {
         let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        self.memory.acquire_many(units).await.ok()
+        // In this order: whoever waits for its share holds nothing of what others could have.
+        let own = self.memory.acquire_many(units).await.ok()?;
+        Some([own, self.room.memory.acquire_many(units).await.ok()?])
     }
 }
 
@@ -170,7 +192,7 @@ pub(super) struct Copier {
     pub leading: Arc<dyn Leading>,
     pub engine: Arc<Gateway>,
     pub target: Arc<Target>,
-    pub room: Arc<Room>,
+    pub room: Share,
     pub late: Late,
     pub rule: ReplicationRow,
 }
@@ -436,11 +458,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_larger_than_the_room_has_it_to_itself() {
-        let room = Room::new(1, 1 << 20);
-        let all = room.bytes(5 << 30).await;
-        assert!(all.is_some() && room.memory.available_permits() == 0);
+    async fn a_rule_has_half_of_the_room() {
+        let room = Arc::new(Room::new(1, 1 << 20));
+        let (slow, other) = (room.share(), room.share());
+        let all = slow.bytes(5 << 30).await;
+        assert!(all.is_some() && slow.memory.available_permits() == 0 && room.memory.available_permits() == 8);
+        let waits = tokio::time::timeout(Duration::from_millis(1), slow.bytes(1)).await;
+        assert!(waits.is_err());
+        assert!(other.bytes(5 << 30).await.is_some(), "one slow endpoint has all the room");
         drop(all);
-        assert_eq!(room.memory.available_permits(), 16);
+        assert_eq!((slow.memory.available_permits(), room.memory.available_permits()), (8, 16));
     }
 }

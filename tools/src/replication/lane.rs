@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// Keys of one rule that are worked on at once.
-const KEYS: usize = 8;
+pub(super) const KEYS: usize = 8;
 /// Keys that are taken from the queue at once.
 const PAGE: usize = 256;
 /// So many copied keys are taken from the queue in one entry.

@@ -29,11 +29,11 @@ pub(crate) fn routes() -> Router<Arc<AdminState>> {
 fn failed(error: &ReplicationError) -> Response {
     let status = match error {
         ReplicationError::NoBucket(_) | ReplicationError::NoRule(_) => StatusCode::NOT_FOUND,
-        ReplicationError::Wrong(_) => StatusCode::BAD_REQUEST,
+        ReplicationError::Wrong(_)
+        | ReplicationError::Commit(CommitError::Refused(Refusal::ReplicationTargetTaken)) => StatusCode::BAD_REQUEST,
         ReplicationError::Commit(CommitError::Refused(Refusal::NoSuchBucket | Refusal::NoSuchReplication)) => {
             StatusCode::NOT_FOUND
         }
-        ReplicationError::Commit(CommitError::Refused(Refusal::ReplicationTargetTaken)) => StatusCode::CONFLICT,
         ReplicationError::Target(_) | ReplicationError::Verify(_) => StatusCode::BAD_GATEWAY,
         ReplicationError::Lookup(LookupError::Unavailable { .. }) | ReplicationError::Commit(_) => {
             StatusCode::SERVICE_UNAVAILABLE
