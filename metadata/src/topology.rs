@@ -170,6 +170,19 @@ pub enum Warning {
         /// m.
         parity: usize,
     },
+    /// The rule keeps stripes whole, and the register needs more.
+    #[error(
+        "a {level} has {drives} of the {registered} drives: when it is lost there is no majority of them, and until some are back \
+         only reads are served; a drive or more elsewhere, on a third {level}, would do"
+    )]
+    NoMajority {
+        /// The rule.
+        level: Level,
+        /// Drives that fail together.
+        drives: usize,
+        /// All drives.
+        registered: usize,
+    },
     /// Stripes that were written before there was a better place.
     #[error(
         "{stripes} older stripes have more shards on one {level} than they may lose: new ones have not; what is rewritten or \
@@ -300,6 +313,7 @@ impl Topology {
             Some(_) => {}
         }
         warnings.extend(self.not_survived(geometry));
+        warnings.extend(self.not_written_after());
         warnings
     }
 }

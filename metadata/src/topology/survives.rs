@@ -18,6 +18,9 @@ pub struct Survives {
     pub drives: usize,
     /// Nodes, racks and sites, where there is more than one of them.
     pub shared: [Option<usize>; 3],
+    /// How many of those may be lost with more than half of the drives left, as far as [`shared`](Self::shared) goes. The register
+    /// of the journal's ensemble lies on all drives, and without a majority of them nothing is written until some are back.
+    pub written: [usize; 3],
 }
 
 impl fmt::Display for Survives {
@@ -25,12 +28,17 @@ impl fmt::Display for Survives {
         if self.drives == 0 {
             return f.write_str("survives no loss");
         }
-        let shared = Level::SHARED.into_iter().zip(self.shared).filter_map(|(level, many)| Some((level, many?)));
-        let all = std::iter::once((Level::Drive, self.drives)).chain(shared);
-        let (some, none): (Vec<_>, Vec<_>) = all.partition(|(_, many)| *many > 0);
-        let some: Vec<String> = some.iter().map(|(level, many)| many_of(*level, *many)).collect();
-        write!(f, "survives the loss of {}", some.join(", "))?;
-        for (level, _) in none {
+        let shared = Level::SHARED.into_iter().zip(self.shared).zip(self.written);
+        let shared = shared.filter_map(|((level, many), written)| Some((level, many?, written)));
+        let all = std::iter::once((Level::Drive, self.drives, self.drives)).chain(shared);
+        let (some, none): (Vec<_>, Vec<_>) = all.partition(|(_, many, _)| *many > 0);
+        let said = |(level, many, written): &(Level, usize, usize)| match written {
+            written if written >= many => many_of(*level, *many),
+            0 => format!("{} (reads only)", many_of(*level, *many)),
+            written => format!("{} (reads only from {} on)", many_of(*level, *many), written + 1),
+        };
+        write!(f, "survives the loss of {}", some.iter().map(said).collect::<Vec<_>>().join(", "))?;
+        for (level, ..) in none {
             write!(f, ", not of a {level}")?;
         }
         Ok(())
@@ -51,7 +59,31 @@ impl Topology {
         placed.push(journal.to_vec());
         let parity = usize::from(geometry.m());
         let shared = Level::SHARED.map(|level| self.has_many(level).then(|| self.may_lose(&placed, level, parity)));
-        Some(Survives { drives: parity, shared })
+        let written =
+            [0, 1, 2].map(|at| shared[at].map_or(0, |many| many.min(self.majority_without(Level::SHARED[at]))));
+        Some(Survives { drives: parity, shared, written })
+    }
+
+    /// How many drives are in each of these, the most first.
+    fn sizes(&self, level: Level) -> Vec<usize> {
+        let all: Vec<DriveId> = self.drives.iter().map(|drive| drive.id).collect();
+        self.held(&all, level)
+    }
+
+    /// How many of these may be lost, whichever they are, with more than half of the drives left.
+    fn majority_without(&self, level: Level) -> usize {
+        let lost = self.sizes(level).into_iter().scan(0, |lost, drives| {
+            *lost += drives;
+            Some(*lost)
+        });
+        lost.take_while(|lost| 2 * lost < self.drives.len()).count()
+    }
+
+    /// Whether the loss of what the rule speaks of may leave no majority of the drives.
+    pub(super) fn not_written_after(&self) -> Option<Warning> {
+        let (level, registered) = (self.survive, self.drives.len());
+        let drives = self.sizes(level).first().copied().filter(|_| level != Level::Drive)?;
+        (2 * drives >= registered).then_some(Warning::NoMajority { level, drives, registered })
     }
 
     /// What fails as a whole and takes more of a stripe than may be lost: the least of the levels that do.
@@ -152,6 +184,27 @@ mod tests {
     fn the_journal_counts_as_well() {
         let racks = topology(12, |n| (n / 2, n / 4, 0));
         assert_eq!(said(&racks, &[0, 1, 2], 4, 2), "survives the loss of any 2 drives, 1 node, not of a rack");
+    }
+
+    /// Four drives at each of two sites: `survive = "site"` holds for every stripe, and yet a start finds no majority of the drives
+    /// when a site is gone. It was said to survive that, and no more.
+    #[test]
+    fn what_leaves_no_majority_of_the_drives_is_survived_for_reads_only() {
+        let geometry = Geometry::new(2, 2).unwrap();
+        let two = topology(8, |n| (n, n, n / 4)).surviving(Level::Site);
+        let said_of = |topology: &Topology| said(topology, &[0, 1, 4], 2, 2);
+        let racks = "survives the loss of any 2 drives, any 2 nodes, any 2 racks";
+        assert_eq!(said_of(&two), format!("{racks}, 1 site (reads only)"));
+        let warning = Warning::NoMajority { level: Level::Site, drives: 4, registered: 8 };
+        assert_eq!(two.warnings(geometry), [warning]);
+        assert_eq!(two.clone().surviving(Level::Rack).warnings(geometry), [], "nobody asked for that");
+        let third = topology(9, |n| (n, n, n / 4)).surviving(Level::Site);
+        assert_eq!((said_of(&third), third.warnings(geometry)), (format!("{racks}, 1 site"), vec![]));
+        let uneven = topology(9, |n| (n, n, n / 3));
+        assert_eq!(
+            said(&uneven, &[0, 1, 2, 3, 4, 5, 6], 1, 6),
+            "survives the loss of any 6 drives, any 6 nodes (reads only from 5 on), any 6 racks (reads only from 5 on), any 2 sites (reads only from 2 on)"
+        );
     }
 
     #[test]

@@ -88,8 +88,10 @@ fn cells_are_settled_by_a_command_that_brings_no_row() {
     let old = (0..=120).map(|n| EffectKind::PutDrive(DriveRow { cell: 0, ..row(n, DriveState::Active) }));
     let old = Effects { effects: old.map(Effect::from).collect(), wall_ms: 1 };
     let mut overlay = Overlay::new(&world.kv);
-    apply(&mut overlay, world.lsn, &[0; 32], &old).unwrap();
+    let lsn = world.lsn.next();
+    apply(&mut overlay, lsn, &[0; 32], &old).unwrap();
     world.kv.write(overlay.into_batch()).unwrap();
+    world.lsn = lsn;
     world.run(Command::SettleCells).unwrap();
     assert_eq!(cells(&world), BTreeMap::from([(0, 61), (1, 60)]));
 }
