@@ -37,6 +37,8 @@ use storage_node::sabotage::{Sabotage, SabotageSet};
 const COPY_BATCH: usize = 4 << 20;
 /// So many checks on end must find that the members could share less, before one is replaced for that: a minute, as checks go.
 const CROWDED_CHECKS: u32 = 20;
+/// So many at most, where replacing it came to nothing: an hour.
+const CROWDED_CHECKS_MOST: u32 = 1200;
 /// Free bytes that 1+m drives must have, beside a batch in doubt, before a journal that stopped tries again.
 const RESUME_ROOM: u64 = 4 << 20;
 
@@ -143,6 +145,8 @@ pub struct Journal {
     leaving: BTreeSet<DriveId>,
     /// How many checks on end have found that the members could share less.
     crowded_checks: u32,
+    /// How many of them it takes before a member is replaced for that.
+    crowded_wait: u32,
     /// How often each drive had been opened when what the map says of it was last known to be so.
     known: BTreeMap<DriveId, u32>,
     /// The highest sequence of a register that was written to any drive: never used for another one.
@@ -184,6 +188,7 @@ impl Journal {
             stopped: None,
             leaving: BTreeSet::new(),
             crowded_checks: 0,
+            crowded_wait: CROWDED_CHECKS,
             known: BTreeMap::new(),
             sabotage,
         }
@@ -329,12 +334,32 @@ impl Journal {
         // A member that was away and is back has no open segment, and may have lost what it held.
         let doubted = drives.iter().any(|drive| members.contains(&drive.id) && back(drive));
         if failed.is_empty() && !doubted {
-            failed.extend(self.crowded_for_long(drives));
-            if failed.is_empty() {
-                return Ok(());
-            }
+            return match self.crowded_for_long(drives) {
+                Some(member) => self.give_way(member, drives).await,
+                None => Ok(()),
+            };
         }
         self.change(failed, None, BTreeSet::new()).await
+    }
+
+    /// Replaces a member that is whole. Nobody needs that now: a change that half of the drives do not take would stop a journal that
+    /// goes on as it is, so it is not begun where that is known beforehand. One that was of no use is not tried again soon.
+    async fn give_way(&mut self, member: DriveId, drives: &[DriveStatus]) -> Result<(), JournalStopped> {
+        let before = self.register.members.clone();
+        match self.has_majority(drives) {
+            Ok(()) => {
+                tracing::info!(drive = %member, "a member of the journal's ensemble gives way to one with which less is lost together");
+                self.change(BTreeSet::from([member]), None, BTreeSet::new()).await?;
+            }
+            Err(reason) => {
+                tracing::info!(%reason, drive = %member, "a member of the journal's ensemble does not give way yet")
+            }
+        }
+        self.crowded_wait = match self.register.members == before {
+            true => self.crowded_wait.saturating_mul(2).min(CROWDED_CHECKS_MOST),
+            false => CROWDED_CHECKS,
+        };
+        Ok(())
     }
 
     /// A member that shares a node, a rack or a site with another one and need not. Only when nothing better than a new place was
@@ -345,9 +370,8 @@ impl Journal {
         };
         let crowded = ensemble::crowded(&self.register.members, &ensemble::candidates(drives.iter().filter(may)));
         self.crowded_checks = if crowded.is_some() { self.crowded_checks.saturating_add(1) } else { 0 };
-        let member = crowded.filter(|_| self.crowded_checks >= CROWDED_CHECKS)?;
+        let member = crowded.filter(|_| self.crowded_checks >= self.crowded_wait)?;
         self.crowded_checks = 0;
-        tracing::info!(drive = %member, "a member of the journal's ensemble gives way to one with which less is lost together");
         Some(member)
     }
 

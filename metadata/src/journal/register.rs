@@ -40,7 +40,7 @@ use codec::id::DriveId;
 use codec::register::Register;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeSet;
-use storage_node::client::{DriveHealth, WRITE_DEADLINE, in_time};
+use storage_node::client::{DriveHealth, DriveStatus, STALLED_AFTER, WRITE_DEADLINE, in_time};
 use storage_node::sabotage::Sabotage;
 use tokio::time::timeout;
 
@@ -104,6 +104,13 @@ impl Journal {
         let healthy: BTreeSet<DriveId> =
             drives.iter().filter(|drive| drive.health == DriveHealth::Healthy).map(|drive| drive.id).collect();
         enough(&healthy, [&self.register, register])
+    }
+
+    /// Whether a register could be settled by how the drives were a moment ago, among those that are registered now.
+    pub(super) fn has_majority(&self, drives: &[DriveStatus]) -> Result<(), JournalStopped> {
+        let takes = |drive: &&DriveStatus| drive.health == DriveHealth::Healthy && !drive.waits(STALLED_AFTER);
+        let takes: BTreeSet<DriveId> = drives.iter().filter(takes).map(|drive| drive.id).collect();
+        enough(&takes, [&self.register, &self.register])
     }
 
     /// The register that makes `members` the ensemble.

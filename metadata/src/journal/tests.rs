@@ -12,10 +12,10 @@ use storage_node::node::{NodeConfig, StorageNode};
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const EPOCH: Epoch = Epoch(1 << 32);
 
-/// A journal on the first two of three drives.
-async fn begun(trace: &Trace) -> (Arc<StorageNode>, Journal) {
-    let registered: Vec<DriveId> = (1..=3).map(|n| DriveId([n; 16])).collect();
-    let disks = || (0..3).map(|n| trace.disk(n) as Arc<dyn Disk>);
+/// A journal on the first two of some drives.
+async fn begun(trace: &Trace, drives: u8) -> (Arc<StorageNode>, Journal) {
+    let registered: Vec<DriveId> = (1..=drives).map(|n| DriveId([n; 16])).collect();
+    let disks = || (0..usize::from(drives)).map(|n| trace.disk(n) as Arc<dyn Disk>);
     for (disk, drive) in disks().zip(&registered) {
         format(&*disk, CLUSTER, *drive, None).unwrap();
     }
@@ -45,7 +45,7 @@ async fn begun(trace: &Trace) -> (Arc<StorageNode>, Journal) {
 #[tokio::test]
 async fn a_check_goes_by_what_it_is_told_and_asks_nobody() {
     let trace = Trace::new(3);
-    let (node, mut journal) = begun(&trace).await;
+    let (node, mut journal) = begun(&trace, 3).await;
     let members = journal.register().members.clone();
     let before = node.drives().await;
     trace.remove_drive(0);
@@ -54,5 +54,32 @@ async fn a_check_goes_by_what_it_is_told_and_asks_nobody() {
     let now = node.drives().await;
     journal.check(&now).await.unwrap();
     assert!(!journal.register().members.contains(&members[0]), "{:?}", journal.register().members);
+    node.stop().await;
+}
+
+/// A member that shares a node with another one was replaced whatever else was down: the register of the new ensemble did not reach a
+/// majority, and a journal both of whose members were whole stopped.
+#[tokio::test]
+async fn a_member_does_not_give_way_while_half_of_the_drives_are_down() {
+    let trace = Trace::new(7);
+    let (node, mut journal) = begun(&trace, 7).await;
+    let members = journal.register().members.clone();
+    let on_two_nodes = |mut drives: Vec<DriveStatus>| {
+        drives.iter_mut().for_each(|drive| drive.node = if members.contains(&drive.id) { 1 } else { 2 });
+        drives
+    };
+    let all = on_two_nodes(node.drives().await);
+    (3..7).for_each(|n| trace.remove_drive(n));
+    let three = on_two_nodes(node.drives().await);
+    for _ in 0..=2 * CROWDED_CHECKS {
+        journal.check(&three).await.unwrap();
+    }
+    assert_eq!((journal.stopped(), &journal.register().members), (None, &members));
+    assert_eq!(journal.crowded_wait, 2 * CROWDED_CHECKS, "it is not asked again as soon");
+    // What it is told says that all are there, and they are not: that stops it, and shows that there is something to be spared.
+    for _ in 0..2 * CROWDED_CHECKS {
+        let _ = journal.check(&all).await;
+    }
+    assert!(matches!(journal.stopped(), Some(JournalStopped::NoMajority { .. })), "{:?}", journal.stopped());
     node.stop().await;
 }
