@@ -443,6 +443,7 @@ fn scrubs(page: &mut Page, scrub: &[ScrubDrive], now_ms: u64) {
 mod tests {
     use super::*;
     use crate::admin_client::CapacityAnswer;
+    use crate::admin_members::MemberInfo;
     use crate::keep_answers::SlackLine;
 
     /// An alert on a metric that nobody exports never fires.
@@ -520,9 +521,11 @@ mod tests {
             replication: Some(ReplicationAnswer { rules: vec![rule] }),
             old_indexes: Vec::new(),
         };
-        figures.extend([33, 77, 11, 12, 13, 14, 15, 16].map(|n: u64| (format!("number {n}"), n)));
+        let behind = MemberInfo { name: "m2".to_owned(), lag: Some(18), ..MemberInfo::default() };
+        let seats = MembersAnswer { term: Some(17), members: vec![behind], ..MembersAnswer::default() };
+        figures.extend([33, 77, 11, 12, 13, 14, 15, 16, 17, 18].map(|n: u64| (format!("number {n}"), n)));
         let now_ms = 1_000_000_000;
-        let page = page(&status, &[], &[scrub], now_ms);
+        let page = page(&status, &[], &[scrub], now_ms) + &members(&seats);
         let samples = page.lines().filter(|line| !line.starts_with('#'));
         let values: Vec<f64> = samples.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
         for (name, figure) in figures {

@@ -89,7 +89,8 @@ fn the_place_of_a_drive_is_not_given_away() {
         let metadata = with_a_spare_drive().await;
         put(&metadata, NodeState::Active).await;
         let [old, there] = [DriveId([0xbb; 16]), DriveId([0xcc; 16])].map(|id| id.as_bytes().to_vec());
-        let old = DriveRow { id: old.into(), path: "n1:/mnt/a".to_owned(), ..DriveRow::default() };
+        let (path, state) = ("n1:/mnt/a".to_owned(), DriveState::Active as i32);
+        let old = DriveRow { id: old.into(), path, state, ..DriveRow::default() };
         metadata.commit(metadata.epoch(), Command::RegisterDrive(old.clone())).await.unwrap();
         let (name, lost) = (name(), DriveId([0xbb; 16]));
         let refused = metadata.add_drive_on(&name, "/mnt/a", None).await;
