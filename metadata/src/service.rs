@@ -120,15 +120,25 @@ impl Metadata {
         self.node.stop().await;
     }
 
-    /// Ends the tasks at once. The drives are left as they are, and whoever waits for an answer gets none that says yes: this node
-    /// leads no more, and another one serves.
+    /// Tells the tasks to end at once; [`Self::ended`] waits for it. The drives are left as they are, and whoever waits for an answer
+    /// gets none that says yes: this node leads no more, and another one serves.
     pub(crate) fn abandon(&self) {
         self.shared.set_read_only("this metadata node does not lead any more".to_owned());
         if let Some(writing) = &self.writing {
             writing.returning.stop();
         }
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(JoinHandle::abort);
+    }
+
+    /// Waits until the tasks of a service that was abandoned are gone. One that is in the midst of something ends only after that,
+    /// and an order that it gives then would go out under the epoch of the service that comes next, which has the same drives.
+    pub(crate) async fn ended(&self) {
+        self.abandon();
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            // However it ends.
+            let _ = task.await;
+        }
     }
 
     /// Whether it could serve writes again by itself, if it does not now.
@@ -210,6 +220,12 @@ impl Metadata {
         &self.shared.kv
     }
 
+    /// The epoch of the last entry that this service has journaled; `None` where it does not know of one.
+    pub fn last_entry_epoch(&self) -> Option<Epoch> {
+        let applied = self.shared.volatile().applied;
+        self.shared.map.get(applied).map(|held| held.epoch)
+    }
+
     /// The keys, for `stele key export`.
     pub fn keys(&self) -> &Keys {
         &self.keys
@@ -234,14 +250,14 @@ impl Metadata {
     /// What may be lost at once of the drives that were there a moment ago.
     fn survives(&self, journal: &[DriveId]) -> String {
         let topology = self.shared.cached_topology(Reserve::Client).ok();
-        let survives = topology.and_then(|topology| topology.survives(self.geometry, journal));
+        let survives = topology.and_then(|topology| self.shared.sampled.survives(&topology, self.geometry, journal));
         survives.map_or_else(String::new, |survives| survives.to_string())
     }
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.shared.volatile().alarms.values().cloned().collect();
         if let Ok(topology) = self.shared.cached_topology(Reserve::Client) {
-            let found = topology.warnings(self.geometry);
+            let found = self.shared.sampled.warnings(&topology, self.geometry);
             warnings.extend(found.iter().map(ToString::to_string));
             let crowded = self.keeper().map_or([0; 3], |keeper| keeper.status().crowded);
             warnings.extend(topology::older_stripes(&found, crowded).map(|warning| warning.to_string()));

@@ -7,7 +7,8 @@ mod rule;
 mod survives;
 
 pub use rule::{RuleUnmet, check_rule};
-pub use survives::Survives;
+use survives::Samples;
+pub use survives::{Sampled, Survives};
 
 use codec::effect::{DriveRow, DriveState};
 use codec::erasure::Geometry;
@@ -294,6 +295,10 @@ impl Topology {
 
     /// What does not hold here, for people.
     pub fn warnings(&self, geometry: Geometry) -> Vec<Warning> {
+        self.warnings_of(self.samples(geometry).as_ref(), geometry)
+    }
+
+    fn warnings_of(&self, placed: Option<&Samples>, geometry: Geometry) -> Vec<Warning> {
         let (k, m) = (usize::from(geometry.k()), usize::from(geometry.m()));
         let usable = self.usable().count();
         let mut warnings = Vec::new();
@@ -312,7 +317,7 @@ impl Topology {
             Some(data) if data < k => warnings.push(Warning::NarrowStripes { usable, full: k + m }),
             Some(_) => {}
         }
-        warnings.extend(self.not_survived(geometry));
+        warnings.extend(placed.and_then(|placed| self.not_survived(placed, geometry)));
         warnings.extend(self.not_written_after());
         warnings
     }

@@ -6,7 +6,7 @@ use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalMap, JournalReadError};
 use crate::keep::claims::Claims;
 use crate::lookup::{Located, Losses, Wounds};
-use crate::topology::Topology;
+use crate::topology::{Sampled, Topology};
 use bytes::Bytes;
 use codec::erasure::Geometry;
 use codec::frame::verify_stored;
@@ -49,6 +49,8 @@ pub struct Shared {
     pub batches: AtomicU64,
     /// Stripes whose shards are being moved or collected.
     pub claims: Claims,
+    /// What placement does with the drives as they are.
+    pub sampled: Sampled,
     volatile: RwLock<Volatile>,
 }
 
@@ -125,6 +127,7 @@ impl Shared {
             unsealed: AtomicU64::new(unsealed),
             batches: AtomicU64::new(0),
             claims: Claims::default(),
+            sampled: Sampled::default(),
             volatile: RwLock::new(Volatile { applied, sealed, ..Volatile::default() }),
         }
     }
@@ -235,6 +238,11 @@ impl Shared {
     /// How the drives were when they were last looked at.
     pub fn set_drives(&self, drives: Vec<DriveStatus>) {
         self.volatile_mut().drives = drives;
+    }
+
+    /// How the drives were when they were last looked at; empty before the first look.
+    pub fn seen_drives(&self) -> Vec<DriveStatus> {
+        self.volatile().drives.clone()
     }
 
     /// A batch is durable and applied.

@@ -7,9 +7,49 @@ use codec::erasure::Geometry;
 use codec::id::DriveId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 /// Stripes that are placed in each cell to see how placement spreads them.
 const SAMPLES: u64 = 8;
+
+/// Drives of some full stripes.
+pub(super) type Samples = Vec<Vec<DriveId>>;
+
+/// The samples of the topology that was asked about last: every gateway asks each second, and it is hundreds of placings for
+/// drives that have hardly changed. How much room they have is no part of the question.
+#[derive(Debug, Default)]
+pub struct Sampled(Mutex<Option<Sample>>);
+
+#[derive(Debug)]
+struct Sample {
+    of: Topology,
+    geometry: Geometry,
+    placed: Option<Samples>,
+}
+
+impl Sampled {
+    /// [`Topology::survives`].
+    pub fn survives(&self, topology: &Topology, geometry: Geometry, journal: &[DriveId]) -> Option<Survives> {
+        topology.survives_of(self.samples(topology, geometry)?, geometry, journal)
+    }
+
+    /// [`Topology::warnings`].
+    pub fn warnings(&self, topology: &Topology, geometry: Geometry) -> Vec<Warning> {
+        topology.warnings_of(self.samples(topology, geometry).as_ref(), geometry)
+    }
+
+    fn samples(&self, topology: &Topology, geometry: Geometry) -> Option<Samples> {
+        let mut of = topology.clone();
+        of.drives.iter_mut().for_each(|drive| drive.free = 0);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|last| last.of == of && last.geometry == geometry) {
+            return last.placed.clone();
+        }
+        let placed = topology.samples(geometry);
+        *last = Some(Sample { of, geometry, placed: placed.clone() });
+        placed
+    }
+}
 
 /// How many may be lost at once, whichever they are, with nothing lost that is written now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +95,10 @@ fn many_of(level: Level, many: usize) -> String {
 impl Topology {
     /// What survives of stripes that are written now, and of the journal on these members. `None` when nothing can be written.
     pub fn survives(&self, geometry: Geometry, journal: &[DriveId]) -> Option<Survives> {
-        let mut placed = self.samples(geometry)?;
+        self.survives_of(self.samples(geometry)?, geometry, journal)
+    }
+
+    fn survives_of(&self, mut placed: Samples, geometry: Geometry, journal: &[DriveId]) -> Option<Survives> {
         placed.push(journal.to_vec());
         let parity = usize::from(geometry.m());
         let shared = Level::SHARED.map(|level| self.has_many(level).then(|| self.may_lose(&placed, level, parity)));
@@ -87,9 +130,8 @@ impl Topology {
     }
 
     /// What fails as a whole and takes more of a stripe than may be lost: the least of the levels that do.
-    pub(super) fn not_survived(&self, geometry: Geometry) -> Option<Warning> {
+    pub(super) fn not_survived(&self, placed: &Samples, geometry: Geometry) -> Option<Warning> {
         let parity = usize::from(geometry.m());
-        let placed = self.samples(geometry)?;
         let most = |at: usize| placed.iter().map(|drives| self.most_held(drives)[at]).max().unwrap_or(0);
         let levels = Level::SHARED.into_iter().enumerate().filter(|(_, level)| self.has_many(*level));
         let mut losses = levels.map(|(at, level)| Warning::Loss { level, most: most(at), parity });
@@ -102,7 +144,7 @@ impl Topology {
     }
 
     /// Drives of full stripes that are placed now: some in each cell that placement would choose.
-    fn samples(&self, geometry: Geometry) -> Option<Vec<Vec<DriveId>>> {
+    pub(super) fn samples(&self, geometry: Geometry) -> Option<Samples> {
         let (parity, m) = (geometry.m(), usize::from(geometry.m()));
         let count = usize::from(self.width(geometry)?) + m;
         let level = Level::SHARED.into_iter().rev().find(|level| self.capacity(*level, m) >= count);
@@ -205,6 +247,28 @@ mod tests {
             said(&uneven, &[0, 1, 2, 3, 4, 5, 6], 1, 6),
             "survives the loss of any 6 drives, any 6 nodes (reads only from 5 on), any 6 racks (reads only from 5 on), any 2 sites (reads only from 2 on)"
         );
+    }
+
+    #[test]
+    fn the_samples_of_a_topology_are_placed_once_and_those_of_another_anew() {
+        let (sampled, geometry) = (Sampled::default(), Geometry::new(4, 2).unwrap());
+        let mut topology = topology(12, |n| (n / 2, n / 4, 0));
+        let journal: Vec<DriveId> = [0, 4, 8].map(|n| DriveId([n; 16])).into();
+        let placed =
+            |sampled: &Sampled| sampled.0.lock().unwrap().as_mut().map(|last| std::mem::take(&mut last.placed));
+        assert_eq!(sampled.survives(&topology, geometry, &journal), topology.survives(geometry, &journal));
+        assert!(placed(&sampled).flatten().is_some());
+        topology.drives.iter_mut().for_each(|drive| drive.free += 1);
+        assert_eq!(
+            sampled.survives(&topology, geometry, &journal),
+            None,
+            "what was kept, and is taken out here, counts"
+        );
+        topology.drives[0].usable = false;
+        assert_eq!(sampled.survives(&topology, geometry, &journal), topology.survives(geometry, &journal));
+        let ruled = topology.clone().surviving(Level::Rack);
+        assert_eq!(sampled.warnings(&ruled, geometry), ruled.warnings(geometry));
+        assert_eq!(sampled.warnings(&topology, geometry), topology.warnings(geometry));
     }
 
     #[test]
