@@ -210,7 +210,7 @@ impl Keeper {
         let base_ms = (clock.wall_ms(), clock.monotonic_ms());
         let KeepConfig { drive_rate, per_drive, .. } = parts.config;
         let work = Work {
-            drives: Drives::default(),
+            drives: Drives::since(&parts.shared.seen_drives()),
             findings: Findings::default(),
             queue: Queue::default(),
             lanes: Lanes::new(drive_rate, per_drive),

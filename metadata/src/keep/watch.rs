@@ -4,6 +4,10 @@
 //! * A drive is silent from the moment at which it was first seen so by this process. That moment is journaled once a drive was
 //!   silent for [`NOTE_AFTER_MS`], and so is the moment at which a drive was removed: a restart neither makes a loss younger nor
 //!   begins a wait again. Without it a server that is restarted more often than a wait is long never rebuilds.
+//! * That a drive is back is journaled at once, and stays so until all of it was verified: another process that takes over goes on
+//!   to verify it, or what it lost while it was away would count from then on.
+//! * How often a drive was opened is compared with what it was when the service started: a process counts on from one service to
+//!   the next, and what was opened again in an earlier one was verified there, or is journaled.
 //! * A drive that was silent comes back *unverified*: its shards count again one by one, behind a cursor that only grows. One that was
 //!   opened by nobody meanwhile was held by the same process all the time, and comes back as it was: a node that can't be reached for
 //!   a minute has lost nothing, and to verify what is on it takes days.
@@ -102,6 +106,8 @@ struct Failing {
 #[derive(Clone, Debug, Default)]
 pub struct Drives {
     seen: BTreeMap<DriveId, Seen>,
+    /// How often each had been opened when the service started.
+    at_start: BTreeMap<DriveId, u32>,
     /// A drive was given up since the last look.
     given_up: bool,
 }
@@ -120,6 +126,11 @@ pub struct Look {
 }
 
 impl Drives {
+    /// For a service that has just started, with the drives as they were then.
+    pub fn since(start: &[DriveStatus]) -> Drives {
+        Drives { at_start: start.iter().map(|status| (status.id, status.opened)).collect(), ..Drives::default() }
+    }
+
     /// Takes in how the drives are now.
     pub fn look(
         &mut self,
@@ -138,7 +149,10 @@ impl Drives {
             let before = self.seen.get(&id).copied();
             let seen = match before {
                 Some(before) => step(before, row, (answers, opened), now_ms, grace_ms),
-                None => first(view, id, row, (answers, opened), now_ms)?,
+                None => {
+                    let at_start = self.at_start.get(&id).copied().unwrap_or(1);
+                    first(view, id, row, (answers, opened, opened > at_start), now_ms)?
+                }
             };
             let seen = note(&mut look, id, seen, now_ms, grace_ms);
             look.changed |= before.map(class) != Some(class(seen)) && !(before.is_none() && class(seen) == THERE);
@@ -240,12 +254,13 @@ fn class(seen: Seen) -> (u8, bool) {
     (sight, seen.draining)
 }
 
-/// A drive that this process sees for the first time. One that was silent before the start is verified before it counts.
+/// A drive that this service sees for the first time. One that was silent before the start, or was opened `again` since, is verified
+/// before it counts.
 fn first(
     view: &dyn View,
     id: DriveId,
     row: &DriveRow,
-    (answers, opened): (bool, u32),
+    (answers, opened, again): (bool, u32, bool),
     now_ms: u64,
 ) -> Result<Seen, IndexError> {
     let noted = index::setting(view, &setting_name(id))?;
@@ -254,7 +269,7 @@ fn first(
         (_, noted) if row.state == DriveState::Removed as i32 => {
             Sight::Removed { since_ms: noted.unwrap_or(now_ms).min(now_ms) }
         }
-        (true, None) if opened > 1 => Sight::Back { since_ms: now_ms, verified: None },
+        (true, None) if again => Sight::Back { since_ms: now_ms, verified: None },
         (true, None) => Sight::There,
         (true, Some(since_ms)) => Sight::Back { since_ms: since_ms.min(now_ms), verified: None },
         (false, noted) => Sight::Silent { since_ms: noted.unwrap_or(now_ms).min(now_ms) },
@@ -316,7 +331,7 @@ fn step(before: Seen, row: &DriveRow, (answers, opened): (bool, u32), now_ms: u6
     Seen { sight, draining, back_ms, opened, failing, left_until_ms, kept, noted: before.noted }
 }
 
-/// Journals since when a drive is silent, if it was for a while, or removed, and that it is silent no more.
+/// Journals since when a drive is silent, if it was for a while, or is back or removed, and that it is silent no more.
 fn note(look: &mut Look, id: DriveId, mut seen: Seen, now_ms: u64, grace_ms: u64) -> Seen {
     let setting = |value| SettingRow { name: setting_name(id), value };
     let is_due = |since_ms: u64| match seen.noted {
@@ -326,7 +341,7 @@ fn note(look: &mut Look, id: DriveId, mut seen: Seen, now_ms: u64, grace_ms: u64
     };
     let note = match seen.sight {
         Sight::Silent { since_ms } if is_due(since_ms) => Some(since_ms),
-        Sight::Removed { since_ms } if seen.noted.is_none() => Some(since_ms),
+        Sight::Back { since_ms, .. } | Sight::Removed { since_ms } if seen.noted.is_none() => Some(since_ms),
         _ => None,
     };
     if let Some(since_ms) = note {
@@ -353,6 +368,35 @@ mod tests {
 
     fn status(health: DriveHealth) -> DriveStatus {
         DriveStatus { id: DRIVE, health, ..crate::keep::testing::drive_status() }
+    }
+
+    fn note_all(overlay: &mut Overlay<'_>, look: Look) {
+        look.notes.iter().for_each(|note| overlay.put(index::META, index::setting_key(&note.name), note));
+    }
+
+    /// A process that took over while drives were being verified took them for good: it had opened its own clients of the nodes, which
+    /// had seen no drive go. One that led for a second time verified all drives whose nodes had ever been started anew.
+    #[test]
+    fn a_process_that_takes_over_goes_on_to_verify_what_is_back_and_begins_nothing_anew() {
+        let kv = MemoryKv::new(&FAMILIES);
+        let mut overlay = Overlay::new(&kv);
+        let active = [row(DriveState::Active)];
+        let there = |opened| [DriveStatus { opened, ..status(DriveHealth::Healthy) }];
+        let mut first = Drives::since(&there(1));
+        first.look(&overlay, &active, &there(1), 10, 100).unwrap();
+        let look = first.look(&overlay, &active, &there(2), 20, 100).unwrap();
+        assert_eq!((first.back(), look.notes.len()), (vec![(DRIVE, None)], 1));
+        note_all(&mut overlay, look);
+        let mut second = Drives::since(&there(1));
+        second.look(&overlay, &active, &there(1), 30, 100).unwrap();
+        assert_eq!(second.get(DRIVE).unwrap().sight, Sight::Back { since_ms: 20, verified: None });
+        second.verified(DRIVE, None);
+        let look = second.look(&overlay, &active, &there(1), 40, 100).unwrap();
+        note_all(&mut overlay, look);
+        // The first process again, whose client has counted two.
+        let mut again = Drives::since(&there(2));
+        let look = again.look(&overlay, &active, &there(2), 50, 100).unwrap();
+        assert_eq!((look, again.any_concern()), (Look::default(), false));
     }
 
     /// A server that was restarted within the grace, each time, began it again and never rebuilt; what a removed drive had held
@@ -442,8 +486,11 @@ mod tests {
         later.look(&overlay, &active, &again(3), 522, 100).unwrap();
         assert_eq!(later.back(), [(DRIVE, None)]);
         later.verified(DRIVE, None);
-        assert!(later.look(&overlay, &active, &again(3), 523, 100).unwrap().notes.is_empty() && !later.any_concern());
-        let mut late = Drives::default();
+        let look = later.look(&overlay, &active, &again(3), 523, 100).unwrap();
+        assert_eq!((look.notes.len(), look.notes[0].value.len()), (1, 0), "no longer to be verified");
+        assert!(!later.any_concern());
+        note_all(&mut overlay, look);
+        let mut late = Drives::since(&again(1));
         late.look(&overlay, &active, &again(2), 524, 100).unwrap();
         assert_eq!(late.back(), [(DRIVE, None)], "opened again before the first look");
 
@@ -456,7 +503,7 @@ mod tests {
         assert_eq!(later.get(DRIVE).unwrap().sight, Sight::Silent { since_ms: 525 });
         let at = 526 + VERIFY_WITHIN_MS;
         let look = later.look(&overlay, &active, &again(4), at, 100).unwrap();
-        assert_eq!((look.changed, look.notes.len(), later.lost()), (true, 1, 1), "its stripes are walked over");
+        assert_eq!((look.changed, look.notes.len(), later.lost()), (true, 0, 1), "its stripes are walked over");
         assert!(!later.look(&overlay, &active, &again(4), at + 1, 100).unwrap().changed);
         assert!(later.look(&overlay, &active, &again(4), at + LEFT_ALONE_MS, 100).unwrap().changed);
         assert_eq!(later.back(), [(DRIVE, None)], "another chance");
