@@ -2,9 +2,11 @@
 
 use super::world::*;
 use crate::command::*;
+use crate::index::reclaim::{self, Hold, RECLAIM_SETTING};
 use crate::index::replication::{self, length, queue, rule, waiting};
 use crate::index::{REPLICATION, View};
-use codec::effect::{ReplicatedKey, ReplicationRow};
+use bytes::Bytes;
+use codec::effect::{ReplicatedKey, ReplicationRow, SettingRow};
 use codec::id::BucketId;
 
 fn copied(bucket: BucketId) -> Command {
@@ -107,6 +109,18 @@ fn what_was_copied_by_another_rule_waits_on() {
     let swept = ReplicatedKey { key: "k".to_owned(), lsn: u64::MAX };
     assert!(world.decide(&Command::Replicated { bucket, rule: None, done: vec![swept] }).unwrap().is_noop());
     assert_eq!(keys(&world, bucket), ["k"]);
+}
+
+/// The switch is for what is deleted here; what is elsewhere must not go because somebody used it.
+#[test]
+fn what_an_operator_has_to_judge_is_seen_behind_his_switch() {
+    let mut world = World::new();
+    let off = SettingRow { name: RECLAIM_SETTING.to_owned(), value: Bytes::from_static(b"off") };
+    world.run(Command::PutSetting(off)).unwrap();
+    assert_eq!(reclaim::unreleased(&world.view()).unwrap(), None);
+    world.run(Command::HoldReclaim { reason: "put back".to_owned() }).unwrap();
+    assert_eq!(reclaim::hold(&world.view()).unwrap(), Some(Hold::Off));
+    assert_eq!(reclaim::unreleased(&world.view()).unwrap(), Some(Hold::Held("put back".to_owned())));
 }
 
 /// They would replace and delete each other's objects.
