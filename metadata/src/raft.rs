@@ -30,7 +30,7 @@ pub use self::member::{ChangeError, Leadership, Member, MemberConfig, MemberErro
 pub use self::message::{decode_entry, encode_entry};
 pub use self::network::{Link, Network, ask_to_join};
 pub use self::part::Refused;
-pub use self::record::{Record, RecordError, Tail, record};
+pub use self::record::{Record, RecordError, Tail, proposed, record};
 pub use self::way::{Purpose, Way, WayError, Ways};
 pub use self::wire::{Service, TlsWays};
 

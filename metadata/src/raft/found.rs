@@ -13,6 +13,7 @@ use super::machine::{Machine, MachineError};
 use super::member::MemberConfig;
 use super::{Peer, Tail};
 use crate::index::{self, IndexError, Overlay};
+use codec::id::Epoch;
 use openraft::{CommittedLeaderId, LogId, Membership, StoredMembership};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -72,7 +73,7 @@ pub(super) fn finish(dir: &Path) -> Result<(), FoundError> {
 }
 
 /// Makes the member's directory from the index in `index`. Blocks.
-pub(super) fn found(config: &MemberConfig, me: &Peer, index: &Path) -> Result<(), FoundError> {
+pub(super) fn found(config: &MemberConfig, me: &Peer, index: &Path, epoch: Epoch) -> Result<(), FoundError> {
     finish(&config.dir)?;
     // A directory that is there and empty may be replaced; RENAME does so.
     let full = match fs::read_dir(&config.dir) {
@@ -87,7 +88,8 @@ pub(super) fn found(config: &MemberConfig, me: &Peer, index: &Path) -> Result<()
     fs::create_dir_all(&new).map_err(at(&new))?;
     let tail = {
         let from = RocksKv::open(index, &index::FAMILIES, config.rocks)?;
-        let tail = tail_of(&from).map_err(FoundError::Index)?.ok_or_else(|| FoundError::Empty(index.to_owned()))?;
+        let tail =
+            tail_of(&from, epoch).map_err(FoundError::Index)?.ok_or_else(|| FoundError::Empty(index.to_owned()))?;
         Machine::adopt(&new.join("index"), |to| from.checkpoint(to))?;
         tail
     };
@@ -108,11 +110,9 @@ pub(super) fn found(config: &MemberConfig, me: &Peer, index: &Path) -> Result<()
 }
 
 /// The end of an index of a process that was all of metadata; `None` where nothing was applied. The epoch of its last entry is
-/// not in it, but one that is at least as high: every epoch of the journal was taken below or at the epoch that its start
-/// granted. The leader takes a higher one (`start/lead.rs`).
-fn tail_of(index: &dyn Kv) -> Result<Option<Tail>, IndexError> {
-    let view = Overlay::new(index);
-    let (lsn, hash) = index::applied(&view)?;
-    let epoch = index::epoch(&view)?.max(index::reclaim::last_granted(&view)?);
+/// not in it. The empty entries that follow are hashed with it: with any other, the drives' journal and the Raft log would not
+/// meet, and no leader could ever write.
+fn tail_of(index: &dyn Kv, epoch: Epoch) -> Result<Option<Tail>, IndexError> {
+    let (lsn, hash) = index::applied(&Overlay::new(index))?;
     Ok((lsn.0 > 0).then_some(Tail { lsn, epoch, hash }))
 }

@@ -22,9 +22,10 @@ use prost::Message;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use storage_node::kv::{Direction, Family, Kv, KvError};
+use storage_node::kv::{Direction, Family, Kv, KvError, RocksKv, RocksOptions};
 
 /// Entries by index, big endian.
 const LOG: Family = "raft-log";
@@ -138,9 +139,13 @@ impl LogStore {
         Ok(log)
     }
 
-    /// Whether a store was ever a node's log. One that should be and is not has lost what it held. Blocks.
-    pub fn is_owned(kv: &dyn Kv) -> Result<bool, OpenError> {
-        Ok(read_row::<IdentityRow>(kv, IDENTITY)?.is_some())
+    /// Whether the store in `dir` was ever a node's log. One that should be and is not has lost what it held. Blocks.
+    ///
+    /// It is opened as a member opens it. Any other way would mend damage by forgetting what comes after it, and the member would
+    /// find a log that is whole and has forgotten its vote.
+    pub fn is_owned(dir: &Path, options: RocksOptions) -> Result<bool, OpenError> {
+        let kv = RocksKv::open_promised(dir, &FAMILIES, options)?;
+        Ok(read_row::<IdentityRow>(&kv, IDENTITY)?.is_some())
     }
 
     /// Makes an empty store the log of `identity`, as if it was purged up to `last`: a cluster of one begins after an index that
@@ -157,6 +162,11 @@ impl LogStore {
     /// Blocks.
     pub(crate) fn read_committed_from(&self, from: u64, upto: u64) -> Result<Vec<Entry<RaftTypes>>, IndexError> {
         self.entries(from, upto.checked_add(1), READ_BYTES)
+    }
+
+    /// The first index that is not purged. Blocks.
+    pub(crate) fn first_index(&self) -> Result<u64, IndexError> {
+        Ok(read_row::<LogIdMessage>(&*self.kv, PURGED)?.map_or(0, |at| at.index.saturating_add(1)))
     }
 
     /// The last entry that was purged; 0 for none.
@@ -202,6 +212,21 @@ impl LogStore {
             && let Some((key, _)) = scan.next()?
         {
             if end.is_some_and(|end| key[..] >= end.to_be_bytes()[..]) {
+                break;
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    /// Keys of the entries behind `upto` that are of a lower term: what a leader had replaced before a snapshot up to there was
+    /// installed. Terms never fall in a log, so one of such entries would be the tail of another log than this one.
+    fn outdated_after(&self, upto: LogId<u64>) -> Result<Vec<Bytes>, IndexError> {
+        let Some(after) = upto.index.checked_add(1) else { return Ok(Vec::new()) };
+        let mut scan = self.kv.scan(LOG, &after.to_be_bytes(), Direction::Forward)?;
+        let mut keys = Vec::new();
+        while let Some((key, value)) = scan.next()? {
+            if entry_of(&key, value)?.log_id.leader_id.term >= upto.leader_id.term {
                 break;
             }
             keys.push(key);
@@ -378,8 +403,9 @@ impl RaftLogStorage<RaftTypes> for LogStore {
     }
 
     async fn truncate(&mut self, from: LogId<u64>) -> Result<(), StorageError<u64>> {
-        // Not synced by itself: whatever is appended next comes after it in the write-ahead log, and is synced with it.
-        let cut = self.write(false, move |log, rows| {
+        // Synced: what follows may be a snapshot, which is kept in another store and takes no entry after it. Were the cut lost
+        // then, entries that another leader has replaced would be there behind the snapshot.
+        let cut = self.write(true, move |log, rows| {
             log.keys(from.index, None, usize::MAX)?.into_iter().for_each(|key| rows.delete(LOG, key));
             Ok(())
         });
@@ -391,6 +417,7 @@ impl RaftLogStorage<RaftTypes> for LogStore {
         let purged = self.write(false, move |log, rows| {
             rows.put(STATE, PURGED, &LogIdMessage::from(upto));
             log.keys(0, upto.index.checked_add(1), usize::MAX)?.into_iter().for_each(|key| rows.delete(LOG, key));
+            log.outdated_after(upto)?.into_iter().for_each(|key| rows.delete(LOG, key));
             Ok(())
         });
         purged.await.map_err(|error| StorageIOError::write_logs(&error).into())

@@ -244,8 +244,17 @@ impl Machine {
         };
         let last = last_log_id.map_or(0, |id| id.index);
         let meta = SnapshotMeta { last_log_id, last_membership, snapshot_id: format!("{last}-{number}") };
-        self.state().snapshot = Some((meta.clone(), dir.clone()));
+        self.keep(&meta, &dir);
         Ok(Snapshot { meta, snapshot: Box::new(dir) })
+    }
+
+    /// Makes a snapshot that was built the one that is sent. One that was installed meanwhile may be newer, and the log purged up to
+    /// that: from an older one nobody could go on.
+    pub(super) fn keep(&self, meta: &SnapshotMeta<u64, Peer>, dir: &SnapshotDir) {
+        let mut state = self.state();
+        if state.snapshot.as_ref().is_none_or(|(known, _)| known.last_log_id <= meta.last_log_id) {
+            state.snapshot = Some((meta.clone(), dir.clone()));
+        }
     }
 
     fn install(&self, meta: &SnapshotMeta<u64, Peer>, dir: SnapshotDir) -> Result<(), MachineError> {

@@ -21,6 +21,7 @@ use super::silence::Silence;
 use super::{Peer, RaftTypes};
 use crate::index::{self, Overlay};
 use crate::replica::NotLeading;
+use codec::id::Epoch;
 use openraft::error::{ChangeMembershipError, CheckIsLeaderError, ClientWriteError, Fatal, ForwardToLeader, RaftError};
 use openraft::{
     ChangeMembers, Config, ConfigError, Raft, RaftMetrics, RaftNetworkFactory, ServerState, SnapshotPolicy,
@@ -268,7 +269,8 @@ impl Member {
     }
 
     /// Begins a cluster of one: this node, under `config.identity`, from the index in `index`, which nobody has open and which
-    /// stays as it is. Raft goes on after the last LSN that the index has applied. `config.dir` must not hold a member.
+    /// stays as it is. Raft goes on after the last LSN that the index has applied, an entry of `epoch` (as the drives have it, which
+    /// is not always the epoch that stripes were numbered in). `config.dir` must not hold a member.
     ///
     /// For a cluster whose metadata was one process, and where all metadata nodes are lost and the index was rebuilt from the
     /// drives. Never while any node of an earlier cluster of metadata nodes may still run.
@@ -276,10 +278,11 @@ impl Member {
         config: MemberConfig,
         me: Peer,
         index: PathBuf,
+        epoch: Epoch,
         network: N,
     ) -> Result<Member, MemberError> {
         let plan = config.clone();
-        let found = tokio::task::spawn_blocking(move || found::found(&plan, &me, &index));
+        let found = tokio::task::spawn_blocking(move || found::found(&plan, &me, &index, epoch));
         found.await.map_err(|_| Fatal::Panicked)??;
         Member::open(config, network).await
     }
@@ -319,6 +322,17 @@ impl Member {
         let known = self.leadership.borrow();
         let leader = known.leader.as_ref().filter(|(id, _)| *id != self.id);
         NotLeading { leader: leader.map(|(_, peer)| peer.clone()) }
+    }
+
+    /// Raft's term, as this node knows it.
+    pub(crate) fn term(&self) -> u64 {
+        self.raft.metrics().borrow().current_term
+    }
+
+    /// [`Self::read_index`], of a node that led in `term` before. One that leads in another one may have followed in between.
+    pub(crate) async fn leads_in(&self, term: u64) -> Result<(), NotLeading> {
+        self.read_index().await?;
+        if self.term() == term { Ok(()) } else { Err(self.not_leading()) }
     }
 
     /// Confirms with a majority that this node leads, after the call. Whoever asks while a round is running shares the next.

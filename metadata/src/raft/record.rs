@@ -65,6 +65,14 @@ pub enum RecordError {
     },
 }
 
+/// The end of the journal after a proposal, if it came where it was decided to come, which only its predecessor can tell.
+pub fn proposed(entry: &Entry<RaftTypes>) -> Option<Tail> {
+    let EntryPayload::Normal(proposal) = &entry.payload else { return None };
+    let parsed = parse_entry(proposal.entry.clone()).ok()?;
+    let tail = Tail { lsn: parsed.lsn, epoch: parsed.epoch, hash: parsed.hash };
+    (tail.lsn.0 == entry.log_id.index).then_some(tail)
+}
+
 /// The journal's entry for an entry of the Raft log after `before`. Membership and leaders' first entries are empty ones of
 /// the epoch before them, and so is a proposal that was decided after another entry than the one before it: its effects may
 /// rest on what did not happen. `None` for index 0, which is the membership that a cluster begins with and no LSN.

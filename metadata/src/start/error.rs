@@ -64,6 +64,12 @@ pub enum StartError {
         /// The last entry of the drives.
         drives: Lsn,
     },
+    /// The metadata nodes' history and that of the drives are not the same any more: others were begun from the drives since.
+    #[error(
+        "the drives' journal has another entry at LSN {0} than these metadata nodes have agreed on: other metadata nodes were \
+         begun from the drives since. Nothing is served; remove this one"
+    )]
+    DrivesDiffer(Lsn),
     /// This metadata node does not lead.
     #[error(transparent)]
     NotLeading(#[from] NotLeading),

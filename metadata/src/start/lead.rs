@@ -7,7 +7,10 @@
 //!   can have committed, and so journaled, is applied here, too.
 //! * The index may be ahead of the drives, if the Raft log has every entry in between and they follow, by hash, the last one that
 //!   the drives have. They are journaled first, before anything is decided: on the same LSNs, with the same bytes and epochs.
-//! * Drives that are ahead of the index are not these metadata nodes' drives any more: they were restored from an older state, or
+//! * The drives may lack the `Seal` of all that they have: a leader ended between the agreement on it and the journal. Then they
+//!   seem to be empty to an index that has it. They are looked at again, as if nothing were sealed: segments are freed only after
+//!   their `Seal` is journaled.
+//! * Drives that are ahead of the index, or have other entries, are not these metadata nodes' drives any more: they were restored from an older state, or
 //!   others were begun from the drives in the meantime. Nothing is served then, not even reads.
 //!
 //! What a crash, or the loss of leadership, leaves between two steps: what the next leader finds by the same steps. A leader that
@@ -19,10 +22,11 @@ use super::{Config, Drives, IndexHome, Means, PutAside, Scene, StartError, open}
 use crate::clock::{Clock, Entropy};
 use crate::commit::Agreement;
 use crate::keys::{KeyError, Keys};
-use crate::raft::{Member, RecordError, Tail, record};
+use crate::raft::{Member, RecordError, Tail, proposed, record};
+use crate::replica::NotLeading;
 use crate::service::Metadata;
-use crate::survey::{Chain, IndexMark};
-use codec::id::ClusterId;
+use crate::survey::{Chain, IndexMark, best_chain, survey};
+use codec::id::{ClusterId, Lsn};
 use std::sync::Arc;
 use storage_node::host::NodeHost;
 use storage_node::kv::{Kv, KvError};
@@ -48,6 +52,8 @@ pub struct LeaderParts {
 /// How a leader goes on from where the drives end.
 pub(super) struct Lead {
     pub member: Arc<Member>,
+    /// The term in which this start began to look.
+    pub term: u64,
     /// The end of what the drives have.
     pub journaled: Tail,
 }
@@ -56,6 +62,11 @@ impl Lead {
     /// What the committer needs.
     pub fn agreement(&self) -> Agreement {
         Agreement::new(self.member.clone(), self.journaled)
+    }
+
+    /// Makes sure that this node leads, and has led all the time since this start began to look.
+    pub async fn confirm(&self) -> Result<(), NotLeading> {
+        self.member.leads_in(self.term).await
     }
 }
 
@@ -87,20 +98,29 @@ impl IndexHome for Applied {
 /// # Errors
 /// [`StartError::NotLeading`] where this node does not lead, or no more. Nothing is released: the nodes stay as they are.
 pub async fn lead(parts: LeaderParts, config: Config, member: Arc<Member>) -> Result<Metadata, StartError> {
-    member.read_index().await?;
+    let term = member.term();
+    member.leads_in(term).await?;
     let LeaderParts { nodes, cluster, keys, clock, entropy } = parts;
     let index = Arc::new(Applied(member.machine().kv()));
     let mut means = Means { drives: Drives::Far(nodes, cluster), index, clock, entropy, lead: None };
     let (opened, key) = open(&means, &config, Box::new(move |_| keys())).await?;
-    let scene = opened.look(&config).await?;
+    let mut scene = opened.look(&config).await?;
     if scene.chain.last.0 > scene.mark.applied {
         return Err(StartError::DrivesAhead { index: scene.mark.applied, drives: scene.chain.last.0 });
     }
-    let end = drives_end(&member, &scene)?;
+    let mut end = drives_end(&member, &scene)?;
     let bridged = match end {
         Some(end) => bridges(&member, end, scene.mark).await?,
-        None => false,
+        None => {
+            end = look_behind_seal(&member, &mut scene, &config).await?;
+            end.is_some()
+        }
     };
+    if let (false, Some(end)) = (bridged, end)
+        && agreed_on(&member, end.lsn, scene.mark).await?.is_some_and(|hash| hash != end.hash)
+    {
+        return Err(StartError::DrivesDiffer(end.lsn));
+    }
     // Where the log has what the drives lack, the index counts as being where they are.
     let mark = match end.filter(|_| bridged) {
         Some(end) => IndexMark { applied: end.lsn, hash: end.hash, ..scene.mark },
@@ -108,7 +128,7 @@ pub async fn lead(parts: LeaderParts, config: Config, member: Arc<Member>) -> Re
     };
     match (scene.judge_index(&config, mark), end) {
         (Ok(()), Some(journaled)) => {
-            means.lead = Some(Lead { member, journaled });
+            means.lead = Some(Lead { member, term, journaled });
             serve(means, config, scene, key, None).await
         }
         (Ok(()), None) => Err(StartError::NoRegister),
@@ -122,6 +142,53 @@ fn drives_end(member: &Member, scene: &Scene) -> Result<Option<Tail>, StartError
     let applied = member.machine().tail()?;
     let held = held.get(lsn).map(|held| Tail { lsn: *lsn, epoch: held.epoch, hash: *hash });
     Ok(held.or(Some(applied).filter(|applied| (applied.lsn, applied.hash) == (*lsn, *hash))))
+}
+
+/// Looks for what the drives have as if nothing were sealed, where they seem to have nothing: what the index's last `Seal` seals is
+/// still there, if the drives lack that `Seal`. Where the log leads from its end to the index, it is what the start goes on from,
+/// and is kept for a member that lacks it, until the `Seal` is journaled.
+async fn look_behind_seal(
+    member: &Arc<Member>,
+    scene: &mut Scene,
+    config: &Config,
+) -> Result<Option<Tail>, StartError> {
+    let copies = survey(&*scene.node, Lsn(0), config.patience.deadline, &config.sabotage).await?;
+    let chain = best_chain(&copies, IndexMark { sealed: Lsn(0), ..scene.mark }, &config.sabotage);
+    let (lsn, hash) = chain.last;
+    let end = chain.held.get(&lsn).map(|held| Tail { lsn, epoch: held.epoch, hash });
+    let Some(end) = end.filter(|end| end.lsn <= scene.mark.applied) else { return Ok(None) };
+    if !bridges(member, end, scene.mark).await? {
+        return Ok(None);
+    }
+    tracing::warn!(journal = %lsn, index = %scene.mark.applied, "the drives lack the entry that seals all that they have");
+    (scene.copies, scene.chain) = (copies, chain);
+    Ok(Some(end))
+}
+
+/// The hash of the entry that the metadata nodes have agreed on at `lsn`; `None` where the log can't tell. A first proposal gives
+/// the end from which the others follow, and it is one that counts if they lead to where the index is.
+async fn agreed_on(member: &Arc<Member>, lsn: Lsn, index: IndexMark) -> Result<Option<[u8; 32]>, StartError> {
+    let log = member.log().clone();
+    let walked = tokio::task::spawn_blocking(move || {
+        let (mut tail, mut found, mut next) = (None::<Tail>, None, log.first_index()?);
+        while next <= index.applied.0 {
+            let entries = log.read_committed_from(next, index.applied.0)?;
+            if entries.is_empty() {
+                return Ok(None);
+            }
+            for entry in &entries {
+                tail = match tail {
+                    Some(before) => record(entry, &before).map_err(StartError::Log)?.map(|record| record.tail()),
+                    None => proposed(entry),
+                };
+                found = found.or(tail.filter(|tail| tail.lsn == lsn).map(|tail| tail.hash));
+                next = entry.log_id.index.saturating_add(1);
+            }
+        }
+        let leads_there = tail.is_some_and(|tail| (tail.lsn, tail.hash) == (index.applied, index.hash));
+        Ok(found.filter(|_| leads_there))
+    });
+    walked.await.map_err(|error| StartError::Journal(error.to_string()))?
 }
 
 /// Whether the Raft log leads, entry by entry, from `end` to where the index is.

@@ -17,12 +17,12 @@ use crate::keep::keeper::{Keeper, KeeperParts};
 use crate::keep::reclaim::{self, ReclaimError, ReclaimParts, Reclaimer, orphans};
 use crate::keep::returning::Returning;
 use crate::keys::Keys;
+use crate::nodes;
 use crate::replay::{Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
 use crate::service::{Alarm, Metadata, Shared, SharedParts, Writing};
 use crate::stripe_writer::StripeWriter;
 use crate::survey::{ReadOnlyReason, before_gap};
-use crate::nodes;
 use crate::tasks;
 use crate::topology;
 use bytes::Bytes;
@@ -149,9 +149,14 @@ pub(super) async fn serve(
     };
     // A node that was superseded meanwhile would take the drives from its successor.
     if let Some(lead) = &parts.lead {
-        lead.member.read_index().await?;
+        lead.confirm().await?;
     }
     begin_drives(&scene, epoch, config.patience.deadline).await?;
+    // Again: what was seen before is not what the drives have where another node has led since then, and the register that was
+    // found would be written over a newer one.
+    if let Some(lead) = &parts.lead {
+        lead.confirm().await?;
+    }
     let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held), config.patience));
     let mut journal = Journal::new(JournalStart {
         node: scene.node.clone(),
@@ -247,7 +252,8 @@ pub(super) async fn next_epoch(
     let index = index::epoch(&Overlay::new(&**kv))?;
     let highest = scene.node.highest_epoch().await;
     let drives = highest.unwrap_or_default();
-    let highest = registers.chain(segments).chain(entries).chain(agreed).max().unwrap_or_default().max(index).max(drives);
+    let highest =
+        registers.chain(segments).chain(entries).chain(agreed).max().unwrap_or_default().max(index).max(drives);
     if is_far_above(highest, index) {
         tracing::error!(%highest, known = %index, "a drive names an epoch that this cluster can't have granted: forged or rotten");
     }
@@ -293,6 +299,9 @@ async fn finish_start(
     let mut committer = Committer::new(journal, shared.clone(), config.max_batch);
     if let Some(lead) = &parts.lead {
         committer.lead(lead.agreement()).await.map_err(|stopped| StartError::Journal(stopped.to_string()))?;
+        // Where the drives lacked the entry that seals: they have it now, and nothing else is looked for in what it seals.
+        shared.map.forget_upto(mark.sealed);
+        shared.sealed(mark.sealed);
     }
     let drives = scene.node.drives().await;
     shared.set_drives(drives.clone());

@@ -15,13 +15,14 @@ use crate::roles::metadata::{self as role, MetadataError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::effect::SettingRow;
+use codec::id::Epoch;
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::index::{self, IndexError, Overlay};
 use metadata::keys::{KEY_CHECK_SETTING, KeyError, Keys};
 use metadata::raft::{
-    ChangeError, FAMILIES, FoundError, Identity, Inbox, Joins, LogStore, Member, MemberConfig, MemberError, MemberLine,
-    Network, Peer, Refused, Timings, TlsWays, WayError, Ways, ask_to_join,
+    ChangeError, FoundError, Identity, Inbox, Joins, LogStore, Member, MemberConfig, MemberError, MemberLine, Network,
+    Peer, Refused, Timings, TlsWays, WayError, Ways, ask_to_join,
 };
 use metadata::replica::{Leading, NotLeading, Replica};
 use metadata::service::Metadata;
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use storage_node::host::NodeHost;
-use storage_node::kv::{KvError, RocksKv, RocksOptions};
+use storage_node::kv::{KvError, RocksOptions};
 use storage_node::service::tls::Credentials;
 
 /// How far the index of a follower may be behind its log for the node to count as ready, in entries.
@@ -211,11 +212,8 @@ impl Seat {
             return Ok(false);
         }
         let log = path.join("log");
-        let looked = tokio::task::spawn_blocking(move || {
-            let kv = RocksKv::open(&log, &FAMILIES, RocksOptions::default())?;
-            Ok::<_, MemberError>(LogStore::is_owned(&kv)?)
-        });
-        let looked = looked.await.map_err(|error| SeatError::Malformed(error.to_string()))?;
+        let looked = tokio::task::spawn_blocking(move || LogStore::is_owned(&log, RocksOptions::default()));
+        let looked = looked.await.map_err(|error| SeatError::Malformed(error.to_string()))?.map_err(MemberError::from);
         looked.map_err(|error| SeatError::state(path, error))
     }
 
@@ -308,11 +306,11 @@ impl Seat {
         if !existing && has_data(&*nodes).await? {
             return Err(SeatError::Existing);
         }
-        self.start_once(&mut stored, nodes, existing).await?;
+        let epoch = self.start_once(&mut stored, nodes, existing).await?;
         // What an earlier attempt has left.
         self.give_up(&mut stored)?;
         let number = self.new_number(&mut stored)?;
-        let member = self.found(number).await?;
+        let member = self.found(number, epoch).await?;
         self.sit(member)?;
         let index = Indexes::new(self.data.index_path());
         if let Err(error) = index.destroy() {
@@ -335,8 +333,14 @@ impl Seat {
         Ok(())
     }
 
-    /// One start of a process that is all of metadata, for the index and the accounts that a cluster of nodes begins with.
-    async fn start_once(&self, stored: &mut Config, nodes: Arc<dyn NodeHost>, existing: bool) -> Result<(), SeatError> {
+    /// One start of a process that is all of metadata, for the index and the accounts that a cluster of nodes begins with. Returns
+    /// the epoch of its last entry.
+    async fn start_once(
+        &self,
+        stored: &mut Config,
+        nodes: Arc<dyn NodeHost>,
+        existing: bool,
+    ) -> Result<Epoch, SeatError> {
         let cluster = self.credentials.identity().cluster;
         let started = role::metadata(&self.data, &self.config, stored, cluster, nodes).await;
         let meta = Arc::new(started.map_err(MetadataError::from)?);
@@ -349,15 +353,17 @@ impl Seat {
         };
         let recorded = recorded.await;
         meta.shutdown().await;
-        recorded
+        recorded?;
+        // A start journals its epoch, so there is a last entry, and it is in the journal: what it would seal is before it.
+        meta.last_entry_epoch().ok_or_else(|| SeatError::ReadOnly("the journal's last entry is not known".to_owned()))
     }
 
-    async fn found(&self, number: u64) -> Result<Member, SeatError> {
+    async fn found(&self, number: u64, epoch: Epoch) -> Result<Member, SeatError> {
         let index = self.data.index_path().join("metadata");
         let mut tries = CLOSING.0;
         loop {
             let config = self.member_config(number);
-            match Member::found(config, self.me.clone(), index.clone(), self.network()).await {
+            match Member::found(config, self.me.clone(), index.clone(), epoch, self.network()).await {
                 Ok(member) => return Ok(member),
                 Err(error) if tries > 0 && is_in_use(&error) => {
                     tries -= 1;

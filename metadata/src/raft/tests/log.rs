@@ -3,6 +3,7 @@
 use super::super::log::{FAMILIES, Identity, LogStore, OpenError};
 use super::super::message::{decode_entry, encode_entry};
 use super::super::{Applied, Peer, Proposal, RaftTypes, SnapshotDir};
+use crate::index::IndexError;
 use bytes::Bytes;
 use codec::id::ClusterId;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
@@ -197,10 +198,39 @@ async fn a_log_that_lost_what_it_synced_is_not_opened() {
     assert!(bytes.len() > 250_000, "{}", bytes.len());
     bytes[150_000] ^= 1;
     std::fs::write(&log, bytes).unwrap();
+    // Whoever looks whose log it is must leave it as damaged as it was.
+    let looked = LogStore::is_owned(dir.path(), RocksOptions::default());
+    let corrupt = matches!(&looked, Err(OpenError::Index(IndexError::Store(KvError::Corrupt { .. }))));
+    assert!(corrupt, "{looked:?}");
     let opened = RocksKv::open_promised(dir.path(), &FAMILIES, RocksOptions::default());
     assert!(matches!(opened, Err(KvError::Corrupt { .. })), "{opened:?}");
     let shorter = RocksKv::open(dir.path(), &FAMILIES, RocksOptions::default()).unwrap();
     assert!(shorter.get("raft-log", &49u64.to_be_bytes()).unwrap().is_none(), "the other mode forgets");
+}
+
+/// Behind a snapshot that was installed: entries that another leader has replaced, of which the cut was lost with the power.
+#[tokio::test]
+async fn nothing_of_a_lower_term_is_left_behind_what_was_purged() {
+    let kv: Arc<dyn Kv> = Arc::new(MemoryKv::new(&FAMILIES));
+    let mut log = LogStore::open(kv, ME).unwrap();
+    log.blocking_append((1..=6).map(|index| proposal(1, index, b"x"))).await.unwrap();
+    log.blocking_append((7..=9).map(|index| proposal(2, index, b"x"))).await.unwrap();
+    log.purge(LogId::new(CommittedLeaderId::new(1, 3), 4)).await.unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 5, "of its term, or a higher one");
+    let upto = LogId::new(CommittedLeaderId::new(3, 3), 7);
+    log.purge(upto).await.unwrap();
+    assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(upto));
+    assert!(log.try_get_log_entries(..).await.unwrap().is_empty());
+}
+
+/// A snapshot that follows a cut is in another store: the cut must not be lost where the snapshot is kept.
+#[tokio::test]
+async fn a_cut_is_synced() {
+    let kv = Arc::new(Unsyncable(MemoryKv::new(&FAMILIES), AtomicBool::new(false)));
+    let mut log = LogStore::open(kv.clone(), ME).unwrap();
+    log.blocking_append((1..=3).map(|index| proposal(1, index, b"x"))).await.unwrap();
+    kv.1.store(true, Ordering::Release);
+    assert!(log.truncate(LogId::new(CommittedLeaderId::new(1, 3), 2)).await.is_err());
 }
 
 /// A node that is given another one's log would answer with that one's votes and entries.

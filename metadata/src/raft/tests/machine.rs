@@ -128,6 +128,19 @@ async fn a_snapshot_becomes_the_index_or_nothing() {
     assert_eq!(left.len(), 3, "the index before it and its pieces are gone: {left:?}");
 }
 
+/// A snapshot may be built while a newer one is installed.
+#[tokio::test]
+async fn the_newer_snapshot_is_kept() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let newer = filled(from.path(), 40).await.build_snapshot().await.unwrap();
+    let mut machine = filled(to.path(), 3).await;
+    let older = machine.build_snapshot().await.unwrap();
+    machine.install_snapshot(&newer.meta, newer.snapshot.clone()).await.unwrap();
+    machine.keep(&older.meta, &older.snapshot);
+    let current = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta.last_log_id, newer.meta.last_log_id);
+}
+
 /// What a crash leaves of an installation: the index before it, until the pointer was replaced.
 #[tokio::test]
 async fn an_interrupted_installation_is_forgotten() {

@@ -1,6 +1,7 @@
 //! Metadata nodes in one process that share the drives of one storage node, over a network that can be cut.
 
 use super::fenced::Fenced;
+use crate::client::MetadataClient;
 use crate::clock::{SystemClock, SystemEntropy};
 use crate::index::FAMILIES;
 use crate::keys::Keys;
@@ -10,7 +11,7 @@ use crate::service::Metadata;
 use crate::start::tests::world::World;
 use crate::start::{Config, LeaderParts};
 use codec::encrypt::KeyEncryptionKey;
-use codec::id::ClusterId;
+use codec::id::{ClusterId, Epoch, Lsn};
 use openraft::error::{NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
@@ -138,6 +139,8 @@ pub struct Town {
     node: Arc<StorageNode>,
     begun: Arc<AtomicU64>,
     cluster: ClusterId,
+    /// That of the last entry of the process that was all of metadata.
+    last_epoch: Epoch,
     dir: tempfile::TempDir,
     places: Mutex<BTreeMap<u64, Place>>,
 }
@@ -157,13 +160,19 @@ impl Town {
     /// The same, without a metadata node yet.
     pub async fn over(world: World) -> Town {
         let metadata = world.serving().await;
+        Self::after(world, metadata).await
+    }
+
+    /// The same after a process that is all of metadata, and serves still.
+    pub async fn after(world: World, metadata: Metadata) -> Town {
         metadata.shutdown().await;
+        let last_epoch = metadata.last_entry_epoch().unwrap();
         let cluster = probe(world.trace.disk(0), None).identity.unwrap().cluster;
         let sabotage = world.config.sabotage.clone();
         let dir = tempfile::tempdir().unwrap();
         let node = open_node(&world, cluster).await;
         let (net, begun, places) = Default::default();
-        Town { world, sabotage, net, node, begun, cluster, dir, places }
+        Town { world, sabotage, net, node, begun, cluster, last_epoch, dir, places }
     }
 
     fn config(&self, id: u64) -> MemberConfig {
@@ -204,7 +213,7 @@ impl Town {
                 to.write(batch).unwrap();
             }
         }
-        let member = Member::found(self.config(id), peer(id), index, (self.net.clone(), id)).await?;
+        let member = Member::found(self.config(id), peer(id), index, self.last_epoch, (self.net.clone(), id)).await?;
         Ok(self.run(id, member))
     }
 
@@ -304,6 +313,18 @@ impl Town {
                 return metadata;
             }
         }
+    }
+
+    /// A process that is all of metadata finds what the drives have, and journals its start. Returns the last LSN that the drives
+    /// then have. No metadata node may run.
+    pub async fn forked(&mut self) -> Lsn {
+        self.node.stop().await;
+        self.world.lose_index();
+        let metadata = self.world.serving().await;
+        let last = metadata.status().applied;
+        metadata.shutdown().await;
+        self.node = open_node(&self.world, self.cluster).await;
+        last
     }
 
     /// Ends every metadata node and takes away all that they have; a process that is all of metadata finds what the drives have.
