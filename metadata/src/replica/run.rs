@@ -7,7 +7,8 @@
 //!   has not answered for the time of an election: by then another may lead, and this one could only keep callers waiting.
 //!   That is not what safety rests on: a commit needs a majority, a read asks one first, and the drives refuse whom a
 //!   successor has superseded.
-//! * What was taken away does nothing more: its tasks are aborted. A commit that was on its way may still happen.
+//! * What was taken away does nothing more: its tasks are aborted, and the next start waits until they are gone. A commit that was
+//!   on its way may still happen.
 
 use super::{Leading, NotLeading};
 use crate::client::{MetadataClient, Mode};
@@ -48,9 +49,15 @@ impl State {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
-    fn end(&self) {
-        if let Some(metadata) = self.show(None) {
-            metadata.abandon();
+    /// Takes the service away, if there is one; its tasks are told to end.
+    fn end(&self) -> Option<Arc<Metadata>> {
+        self.show(None).inspect(|metadata| metadata.abandon())
+    }
+
+    /// The same, and waits until they have.
+    async fn ended(&self) {
+        if let Some(metadata) = self.end() {
+            metadata.ended().await;
         }
     }
 }
@@ -112,7 +119,11 @@ impl Replica {
 impl Leading for Replica {
     fn serving(&self) -> Result<Arc<Metadata>, NotLeading> {
         let serving = self.state.serving.read().unwrap_or_else(PoisonError::into_inner).clone();
-        serving.filter(|_| self.leadership.borrow().leading).ok_or_else(|| self.member.not_leading())
+        // One whose index a snapshot has replaced is from before this node followed another: it is about to be taken away.
+        let index = Arc::as_ptr(&self.member.machine().kv()).cast::<()>();
+        let current = |metadata: &Arc<Metadata>| Arc::as_ptr(metadata.kv()).cast::<()>() == index;
+        let serving = serving.filter(|metadata| self.leadership.borrow().leading && current(metadata));
+        serving.ok_or_else(|| self.member.not_leading())
     }
 
     async fn linearizable(&self) -> Result<(), NotLeading> {
@@ -145,7 +156,7 @@ impl Running {
             let Some(term) = elected else { return };
             tracing::info!(term, "this metadata node leads");
             self.lead(term).await;
-            self.state.end();
+            self.state.ended().await;
             self.state.has_problem(None);
         }
     }
@@ -158,9 +169,9 @@ impl Running {
             let started = tokio::select! {
                 started = &mut starting => started,
                 () = self.over(term) => {
-                    self.state.end();
+                    self.state.ended().await;
                     if let Ok(Ok(metadata)) = starting.await {
-                        metadata.abandon();
+                        metadata.ended().await;
                     }
                     return;
                 }
@@ -189,15 +200,18 @@ impl Running {
     /// Shows a service until leadership is over, or the service has to be started again.
     async fn serve(&mut self, metadata: Arc<Metadata>, term: u64) {
         if self.is_over(term) {
-            return metadata.abandon();
+            return metadata.ended().await;
         }
         self.state.has_problem(None);
         let before = self.state.show(Some(metadata.clone()));
         if let Some(before) = before {
-            before.abandon();
+            before.ended().await;
         }
         tokio::select! {
-            () = self.over(term) => return self.state.end(),
+            () = self.over(term) => {
+                self.state.end();
+                return metadata.ended().await;
+            }
             () = stuck(&metadata) => {}
         }
         let reason = metadata.status().reason;
@@ -206,6 +220,7 @@ impl Running {
         // One that never wrote goes on reading until the next one is there; one that did may not write beside it.
         if metadata.may_write() {
             self.state.end();
+            metadata.ended().await;
         }
     }
 

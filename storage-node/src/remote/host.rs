@@ -65,15 +65,23 @@ impl RemoteNode {
     async fn tell(&self, epoch: Epoch) -> Result<(), DriveError> {
         let question = OfEpoch { epoch: epoch.0 };
         let told = self.ask::<_, Nothing>(Method::Begin, question, self.deadlines.long).await;
-        self.known().telling = false;
+        {
+            let mut known = self.known();
+            if known.epoch == Some(epoch) {
+                known.telling = false;
+                known.superseded = None;
+                if let Err(Trouble::Refused(Refusal::Superseded, reason)) = &told {
+                    known.superseded = Some((epoch, reason.clone()));
+                }
+            }
+            // Otherwise a later start has begun meanwhile: what this one was answered says nothing about that one.
+        }
         match told {
             Ok(_) => {
-                self.known().superseded = None;
                 tracing::info!(node = %self.target.node, %epoch, "a storage node has begun");
             }
             Err(Trouble::Refused(Refusal::Superseded, reason)) => {
                 tracing::error!(node = %self.target.node, %epoch, reason, "a storage node refuses to begin");
-                self.known().superseded = Some((epoch, reason.clone()));
                 return Err(DriveError::NotBegun { node: self.target.node.name.to_string(), epoch, reason });
             }
             Err(_) => {
