@@ -74,7 +74,7 @@ impl Service {
                 Ok(Answer::done(&Granted { epoch: epoch.0 }))
             }
             Name::Commit => commit(&meta, peer, question).await,
-            _ => answer(&*meta, name, question).await,
+            _ => answer(&meta, name, question).await,
         }
     }
 
