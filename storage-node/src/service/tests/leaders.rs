@@ -144,7 +144,7 @@ async fn a_drive_takes_no_orders_of_a_leader_that_it_does_not_follow_yet() {
     node.journal_begin(drive, HEAD).await.unwrap();
     node.led_by(&leader(8)).unwrap();
     let (header, payload) = batch(&entries(3, 100));
-    let append = || node.journal_append(drive, header.clone(), payload.clone(), Reserve::Metadata);
+    let append = || node.journal_append(drive, header, payload.clone(), Reserve::Metadata);
     let early = |result: &Result<(), WriteError>| matches!(result, Err(WriteError::ReadOnly { .. }));
     let register = || node.write_register(drive, Bytes::from_static(b"register"));
     let (appended, registered) = (append().await, register().await);
