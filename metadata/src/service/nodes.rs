@@ -124,10 +124,12 @@ impl Metadata {
         if self.node.nodes().is_empty() && index::nodes(&self.view())?.is_empty() {
             return Err(NodeChangeError::NoNodes);
         }
-        if let Some(sight) = self.sight(&at.name)
-            && sight.at != at
-            && !sight.silent
-        {
+        let elsewhere = || self.sight(&at.name).filter(|sight| sight.at != at && !sight.silent);
+        if elsewhere().is_some() {
+            // What is known is of the last time that all were asked: it may have been stopped since.
+            let _asked_now = self.node.drives().await;
+        }
+        if let Some(sight) = elsewhere() {
             return Err(NodeChangeError::Elsewhere { name: at.name, address: sight.at.address });
         }
         self.meet_node(&at).await?;
