@@ -106,7 +106,8 @@ fn the_place_of_a_drive_is_not_given_away() {
 
         // One that answers is where it is now, and one that was removed has no place.
         let mut status = metadata.node.drives().await;
-        let at = |status: &[DriveStatus], row: &DriveRow| whose_place(std::slice::from_ref(row), status, "n1:/mnt/a", None);
+        let at =
+            |status: &[DriveStatus], row: &DriveRow| whose_place(std::slice::from_ref(row), status, "n1:/mnt/a", None);
         assert_eq!(at(&status, &DriveRow { id: there.into(), ..old.clone() }), Some(DriveId([0xcc; 16])));
         status[0].id = lost;
         assert_eq!(at(&status, &old), None);
