@@ -9,7 +9,7 @@ use std::time::Duration;
 use codec::chunk::{ChunkSizes, Chunker};
 use codec::compress;
 use codec::erasure::{Erasure, Geometry, Kernel};
-use codec::frame::{ChunkKey, DataKey, Expect, FrameSpec, chunk_id, decode, encode};
+use codec::frame::{ChunkKey, DataKey, Expect, FIRST_VERSION, FrameSpec, chunk_id, decode, encode};
 use codec::id::DomainId;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -101,7 +101,7 @@ fn framing(c: &mut Criterion) {
         for (kind, plain, level) in [("text", text(len), 3), ("noise", noise(len), 3)] {
             for (protection, key) in [("plain", None), ("encrypted", Some(&data_key))] {
                 let id = chunk_id(&chunk_key, &plain);
-                let spec = FrameSpec { domain: DOMAIN, id, level, data_key: key };
+                let spec = FrameSpec { version: FIRST_VERSION, domain: DOMAIN, id, level, data_key: key };
                 let frame = encode(&spec, &plain).unwrap();
                 let expect = Expect { id, domain: DOMAIN, plain_len: len as u32, chunk_key: &chunk_key, data_key: key };
                 group.bench_function(format!("encode-{kind}-{name}-{protection}"), |b| {

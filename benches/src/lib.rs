@@ -1,6 +1,7 @@
-//! The parts of the load generator `stele-load` and of `stele-keep-cost`; the micro benchmarks are in `benches/benches`.
+//! The parts of the load generator `stele-load`, of `stele-keep-cost` and of `stele-cluster-bench`; the micro benchmarks are in `benches/benches`.
 
 pub mod client;
+pub mod cluster;
 pub mod data;
 pub mod load;
 pub mod process;

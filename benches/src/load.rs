@@ -31,6 +31,8 @@ pub struct Plan {
     pub prefix: String,
     /// Bytes per object.
     pub size: u64,
+    /// Number of the first object's content. What was put before under another key is stored once, and put faster.
+    pub content: u64,
     /// Parallel clients.
     pub workers: usize,
     /// Bytes per ranged GET.
@@ -46,16 +48,25 @@ pub struct Plan {
 /// What was measured.
 #[derive(Serialize)]
 pub struct Report {
-    operation: String,
-    size: u64,
-    workers: usize,
-    operations: u64,
-    seconds: f64,
-    megabytes_per_second: f64,
-    operations_per_second: f64,
+    /// What.
+    pub operation: String,
+    /// Bytes per object.
+    pub size: u64,
+    /// Parallel clients.
+    pub workers: usize,
+    /// How many operations ended.
+    pub operations: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// 10^6 bytes per second.
+    pub megabytes_per_second: f64,
+    /// Operations per second.
+    pub operations_per_second: f64,
     keys_per_second: Option<f64>,
-    p50_ms: f64,
-    p99_ms: f64,
+    /// Median latency in milliseconds.
+    pub p50_ms: f64,
+    /// 99th percentile of the latency in milliseconds.
+    pub p99_ms: f64,
     cpu_seconds_per_gb: Option<f64>,
     cpu_ms_per_operation: Option<f64>,
     peak_rss_mib: Option<u64>,
@@ -68,11 +79,11 @@ struct Tally {
 }
 
 impl Plan {
-    /// Runs `operation`; `stored` is how many objects exist, and grows with PUT.
+    /// Runs `operation`, the workers in turn at these endpoints; `stored` is how many objects exist, and grows with PUT.
     pub async fn run(
         &self,
         operation: Operation,
-        endpoint: &Endpoint,
+        endpoints: &[Endpoint],
         data: &Arc<DataSource>,
         stored: &mut u64,
         server: Option<&ServerProcess>,
@@ -84,7 +95,8 @@ impl Plan {
         let first = next.load(Ordering::Relaxed);
         let cpu_before = server.and_then(ServerProcess::cpu_seconds);
         let started = Instant::now();
-        let workers = (0..self.workers).map(|_| self.worker(operation, endpoint, data, &next, first, *stored, started));
+        let workers = endpoints.iter().cycle().take(self.workers);
+        let workers = workers.map(|at| self.worker(operation, at, data, &next, first, *stored, started));
         let tallies = futures::future::try_join_all(workers).await?;
         let elapsed = started.elapsed().as_secs_f64();
         let cpu = server.and_then(ServerProcess::cpu_seconds).zip(cpu_before).map(|(after, before)| after - before);
@@ -147,7 +159,7 @@ impl Plan {
         n: u64,
         tally: &mut Tally,
     ) -> Result<(), LoadError> {
-        let body = data.object(n);
+        let body = data.object(self.content + n);
         let begun = Instant::now();
         connection.put(&self.bucket, &self.key(n), body).await?;
         tally.latencies.push(begun.elapsed());
@@ -166,7 +178,7 @@ impl Plan {
         let key = self.key(n);
         let range = start.filter(|_| self.range > 0).map(|start| (start, start + self.range - 1));
         let wanted = self.verify.then(|| {
-            let whole = data.object(n);
+            let whole = data.object(self.content + n);
             match range {
                 Some((first, last)) => whole.slice(first as usize..=last as usize),
                 None => whole,

@@ -97,7 +97,8 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> Result<u16, LoadError> {
+/// A loopback port that nobody has at the moment.
+pub(crate) fn free_port() -> Result<u16, LoadError> {
     let failed = |source| LoadError::Connect { address: "127.0.0.1:0".to_owned(), source };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     Ok(listener.local_addr().map_err(failed)?.port())

@@ -24,6 +24,8 @@ pub const SALT_LEN: usize = 32;
 
 const NONCE_LEN: usize = 12;
 const WRAP_VERSION: u8 = 1;
+/// A secret that is wrapped by two keys, each of which unwraps it.
+const WRAP_TWICE: u8 = 2;
 
 macro_rules! secret_key {
     ($(#[$doc:meta])* $name:ident) => {
@@ -231,6 +233,48 @@ impl KeyEncryptionKey {
         secret.truncate(len);
         Ok(secret)
     }
+}
+
+/// Wraps a secret by two keys, either of which unwraps it: version (1), length of the first wrapping (2, little endian), the wrapping by
+/// the first key, the wrapping by the second one, both as [`KeyEncryptionKey::wrap`] makes them.
+pub fn wrap_twice(keys: [&KeyEncryptionKey; 2], purpose: &[u8], secret: &[u8]) -> Result<Vec<u8>, WrapError> {
+    let (first, second) = (keys[0].wrap(purpose, secret)?, keys[1].wrap(purpose, secret)?);
+    let len = u16::try_from(first.len()).map_err(|_| WrapError::Malformed)?;
+    Ok([&[WRAP_TWICE], &len.to_le_bytes()[..], &first, &second].concat())
+}
+
+/// Whether a secret was wrapped by [`wrap_twice`].
+pub fn is_wrapped_twice(wrapped: &[u8]) -> bool {
+    wrapped.first() == Some(&WRAP_TWICE)
+}
+
+/// The wrappings of a secret that was wrapped once or twice.
+fn wrappings(wrapped: &[u8]) -> Result<[Option<&[u8]>; 2], WrapError> {
+    let Some((&WRAP_TWICE, rest)) = wrapped.split_first() else { return Ok([Some(wrapped), None]) };
+    let (len, rest) = rest.split_first_chunk::<2>().ok_or(WrapError::Malformed)?;
+    let (first, second) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).ok_or(WrapError::Malformed)?;
+    Ok([Some(first), Some(second)])
+}
+
+/// Unwraps a secret that was wrapped once or twice by the first of `keys` that does.
+pub fn unwrap_any<'a>(
+    keys: impl IntoIterator<Item = &'a KeyEncryptionKey>,
+    purpose: &[u8],
+    wrapped: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+    let wrappings = wrappings(wrapped)?;
+    let mut failed = WrapError::WrongKey;
+    for key in keys {
+        for wrapping in wrappings.into_iter().flatten() {
+            match key.unwrap(purpose, wrapping) {
+                Ok(secret) => return Ok(secret),
+                // That it is of a later version, or no wrapped secret at all, says more than that this key does not fit.
+                Err(WrapError::WrongKey) => {}
+                Err(error) => failed = error,
+            }
+        }
+    }
+    Err(failed)
 }
 
 #[cfg(test)]

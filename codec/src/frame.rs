@@ -16,17 +16,21 @@ use crate::read::Reader;
 /// The most plaintext in one frame, in bytes.
 pub const MAX_CHUNK: usize = 4 << 20;
 /// The longest frame: a whole chunk that did not compress, encrypted.
-pub const MAX_FRAME: usize = MAX_CHUNK + TAG_LEN + HEADER_ENCRYPTED;
-/// The format's version.
-pub const VERSION: u8 = 1;
-/// Bytes of the header of a frame that is not encrypted.
-pub const HEADER_PLAIN: usize = 80;
-/// Bytes of the header of an encrypted frame.
-pub const HEADER_ENCRYPTED: usize = HEADER_PLAIN + SALT_LEN;
+pub const MAX_FRAME: usize = MAX_CHUNK + TAG_LEN + MAX_HEADER;
+/// The first version of the format.
+pub const FIRST_VERSION: u8 = 1;
+/// The newest version of the format that this code reads. Which one is written is for the format level to say.
+pub const VERSION: u8 = if cfg!(feature = "next-release") { 2 } else { FIRST_VERSION };
+/// Bytes of the longest header of any version that this code reads.
+pub const MAX_HEADER: usize = header_len(VERSION, true);
 
 const MAGIC: &[u8; 4] = b"STLF";
+/// Bytes of the header of the first version of a frame that is not encrypted.
+const HEADER_PLAIN: usize = 80;
 const PAYLOAD_HASH: usize = 16;
 const HEADER_HASH: usize = 8;
+/// What version 2, that of the build with the feature `next-release`, says besides: it stands in for a field of a release to come.
+const MARK: [u8; 8] = *b"stelenxt";
 
 /// Why a frame could not be made or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +101,8 @@ pub fn chunk_id(key: &ChunkKey, plain: &[u8]) -> ChunkId {
 /// How to store a chunk.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameSpec<'a> {
+    /// The version of the format, [`FIRST_VERSION`] to [`VERSION`].
+    pub version: u8,
     /// Its dedup domain.
     pub domain: DomainId,
     /// Its id, as [`chunk_id`] gave it.
@@ -125,6 +131,8 @@ pub struct Expect<'a> {
 /// A header whose hash and fields were checked. It vouches for nothing about the payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameHeader {
+    /// The version of the format.
+    pub version: u8,
     /// How the payload is compressed.
     pub compression: Compression,
     /// Plaintext bytes: 1 to [`MAX_CHUNK`].
@@ -144,7 +152,7 @@ pub struct FrameHeader {
 impl FrameHeader {
     /// Bytes of the header.
     pub fn header_len(&self) -> usize {
-        header_len(self.salt.is_some())
+        header_len(self.version, self.salt.is_some())
     }
 
     /// Bytes of the frame: header and payload.
@@ -158,15 +166,18 @@ impl FrameHeader {
     }
 
     fn write(&self, out: &mut [u8]) {
-        let mut header = Vec::with_capacity(HEADER_ENCRYPTED);
+        let mut header = Vec::with_capacity(MAX_HEADER);
         header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&[VERSION, self.compression as u8, u8::from(self.encrypted()), 0]);
+        header.extend_from_slice(&[self.version, self.compression as u8, u8::from(self.encrypted()), 0]);
         header.extend_from_slice(&self.plain_len.to_le_bytes());
         header.extend_from_slice(&self.stored_len.to_le_bytes());
         header.extend_from_slice(&self.domain.0.to_le_bytes());
         header.extend_from_slice(self.id.as_bytes());
         if let Some(salt) = &self.salt {
             header.extend_from_slice(salt);
+        }
+        if self.version > FIRST_VERSION {
+            header.extend_from_slice(&MARK);
         }
         header.extend_from_slice(&self.payload_hash);
         header.extend_from_slice(&hash_prefix::<HEADER_HASH>(&header));
@@ -189,8 +200,14 @@ impl FrameHeader {
     }
 }
 
-fn header_len(encrypted: bool) -> usize {
-    if encrypted { HEADER_ENCRYPTED } else { HEADER_PLAIN }
+const fn header_len(version: u8, encrypted: bool) -> usize {
+    let salt = if encrypted { SALT_LEN } else { 0 };
+    let mark = if version > FIRST_VERSION { MARK.len() } else { 0 };
+    HEADER_PLAIN + salt + mark
+}
+
+fn known(version: u8) -> Result<u8, FrameError> {
+    if (FIRST_VERSION..=VERSION).contains(&version) { Ok(version) } else { Err(FrameError::Version(version)) }
 }
 
 fn hash_prefix<const N: usize>(bytes: &[u8]) -> [u8; N] {
@@ -211,15 +228,17 @@ fn encode_salted(spec: &FrameSpec, plain: &[u8], salt: Option<[u8; SALT_LEN]>) -
     if plain.is_empty() || plain.len() > MAX_CHUNK {
         return Err(FrameError::ChunkLength(plain.len()));
     }
-    let start = header_len(salt.is_some());
+    let version = known(spec.version)?;
+    let start = header_len(version, salt.is_some());
     let (mut frame, compression) = place_payload(plain, spec.level, start);
     if let (Some(key), Some(salt)) = (spec.data_key, &salt) {
-        let context = FrameContext { domain: spec.domain, id: spec.id, version: VERSION };
+        let context = FrameContext { domain: spec.domain, id: spec.id, version };
         let tag = encrypt::seal_frame(key, salt, &context, &mut frame[start..])?;
         frame.extend_from_slice(&tag);
     }
     let (header, payload) = frame.split_at_mut(start);
     FrameHeader {
+        version,
         compression,
         plain_len: plain.len() as u32,
         stored_len: payload.len() as u32,
@@ -258,12 +277,9 @@ pub fn parse_header(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
     if reader.array().ok_or(short.clone())? != *MAGIC {
         return Err(FrameError::Magic);
     }
-    let version = reader.u8().ok_or(short.clone())?;
-    if version != VERSION {
-        return Err(FrameError::Version(version));
-    }
+    let version = known(reader.u8().ok_or(short.clone())?)?;
     let [compression, encryption, flags] = reader.array().ok_or(short)?;
-    let len = header_len(encryption == 1);
+    let len = header_len(version, encryption == 1);
     let short = FrameError::Length { got: bytes.len(), want: len };
     let (hashed, hash) = bytes.get(..len).and_then(|h| h.split_at_checked(len - HEADER_HASH)).ok_or(short.clone())?;
     if hash_prefix::<HEADER_HASH>(hashed) != hash {
@@ -275,29 +291,41 @@ pub fn parse_header(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
     if flags != 0 {
         return Err(FrameError::Field("flags"));
     }
-    let header = read_fields(&mut reader, compression, encryption == 1)?.ok_or(short)?;
+    let header = read_fields(&mut reader, version, compression, encryption == 1)?.ok_or(short)?;
     header.check_lengths()?;
     Ok(header)
 }
 
-fn read_fields(reader: &mut Reader, compression: u8, encrypted: bool) -> Result<Option<FrameHeader>, FrameError> {
+fn read_fields(
+    reader: &mut Reader,
+    version: u8,
+    compression: u8,
+    encrypted: bool,
+) -> Result<Option<FrameHeader>, FrameError> {
     let compression = match compression {
         0 => Compression::Raw,
         1 => Compression::Zstd,
         _ => return Err(FrameError::Field("compression")),
     };
     let mut read = || {
-        Some(FrameHeader {
+        let mut header = FrameHeader {
+            version,
             compression,
             plain_len: reader.u32()?,
             stored_len: reader.u32()?,
             domain: DomainId(reader.u64()?),
             id: ChunkId(reader.array()?),
             salt: if encrypted { Some(reader.array()?) } else { None },
-            payload_hash: reader.array()?,
-        })
+            payload_hash: [0; PAYLOAD_HASH],
+        };
+        let mark = if version > FIRST_VERSION { reader.array()? } else { MARK };
+        header.payload_hash = reader.array()?;
+        Some((header, mark))
     };
-    Ok(read())
+    match read() {
+        Some((_, mark)) if mark != MARK => Err(FrameError::Field("mark")),
+        read => Ok(read.map(|(header, _)| header)),
+    }
 }
 
 /// Checks everything that can be checked without keys: the header, the length, the payload's hash.
@@ -347,7 +375,7 @@ fn decode_payload(header: &FrameHeader, stored: &[u8], key: Option<&DataKey>) ->
     let plain_len = header.plain_len as usize;
     let opened = match (&header.salt, key) {
         (Some(salt), Some(key)) => {
-            let context = FrameContext { domain: header.domain, id: header.id, version: VERSION };
+            let context = FrameContext { domain: header.domain, id: header.id, version: header.version };
             Some(encrypt::open_frame(key, salt, &context, stored)?)
         }
         (None, None) => None,

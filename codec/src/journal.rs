@@ -334,6 +334,16 @@ pub fn parse_entry(bytes: Bytes) -> Result<Entry, JournalError> {
     Ok(Entry { lsn, epoch, prev_hash, hash, effects, frames, frame_hashes, ledger, bytes })
 }
 
+/// An entry without effects or frames as if its effects had another version.
+#[cfg(test)]
+pub(crate) fn entry_of_effects(entry: &EncodedEntry, version: u16) -> Bytes {
+    let mut bytes = entry.bytes.to_vec();
+    bytes[6..8].copy_from_slice(&version.to_le_bytes());
+    let hash = entry_hash(&bytes[..HASH_AT], &[], &bytes[ENTRY_HEADER..]);
+    bytes[HASH_AT..ENTRY_HEADER].copy_from_slice(&hash);
+    bytes.into()
+}
+
 /// The range and the hash of each frame.
 type FrameTable = (Vec<Range<usize>>, Vec<[u8; 32]>);
 

@@ -10,6 +10,7 @@
 //! * [`journal`]: the payload of a journal record is entries, each the [`effect`]s of one committed command and the frames
 //!   that ride with it;
 //! * [`register`]: the small file on every drive that says who keeps the journal;
+//! * [`level`]: which versions of all these writers may write;
 //! * [`frame`]: a [`chunk`] as stored, after [`compress`] and [`encrypt`]; [`manifest`]s say which chunks are an object.
 //!
 //! Parsing never trusts its input (R17): each parser is total, checks every field's range before it computes with it, and
@@ -29,6 +30,7 @@ pub mod frame;
 mod golden;
 pub mod id;
 pub mod journal;
+pub mod level;
 pub mod manifest;
 mod read;
 pub mod register;

@@ -25,13 +25,20 @@ fn section<'a>(page: &'a str, message: &str) -> &'a str {
 
 #[test]
 fn every_tag_of_every_row_is_in_the_page() {
-    let (page, code) = (read("../docs/FORMAT.md"), read("src/effect.rs"));
+    let page = read("../docs/FORMAT.md");
+    let rows = fs::read_dir(golden::package().join("src/effect")).expect("src/effect").map(|file| {
+        let name = file.expect("a file").file_name();
+        format!("src/effect/{}", name.to_str().expect("a name"))
+    });
+    let code: String = ["src/effect.rs".to_owned()].into_iter().chain(rows).map(|file| read(&file)).collect();
     let (mut message, mut tag, mut checked) = (String::new(), None, 0);
+    let mut before = "";
     for line in code.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum ")) {
             message = name.trim_end_matches([' ', '{']).to_owned();
         } else if line.starts_with("#[prost(") {
-            tag = quoted(line, "tag");
+            // The page is of this release: a field of the one that the upgrade test makes up is on no medium of it.
+            tag = quoted(line, "tag").filter(|_| before != "#[cfg(feature = \"next-release\")]");
         } else if let Some(tag) = tag.take() {
             let name = line.trim_start_matches("pub ").split([':', '(']).next().expect("a field");
             let row = format!("| {tag} | {name} |");
@@ -39,8 +46,9 @@ fn every_tag_of_every_row_is_in_the_page() {
             assert!(part.contains(&row), "docs/FORMAT.md, {message}: no row `{row}`");
             checked += 1;
         }
+        before = line;
     }
-    assert!(checked > 100, "only {checked} fields were found in effect.rs");
+    assert!(checked > 100, "only {checked} fields were found");
 }
 
 #[test]

@@ -11,13 +11,13 @@ use crate::error::PutError;
 use crate::put::{Loose, Stored, Storing, spill};
 use crate::stripe_pool::Ticket;
 use bytes::Bytes;
-use codec::effect::{Checksum, Content};
+use codec::effect::{Checksum, Content, PartInfo};
 use codec::frame::chunk_id;
 use codec::id::ChunkId;
 use codec::manifest::{Entry, Manifest, ManifestBuilder, ManifestError, Node};
 use metadata::client::{CommitError, StripeFrame};
 use metadata::command::{Command, NewChunk, NewFrame, Outcome, Refusal};
-use metadata::keys::Domain;
+use metadata::keys::{Domain, Purpose};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -71,16 +71,18 @@ pub(crate) async fn prepare(
         domain: storing.domain.id.0,
         manifest: root.encode(),
         part_sizes: Vec::new(),
-        encrypted: storing.domain.data_key.is_some(),
+        encrypted: storing.domain.purpose.encrypts(),
         upload_id: String::new(),
+        sealed: storing.sealed.clone(),
+        ..Content::default()
     };
     Ok(Prepared { content, inline, kept })
 }
 
 impl Prepared {
-    /// The parts' lengths of a multipart object, and its upload's id.
-    pub(crate) fn with_parts(mut self, part_sizes: Vec<u64>, upload_id: String) -> Prepared {
-        (self.content.part_sizes, self.content.upload_id) = (part_sizes, upload_id);
+    /// The parts' lengths of a multipart object, what is kept of them besides, and its upload's id.
+    pub(crate) fn with_parts(mut self, part_sizes: Vec<u64>, parts: Vec<PartInfo>, upload_id: String) -> Prepared {
+        (self.content.part_sizes, self.content.parts, self.content.upload_id) = (part_sizes, parts, upload_id);
         self
     }
 }
@@ -93,7 +95,7 @@ pub(crate) fn existing(content: Content) -> Prepared {
 
 /// The root, and the nodes below it in an order in which children come first.
 async fn build(storing: &Storing, entries: Vec<Entry>) -> Result<(Manifest, Vec<Named>), PutError> {
-    let domain = Arc::clone(&storing.domain);
+    let domain = Arc::clone(&storing.nodes);
     let bytes = entries.len() * size_of::<Entry>();
     let built = storing.cpu.run(bytes, move || build_now(&domain, entries)).await?;
     built.map_err(|error| PutError::Internal(error.to_string()))
@@ -136,11 +138,18 @@ async fn encode(
     storing: &Storing,
     chunks: Vec<(ChunkId, Bytes, Option<Vec<ChunkId>>)>,
 ) -> Result<Vec<StripeFrame>, PutError> {
-    let plain = |(id, bytes, _): &(ChunkId, Bytes, _)| Plain { id: *id, bytes: bytes.clone(), verify: true };
-    let plains: Vec<Plain> = chunks.iter().map(plain).collect();
-    let (domain, level, sabotage) = (Arc::clone(&storing.domain), storing.level, storing.sabotage.clone());
-    let bytes = plains.iter().map(|plain| plain.bytes.len()).sum();
-    let encoded = storing.cpu.run(bytes, move || encode::encode_all(&domain, level, &plains, &sabotage)).await?;
+    let plain = |(id, bytes, children): &(ChunkId, Bytes, Option<Vec<ChunkId>>)| {
+        let domain = if children.is_some() { &storing.nodes } else { &storing.domain };
+        (Arc::clone(domain), Plain { id: *id, bytes: bytes.clone(), verify: true })
+    };
+    let plains: Vec<(Arc<Domain>, Plain)> = chunks.iter().map(plain).collect();
+    let (how, sabotage) = (storing.how(storing.level), storing.sabotage.clone());
+    let bytes = plains.iter().map(|(_, plain)| plain.bytes.len()).sum();
+    let work = move || {
+        let frames = plains.iter().map(|(domain, plain)| encode::encode(domain, how, plain, &sabotage));
+        frames.collect::<Result<Vec<Bytes>, _>>()
+    };
+    let encoded = storing.cpu.run(bytes, work).await?;
     let frames = encoded.map_err(|error| PutError::Internal(error.to_string()))?;
     let frame = |((id, plain, children), frame): ((ChunkId, Bytes, Option<Vec<ChunkId>>), Bytes)| StripeFrame {
         id,
@@ -219,7 +228,7 @@ pub(crate) async fn commit(
     let Prepared { content, mut inline, mut kept } = prepared;
     for _ in 0..ATTEMPTS {
         match storing.meta.commit(storing.writer, command(content.clone(), inline.clone())).await {
-            Ok(outcome) => return done(outcome, content),
+            Ok(outcome) => return done(outcome, content, storing.domain.purpose.clone()),
             Err(CommitError::Refused(Refusal::MissingChunks(ids))) => {
                 tracing::info!(chunks = ids.len(), "chunks went between lookup and commit; storing them again");
                 inline = again(storing, &ids, &mut kept, inline).await?;
@@ -267,17 +276,17 @@ fn in_order(mut nodes: Vec<NewChunk>) -> Vec<NewChunk> {
     sorted
 }
 
-fn done(outcome: Outcome, content: Content) -> Result<PutDone, PutError> {
+fn done(outcome: Outcome, content: Content, purpose: Purpose) -> Result<PutDone, PutError> {
     let (modified_ms, version_id) = match outcome {
-        Outcome::Committed(version) => (version.modified_ms, version.version_id),
+        Outcome::Committed(version, _) => (version.modified_ms, version.version_id),
         Outcome::PartCommitted(part) => (part.modified_ms, String::new()),
         other => return Err(PutError::Internal(format!("a commit's outcome is {other:?}"))),
     };
-    Ok(done_with(content, modified_ms, version_id))
+    Ok(done_with(content, purpose, modified_ms, version_id))
 }
 
 /// The answer to a commit that was done.
-pub(crate) fn done_with(content: Content, modified_ms: u64, version_id: String) -> PutDone {
+pub(crate) fn done_with(content: Content, purpose: Purpose, modified_ms: u64, version_id: String) -> PutDone {
     let Content { etag, checksums, size, encrypted, part_sizes, .. } = content;
-    PutDone { etag, checksums, size, encrypted, modified_ms, version_id, parts: part_sizes.len() as u32 }
+    PutDone { etag, checksums, size, encrypted, purpose, modified_ms, version_id, parts: part_sizes.len() as u32 }
 }

@@ -28,24 +28,46 @@ pub(crate) enum EncodeError {
         /// What failed.
         error: FrameError,
     },
+    /// It would be stored in the clear where it is to be encrypted.
+    #[error("there is no key at hand for chunk {0}, which is to be encrypted")]
+    NoKey(ChunkId),
     /// The frame does not decode to the chunk: a bad core, bad memory, or a bug. Storing it would lose the chunk.
     #[error("the frame of chunk {0} does not decode to what it was made from")]
     Differs(ChunkId),
 }
 
+/// How frames are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// The zstd level.
+    pub(crate) zstd: i32,
+    /// The version of the frames. One that was raised since is no harm: every reader reads those before it.
+    pub(crate) version: u8,
+}
+
 /// The frames of `chunks`, in order.
 pub(crate) fn encode_all(
     domain: &Domain,
-    level: i32,
+    how: How,
     chunks: &[Plain],
     sabotage: &SabotageSet,
 ) -> Result<Vec<Bytes>, EncodeError> {
-    chunks.iter().map(|chunk| encode(domain, level, chunk, sabotage)).collect()
+    chunks.iter().map(|chunk| encode(domain, how, chunk, sabotage)).collect()
 }
 
-fn encode(domain: &Domain, level: i32, chunk: &Plain, sabotage: &SabotageSet) -> Result<Bytes, EncodeError> {
+/// The frame of a chunk.
+pub(crate) fn encode(domain: &Domain, how: How, chunk: &Plain, sabotage: &SabotageSet) -> Result<Bytes, EncodeError> {
+    if !domain.seals() {
+        return Err(EncodeError::NoKey(chunk.id));
+    }
     let failed = |error| EncodeError::Frame { id: chunk.id, error };
-    let spec = FrameSpec { domain: domain.id, id: chunk.id, level, data_key: domain.data_key.as_ref() };
+    let spec = FrameSpec {
+        version: how.version,
+        domain: domain.id,
+        id: chunk.id,
+        level: how.zstd,
+        data_key: domain.data_key.as_ref(),
+    };
     let frame = match sabotage.has(Defect::WrongFrames) {
         true => frame::encode(&spec, &chunk.bytes.iter().map(|byte| byte ^ 1).collect::<Vec<_>>()),
         false => frame::encode(&spec, &chunk.bytes),
@@ -86,8 +108,10 @@ mod tests {
 
     fn domain(encrypted: bool) -> Domain {
         let data_key = encrypted.then(|| DataKey::new([2; 32]));
-        Domain { id: DomainId(7), account: String::new(), chunk_key: ChunkKey::new([1; 32]), data_key }
+        Domain::new(DomainId(7), String::new(), ChunkKey::new([1; 32]), data_key)
     }
+
+    const HOW: How = How { zstd: 3, version: frame::VERSION };
 
     fn plain(domain: &Domain, bytes: Vec<u8>, verify: bool) -> Plain {
         Plain { id: frame::chunk_id(&domain.chunk_key, &bytes), bytes: bytes.into(), verify }
@@ -103,7 +127,7 @@ mod tests {
     fn r4_a_frame_that_does_not_hold_its_chunk_is_not_stored() {
         let domain = domain(false);
         let chunk = plain(&domain, noise(5000), false);
-        let mut frame = encode(&domain, 3, &chunk, &SabotageSet::default()).unwrap().to_vec();
+        let mut frame = encode(&domain, HOW, &chunk, &SabotageSet::default()).unwrap().to_vec();
         let last = frame.len() - 1;
         frame[last] ^= 1;
         assert!(
@@ -113,17 +137,26 @@ mod tests {
         for (encrypted, bytes) in [(false, vec![0; 5000]), (true, noise(5000)), (true, vec![0; 5000])] {
             let domain = self::domain(encrypted);
             let chunk = plain(&domain, bytes, true);
-            let mut frame = encode(&domain, 3, &chunk, &SabotageSet::default()).unwrap().to_vec();
+            let mut frame = encode(&domain, HOW, &chunk, &SabotageSet::default()).unwrap().to_vec();
             let last = frame.len() - 1;
             frame[last] ^= 1;
             assert!(check(&domain, &chunk, &frame).is_err());
         }
     }
 
+    /// RustFS GHSA-xrrf: encryption was asked for, and plaintext stored.
+    #[test]
+    fn nothing_is_stored_in_the_clear_where_a_key_is_lacking() {
+        let domain = Domain { data_key: None, ..domain(true) };
+        let chunk = plain(&domain, noise(5000), true);
+        let refused = encode(&domain, HOW, &chunk, &SabotageSet::default());
+        assert!(matches!(refused, Err(EncodeError::NoKey(_))));
+    }
+
     #[test]
     fn r4_a_wrong_id_is_not_stored() {
         let domain = domain(false);
         let chunk = Plain { id: ChunkId([9; 32]), bytes: vec![1; 100].into(), verify: true };
-        assert!(encode(&domain, 3, &chunk, &SabotageSet::default()).is_err());
+        assert!(encode(&domain, HOW, &chunk, &SabotageSet::default()).is_err());
     }
 }

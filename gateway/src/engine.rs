@@ -9,15 +9,21 @@
 //! * Memory of requests in flight is bounded by [`Config::memory`]; see [`crate::budget`] for why that can't deadlock.
 
 use crate::budget::Budget;
+use crate::configs::Remembered;
 use crate::cpu::Cpu;
 use crate::error::{BodyError, GetError, PutError};
 use crate::noted::{Noted, ReadAlarm};
+use crate::protect::{CustomerKey, Protection};
 use crate::stripe_pool::StripePool;
+use access::lifecycle::rule::Rule;
 use bytes::Bytes;
-use codec::effect::{BucketRow, Checksum, ChecksumAlgorithm, Content, ObjectMeta, UploadName, UploadRow, VersionRow};
+use codec::effect::{
+    BucketRow, Checksum, ChecksumAlgorithm, ConfigKind, Content, ObjectMeta, UploadName, UploadRow, VersionRow,
+};
 use futures::Stream;
 use metadata::client::MetadataClient;
-use metadata::command::Condition;
+use metadata::command::{Attached, Condition};
+use metadata::keys::Purpose;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
@@ -66,6 +72,15 @@ pub struct Config {
     pub verify_every: u64,
     /// Chunks that one GET fetches ahead of the client.
     pub read_ahead: usize,
+    /// Clients' own keys (SSE-C) are taken over plain HTTP from other machines, too, and not over TLS and from this machine only.
+    pub sse_c_without_tls: bool,
+    /// New buckets let nobody in by lists and can't be made public, as those of AWS: ownership `BucketOwnerEnforced` and all of the
+    /// public access block. Otherwise neither is set.
+    pub enforced_buckets: bool,
+    /// How long a day of lifecycle is: 24 hours, but in tests.
+    pub lifecycle_day: Duration,
+    /// A line of a bucket's access log is delivered at the latest after so long.
+    pub access_log_every: Duration,
     /// Safety steps that a test takes away.
     pub sabotage: SabotageSet,
 }
@@ -85,6 +100,10 @@ impl Default for Config {
             chunk_sizes: None,
             verify_every: 64,
             read_ahead: 4,
+            sse_c_without_tls: false,
+            enforced_buckets: false,
+            lifecycle_day: Duration::from_secs(24 * 3600),
+            access_log_every: Duration::from_secs(300),
             sabotage: SabotageSet::default(),
         }
     }
@@ -98,6 +117,7 @@ pub struct Gateway {
     pub(crate) cpu: Cpu,
     pub(crate) pool: Arc<StripePool>,
     noted: Arc<Noted>,
+    lifecycles: Remembered<Vec<Rule>>,
 }
 
 impl fmt::Debug for Gateway {
@@ -113,7 +133,8 @@ impl Gateway {
         let target = config.stripe_bytes.min(budget.largest_stripe());
         let pool = StripePool::new(Arc::clone(&meta), budget.room().clone(), target);
         let cpu = Cpu::new(config.cpu_threads, config.verify_every);
-        Arc::new(Gateway { meta, config, budget, cpu, pool, noted: Arc::default() })
+        let lifecycles = Remembered::new(ConfigKind::Lifecycle, crate::s3::lifecycle::kept);
+        Arc::new(Gateway { meta, config, budget, cpu, pool, noted: Arc::default(), lifecycles })
     }
 
     /// The namespace: buckets, versions, uploads, listings.
@@ -124,6 +145,11 @@ impl Gateway {
     /// To be raised when a read of this object fails.
     pub fn read_alarm(&self, bucket: &str, key: &str) -> ReadAlarm {
         ReadAlarm::new(&self.noted, bucket, key)
+    }
+
+    /// The rules of buckets.
+    pub fn lifecycles(&self) -> &Remembered<Vec<Rule>> {
+        &self.lifecycles
     }
 
     /// The limits.
@@ -173,12 +199,14 @@ pub struct PutRequest {
     pub meta: ObjectMeta,
     /// Decoded length, if announced; the body must have exactly this length.
     pub length: Option<u64>,
-    /// Store encrypted (the request asks for it, or the bucket's default does).
-    pub encrypt: bool,
+    /// How it is protected (as the request asks for it, or the bucket's default does).
+    pub encrypt: Protection,
     /// If-None-Match, If-Match.
     pub condition: Condition,
     /// Digests to verify or compute.
     pub claims: Claims,
+    /// What it carries besides. The engine fills the nonce.
+    pub attached: Attached,
 }
 
 /// A stored object or part.
@@ -190,8 +218,10 @@ pub struct PutDone {
     pub checksums: Vec<Checksum>,
     /// Length in bytes.
     pub size: u64,
-    /// Stored under SSE-S3.
+    /// Stored encrypted.
     pub encrypted: bool,
+    /// Under what.
+    pub purpose: Purpose,
     /// Last-Modified, milliseconds since the Unix epoch.
     pub modified_ms: u64,
     /// S3 version id; empty for the null version and for parts.
@@ -211,6 +241,8 @@ pub struct PartRequest {
     pub length: Option<u64>,
     /// The bucket's zstd level ([`BucketRow::zstd_level`]); 0 means the default.
     pub zstd_level: i32,
+    /// The client's key, if the upload is under it.
+    pub key: Option<CustomerKey>,
     /// Digests to verify or compute; the upload's algorithm is added when it is not named.
     pub claims: Claims,
 }
@@ -226,12 +258,14 @@ pub struct CreateUploadRequest {
     pub initiator: String,
     /// Headers to keep.
     pub meta: ObjectMeta,
-    /// Store encrypted.
-    pub encrypt: bool,
+    /// How it is protected.
+    pub encrypt: Protection,
     /// x-amz-checksum-algorithm.
     pub checksum: Option<ChecksumAlgorithm>,
     /// x-amz-checksum-type: `Some(true)` FULL_OBJECT, `Some(false)` COMPOSITE; `None` takes S3's default for the algorithm.
     pub full_object: Option<bool>,
+    /// What the object will carry besides.
+    pub attached: Attached,
 }
 
 /// A part as the client lists it in CompleteMultipartUpload.
@@ -271,12 +305,16 @@ pub struct CopyRequest {
     pub key: String,
     /// Headers of the copy: `None` takes the source's.
     pub meta: Option<ObjectMeta>,
-    /// Store encrypted.
-    pub encrypt: bool,
+    /// How the copy is protected.
+    pub encrypt: Protection,
+    /// The client's key of the source, if it is under one.
+    pub source_key: Option<CustomerKey>,
     /// Conditions on the destination.
     pub condition: Condition,
     /// x-amz-checksum-algorithm: compute it if the source does not have it.
     pub checksum: Option<ChecksumAlgorithm>,
+    /// What it carries besides. The engine fills the nonce.
+    pub attached: Attached,
 }
 
 /// An UploadPartCopy.
@@ -292,6 +330,10 @@ pub struct CopyPartRequest {
     pub number: u32,
     /// The bucket's zstd level ([`BucketRow::zstd_level`]); 0 means the default.
     pub zstd_level: i32,
+    /// The client's key, if the upload is under it.
+    pub key: Option<CustomerKey>,
+    /// The client's key of the source, if that is under one.
+    pub source_key: Option<CustomerKey>,
 }
 
 /// The bytes of an object: each was verified against its chunk's id before it came out (R2). An error ends the stream.
@@ -360,17 +402,37 @@ impl Gateway {
     /// Reads `range` (default: all) of an object or part. The first bytes are fetched and verified before this returns,
     /// so that an unreadable object is an error and not a broken success.
     pub async fn get(&self, content: &Content, range: Option<Range<u64>>) -> Result<ObjectStream, GetError> {
-        crate::get::open(self, content, range).await
+        self.get_with(content, range, None).await
+    }
+
+    /// [`Self::get`] with a client's key, which an object under it takes.
+    pub async fn get_with(
+        &self,
+        content: &Content,
+        range: Option<Range<u64>>,
+        key: Option<&CustomerKey>,
+    ) -> Result<ObjectStream, GetError> {
+        crate::get::open(self, content, range, key).await
     }
 }
 
-/// The bytes of part `number` (from 1) of an object, as GET and HEAD with `partNumber` want them. An object that did not
-/// come by multipart has one part. `None` when there is no such part.
+/// Random bits for the ids of versions.
+pub(crate) fn random_bits<const N: usize>() -> Result<[u8; N], PutError> {
+    let mut bits = [0; N];
+    getrandom::fill(&mut bits).map_err(|error| PutError::Internal(error.to_string()))?;
+    Ok(bits)
+}
+
+/// The bytes of a part of an object, by the number that it was uploaded with, as GET and HEAD with `partNumber` want them. An
+/// object that did not come by multipart has one part. `None` when there is no such part.
 pub fn part_range(content: &Content, number: u32) -> Option<Range<u64>> {
     if content.part_sizes.is_empty() {
         return (number == 1).then_some(0..content.size);
     }
-    let index = usize::try_from(number.checked_sub(1)?).ok()?;
+    let index = match content.parts.is_empty() {
+        true => usize::try_from(number.checked_sub(1)?).ok()?,
+        false => content.parts.iter().position(|part| part.number == number)?,
+    };
     let len = *content.part_sizes.get(index)?;
     let start = content.part_sizes.iter().take(index).try_fold(0u64, |sum, len| sum.checked_add(*len))?;
     Some(start..start.checked_add(len)?)

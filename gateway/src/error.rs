@@ -2,10 +2,12 @@
 //! is for the operator's log, and nothing in it is meant for an S3 client.
 
 use crate::cpu::NotDone;
+use crate::protect::WrongKey;
 use codec::effect::ChecksumAlgorithm;
 use codec::id::ChunkId;
 use metadata::client::{CommitError, FrameReadError, LookupError};
 use metadata::command::Refusal;
+use metadata::kms::KmsFault;
 use std::sync::Arc;
 
 /// Why a request body ended before its end. Nothing of such a request is ever visible.
@@ -62,6 +64,17 @@ pub enum GetError {
     /// Too many read at once, and the wait was too long. 503; the client may try again later.
     #[error("too many reads at once")]
     Busy,
+    /// 400 or 403: under a client's key that the request does not have.
+    #[error(transparent)]
+    Key(WrongKey),
+    /// 400: under a key of the key store that can't be used.
+    #[error("key {key} {fault}")]
+    Kms {
+        /// Its name.
+        key: String,
+        /// Why.
+        fault: KmsFault,
+    },
     /// Not now: the index does not answer, or the store is closing. 503; the client may try again.
     #[error("not available now: {0}")]
     Unavailable(String),
@@ -135,6 +148,20 @@ pub enum PutError {
     /// 400 InvalidRequest: the request contradicts itself or the upload.
     #[error("invalid request: {0}")]
     Invalid(&'static str),
+    /// 400 or 403: the upload is under a client's key that the request does not have.
+    #[error(transparent)]
+    Key(WrongKey),
+    /// 400: under a key of the key store that can't be used.
+    #[error("key {key} {fault}")]
+    Kms {
+        /// Its name.
+        key: String,
+        /// Why.
+        fault: KmsFault,
+    },
+    /// Refused for what the request asks of the object besides its bytes, or by what is there: a lock, a quota, a version.
+    #[error(transparent)]
+    Refused(Refusal),
     /// The source of a copy can't be read.
     #[error("source of the copy: {0}")]
     Source(#[from] GetError),
@@ -155,9 +182,22 @@ pub enum PutError {
     Internal(String),
 }
 
+impl From<WrongKey> for GetError {
+    fn from(error: WrongKey) -> GetError {
+        GetError::Key(error)
+    }
+}
+
+impl From<WrongKey> for PutError {
+    fn from(error: WrongKey) -> PutError {
+        PutError::Key(error)
+    }
+}
+
 impl From<LookupError> for GetError {
     fn from(error: LookupError) -> GetError {
         match error {
+            LookupError::Kms { key, fault } => GetError::Kms { key, fault },
             LookupError::Unavailable { reason } => GetError::Unavailable(reason),
             LookupError::Damaged { .. } | LookupError::Unknown { .. } => GetError::Manifest(error.to_string()),
         }
@@ -189,6 +229,7 @@ impl From<NotDone> for GetError {
 impl From<LookupError> for PutError {
     fn from(error: LookupError) -> PutError {
         match error {
+            LookupError::Kms { key, fault } => PutError::Kms { key, fault },
             LookupError::Unavailable { reason } => PutError::Unavailable(reason),
             LookupError::Damaged { .. } | LookupError::Unknown { .. } => PutError::Internal(error.to_string()),
         }
@@ -206,10 +247,17 @@ impl From<Refusal> for PutError {
             Refusal::InvalidPart { number } => PutError::InvalidPart { number },
             Refusal::InvalidPartOrder => PutError::InvalidPartOrder,
             Refusal::PartTooSmall { number, .. } => PutError::PartTooSmall { number },
+            Refusal::Kms { key, fault } => PutError::Kms { key, fault },
             // The client's repetition begins with a new epoch and the domain as it is, and finds no hit for a chunk that is gone.
             Refusal::MissingChunks(_) | Refusal::Fenced { .. } | Refusal::NoSuchDomain(_) => {
                 PutError::Unavailable(refusal.to_string())
             }
+            Refusal::Locked(_)
+            | Refusal::Retention(_)
+            | Refusal::NoLock
+            | Refusal::QuotaExceeded { .. }
+            | Refusal::TooLarge
+            | Refusal::NeedsLevel { .. } => PutError::Refused(refusal),
             other => PutError::Internal(other.to_string()),
         }
     }

@@ -15,6 +15,7 @@ use crate::budget::{Bytesful, Held, Reads};
 use crate::engine::{Gateway, ObjectStream};
 use crate::error::GetError;
 use crate::leaves::{Leaf, Leaves, Reader};
+use crate::protect::{CustomerKey, Under};
 use bytes::Bytes;
 use codec::effect::Content;
 use codec::manifest::Manifest;
@@ -97,6 +98,7 @@ pub(crate) async fn open(
     gateway: &Gateway,
     content: &Content,
     range: Option<Range<u64>>,
+    key: Option<&CustomerKey>,
 ) -> Result<ObjectStream, GetError> {
     let size = content.size;
     let range = range.unwrap_or(0..size);
@@ -112,12 +114,14 @@ pub(crate) async fn open(
         let bytes = ByteStream { first: None, rest: None, remaining: 0, place: Held::nothing() };
         return Ok(ObjectStream { range, size, bytes });
     }
+    let under = Under::of_content(gateway, content, key).await?;
     let (reads, patience) = (gateway.budget.reads(), gateway.config.patience);
     let place = reads.places.hold_within(1, patience).await.ok_or(GetError::Busy)?;
     let reader = Reader {
         meta: Arc::clone(&gateway.meta),
         cpu: gateway.cpu.clone(),
-        domain: gateway.meta.domain_by_id(content.domain_id()).await?,
+        domain: under.chunks,
+        nodes: under.nodes,
         sabotage: gateway.config.sabotage.clone(),
     };
     let pump = Pump {

@@ -37,6 +37,8 @@ pub(crate) struct Reader {
     pub(crate) meta: Arc<dyn MetadataClient>,
     pub(crate) cpu: Cpu,
     pub(crate) domain: Arc<Domain>,
+    /// The domain as the nodes of manifests are stored in it.
+    pub(crate) nodes: Arc<Domain>,
     pub(crate) sabotage: SabotageSet,
 }
 
@@ -52,7 +54,8 @@ impl Reader {
     /// A chunk's plaintext.
     async fn chunk(&self, located: &Located) -> Result<Bytes, GetError> {
         let frame = self.meta.read_frame(located).await?;
-        let (domain, id, plain_len) = (Arc::clone(&self.domain), located.id, located.plain_len);
+        let domain = Arc::clone(if located.is_manifest { &self.nodes } else { &self.domain });
+        let (id, plain_len) = (located.id, located.plain_len);
         let bytes = plain_len as usize;
         let sabotage = self.sabotage.clone();
         let decode = move || sabotage.decode(&frame, &encode::expect(&domain, id, plain_len));

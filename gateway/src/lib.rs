@@ -5,9 +5,11 @@
 //! [`multipart`] and [`copy`] on top of them. [`digest`] has S3's entity tags and checksums. [`s3`], [`auth`] and
 //! [`server`] speak HTTP. Nothing here touches a drive: frames go to, and come from, [`metadata`].
 
+pub mod access_log;
 pub mod auth;
 pub mod budget;
 pub mod commit;
+pub mod configs;
 pub mod copy;
 pub mod cpu;
 pub mod digest;
@@ -15,9 +17,12 @@ pub mod encode;
 pub mod engine;
 pub mod error;
 pub mod get;
+pub mod iam;
+pub mod inventory;
 mod leaves;
 pub mod multipart;
 pub mod noted;
+pub mod protect;
 pub mod put;
 pub mod s3;
 pub mod server;

@@ -5,17 +5,25 @@ use crate::commit;
 use crate::digest::{self, multipart_checksum, multipart_etag};
 use crate::engine::{
     Body, Claim, CompleteRequest, CreateUploadRequest, Gateway, ListedPart, MAX_PARTS, PartRequest, PutDone,
+    random_bits,
 };
 use crate::error::PutError;
+use crate::protect::Under;
 use crate::put::{self, Spec, Stored};
-use codec::effect::{Checksum, ChecksumAlgorithm, Content, PartRow, UploadName, UploadRow};
-use codec::id::{BucketId, DomainId};
+use bytes::Bytes;
+use codec::effect::{Checksum, ChecksumAlgorithm, Content, PartInfo, PartRow, UploadName, UploadRow, VersionRow};
+use codec::id::BucketId;
+use codec::level::FormatLevel;
 use codec::manifest::{Entry, Manifest};
 use metadata::command::{Command, CompleteUpload, CreateUpload, NewChunk, Outcome};
 use std::sync::Arc;
 
 /// S3's highest object size: 5 TiB.
 const MAX_OBJECT: u64 = 5 << 40;
+/// The parts of a completed object whose checksums are kept, at most.
+const MAX_KEPT_CHECKSUMS: usize = 1000;
+/// How many of the newest versions of a key are looked at for the one that an upload came to.
+const COMPLETED_BEFORE: usize = 100;
 
 /// The algorithm that an upload announced.
 pub(crate) fn algorithm(upload: &UploadRow) -> Option<ChecksumAlgorithm> {
@@ -32,9 +40,8 @@ pub(crate) async fn create_upload(gateway: &Gateway, request: CreateUploadReques
     if !full_object && announced == ChecksumAlgorithm::Crc64Nvme {
         return Err(PutError::Invalid("the COMPOSITE checksum type is not for CRC64NVME"));
     }
-    let domain = gateway.meta.domain(&request.bucket.owner, request.encrypt).await?;
-    let mut nonce = [0; 16];
-    getrandom::fill(&mut nonce).map_err(|error| PutError::Internal(error.to_string()))?;
+    let under = Under::new(gateway, &request.bucket.owner, &request.encrypt).await?;
+    let nonce = random_bits()?;
     let command = Command::CreateUpload(CreateUpload {
         bucket: request.bucket.bucket_id(),
         key: request.key,
@@ -43,9 +50,11 @@ pub(crate) async fn create_upload(gateway: &Gateway, request: CreateUploadReques
         meta: request.meta,
         checksum: announced as i32,
         full_object_checksum: full_object,
-        domain: domain.id,
-        encrypted: request.encrypt,
+        domain: under.chunks.id,
+        encrypted: under.chunks.purpose.encrypts(),
         now_ms: commit::now_ms(),
+        attached: request.attached,
+        sealed: under.sealed,
     });
     match gateway.meta.commit(gateway.meta.epoch(), command).await? {
         Outcome::UploadCreated(name) => Ok(name),
@@ -78,12 +87,12 @@ pub(crate) async fn put_part(gateway: &Gateway, request: PartRequest, body: Body
     if !claims.checksums.iter().any(|(named, _)| *named == needed) {
         claims.checksums.push((needed, Claim::Compute));
     }
+    let under = Under::of_upload(gateway, &upload, request.key.as_ref()).await?;
     let name = upload.name.ok_or(PutError::NoSuchUpload)?;
-    let domain = gateway.meta.domain_by_id(DomainId(upload.domain)).await?;
-    let spec = Spec { domain, writer, level: request.zstd_level, length: request.length };
+    let spec = Spec { under: under.clone(), writer, level: request.zstd_level, length: request.length };
     let source = put::client_body(gateway, request.length, body);
     let (storing, stored, checksums) = put::store(gateway, spec, source, claims).await?;
-    let etag = stored.digests.etag();
+    let etag = under.etag(stored.digests.etag())?;
     let prepared = commit::prepare(&storing, stored, etag, checksums).await?;
     commit::commit(&storing, prepared, commit_part(name, request.number)).await
 }
@@ -98,14 +107,19 @@ pub(crate) async fn complete_upload(gateway: &Gateway, request: CompleteRequest)
     let etags: Vec<&str> = parts.iter().filter_map(|part| part.content.as_ref()).map(|c| c.etag.as_str()).collect();
     let etag = multipart_etag(etags.into_iter())
         .ok_or_else(|| PutError::Internal("a part's entity tag is no MD5".to_owned()))?;
-    let domain = gateway.meta.domain_by_id(DomainId(request.upload.domain)).await?;
-    let spec = Spec { domain, writer, level: 0, length: None };
+    let under = Under::of_manifest(gateway, &request.upload).await?;
+    let spec = Spec { under, writer, level: 0, length: None };
     let admission = gateway.budget.admit(None, gateway.config.patience).await.ok_or(PutError::Busy)?;
     let storing = Arc::new(put::storing(gateway, spec, admission));
     let Whole { entries, size, part_sizes } = whole;
     let stored = Stored::of_entries(entries, size);
-    let prepared =
-        commit::prepare(&storing, stored, etag, checksums).await?.with_parts(part_sizes, name.upload_id.clone());
+    let infos = match gateway.meta.level() >= FormatLevel::VERSIONS {
+        true => part_infos(&parts, algorithm(&request.upload)),
+        false => Vec::new(),
+    };
+    let prepared = commit::prepare(&storing, stored, etag, checksums).await?;
+    let prepared = prepared.with_parts(part_sizes, infos, name.upload_id.clone());
+    let nonce = random_bits()?;
     let listed: Vec<(u32, String)> = request.parts.iter().map(|part| (part.number, part.etag.clone())).collect();
     let now_ms = commit::now_ms();
     commit::commit(&storing, prepared, |content, chunks| {
@@ -116,6 +130,7 @@ pub(crate) async fn complete_upload(gateway: &Gateway, request: CompleteRequest)
             chunks,
             condition: request.condition.clone(),
             now_ms,
+            nonce,
         })
     })
     .await
@@ -129,18 +144,47 @@ pub(crate) async fn completed_upload(
     name: &UploadName,
     listed: &[ListedPart],
 ) -> Result<PutDone, PutError> {
-    let row = gateway.meta.current_version(BucketId(name.bucket), &name.key).await?.ok_or(PutError::NoSuchUpload)?;
+    if name.upload_id.is_empty() {
+        return Err(PutError::NoSuchUpload);
+    }
+    // In a bucket that keeps versions others may lie on top by now.
+    let newest = gateway.meta.newest_versions(BucketId(name.bucket), &name.key, COMPLETED_BEFORE).await?;
+    let is_it = |row: &VersionRow| row.content.as_ref().is_some_and(|content| content.upload_id == name.upload_id);
+    let row = newest.into_iter().find(is_it).ok_or(PutError::NoSuchUpload)?;
     let content = row.content.ok_or(PutError::NoSuchUpload)?;
     let etag = multipart_etag(listed.iter().map(|part| part.etag.as_str()));
-    let same = !name.upload_id.is_empty()
-        && content.upload_id == name.upload_id
-        && content.part_sizes.len() == listed.len()
+    let same = content.part_sizes.len() == listed.len()
         && listed.is_sorted_by(|a, b| a.number < b.number)
         && etag.as_ref() == Some(&content.etag);
     match same {
-        true => Ok(commit::done_with(content, row.modified_ms, row.version_id)),
+        true => {
+            let purpose = gateway.purpose_of(&content).await?;
+            Ok(commit::done_with(content, purpose, row.modified_ms, row.version_id))
+        }
         false => Err(PutError::NoSuchUpload),
     }
+}
+
+/// What is kept of the parts besides their sizes: their checksums by the algorithm that the upload announced, and their numbers where
+/// those are not 1, 2, 3. Empty where there is nothing of that. The checksums of very many parts are not kept: they would be most of
+/// a row that each listing reads.
+fn part_infos(parts: &[PartRow], announced: Option<ChecksumAlgorithm>) -> Vec<PartInfo> {
+    let in_row = parts.iter().zip(1..).all(|(part, number)| part.number == number);
+    let announced = announced.filter(|_| parts.len() <= MAX_KEPT_CHECKSUMS);
+    if announced.is_none() && in_row {
+        return Vec::new();
+    }
+    let info = |part: &PartRow| {
+        let content = part.content.as_ref();
+        let by = |checksum: &&Checksum| announced.is_some_and(|algorithm| checksum.algorithm == algorithm as i32);
+        let checksum = content.and_then(|content| content.checksums.iter().find(by));
+        PartInfo {
+            number: part.number,
+            size: content.map_or(0, |content| content.size),
+            checksum: checksum.map_or_else(Bytes::new, |checksum| checksum.value.clone()),
+        }
+    };
+    parts.iter().map(info).collect()
 }
 
 /// The stored parts that were listed, each with the entity tag and checksums that were listed.

@@ -61,7 +61,9 @@ impl ReadAlarm {
     pub fn raise(&self, error: &GetError) {
         let (bucket, key) = (&self.bucket, &self.key);
         match error {
+            // That its key is not there says nothing of the object.
             GetError::Range { .. } | GetError::Busy | GetError::Unavailable(_) => {}
+            GetError::Key(_) | GetError::Kms { .. } => {}
             GetError::Unreachable(_) | GetError::Damaged { .. } | GetError::Manifest(_) => {
                 if self.noted.is_news(&format!("{bucket}/{key}")) {
                     tracing::error!(%error, bucket, key, "an object can't be read (told once in ten minutes)");

@@ -8,18 +8,20 @@ use crate::budget::{Bytesful, Held, SMALL};
 use crate::commit;
 use crate::cpu::Cpu;
 use crate::digest::{self, Digester, Digests};
-use crate::encode::{self, Plain};
-use crate::engine::{Body, Claims, Gateway, MAX_SINGLE, PutDone, PutRequest};
+use crate::encode::{self, How, Plain};
+use crate::engine::{Body, Claims, Gateway, MAX_SINGLE, PutDone, PutRequest, random_bits};
 use crate::error::{BodyError, PutError};
+use crate::protect::Under;
 use crate::stripe_pool::{StripePool, Ticket};
 use bytes::{Bytes, BytesMut};
 use codec::chunk::{ChunkSizes, Chunker};
+use codec::effect::ObjectKeyRow;
 use codec::id::{ChunkId, Epoch};
 use codec::manifest::Entry;
 use futures::stream::{self, Fuse};
 use futures::{Stream, StreamExt, TryStreamExt};
 use metadata::client::{MetadataClient, StripeFrame};
-use metadata::command::{Command, CommitObject};
+use metadata::command::{Attached, Command, CommitObject};
 use metadata::keys::Domain;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -48,6 +50,10 @@ pub(crate) struct Storing {
     pub(crate) cpu: Cpu,
     pub(crate) pool: Arc<StripePool>,
     pub(crate) domain: Arc<Domain>,
+    /// The domain of manifest nodes: the same, under keys that metadata has.
+    pub(crate) nodes: Arc<Domain>,
+    /// The object's own keys, under SSE-C.
+    pub(crate) sealed: Option<ObjectKeyRow>,
     /// The epoch held when the request began (R9).
     pub(crate) writer: Epoch,
     pub(crate) level: i32,
@@ -61,9 +67,16 @@ pub(crate) struct Storing {
     _admission: Held,
 }
 
+impl Storing {
+    /// How frames are made now, at a zstd level.
+    pub(crate) fn how(&self, zstd: i32) -> How {
+        How { zstd, version: self.meta.frame_version() }
+    }
+}
+
 /// How a body is to be stored.
 pub(crate) struct Spec {
-    pub(crate) domain: Arc<Domain>,
+    pub(crate) under: Under,
     pub(crate) writer: Epoch,
     /// 0 means the default.
     pub(crate) level: i32,
@@ -93,18 +106,19 @@ pub(crate) struct Stored {
 /// See [`Gateway::put_object`].
 pub(crate) async fn put_object(gateway: &Gateway, request: PutRequest, body: Body) -> Result<PutDone, PutError> {
     let writer = gateway.meta.epoch();
-    let domain = gateway.meta.domain(&request.bucket.owner, request.encrypt).await?;
-    let spec = Spec { domain, writer, level: request.bucket.zstd_level, length: request.length };
+    let under = Under::new(gateway, &request.bucket.owner, &request.encrypt).await?;
+    let spec = Spec { under: under.clone(), writer, level: request.bucket.zstd_level, length: request.length };
     let source = client_body(gateway, request.length, body);
     let (storing, stored, checksums) = store(gateway, spec, source, request.claims).await?;
-    let etag = stored.digests.etag();
+    let etag = under.etag(stored.digests.etag())?;
     let prepared = commit::prepare(&storing, stored, etag, checksums).await?;
     let (bucket, key) = (request.bucket.bucket_id(), request.key);
     let (condition, meta) = (request.condition, request.meta);
+    let attached = Attached { nonce: random_bits()?, ..request.attached };
     let now_ms = commit::now_ms();
     commit::commit(&storing, prepared, |content, chunks| {
-        let (key, condition, meta) = (key.clone(), condition.clone(), meta.clone());
-        Command::CommitObject(CommitObject { bucket, key, condition, meta, content, chunks, now_ms })
+        let (key, condition, meta, attached) = (key.clone(), condition.clone(), meta.clone(), attached.clone());
+        Command::CommitObject(CommitObject { bucket, key, condition, meta, content, chunks, now_ms, attached })
     })
     .await
 }
@@ -199,7 +213,9 @@ pub(crate) fn storing(gateway: &Gateway, spec: Spec, admission: Held) -> Storing
         meta: Arc::clone(&gateway.meta),
         cpu: gateway.cpu.clone(),
         pool: Arc::clone(&gateway.pool),
-        domain: spec.domain,
+        domain: spec.under.chunks,
+        nodes: spec.under.nodes,
+        sealed: spec.under.sealed,
         writer: spec.writer,
         level,
         sabotage: gateway.config.sabotage.clone(),
@@ -477,7 +493,8 @@ pub(crate) async fn encode_frames(
     let plains: Vec<Plain> = chunks.into_iter().map(plain).collect();
     let bytes = plains.iter().map(|plain| plain.bytes.len()).sum();
     let sabotage = storing.sabotage.clone();
-    let work = move || encode::encode_all(&domain, level, &plains, &sabotage).map(|frames| (frames, plains));
+    let how = storing.how(level);
+    let work = move || encode::encode_all(&domain, how, &plains, &sabotage).map(|frames| (frames, plains));
     let encoded = cpu.run(bytes, work);
     let (frames, plains) = encoded.await?.map_err(|error| PutError::Internal(error.to_string()))?;
     let frame = |(frame, plain): (Bytes, Plain)| StripeFrame {

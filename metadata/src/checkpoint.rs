@@ -71,7 +71,12 @@ pub fn half_loaded(kv: &dyn Kv) -> Result<bool, KvError> {
 /// the index is as it was.
 pub async fn restore(node: &dyn NodeClient, kv: &dyn Kv, chain: &Chain) -> Result<Option<Lsn>, IndexError> {
     let mut found: BTreeMap<Lsn, Vec<StripeLayout>> = BTreeMap::new();
-    for layout in ledger::find(node, StripeClass::Checkpoint).await {
+    // Without one there is more to replay, and what is replayed says what can't be read.
+    let stripes = ledger::find(node, StripeClass::Checkpoint).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "no checkpoint of the index is looked for");
+        Vec::new()
+    });
+    for layout in stripes {
         if let Some((lsn, _)) = layout.descriptor.lsn_range {
             found.entry(lsn).or_default().push(layout);
         }
@@ -117,7 +122,7 @@ async fn confirmed(node: &dyn NodeClient, chain: &Chain, lsn: Lsn, hash: [u8; 32
     if lsn > chain.sealed {
         return chain.last == (lsn, hash);
     }
-    for layout in ledger::find(node, StripeClass::Ledger).await {
+    for layout in ledger::find(node, StripeClass::Ledger).await.unwrap_or_default() {
         let holds = layout.descriptor.lsn_range.is_some_and(|(first, last)| first <= lsn && lsn <= last);
         if holds
             && let Ok(entries) = ledger::read(node, &layout).await

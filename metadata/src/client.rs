@@ -3,23 +3,36 @@
 //! One trait for all of it, so that the metadata service in the same process and a network client can stand in for each other.
 
 use crate::command::{Command, Outcome, Refusal};
-use crate::keys::{Account, Domain};
+use crate::iam::{IamCall, IamFailure, Signing, Value};
+use crate::keys::{Account, Domain, Purpose};
+use crate::kms::KmsFault;
 use crate::listing::{
     ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
 use crate::lookup::{Hit, Located};
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{AccountRow, BucketRow, PartRow, UploadName, UploadRow, VersionRow};
+use codec::effect::{AccountRow, BucketConfigRow, BucketRow, ConfigKind, PartRow, UploadName, UploadRow, VersionRow};
 use codec::erasure::Geometry;
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn};
+use codec::level::FormatLevel;
 use std::sync::Arc;
+
+/// Most versions of one key in one answer of [`MetadataClient::newest_versions`].
+pub const MAX_NEWEST: usize = 100;
 
 /// The metadata service as its clients see it.
 #[async_trait]
 pub trait MetadataClient: Send + Sync {
     /// The epoch that this client may write under. A request takes it once, when it begins, and commits under it (R9).
     fn epoch(&self) -> Epoch;
+
+    /// The version in which frames are written now, as the cluster's format level says. Who has not heard of a raise yet goes by the
+    /// level before it.
+    fn frame_version(&self) -> u8;
+
+    /// The cluster's format level. Who has not heard of a raise yet goes by the level before it.
+    fn level(&self) -> FormatLevel;
 
     /// Commits a command of a writer that held `writer` when it began. `Ok` means: durable on 1+m drives, and visible.
     async fn commit(&self, writer: Epoch, command: Command) -> Result<Outcome, CommitError>;
@@ -32,6 +45,23 @@ pub trait MetadataClient: Send + Sync {
 
     /// The newest version of a key. A delete marker is returned as it is.
     async fn current_version(&self, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, LookupError>;
+
+    /// The version of a key that has this id, be it a delete marker; an empty id is the null version's.
+    async fn version(&self, bucket: BucketId, key: &str, id: &str) -> Result<Option<VersionRow>, LookupError>;
+
+    /// Up to `limit` versions of a key (at most [`MAX_NEWEST`]), delete markers included, newest first.
+    async fn newest_versions(&self, bucket: BucketId, key: &str, limit: usize) -> Result<Vec<VersionRow>, LookupError>;
+
+    /// A configuration of a bucket. `id`: an inventory's; empty for others.
+    async fn bucket_config(
+        &self,
+        bucket: BucketId,
+        kind: ConfigKind,
+        id: &str,
+    ) -> Result<Option<BucketConfigRow>, LookupError>;
+
+    /// All configurations of a kind that a bucket has, by id.
+    async fn bucket_configs(&self, bucket: BucketId, kind: ConfigKind) -> Result<Vec<BucketConfigRow>, LookupError>;
 
     /// A page of keys.
     async fn list(&self, request: ListRequest) -> Result<ListPage, LookupError>;
@@ -54,11 +84,21 @@ pub trait MetadataClient: Send + Sync {
     /// The account of an access key, with its secret.
     async fn account_by_access_key(&self, access_key: &str) -> Result<Option<Arc<Account>>, LookupError>;
 
+    /// Who signs with an access key, and `token` if the request has one. Not to be believed before the signature is verified.
+    async fn signer(&self, access_key: &str, token: Option<&str>) -> Result<Signing, LookupError>;
+
+    /// Carries out what somebody asks of IAM or STS, whose signature was verified.
+    async fn iam(&self, call: IamCall) -> Result<Value, IamFailure>;
+
     /// An account by its canonical id (for the names in Owner).
     async fn account(&self, id: &str) -> Result<Option<AccountRow>, LookupError>;
 
-    /// The dedup domain of an account and protection class, made on first use.
-    async fn domain(&self, account: &str, encrypted: bool) -> Result<Arc<Domain>, CommitError>;
+    /// The account of an e-mail address, whatever its case; `None` also where several have it: nobody can say which one is meant.
+    async fn account_by_email(&self, address: &str) -> Result<Option<AccountRow>, LookupError>;
+
+    /// The dedup domain that an account has for a purpose, made on first use. Refused with [`Refusal::Kms`] if its key of the key
+    /// store can't be used.
+    async fn domain(&self, account: &str, purpose: &Purpose) -> Result<Arc<Domain>, CommitError>;
 
     /// A dedup domain that exists.
     async fn domain_by_id(&self, id: DomainId) -> Result<Arc<Domain>, LookupError>;
@@ -148,6 +188,14 @@ pub enum LookupError {
     Damaged {
         /// For the operator.
         reason: String,
+    },
+    /// What is asked for is under a key of the key store that can't be used (400).
+    #[error("key {key} {fault}")]
+    Kms {
+        /// Its name.
+        key: String,
+        /// Why.
+        fault: KmsFault,
     },
     /// There is no such thing, though a row names it.
     #[error("{what} is not known")]

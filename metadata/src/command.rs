@@ -2,14 +2,27 @@
 //!
 //! Commands never reach the journal: only the effects that [`crate::state::decide`] makes of them do.
 
+mod s3;
+
+pub use s3::{
+    Attached, BucketChange, BucketWith, ChangeVersion, DeleteCondition, DeleteVersion, DeleteVersions, FollowRules,
+    Gone, MAX_BUCKET_CONFIG, MAX_INVENTORIES, MAX_INVENTORY_CONFIG, Made, Named, PutBucketConfig, Quota, QuotaOf,
+    Replaced, RuleStep, VersionChange,
+};
+
+use crate::iam::{IamCommand, IamError, Value};
 use crate::index::reclaim::Hold;
+use crate::keys::rewrap::Rewrapped;
+use crate::kms::KmsFault;
+use access::lock::{Locked, RetentionError};
 use bytes::Bytes;
 use codec::effect::{
-    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, NodeRow,
-    ObjectMeta, PartRow, Place, ReplicatedKey, ReplicationRow, SealedRow, SettingRow, StripeRow, UploadName,
-    VersionRow,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ClockTick, Content, DomainRow, DriveRow, KmsKeyRow,
+    KmsKeyState, NodeRow, NoticeName, ObjectKeyRow, ObjectMeta, PartRow, Place, ReplicatedKey, ReplicationRow,
+    SealedRow, SettingRow, StripeRow, UploadName, VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
+use codec::level::FormatLevel;
 
 /// A change that somebody asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +43,24 @@ pub enum Command {
         /// zstd level for new frames; 0 means the default.
         zstd_level: i32,
     },
+    /// Change one thing of a bucket's row.
+    ChangeBucket {
+        /// The bucket.
+        bucket: BucketId,
+        /// What.
+        change: BucketChange,
+    },
+    /// Set a configuration of a bucket, or take it away.
+    PutBucketConfig(PutBucketConfig),
+    /// Limit how much a bucket or an account may hold.
+    SetQuota {
+        /// Whose.
+        of: QuotaOf,
+        /// How much.
+        quota: Quota,
+    },
+    /// A step of the count of what buckets hold, in an index of before that was counted.
+    CountUsage,
     /// Make the chunks of a stripe known, after all its shards are durable.
     CommitStripe {
         /// The stripe and its drives.
@@ -39,6 +70,12 @@ pub enum Command {
     },
     /// Make an object version visible.
     CommitObject(CommitObject),
+    /// Delete versions, or put delete markers over them. What is not there is no error.
+    DeleteVersions(DeleteVersions),
+    /// Change what a version carries besides its bytes.
+    ChangeVersion(ChangeVersion),
+    /// Do what the lifecycle of a bucket says, as far as it still says so. Nobody but the lane that follows it asks for that.
+    FollowRules(FollowRules),
     /// Delete the current version of a key. A missing key is no error.
     DeleteObject {
         /// The bucket.
@@ -79,13 +116,23 @@ pub enum Command {
     },
     /// Create or change an account.
     PutAccount(AccountRow),
-    /// Drop an account. Its buckets stay.
+    /// Create an account; one that is there stays as it is.
+    CreateAccount(AccountRow),
+    /// Change an account that is there. An empty name or display name stays what it was.
+    ReplaceAccount(AccountRow),
+    /// Drop an account that owns no bucket.
     DeleteAccount {
         /// [`AccountRow::id`].
         id: String,
     },
     /// Get or create the dedup domain of an account and protection class. The row's `id` is ignored.
     PutDomain(DomainRow),
+    /// Make a key of the key store, enabled. One that the account has stays as it is.
+    CreateKmsKey(KmsKeyRow),
+    /// Change the state of a key of the key store.
+    SetKmsKey(SetKmsKey),
+    /// Put secrets that are wrapped anew, as far as they are still what they were.
+    Rewrap(Vec<Rewrapped>),
     /// Change a setting. [`GEOMETRY_SETTING`] can be set only once.
     PutSetting(SettingRow),
     /// Begin an epoch: every earlier one is fenced, but for those of gateways that may still be writing ([`Command::GrantEpoch`])
@@ -123,6 +170,9 @@ pub enum Command {
     SettleCells,
     /// Make a storage node known, or change its address or state.
     PutNode(NodeRow),
+    /// Let writers write what this format level says. One that is not above the cluster's changes nothing. Whether everybody knows
+    /// it is for whoever asks to find out.
+    RaiseLevel(FormatLevel),
     /// Advance the retention clock.
     ClockTick(ClockTick),
     /// Sealing: entries now lie in ledger stripes, their frames in data stripes.
@@ -211,6 +261,15 @@ pub enum Command {
         /// At most [`MAX_REPLICATION_KEYS`].
         done: Vec<ReplicatedKey>,
     },
+    /// What was told, or never will be, waits no more; at most [`MAX_REPLICATION_KEYS`].
+    NoticesDone(Vec<NoticeName>),
+    /// An operator has seen how many notices of a webhook were lost: they count no more.
+    LostNoticesSeen {
+        /// The webhook.
+        webhook: String,
+    },
+    /// Change users, access keys, policies, groups or roles.
+    Iam(Box<IamCommand>),
     /// A loss that an operator accepted.
     AcceptLoss {
         /// Up to where entries were kept, and up to where they had existed.
@@ -237,6 +296,17 @@ pub struct WalkReplication {
     pub last: bool,
 }
 
+/// Body of [`Command::SetKmsKey`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetKmsKey {
+    /// Its name.
+    pub id: String,
+    /// The new state.
+    pub state: KmsKeyState,
+    /// For `Destroyed`: the [`KmsKeyRow::since`] that it had when it was found that nothing needs it.
+    pub since: Option<u64>,
+}
+
 /// Body of [`Command::CreateBucket`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct CreateBucket {
@@ -252,6 +322,8 @@ pub struct CreateBucket {
     pub zstd_level: i32,
     /// Milliseconds since the Unix epoch, for display.
     pub now_ms: u64,
+    /// What it is given at once.
+    pub with: BucketWith,
 }
 
 /// Body of [`Command::CommitObject`].
@@ -271,6 +343,8 @@ pub struct CommitObject {
     pub chunks: Vec<NewChunk>,
     /// Milliseconds since the Unix epoch: Last-Modified.
     pub now_ms: u64,
+    /// What it carries besides.
+    pub attached: Attached,
 }
 
 /// Body of [`Command::CreateUpload`].
@@ -297,6 +371,10 @@ pub struct CreateUpload {
     pub encrypted: bool,
     /// Milliseconds since the Unix epoch, for display.
     pub now_ms: u64,
+    /// What the object will carry besides. The nonce is not kept.
+    pub attached: Attached,
+    /// Its keys, under SSE-C.
+    pub sealed: Option<ObjectKeyRow>,
 }
 
 /// Body of [`Command::CompleteUpload`].
@@ -314,6 +392,8 @@ pub struct CompleteUpload {
     pub condition: Condition,
     /// Milliseconds since the Unix epoch: Last-Modified.
     pub now_ms: u64,
+    /// Random: makes the version's id hard to guess.
+    pub nonce: [u8; 8],
 }
 
 /// A ledger stripe that others take the place of.
@@ -479,12 +559,18 @@ pub enum Outcome {
         /// Some remain to be aborted.
         uploads_left: bool,
     },
-    /// The version as committed.
-    Committed(Box<VersionRow>),
+    /// The version as committed, and what went for good because it took its place.
+    Committed(Box<VersionRow>, Option<Box<Replaced>>),
     /// DeleteObject: the version that was deleted, if there was one.
     Deleted(Option<Box<VersionRow>>),
     /// DeleteObjects: for each key, in order, what happened.
     DeletedMany(Vec<Result<bool, Refusal>>),
+    /// DeleteVersions: for each, in order, what happened.
+    VersionsDeleted(Vec<Result<Gone, Refusal>>),
+    /// FollowRules: for each step, and then for each upload, in order, what happened.
+    RulesFollowed(Vec<Result<(), Refusal>>),
+    /// CountUsage: whether everything was counted already.
+    Counted(bool),
     /// The upload's name, with the id that was made for it.
     UploadCreated(UploadName),
     /// The part as committed.
@@ -498,6 +584,8 @@ pub enum Outcome {
         /// Items that were left out, because what they are about changed.
         skipped: u64,
     },
+    /// What a change of users, keys, policies, groups or roles is answered with.
+    Iam(Value),
     /// How many frames' places were changed by a seal; the rest had moved or gone.
     Sealed {
         /// Moves that took place.
@@ -528,6 +616,36 @@ pub enum Refusal {
     /// A condition does not hold.
     #[error("a precondition does not hold")]
     PreconditionFailed,
+    /// There is no such version.
+    #[error("the version does not exist")]
+    NoSuchVersion,
+    /// A delete marker has nothing of what was to be changed.
+    #[error("the version is a delete marker")]
+    IsDeleteMarker,
+    /// The version is kept.
+    #[error(transparent)]
+    Locked(Locked),
+    /// A retention that can't be.
+    #[error(transparent)]
+    Retention(RetentionError),
+    /// A retention or a legal hold was asked for in a bucket without Object Lock.
+    #[error("the bucket has no Object Lock")]
+    NoLock,
+    /// Object Lock needs versions.
+    #[error("the bucket has Object Lock, which needs versions")]
+    VersioningLocked,
+    /// Object Lock is for buckets that keep versions.
+    #[error("the bucket keeps no versions")]
+    NotVersioned,
+    /// There would be more of it than is allowed.
+    #[error("the quota of the {} would be exceeded", if *.account { "account" } else { "bucket" })]
+    QuotaExceeded {
+        /// The account's and not the bucket's.
+        account: bool,
+    },
+    /// A notification names a webhook that the operator did not configure.
+    #[error("there is no webhook {0:?}")]
+    NoSuchWebhook(String),
     /// The key is empty or longer than 1024 bytes.
     #[error("the key is empty or longer than {MAX_KEY} bytes")]
     BadKey,
@@ -597,13 +715,52 @@ pub enum Refusal {
     /// There is no such account.
     #[error("the account does not exist")]
     NoSuchAccount,
+    /// There is an account of this id.
+    #[error("there is an account with this id")]
+    AccountExists,
+    /// Nobody could reach what it owns.
+    #[error("the account owns {buckets} buckets")]
+    AccountOwns {
+        /// How many.
+        buckets: usize,
+    },
     /// There is no such dedup domain: its entry was lost, and that was accepted. Take the account's domain anew, and store
     /// everything again.
     #[error("dedup domain {0} does not exist")]
     NoSuchDomain(DomainId),
+    /// A key of the key store that can't be used, or not for this.
+    #[error("key {key} {fault}")]
+    Kms {
+        /// Its name.
+        key: String,
+        /// Why.
+        fault: KmsFault,
+    },
+    /// A key that may be in use is not pending deletion: it is disabled first.
+    #[error("key {0} is enabled: disable it first")]
+    KmsKeyInUse(String),
+    /// Another account's key has this name.
+    #[error("another account has a key of this name")]
+    KmsKeyTaken,
+    /// No name for a key.
+    #[error(
+        "a key's name is 1 to {} of a-z, A-Z, 0-9, -, _, . and /, and does not begin with aws/",
+        crate::kms::MAX_KEY_NAME
+    )]
+    BadKmsKey,
     /// The retention clock never runs backwards (R15).
     #[error("the retention clock does not run backwards")]
     ClockBackwards,
+    /// What would be journaled is of a later format level than the cluster's: a process of an earlier release could not read it.
+    #[error(
+        "this needs format level {needs}; the cluster is at {at}: `stele upgrade finish` raises it when every process knows it"
+    )]
+    NeedsLevel {
+        /// The lowest level that allows it.
+        needs: FormatLevel,
+        /// The cluster's.
+        at: FormatLevel,
+    },
     /// The sealed range overlaps an earlier one, is empty, or reaches beyond the journal's end.
     #[error("the sealed range does not fit the ledger")]
     BadSeal,
@@ -622,6 +779,9 @@ pub enum Refusal {
     /// Another bucket is copied there. Take another bucket of that endpoint.
     #[error("another bucket is copied to that bucket of that endpoint")]
     ReplicationTargetTaken,
+    /// A change of users, keys, policies, groups or roles.
+    #[error(transparent)]
+    Iam(Box<IamError>),
     /// More than one entry may carry: too many keys, chunks or inline bytes.
     #[error("the command is larger than one journal entry may be")]
     TooLarge,

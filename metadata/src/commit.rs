@@ -19,7 +19,7 @@ use crate::index::{self, Overlay};
 use crate::journal::{Batch, BatchEntry, Journal, JournalStopped};
 use crate::lookup::Losses;
 use crate::service::Shared;
-use crate::state::{self, At, DecideError};
+use crate::state::{self, ApplyError, At, DecideError};
 use codec::effect::DriveState;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{encode_entry, parse_entry};
@@ -114,6 +114,14 @@ impl Deciding {
         let (entries, changes, decided, rest) = Default::default();
         Deciding { entries, changes, decided, rest, reserve: Reserve::Metadata, spoiled: false }
     }
+}
+
+/// Why a command is not decided.
+enum Undecided {
+    /// The index has an entry that the journal does not have yet: it is decided again when it has.
+    Overtaken,
+    /// The index can't be gone on with.
+    Stopped(JournalStopped),
 }
 
 /// A command in a batch, decided.
@@ -338,6 +346,9 @@ impl Committer {
         self.shared.set_register(self.journal.register().clone());
         if let Some(stopped) = self.journal.stopped() {
             self.shared.set_read_only(stopped.to_string());
+            if stopped.is_for_good() {
+                self.shared.set_for_good();
+            }
         }
     }
 
@@ -414,7 +425,11 @@ impl Committer {
             }
             match self.decide(&mut overlay, asked.writer, &asked.command, &mut batch.entries) {
                 Ok(answer) => batch.decided.push(Decided { asked, answer, rests_on: batch.entries.len() }),
-                Err(stopped) => {
+                Err(Undecided::Overtaken) => {
+                    batch.rest.push(asked);
+                    break;
+                }
+                Err(Undecided::Stopped(stopped)) => {
                     // The overlay is half changed: nothing of this batch may go on.
                     let stopped = self.journal.stop(stopped);
                     batch.decided.push(Decided::at_once(asked, Err(CommitError::Full)));
@@ -459,22 +474,22 @@ impl Committer {
         }
     }
 
-    /// Decides one command and encodes its entry. Its effects go into the overlay only if its entry goes into the batch;
-    /// `Err` is an index that can't be gone on with.
+    /// Decides one command and encodes its entry. Its effects go into the overlay only if its entry goes into the batch.
     fn decide(
         &self,
         overlay: &mut Overlay<'_>,
         writer: Epoch,
         command: &Command,
         entries: &mut Vec<BatchEntry>,
-    ) -> Result<Answer, JournalStopped> {
+    ) -> Result<Answer, Undecided> {
         let (lsn, prev_hash) = match entries.last() {
             Some(last) => (last.lsn.next(), last.hash),
             None => (self.journal.next_lsn(), self.journal.last_hash()),
         };
         let losses = Losses { wounds: self.shared.wounds(), ..self.losses.clone() };
         let sabotage = self.shared.sabotage.clone();
-        let at = At { lsn, wall_ms: self.shared.clock.wall_ms(), losses, sabotage };
+        let (wall_ms, level) = (self.shared.clock.wall_ms(), self.shared.level());
+        let at = At { lsn, wall_ms, level, losses, sabotage };
         let decision = match state::decide(overlay, writer, command, &at) {
             Ok(decision) if decision.is_noop() => return Ok(Ok(decision.outcome)),
             Ok(decision) => decision,
@@ -486,8 +501,12 @@ impl Committer {
             Ok(encoded) if encoded.bytes.len() <= self.shared.max_entry => encoded,
             _ => return Ok(Err(CommitError::Refused(Refusal::TooLarge))),
         };
-        state::apply(overlay, lsn, &encoded.hash, &decision.effects)
-            .map_err(|error| JournalStopped::Index(error.to_string()))?;
+        state::apply(overlay, lsn, &encoded.hash, &decision.effects).map_err(|error| match error {
+            // It was looked whether the index is where the journal is, and a change of members was applied since. A leader that
+            // stopped for it would go on to lead, and refuse every write.
+            ApplyError::Gap { applied, .. } if self.agreement.is_some() && applied >= lsn => Undecided::Overtaken,
+            error => Undecided::Stopped(JournalStopped::Index(error.to_string())),
+        })?;
         entries.push(BatchEntry { lsn, epoch, hash: encoded.hash, prev_hash, bytes: encoded.bytes });
         Ok(Ok(decision.outcome))
     }
@@ -499,6 +518,18 @@ impl Committer {
         changes: storage_node::kv::KvBatch,
         reserve: Reserve,
     ) -> Result<(), JournalStopped> {
+        let batch = self.append(entries, reserve).await?;
+        if let Err(error) = self.shared.kv.write(changes) {
+            self.in_doubt = Some(batch);
+            return Err(self.journal.stop(JournalStopped::Index(error.to_string())));
+        }
+        let last = self.journal.next_lsn().0.saturating_sub(1);
+        self.shared.committed(Lsn(last), batch.weight());
+        Ok(())
+    }
+
+    /// Brings entries to 1+m drives. What was not confirmed is in doubt, and the journal stops.
+    async fn append(&mut self, entries: Vec<BatchEntry>, reserve: Reserve) -> Result<Batch, JournalStopped> {
         let batch = match Batch::new(entries) {
             Ok(batch) => batch,
             Err(error) => return Err(self.journal.stop(JournalStopped::Encode(error.to_string()))),
@@ -513,13 +544,7 @@ impl Committer {
             self.room = self.room.min(self.members_room());
             self.publish();
         }
-        if let Err(error) = self.shared.kv.write(changes) {
-            self.in_doubt = Some(batch);
-            return Err(self.journal.stop(JournalStopped::Index(error.to_string())));
-        }
-        let last = self.journal.next_lsn().0.saturating_sub(1);
-        self.shared.committed(Lsn(last), batch.weight());
-        Ok(())
+        Ok(batch)
     }
 }
 

@@ -17,6 +17,7 @@
 //! * No two processes number stripes in one epoch. An epoch is committed for one holder and told to this one alone; one whose grant
 //!   was answered as in doubt is nobody's. The service takes up only what it proposed itself: a node that was deposed applies the
 //!   start of its successor, and that one's epoch is the index's then ([`index::epoch`]).
+//! * Storage nodes take stripes of a gateway only in its own epochs ([`NodeHost::granted`]): they are told before the gateway is.
 //! * Neither a start nor a new leader fences the epoch of a gateway before its time: what the gateway stores at present would be
 //!   refused, on all gateways at once, each time that the leader changes.
 //! * An epoch is granted by an entry on 1+m drives that is applied, and only then is a stripe numbered in it. The other way
@@ -38,7 +39,7 @@ use crate::client::CommitError;
 use crate::clock::{Entropy, random};
 use crate::command::{Command, Refusal};
 use crate::commit::Request;
-use crate::index::reclaim::last_granted;
+use crate::index::reclaim::{gateways, last_granted};
 use crate::index::{self, IndexError, Overlay};
 use crate::service::Shared;
 use crate::stripe_writer::StripeWriter;
@@ -46,7 +47,7 @@ use codec::id::Epoch;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storage_node::host::NodeHost;
+use storage_node::host::{Grants, NodeHost};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
@@ -114,6 +115,7 @@ impl Proposed {
 impl Epochs {
     /// Renews it every so often, until the task is ended.
     pub async fn run(self: Arc<Self>, every: Duration) {
+        self.tell().await;
         loop {
             sleep(every).await;
             if let Err(error) = self.renew().await {
@@ -150,7 +152,23 @@ impl Epochs {
         let epoch =
             self.take(|epoch, unfinished| Command::GrantEpoch { epoch, holder: of.clone(), unfinished }).await?;
         tracing::info!(%epoch, holder, "a gateway was granted an epoch");
+        self.tell().await;
         Ok(epoch)
+    }
+
+    /// Tells the storage nodes which gateway may write in which epochs. A gateway that was answered before would find them closed.
+    async fn tell(&self) {
+        let view = Overlay::new(&*self.shared.kv);
+        // In this order: what is read then has all grants up to that one, and no list that is told as older has more.
+        let (as_of, granted) = match last_granted(&view).and_then(|last| Ok((last, gateways(&view)?))) {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(%error, "the storage nodes are not told which epochs were granted");
+                return;
+            }
+        };
+        let epochs = granted.into_iter().map(|row| (Epoch(row.epoch), row.holder)).collect();
+        self.node.granted(Arc::new(Grants::new(epochs, as_of))).await;
     }
 
     /// Commits the command that is made of an epoch above all others, and returns the epoch.

@@ -10,26 +10,34 @@
 //! Keys are built so that byte order is the order that listings want: numbers big endian, object keys escaped
 //! (0x00 becomes 00 FF) and ended with 00 01, versions of one key newest first (the complement of their LSN).
 
+pub mod access;
 mod keys;
+pub mod notices;
 pub mod reclaim;
 pub mod replication;
+pub mod usage;
+pub mod versions;
 
 pub use self::keys::*;
+pub use self::versions::{current_version, null_version};
 
 use crate::command::SURVIVE_SETTING;
+use crate::keys::Purpose;
 use crate::topology::Level;
 use bytes::Bytes;
 use codec::effect::{
-    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, NodeRow, PartRow,
-    SealedRow, SettingRow, StripeRow, UploadName, UploadRow, VersionRow,
+    AcceptedLossRow, AccountRow, BucketRow, CheckpointRow, ChunkRow, ClockTick, DomainRow, DriveRow, LevelRow, NodeRow,
+    PartRow, SealedRow, SettingRow, StripeRow, UploadName, UploadRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
+use codec::level::FormatLevel;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use storage_node::kv::{Direction, Family, Kv, KvBatch, KvError, KvIterator};
 
-/// Buckets by name (`n`) and names by bucket id (`i`).
+/// Buckets by name (`n`) and names by bucket id (`i`), their configurations (`c`, [`access`]), where null versions lie that others
+/// lie upon (`z`, [`versions`]), which versions are being restored (`r`, there), and how much buckets hold (`q`, [`usage`]).
 pub const BUCKETS: Family = "buckets";
 /// Versions: bucket, key, newest first.
 pub const OBJECTS: Family = "objects";
@@ -41,13 +49,15 @@ pub const CHUNKS: Family = "chunks";
 pub const STRIPES: Family = "stripes";
 /// Drives by id.
 pub const DRIVES: Family = "drives";
-/// Accounts (`a`), their access keys (`k`) and names (`n`), dedup domains (`d`) and whose they are (`o`).
+/// Accounts (`a`), their access keys (`k`) and names (`n`), dedup domains (`d`) and whose they are (`o`). Of [`access`]: users (`u`),
+/// their access keys (`K`) and which those are (`U`), policies (`P`), roles (`R`), groups (`G`), keys of the key store (`M`). Of [`usage`]: how much their
+/// buckets hold (`q`).
 pub const ACCOUNTS: Family = "accounts";
 /// What reclaim goes by ([`reclaim`]): noted ticks, dropped stripes.
 pub const RECLAIM: Family = "reclaim";
 /// Sealed ranges by first LSN.
 pub const LEDGER: Family = "ledger";
-/// `applied`, `epoch`, `clock`, `ended` (the last sealed range), `loss` and LSN, `point` and the LSN of a checkpoint, `host` and
+/// `applied`, `epoch`, `clock`, `level` (the format level), `ended` (the last sealed range), `loss` and LSN, `point` and the LSN of a checkpoint, `host` and
 /// the name of a storage node, `s` and a setting's name.
 pub const META: Family = "meta";
 /// What is copied elsewhere, and what waits for it ([`replication`]).
@@ -65,6 +75,7 @@ const ROW_HEAD: usize = 5;
 const APPLIED: &[u8] = b"applied";
 const EPOCH: &[u8] = b"epoch";
 const CLOCK: &[u8] = b"clock";
+const LEVEL: &[u8] = b"level";
 const SEALED: &[u8] = b"ended";
 const CHECKPOINT: &[u8] = b"point";
 const LOSS: &[u8] = b"loss";
@@ -337,6 +348,17 @@ pub(crate) fn put_clock(overlay: &mut Overlay<'_>, tick: &ClockTick) {
     overlay.put(META, CLOCK, tick);
 }
 
+/// The cluster's format level, and the release that raised it; [`FormatLevel::BEFORE`] where none was ever journaled. The row keeps
+/// its form for ever, whatever becomes of others: it tells a program that is too old for an index that it is.
+pub fn level(view: &dyn View) -> Result<LevelRow, IndexError> {
+    let before = || LevelRow { level: FormatLevel::BEFORE.0, by: String::new() };
+    Ok(read(view, META, LEVEL)?.unwrap_or_else(before))
+}
+
+pub(crate) fn put_level(overlay: &mut Overlay<'_>, row: &LevelRow) {
+    overlay.put(META, LEVEL, row);
+}
+
 /// A journaled setting.
 pub fn setting(view: &dyn View, name: &str) -> Result<Option<SettingRow>, IndexError> {
     read(view, META, &setting_key(name))
@@ -364,24 +386,16 @@ pub fn bucket_by_id(view: &dyn View, id: BucketId) -> Result<Option<BucketRow>, 
     }
 }
 
+/// All buckets, by name.
+pub fn buckets(view: &dyn View) -> Result<Vec<BucketRow>, IndexError> {
+    read_all(view, BUCKETS, b"n")
+}
+
 /// An account's buckets, by name.
 pub fn buckets_of(view: &dyn View, owner: &str) -> Result<Vec<BucketRow>, IndexError> {
-    let mut rows: Vec<BucketRow> = read_all(view, BUCKETS, b"n")?;
+    let mut rows = buckets(view)?;
     rows.retain(|row| row.owner == owner);
     Ok(rows)
-}
-
-/// The newest version of a key, be it a delete marker.
-pub fn current_version(view: &dyn View, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, IndexError> {
-    let start = versions_of(bucket, key);
-    let first = view.rows(OBJECTS, &start, &prefix_end(&start), 1)?.pop();
-    first.map(|(key, value)| decode(OBJECTS, &key, value)).transpose()
-}
-
-/// The null version of a key: the one that an unversioned PUT or DELETE replaces.
-pub fn null_version(view: &dyn View, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, IndexError> {
-    let versions: Vec<VersionRow> = read_all(view, OBJECTS, &versions_of(bucket, key))?;
-    Ok(versions.into_iter().find(|version| version.version_id.is_empty()))
 }
 
 /// Whether a bucket holds any version.
@@ -494,9 +508,9 @@ pub fn domains(view: &dyn View) -> Result<Vec<DomainRow>, IndexError> {
     read_all(view, ACCOUNTS, b"d")
 }
 
-/// The dedup domain of an account and protection class.
-pub fn domain_of(view: &dyn View, account: &str, encrypted: bool) -> Result<Option<DomainRow>, IndexError> {
-    let key = domain_owner_key(account, encrypted);
+/// The dedup domain that an account has for a purpose.
+pub fn domain_of(view: &dyn View, account: &str, purpose: &Purpose) -> Result<Option<DomainRow>, IndexError> {
+    let key = domain_class_key(account, purpose.class(), purpose.key());
     let Some(value) = view.row(ACCOUNTS, &key)? else { return Ok(None) };
     let id = value[..].try_into().map_err(|_| damaged(ACCOUNTS, &key, RowFault::Malformed))?;
     let row = domain(view, DomainId(u64::from_be_bytes(id)))?;

@@ -125,6 +125,16 @@ pub enum JournalStopped {
     Index(String),
 }
 
+impl JournalStopped {
+    /// Whether the journal stays stopped whatever becomes of the drives: only another start can go on.
+    pub fn is_for_good(&self) -> bool {
+        match self {
+            JournalStopped::TooFewDrives { .. } | JournalStopped::NoMajority { .. } | JournalStopped::Tail(_) => false,
+            JournalStopped::Encode(_) | JournalStopped::Index(_) => true,
+        }
+    }
+}
+
 /// Why one member does not take a batch.
 enum FillError {
     Member(WriteError),

@@ -4,6 +4,7 @@
 //! of drives and shards, [`repair`] does what was planned, [`inventory`] and [`rows`] compare what should be with what is.
 //! The [`keeper`] drives them.
 
+mod archive;
 pub mod claims;
 pub mod config;
 pub mod dependents;
@@ -12,6 +13,7 @@ pub mod frames;
 pub mod inventory;
 pub mod keeper;
 pub mod lanes;
+pub mod lifecycle;
 pub mod manifests;
 pub mod mark;
 pub mod pace;
@@ -23,6 +25,7 @@ pub mod restripe;
 pub mod returning;
 pub mod rows;
 pub mod simulate;
+pub mod spread;
 pub mod status;
 pub mod watch;
 pub mod wounds;

@@ -8,6 +8,7 @@ use crate::journal::{Patience, read_in_time};
 use bytes::Bytes;
 use codec::id::{DriveId, Lsn, ShardId, StripeId};
 use codec::journal::{Entry, JournalError, parse_batch};
+use codec::level::Later;
 use codec::stripe::{StripeClass, StripeDescriptor};
 use futures::future::join_all;
 use std::collections::BTreeMap;
@@ -30,11 +31,19 @@ pub enum LedgerError {
         /// What is wrong.
         error: JournalError,
     },
+    /// Its entries are those of a later release.
+    #[error("ledger stripe {stripe}: {later}")]
+    Later {
+        /// The stripe.
+        stripe: StripeId,
+        /// Which one, and what to do.
+        later: Later,
+    },
 }
 
 /// Every stripe of a class whose stripes name their LSNs, ledger or checkpoint, that has a shard on a drive that can be read;
-/// by LSN range and id.
-pub async fn find(node: &dyn NodeClient, class: StripeClass) -> Vec<StripeLayout> {
+/// by LSN range and id. `Err`: a drive has headers of a later release.
+pub async fn find(node: &dyn NodeClient, class: StripeClass) -> Result<Vec<StripeLayout>, ReadError> {
     find_where(node, class, &|_| true).await
 }
 
@@ -43,7 +52,7 @@ pub async fn find_where(
     node: &dyn NodeClient,
     class: StripeClass,
     wanted: &(dyn Fn(StripeId) -> bool + Sync),
-) -> Vec<StripeLayout> {
+) -> Result<Vec<StripeLayout>, ReadError> {
     let drives = node.drives().await;
     let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
     let lists = join_all(readable.map(|d| async move { (d.id, list(node, d.id, class, wanted).await) })).await;
@@ -55,12 +64,14 @@ pub async fn find_where(
                     add_shard(&mut found, drive, descriptor, index);
                 }
             }
+            // Its stripes would pass for ones that are not there.
+            Err(error @ ReadError::Later(_)) => return Err(error),
             Err(error) => tracing::warn!(%drive, %error, "a drive's shards can't be listed"),
         }
     }
     let mut stripes: Vec<StripeLayout> = found.into_values().collect();
     stripes.sort_by_key(|layout| (layout.descriptor.lsn_range, layout.descriptor.id));
-    stripes
+    Ok(stripes)
 }
 
 fn add_shard(
@@ -103,7 +114,11 @@ pub async fn read(node: &dyn NodeClient, layout: &StripeLayout) -> Result<Vec<En
         let len = layout.descriptor.shard_len(shard);
         joined.extend_from_slice(&read_range(node, layout, shard, 0..len, ReadOptions::default()).await?);
     }
-    parse_batch(&Bytes::from(joined)).map_err(|error| LedgerError::Entries { stripe: layout.descriptor.id, error })
+    let (joined, stripe) = (Bytes::from(joined), layout.descriptor.id);
+    parse_batch(&joined).map_err(|error| match Later::of_batch(&joined, &error) {
+        Some(later) => LedgerError::Later { stripe, later },
+        None => LedgerError::Entries { stripe, error },
+    })
 }
 
 /// Whether a stripe may hold an entry after `after` and before `before`.

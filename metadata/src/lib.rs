@@ -7,6 +7,7 @@
 //! A command is *decided* against the index into *effects*; the effects are journaled, then *applied* to the index, then
 //! acknowledged. Replaying the journal applies effects only, so newer code that decides otherwise rebuilds the same state.
 
+pub mod audit;
 pub mod checkpoint;
 pub mod client;
 pub mod clock;
@@ -15,12 +16,16 @@ mod commit;
 mod ensemble;
 pub mod epochs;
 pub mod fail_slow;
+pub mod iam;
 pub mod index;
 pub mod journal;
 pub mod keep;
 pub mod keys;
+pub mod kms;
 mod ledger;
+pub mod lifecycle;
 pub mod listing;
+pub mod lock;
 pub mod lookup;
 pub mod loss;
 pub mod nodes;

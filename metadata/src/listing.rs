@@ -3,6 +3,9 @@
 //! A marker is a plain cut-off: what sorts after it (by UTF-8 bytes) is listed. So a marker inside a common prefix shows
 //! that prefix as long as a key of it sorts after the marker. The exception is a marker that *is* a common prefix, which
 //! is what a truncated page ends with: the prefix was shown, and its keys are passed over.
+//!
+//! Invariant: a page of keys looks at [`MAX_LOOKED`] rows beyond those that it shows, and then ends, be it empty: below a million delete
+//! markers a page would take longer than anybody waits, and each retry begins anew. The versions below a key's newest are not read at all.
 
 use crate::index::{
     self, IndexError, OBJECTS, Overlay, RowFault, UPLOADS, View, after_prefix, bucket_objects, bucket_uploads, damaged,
@@ -10,11 +13,14 @@ use crate::index::{
 };
 use bytes::Bytes;
 use codec::effect::{PartRow, UploadName, UploadRow, VersionRow};
-use codec::id::BucketId;
+use codec::id::{BucketId, Lsn};
 use storage_node::kv::{Direction, Family, Kv, KvIterator};
 
 /// Most items on a page, whatever was asked for.
 pub const MAX_PAGE: usize = 1000;
+
+/// Most keys that a page of keys passes over because they are deleted.
+pub const MAX_LOOKED: usize = 100_000;
 
 /// Asks for keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,7 +44,7 @@ pub struct ListPage {
     pub objects: Vec<VersionRow>,
     /// Common prefixes, in order. Merged with `objects` by name they are the page's items.
     pub prefixes: Vec<String>,
-    /// When there is more: the last item's key or prefix, to be the `after` of the next request.
+    /// When there may be more: what the next request's `after` is to be. The last item's key or prefix, or a deleted key after it.
     pub next: Option<String>,
 }
 
@@ -122,6 +128,10 @@ pub struct PartsPage {
 
 /// A page of current versions. Keys whose newest version is a delete marker are not there.
 pub fn list(kv: &dyn Kv, request: &ListRequest) -> Result<ListPage, IndexError> {
+    list_within(kv, request, MAX_LOOKED)
+}
+
+fn list_within(kv: &dyn Kv, request: &ListRequest, most: usize) -> Result<ListPage, IndexError> {
     let mut page = ListPage::default();
     let max = request.max.min(MAX_PAGE);
     if max == 0 {
@@ -129,6 +139,7 @@ pub fn list(kv: &dyn Kv, request: &ListRequest) -> Result<ListPage, IndexError> 
     }
     let base = bucket_objects(request.bucket);
     let mut walk = Walk::new(kv, OBJECTS, base, &request.prefix, &request.delimiter, Start::After(&request.after))?;
+    walk.left = most;
     let mut last = String::new();
     while let Some(item) = walk.next(Wanted::Current)? {
         if page.objects.len() + page.prefixes.len() == max {
@@ -136,13 +147,17 @@ pub fn list(kv: &dyn Kv, request: &ListRequest) -> Result<ListPage, IndexError> 
             break;
         }
         match item {
+            Item::Enough(after) => {
+                page.next = Some(after);
+                break;
+            }
             Item::Prefix(prefix) => {
                 last.clone_from(&prefix);
                 page.prefixes.push(prefix);
             }
             Item::Row { key, version, .. } => {
                 last = key;
-                page.objects.extend(version.map(|version| *version));
+                page.objects.extend(version.map(|version| listed(*version)));
             }
         }
     }
@@ -157,31 +172,27 @@ pub fn list_versions(kv: &dyn Kv, request: &VersionsRequest) -> Result<VersionsP
         return Ok(page);
     }
     let base = bucket_objects(request.bucket);
-    // A version marker is looked for among its key's versions, so that walk begins at the key itself.
-    let marker = request.version_marker.as_ref().filter(|_| !request.key_marker.is_empty());
+    let marker = marked_version(kv, request)?;
     let start = match marker {
-        Some(_) => Start::AtKey(&request.key_marker),
+        Some(seq) => Start::AfterVersion(&request.key_marker, seq),
         None => Start::After(&request.key_marker),
     };
     let mut walk = Walk::new(kv, OBJECTS, base, &request.prefix, &request.delimiter, start)?;
-    let mut passing = marker.is_some();
     let mut last = (String::new(), None);
-    let mut newest_of = None;
+    // Of the marker's key only what is the newest still is the latest: the marker may have been, and be gone.
+    let mut newest_of = match marker {
+        Some(seq) => index::current_version(&Overlay::new(kv), request.bucket, &request.key_marker)?
+            .filter(|newest| newest.seq >= seq.0)
+            .map(|newest| newest.key),
+        None => None,
+    };
     while let Some(item) = walk.next(Wanted::All)? {
-        if let Item::Row { key, version: Some(version), .. } = &item
-            && passing
-            && *key == request.key_marker
-        {
-            newest_of = Some(key.clone());
-            passing = marker != Some(&version_name(version));
-            continue;
-        }
-        passing = false;
         if page.versions.len() + page.prefixes.len() == max {
             page.next = Some(last);
             break;
         }
         match item {
+            Item::Enough(_) => break,
             Item::Prefix(prefix) => {
                 last = (prefix.clone(), None);
                 page.prefixes.push(prefix);
@@ -189,12 +200,35 @@ pub fn list_versions(kv: &dyn Kv, request: &VersionsRequest) -> Result<VersionsP
             Item::Row { key, version, .. } => {
                 let latest = newest_of.as_ref() != Some(&key);
                 last = (key.clone(), version.as_deref().map(version_name));
-                page.versions.extend(version.map(|version| (*version, latest)));
+                page.versions.extend(version.map(|version| (listed(*version), latest)));
                 newest_of = Some(key);
             }
         }
     }
     Ok(page)
+}
+
+/// A version as a page has it: without what is kept of its parts, which is most of some rows, and which no listing shows.
+fn listed(mut version: VersionRow) -> VersionRow {
+    if let Some(content) = &mut version.content {
+        content.parts = Vec::new();
+    }
+    version
+}
+
+/// The `seq` of the version to go on after. Its id says it, so a page in the middle of a key with 100,000 versions begins there, and
+/// not at the newest of them. `None`: to go on after the key. Where the null version that a page ended with was is known no more when it
+/// is gone: the key is shown from its newest version on then, so that some come twice, and none is left out.
+fn marked_version(kv: &dyn Kv, request: &VersionsRequest) -> Result<Option<Lsn>, IndexError> {
+    let marker = request.version_marker.as_deref().filter(|_| !request.key_marker.is_empty());
+    match marker {
+        None => Ok(None),
+        Some("null") => {
+            let null = index::null_version(&Overlay::new(kv), request.bucket, &request.key_marker)?;
+            Ok(Some(null.map_or(Lsn(u64::MAX), |version| Lsn(version.seq))))
+        }
+        Some(id) => Ok(index::versions::seq_of_id(id)),
+    }
 }
 
 fn version_name(version: &VersionRow) -> String {
@@ -222,6 +256,7 @@ pub fn list_uploads(kv: &dyn Kv, request: &UploadsRequest) -> Result<UploadsPage
             break;
         }
         match item {
+            Item::Enough(_) => break,
             Item::Prefix(prefix) => {
                 last = (prefix.clone(), String::new());
                 page.prefixes.push(prefix);
@@ -260,8 +295,8 @@ pub fn list_parts(kv: &dyn Kv, request: &PartsRequest) -> Result<Option<PartsPag
 enum Start<'a> {
     /// After every row of this key, or of this common prefix. An empty key is the beginning.
     After(&'a str),
-    /// At the first row of this key.
-    AtKey(&'a str),
+    /// After this version of this key.
+    AfterVersion(&'a str, Lsn),
     /// After this upload of this key.
     AfterUpload(&'a str, &'a str),
 }
@@ -278,8 +313,15 @@ enum Wanted {
 }
 
 enum Item {
+    /// As much was passed over as may be. All up to this key was shown, as far as there is something to show.
+    Enough(String),
     Prefix(String),
-    Row { key: String, row: Bytes, value: Bytes, version: Option<Box<VersionRow>> },
+    Row {
+        key: String,
+        row: Bytes,
+        value: Bytes,
+        version: Option<Box<VersionRow>>,
+    },
 }
 
 /// A walk over a bucket's rows in key order that rolls keys up into common prefixes and seeks past each of them.
@@ -291,6 +333,8 @@ struct Walk<'a> {
     delimiter: &'a str,
     /// The key whose newest version was seen last.
     seen: Option<String>,
+    /// So many deleted keys may still be passed over.
+    left: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -306,7 +350,7 @@ impl<'a> Walk<'a> {
         escape_into(&mut from, prefix.as_bytes());
         from = from.max(start_row(&base, prefix, delimiter, start));
         let scan = kv.scan(family, &from, Direction::Forward)?;
-        Ok(Walk { scan, family, base, prefix, delimiter, seen: None })
+        Ok(Walk { scan, family, base, prefix, delimiter, seen: None, left: usize::MAX })
     }
 
     fn next(&mut self, wanted: Wanted) -> Result<Option<Item>, IndexError> {
@@ -319,7 +363,14 @@ impl<'a> Walk<'a> {
                 return Ok(None);
             }
             if wanted == Wanted::Current && self.seen.as_ref() == Some(&key) {
+                // Its other versions, however many they are.
+                self.scan.seek(&after_key(&self.base, &key));
                 continue;
+            }
+            if self.left == 0
+                && let Some(seen) = self.seen.clone().filter(|seen| self.is_marker(seen, &key))
+            {
+                return Ok(Some(Item::Enough(seen)));
             }
             let version: Option<Box<VersionRow>> = match wanted {
                 Wanted::Undecoded => None,
@@ -329,17 +380,24 @@ impl<'a> Walk<'a> {
                 self.seen = Some(key.clone());
                 // A prefix under which everything is deleted is not shown either.
                 if version.as_ref().is_some_and(|version| version.delete_marker) {
+                    self.left = self.left.saturating_sub(1);
                     continue;
                 }
             }
             if let Some(common) = common_prefix(&key, self.prefix, self.delimiter) {
                 let next = past_prefix(&self.base, common);
                 let common = common.to_owned();
+                self.seen = Some(common.clone());
                 self.scan.seek(&next);
                 return Ok(Some(Item::Prefix(common)));
             }
             return Ok(Some(Item::Row { key, row, value, version }));
         }
+    }
+
+    /// Whether a page may end at `key`, and the next begin with `next`. A marker that is a common prefix says that all of it was shown.
+    fn is_marker(&self, key: &str, next: &str) -> bool {
+        common_prefix(key, self.prefix, self.delimiter) != Some(key) || !next.starts_with(key)
     }
 }
 
@@ -363,6 +421,15 @@ fn past_prefix(base: &[u8], prefix: &str) -> Vec<u8> {
     out
 }
 
+/// After every row of a key. Its rows go on with 00 01, rows of keys that it is a proper prefix of with 00 ff or more than 00: 00 02 lies
+/// between.
+fn after_key(base: &[u8], key: &str) -> Vec<u8> {
+    let mut out = base.to_vec();
+    escape_into(&mut out, key.as_bytes());
+    out.extend_from_slice(&[0, 2]);
+    out
+}
+
 fn start_row(base: &[u8], prefix: &str, delimiter: &str, start: Start<'_>) -> Vec<u8> {
     let at = |key: &str| {
         let mut out = base.to_vec();
@@ -375,13 +442,15 @@ fn start_row(base: &[u8], prefix: &str, delimiter: &str, start: Start<'_>) -> Ve
             if marker.starts_with(prefix) && common_prefix(marker, prefix, delimiter) == Some(marker) {
                 return past_prefix(base, marker);
             }
-            // Rows of the marker itself go on with 00 01, rows of keys that it is a proper prefix of with 00 ff or more
-            // than 00: 00 02 lies between.
-            let mut out = at(marker);
-            out.extend_from_slice(&[0, 2]);
+            after_key(base, marker)
+        }
+        Start::AfterVersion(key, seq) => {
+            let mut out = at(key);
+            out.extend_from_slice(&[0, 1]);
+            out.extend_from_slice(&(!seq.0).to_be_bytes());
+            out.push(0);
             out
         }
-        Start::AtKey(key) => at(key),
         Start::AfterUpload(key, upload) => {
             let mut out = at(key);
             out.extend_from_slice(&[0, 1]);

@@ -148,7 +148,8 @@ fn collect(kv: &dyn Kv, kept: Lsn, lost: &mut Vec<Lost>) -> Result<(), IndexErro
     let mut objects = kv.scan(OBJECTS, &[], Direction::Forward)?;
     while let Some((key, value)) = objects.next()? {
         let row: VersionRow = index::decode(OBJECTS, &key, value)?;
-        if row.seq > kept.0 {
+        // A delete marker that is lost is a deletion that is lost: nothing that anybody could look for.
+        if row.seq > kept.0 && !row.delete_marker {
             let size = row.content.as_ref().map_or(0, |content| content.size);
             lost.push(Lost::Version { bucket: row.bucket, key: row.key, size, lsn: Lsn(row.seq) });
         }

@@ -6,8 +6,11 @@
 //!
 //! [`Network`] and [`Inbox`] are the calls between them, [`TlsWays`] and [`Service`] how these travel.
 
+mod ahead;
 mod found;
 mod gate;
+mod handover;
+mod heard;
 mod inbox;
 mod log;
 mod machine;
@@ -17,12 +20,14 @@ mod network;
 mod part;
 mod record;
 mod silence;
+mod stopped;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod way;
 mod wire;
 
 pub use self::found::FoundError;
+pub use self::handover::{HandedOver, ask_to_stand};
 pub use self::inbox::{Inbox, Joins, Pieces};
 pub use self::log::{FAMILIES, Identity, LogStore, OpenError};
 pub use self::machine::{Machine, MachineError};
@@ -31,6 +36,7 @@ pub use self::message::{decode_entry, encode_entry};
 pub use self::network::{Link, Network, ask_to_join};
 pub use self::part::Refused;
 pub use self::record::{Record, RecordError, Tail, proposed, record};
+pub use self::stopped::Stopped;
 pub use self::way::{Purpose, Way, WayError, Ways};
 pub use self::wire::{Service, TlsWays};
 

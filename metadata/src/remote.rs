@@ -12,7 +12,7 @@
 //!   says, which is decided by the leader.
 //! * When metadata has lost entries and that was accepted, everything that is known is asked for again: a dedup domain of a lost
 //!   entry is no domain any more, and what would be stored in it nobody else could read.
-//! * An account that was dropped or has another secret is known for [`ACCOUNT_LIFE`] at most.
+//! * An account, user or key that was dropped or changed, or a policy of one, is known as it was for [`ACCOUNT_LIFE`] at most.
 //!
 //! [`MetadataClient`]: crate::client::MetadataClient
 
@@ -26,11 +26,13 @@ use self::cache::Cache;
 use self::peers::{Failed, Peers};
 use crate::client::CommitError;
 use crate::clock::{SystemEntropy, random};
+use crate::iam::Signing;
 use crate::journal::Holders;
-use crate::keys::{Account, Domain};
-use crate::rpc::message::{Granted, Nothing, OfGrant, SessionMessage};
+use crate::keys::{Account, Domain, Purpose};
+use crate::rpc::message::{Granted, OfGrant, OfSession, SessionMessage};
 use crate::rpc::{Name, Session};
 use crate::stripe_writer::StripeWriter;
+use bytes::Bytes;
 use codec::erasure::Geometry;
 use codec::id::{DomainId, Epoch, Lsn};
 use prost::Message;
@@ -102,6 +104,8 @@ pub enum RemoteMetadataError {
 #[derive(Clone, Debug)]
 struct Seen {
     session: Session,
+    /// What the leader knows it by; empty where it sends all each time.
+    mark: Bytes,
     at: Instant,
 }
 
@@ -159,9 +163,11 @@ struct Inner {
     wish: Mutex<Option<Wish>>,
     /// A commit was refused because its epoch is fenced.
     fenced: Notify,
-    domains: Cache<(String, bool), Arc<Domain>>,
+    domains: Cache<(String, Purpose), Arc<Domain>>,
     domains_by_id: Cache<DomainId, Arc<Domain>>,
     accounts: Cache<String, Option<Arc<Account>>>,
+    /// By access key and token.
+    signers: Cache<(String, Option<String>), Signing>,
     /// Which drives have entries of the journal. One that has no entry there any more says so.
     holders: Cache<Lsn, Holders>,
 }
@@ -197,7 +203,7 @@ impl RemoteMetadata {
         let cluster = credentials.identity().cluster;
         let peers = Peers::new(credentials, &config.peers, config.patience)?;
         let unavailable = |error: Failed| RemoteMetadataError::Unavailable(error.lookup().to_string());
-        let session = session_of(&peers).await.map_err(unavailable)?;
+        let (session, mark) = session_of(&peers, None).await.map_err(unavailable)?;
         follow(&*nodes, &session);
         let asked = Instant::now();
         let wish = Wish::new().map_err(|error| RemoteMetadataError::Unavailable(error.to_string()))?;
@@ -212,7 +218,7 @@ impl RemoteMetadata {
             nodes,
             stripes,
             geometry,
-            seen: RwLock::new(Arc::new(Seen { session, at: asked })),
+            seen: RwLock::new(Arc::new(Seen { session, mark, at: asked })),
             status: RwLock::new(Arc::new(status)),
             granted: Mutex::new(wish.since),
             wish: Mutex::default(),
@@ -220,6 +226,7 @@ impl RemoteMetadata {
             domains: Cache::new(DOMAINS, None),
             domains_by_id: Cache::new(DOMAINS, None),
             accounts: Cache::new(ACCOUNTS, Some(ACCOUNT_LIFE)),
+            signers: Cache::new(ACCOUNTS, Some(ACCOUNT_LIFE)),
             holders: Cache::new(HOLDERS, Some(HOLDERS_LIFE)),
         });
         let tasks = vec![
@@ -274,6 +281,7 @@ impl Inner {
         self.domains.clear();
         self.domains_by_id.clear();
         self.accounts.clear();
+        self.signers.clear();
         self.holders.clear();
     }
 
@@ -303,9 +311,16 @@ async fn ask<A: Message + Default>(peers: &Peers, name: Name, question: &impl Me
     A::decode(bytes).map_err(|error| Failed::Unknown(format!("the answer to {} can't be read: {error}", name.as_str())))
 }
 
-async fn session_of(peers: &Peers) -> Result<Session, Failed> {
-    let message: SessionMessage = ask(peers, Name::Session, &Nothing {}).await?;
-    Session::of_message(message).ok_or_else(|| Failed::Unknown("the state of the cluster can't be read".to_owned()))
+/// How the cluster is, and the mark of that. The leader says only what is new to whoever knew `before`.
+async fn session_of(peers: &Peers, before: Option<&Seen>) -> Result<(Session, Bytes), Failed> {
+    let known = before.map(|before| before.mark.clone()).unwrap_or_default();
+    let question = OfSession { software: codec::level::SOFTWARE.to_owned(), known };
+    let message: SessionMessage = ask(peers, Name::Session, &question).await?;
+    let mark = message.mark.clone();
+    let session = Session::of_answer(message, before.map(|before| (&before.session, &before.mark)));
+    let session = session.ok_or_else(|| Failed::Unknown("the state of the cluster can't be read".to_owned()))?;
+    peers.hear_of_level(session.level);
+    Ok((session, mark))
 }
 
 async fn grant_of(peers: &Peers, wish: Wish) -> Result<Epoch, Failed> {
@@ -330,16 +345,16 @@ async fn refresh(inner: Arc<Inner>, every: Duration) {
     loop {
         timer.tick().await;
         let at = Instant::now();
-        match session_of(&inner.peers).await {
-            Ok(session) => {
-                let before = inner.seen();
+        let before = inner.seen();
+        match session_of(&inner.peers, Some(&before)).await {
+            Ok((session, mark)) => {
                 if before.session.nodes != session.nodes {
                     follow(&*inner.nodes, &session);
                 }
                 if before.session.lost != session.lost {
                     inner.forget();
                 }
-                *inner.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Seen { session, at });
+                *inner.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Seen { session, mark, at });
             }
             Err(error) => tracing::warn!(error = %error.lookup(), "how the cluster is, is not known"),
         }

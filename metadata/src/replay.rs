@@ -12,8 +12,9 @@ use crate::survey::{Chain, IndexMark, Mark, ReadOnlyReason, kept_by};
 use codec::effect::{EffectKind, SettingRow};
 use codec::id::Lsn;
 use codec::journal::{Entry, NO_ENTRY};
+use codec::level::Later;
 use codec::stripe::StripeClass;
-use storage_node::client::NodeClient;
+use storage_node::client::{NodeClient, ReadError};
 use storage_node::kv::{Kv, KvError};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
@@ -35,6 +36,12 @@ pub enum ReplayError {
     /// An unsealed entry can't be read, although it could be when it was scanned.
     #[error(transparent)]
     Journal(#[from] JournalReadError),
+    /// A ledger stripe is of a later release. Passed over, it would pass for lost, and what is before it for all there is.
+    #[error(transparent)]
+    Later(#[from] Later),
+    /// The headers of a drive's stripes are of a later release: without them they would be as good as not there.
+    #[error(transparent)]
+    Unlisted(#[from] ReadError),
 }
 
 impl From<KvError> for ReplayError {
@@ -50,14 +57,15 @@ pub struct Reach {
     pub last: (Lsn, [u8; 32]),
     /// What its entries say is sealed: more may be in it, from a seal whose own entry is lost.
     pub sealed: Lsn,
-    /// What says which key is the right one.
+    /// What says last which key is the right one.
     pub key_check: Option<SettingRow>,
 }
 
-/// Reads the ledger on the drives from LSN 1 on, as far as one hash chain leads. Applies nothing.
-pub async fn reach(node: &dyn NodeClient) -> Reach {
+/// Reads the ledger on the drives from LSN 1 on, as far as one hash chain leads. Applies nothing. An entry that
+/// raises the level beyond what is known here ends it, since what follows is not to be cut off by whoever can't read it.
+pub async fn reach(node: &dyn NodeClient) -> Result<Reach, ReplayError> {
     let mut reach = Reach { last: (Lsn(0), NO_ENTRY), sealed: Lsn(0), key_check: None };
-    let stripes = ledger::find(node, StripeClass::Ledger).await;
+    let stripes = ledger::find(node, StripeClass::Ledger).await?;
     loop {
         let before = reach.last.0;
         for layout in stripes.iter().filter(|layout| layout.descriptor.lsn_range.is_some()) {
@@ -65,30 +73,36 @@ pub async fn reach(node: &dyn NodeClient) -> Reach {
                 continue;
             }
             match ledger::read(node, layout).await {
-                Ok(entries) => reach.through(&entries),
+                Ok(entries) => reach.through(&entries)?,
+                Err(LedgerError::Later { later, .. }) => return Err(later.into()),
                 Err(error) => tracing::warn!(%error, "a ledger stripe can't be read"),
             }
         }
         if reach.last.0 == before {
-            return reach;
+            return Ok(reach);
         }
     }
 }
 
 impl Reach {
-    fn through(&mut self, entries: &[Entry]) {
+    fn through(&mut self, entries: &[Entry]) -> Result<(), Later> {
         for entry in entries.iter().filter(|entry| entry.lsn > Lsn(0)) {
             if entry.lsn <= self.last.0 {
                 continue;
             }
             let next = entry.lsn == self.last.0.next() || kept_by(entry) == Some(self.last.0);
             if !next || entry.prev_hash != self.last.1 {
-                return;
+                return Ok(());
+            }
+            if let Some(later) = Later::raised(entry) {
+                return Err(later);
             }
             self.last = (entry.lsn, entry.hash);
-            self.key_check = self.key_check.take().or_else(|| key_check_in(entry));
+            // The last one: those before it are wrapped by keys that it may have replaced.
+            self.key_check = key_check_in(entry).or(self.key_check.take());
             self.sealed = Mark::of(entry).sealed.map_or(self.sealed, |sealed| self.sealed.max(sealed));
         }
+        Ok(())
     }
 }
 
@@ -130,7 +144,7 @@ impl<'a> Replay<'a> {
         if self.at.0 >= chain.sealed {
             return Ok(());
         }
-        let stripes = ledger::find(node, StripeClass::Ledger).await;
+        let stripes = ledger::find(node, StripeClass::Ledger).await?;
         tracing::info!(after = %self.at.0, upto = %chain.sealed, stripes = stripes.len(), "replaying the ledger");
         // Ranges repeat when sealing was interrupted, so what one stripe does not give another one may: go round until
         // nothing comes of it.
@@ -160,6 +174,7 @@ impl<'a> Replay<'a> {
     ) -> Result<(), ReplayError> {
         let entries = match ledger::read(node, layout).await {
             Ok(entries) => entries,
+            Err(LedgerError::Later { later, .. }) => return Err(later.into()),
             Err(error @ (LedgerError::Read(_) | LedgerError::Entries { .. })) => {
                 tracing::warn!(%error, "a ledger stripe can't be read");
                 return Ok(());
@@ -195,11 +210,11 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// What says which key is the right one, if this entry journals it.
+/// What says which key is the right one, if this entry journals it: its last word on that.
 pub fn key_check_in(entry: &Entry) -> Option<SettingRow> {
     let kinds = entry.effects.effects.iter().filter_map(|effect| effect.kind.as_ref());
-    let mut settings = kinds.filter_map(|kind| if let EffectKind::PutSetting(row) = kind { Some(row) } else { None });
-    settings.find(|row| row.name == KEY_CHECK_SETTING).cloned()
+    let settings = kinds.filter_map(|kind| if let EffectKind::PutSetting(row) = kind { Some(row) } else { None });
+    settings.filter(|row| row.name == KEY_CHECK_SETTING).last().cloned()
 }
 
 /// Where an index has come to.
@@ -208,4 +223,30 @@ pub fn index_mark(kv: &dyn Kv) -> Result<IndexMark, IndexError> {
     let (applied, hash) = index::applied(&view)?;
     let sealed = index::last_sealed(&view)?.map_or(Lsn(0), |row| Lsn(row.last));
     Ok(IndexMark { applied, hash, sealed })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use codec::effect::{Effects, LevelRow};
+    use codec::id::Epoch;
+    use codec::journal::{encode_entry, parse_entry};
+    use codec::level::FormatLevel;
+
+    /// What follows was cut off as lost by a release that could not read it.
+    #[test]
+    fn the_ledger_does_not_reach_over_a_level_that_is_not_known() {
+        let entry = |level: FormatLevel| {
+            let raise = EffectKind::PutLevel(LevelRow { level: level.0, by: "stele 9.9".to_owned() });
+            let effects = Effects { effects: vec![raise.into()], wall_ms: 1 };
+            parse_entry(encode_entry(Lsn(1), Epoch(1), NO_ENTRY, &effects, &[]).unwrap().bytes).unwrap()
+        };
+        let reached = |entry: Entry| {
+            let mut reach = Reach { last: (Lsn(0), NO_ENTRY), sealed: Lsn(0), key_check: None };
+            reach.through(&[entry]).map(|()| reach.last.0)
+        };
+        assert_eq!(reached(entry(FormatLevel::NEWEST)), Ok(Lsn(1)));
+        assert!(matches!(reached(entry(FormatLevel(FormatLevel::NEWEST.0 + 1))), Err(Later::Level(_))));
+    }
 }

@@ -15,14 +15,20 @@
 //! [`Leading::linearizable`]: crate::replica::Leading::linearizable
 
 pub(crate) mod answer;
+mod callers;
 pub(crate) mod command;
+pub(crate) mod iam;
 pub(crate) mod message;
 mod service;
 pub(crate) mod session;
+mod sessions;
 
+pub use callers::{Caller, Callers};
 pub use service::Service;
 pub use session::Session;
 
+use crate::command::{MAX_BUCKET_CONFIG, MAX_INVENTORIES, MAX_INVENTORY_CONFIG};
+use codec::frame::MAX_CHUNK;
 use storage_node::service::identity::Role;
 
 /// The name of the service.
@@ -36,6 +42,17 @@ const SHORT_QUESTION_LIMIT: usize = 1 << 20;
 pub(crate) const MOST_ASKED: usize = 10_000;
 /// The longest answer, in bytes: a page of a thousand versions with their manifests.
 pub(crate) const ANSWER_LIMIT: usize = 256 << 20;
+
+/// An answer of one row or none, in bytes.
+const FEW: usize = 16 << 10;
+/// All drives and nodes, or all buckets, in bytes.
+const MANY: usize = 512 << 10;
+/// A version or a part with the longest key, its user metadata and an inline manifest, in bytes.
+const ROW: usize = 6 << 10;
+/// A chunk that is a hit, in bytes.
+const HIT: usize = 24;
+/// A chunk with a stripe that none of the others lies in, in bytes.
+const LOCATED: usize = 2 << 10;
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
@@ -60,6 +77,10 @@ names!(
     Bucket,
     Buckets,
     CurrentVersion,
+    Version,
+    NewestVersions,
+    BucketConfig,
+    BucketConfigs,
     List,
     ListVersions,
     ListUploads,
@@ -73,6 +94,9 @@ names!(
     FindChunks,
     Locate,
     ReadFrame,
+    Signer,
+    Iam,
+    AccountByEmail,
 );
 
 impl Name {
@@ -97,9 +121,36 @@ impl Name {
         }
     }
 
+    /// For how many bytes of an answer there must be room before it is made: about the most that a question of `question` bytes, or
+    /// for a page of `rows`, can be answered with.
+    pub fn answer_bytes(self, question: usize, rows: usize) -> usize {
+        let chunks = question / 32;
+        match self {
+            Name::List | Name::ListVersions | Name::ListUploads | Name::ListParts => FEW + rows * ROW,
+            Name::NewestVersions => FEW + rows * ROW,
+            Name::BucketConfig => FEW + MAX_BUCKET_CONFIG,
+            Name::BucketConfigs => MANY + MAX_INVENTORIES * MAX_INVENTORY_CONFIG,
+            Name::Parts => FEW + question.min(MOST_ASKED) * ROW,
+            Name::FindChunks => FEW + chunks * HIT,
+            Name::Locate => FEW + chunks * LOCATED,
+            Name::ReadFrame => FEW + MAX_CHUNK,
+            Name::Session | Name::Buckets => MANY,
+            Name::Grant | Name::Commit | Name::Bucket | Name::CurrentVersion | Name::Version | Name::Upload => FEW,
+            Name::AccountByAccessKey | Name::Account | Name::AccountByEmail | Name::Domain | Name::DomainById => FEW,
+            // A user with all policies that it may have, or a page of them.
+            Name::Signer | Name::Iam => MANY,
+        }
+    }
+
+    /// Whether the answer is a page of rows, which may take long to make: those wait for room among themselves.
+    pub fn is_page(self) -> bool {
+        let versions = matches!(self, Name::ListVersions | Name::NewestVersions);
+        versions || matches!(self, Name::List | Name::ListUploads | Name::ListParts | Name::Parts)
+    }
+
     /// Whether it is carried out by a commit, which takes as long as the journal does.
     pub fn commits(self) -> bool {
-        matches!(self, Name::Commit | Name::Grant)
+        matches!(self, Name::Commit | Name::Grant | Name::Iam)
     }
 
     /// Whether the answer must show all that was acknowledged before. A hit that is none any more is found by the commit, a place
@@ -111,7 +162,7 @@ impl Name {
     /// Whether asking once more does no harm when nobody knows whether the first one was carried out.
     pub fn is_repeatable(self) -> bool {
         // A wish for an epoch is granted once; a domain that is there is returned.
-        self != Name::Commit
+        !matches!(self, Name::Commit | Name::Iam)
     }
 }
 

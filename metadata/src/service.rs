@@ -6,12 +6,15 @@
 use crate::client::{CommitError, DriveLine};
 use crate::commit::Request;
 use crate::epochs::{EpochError, Epochs};
+use crate::iam::lately::SignedLately;
 use crate::index::{self, Overlay};
 use crate::journal::Held;
 use crate::keep::Keeper;
+use crate::keep::lifecycle::Lifecycle;
 use crate::keep::reclaim::Reclaimer;
 use crate::keep::returning::Returning;
 use crate::keys::{Domain, Keys};
+use crate::kms::{Destroying, KeyStore, LocalKeys};
 use crate::lookup::Wounds;
 use crate::seal::{CheckpointReport, SealError, SealReport, Sealer};
 use crate::stripe_writer::StripeWriter;
@@ -19,23 +22,39 @@ use crate::topology;
 use codec::effect::{DriveRow, DriveState};
 use codec::erasure::Geometry;
 use codec::id::{DomainId, DriveId, Epoch, Lsn};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use storage_node::client::{DriveHealth, DriveStatus, Reserve, STALLED_AFTER};
 use storage_node::host::NodeHost;
 use storage_node::kv::{Kv, KvStats};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+mod accounts;
 mod drives;
 mod gateways;
+mod iam;
+mod keys;
+mod kms;
 mod nodes;
+mod quota;
+mod rule;
 mod shared;
+mod telling;
+mod upgrade;
+mod webhooks;
 
+pub use accounts::AccountError;
 pub use drives::{DriveChangeError, DriveDetail, DriveUse};
+pub use keys::KeysStatus;
+pub use kms::KmsChangeError;
 pub use nodes::{NodeAdded, NodeChangeError, NodeDetail};
+pub use quota::{Holding, QuotaError};
+pub use rule::RuleError;
 pub use shared::{Alarm, Shared, SharedParts};
+pub use upgrade::NodeRelease;
+pub use webhooks::WebhookError;
 
 /// The writing half of a service that serves writes.
 pub struct Writing {
@@ -49,6 +68,10 @@ pub struct Writing {
     pub keeper: Arc<Keeper>,
     /// Giving space back.
     pub reclaimer: Arc<Reclaimer>,
+    /// Following the rules of buckets.
+    pub lifecycle: Arc<Lifecycle>,
+    /// Destroying keys of the key store.
+    pub destroying: Arc<Destroying>,
     /// Drives that are back.
     pub returning: Arc<Returning>,
     /// Renewing the epoch.
@@ -60,6 +83,9 @@ pub struct Metadata {
     shared: Arc<Shared>,
     node: Arc<dyn NodeHost>,
     keys: Keys,
+    kms: Arc<dyn KeyStore>,
+    /// Who has signed lately.
+    lately: SignedLately,
     geometry: Geometry,
     /// That of the last start whose entries are here, while only reads are served.
     epoch: Epoch,
@@ -68,6 +94,8 @@ pub struct Metadata {
     /// One change of the set of drives at a time.
     changes: tokio::sync::Mutex<()>,
     counted: tokio::sync::Mutex<drives::LastCount>,
+    /// Those that there are, once somebody has said so.
+    webhooks: OnceLock<BTreeSet<String>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -88,10 +116,26 @@ impl Metadata {
         writing: Option<Writing>,
         tasks: Vec<JoinHandle<()>>,
     ) -> Metadata {
-        let (domains, changes, counted) = Default::default();
+        let (domains, changes, counted, lately) = Default::default();
         let tasks = Mutex::new(tasks);
+        let kms: Arc<dyn KeyStore> = Arc::new(LocalKeys::new(keys.clone(), shared.kv.clone()));
         shared.set_full(usize::from(geometry.k()) + usize::from(geometry.m()));
-        Metadata { shared, node, keys, geometry, epoch, writing, domains, changes, counted, tasks }
+        let webhooks = OnceLock::new();
+        Metadata {
+            shared,
+            node,
+            keys,
+            kms,
+            lately,
+            geometry,
+            epoch,
+            writing,
+            domains,
+            changes,
+            counted,
+            webhooks,
+            tasks,
+        }
     }
 
     /// Commits what is queued, ends the tasks, makes the index durable and releases the drives. Requests that come later are
@@ -146,6 +190,17 @@ impl Metadata {
         self.writing.as_ref().is_some_and(|writing| !writing.requests.is_closed())
     }
 
+    /// Whether it began to write, and only another start can go on: its journal has stopped for a reason that no drive can end,
+    /// or its committer is gone.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.is_writer() && (self.shared.is_for_good() || !self.may_write())
+    }
+
+    /// Whether it began to write.
+    pub(crate) fn is_writer(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// Writes a checkpoint of the index now; `None` when nothing has changed since the last one.
     pub async fn checkpoint_now(&self) -> Result<Option<CheckpointReport>, SealError> {
         match &self.writing {
@@ -198,6 +253,11 @@ impl Metadata {
     /// What gives space back; `None` while only reads are served.
     pub fn reclaimer(&self) -> Option<&Arc<Reclaimer>> {
         self.writing.as_ref().map(|writing| &writing.reclaimer)
+    }
+
+    /// What follows the rules of buckets; `None` while only reads are served.
+    pub fn lifecycle(&self) -> Option<&Arc<Lifecycle>> {
+        self.writing.as_ref().map(|writing| &writing.lifecycle)
     }
 
     /// The node, for status and tests.
@@ -262,14 +322,16 @@ impl Metadata {
             let crowded = self.keeper().map_or([0; 3], |keeper| keeper.status().crowded);
             warnings.extend(topology::older_stripes(&found, crowded).map(|warning| warning.to_string()));
         }
-        for (drive, slow) in self.shared.slow().slow() {
+        let drives = self.shared.volatile().drives.clone();
+        let failed = |status: &DriveStatus| matches!(status.health, DriveHealth::Failed { .. });
+        // Of a drive that has failed there is more to say than that it is slow.
+        let is_failed = |drive| drives.iter().any(|status| status.id == drive && failed(status));
+        for (drive, slow) in self.shared.slow().slow().iter().filter(|(drive, _)| !is_failed(**drive)) {
             let spared = if slow.spared { "it gets no new shards" } else { "it can't be spared" };
             let (p99, median) = (slow.p99_ms, slow.median_ms);
             warnings
                 .push(format!("drive {drive} is slow: its p99 is {p99} ms, that of the others {median} ms; {spared}"));
         }
-        let drives = self.shared.volatile().drives.clone();
-        let failed = |status: &DriveStatus| matches!(status.health, DriveHealth::Failed { .. });
         for status in drives.iter().filter(|status| status.waits(STALLED_AFTER) && !failed(status)) {
             let (drive, waits) = (status.id, status.unanswered_ms / 1000);
             warnings.push(format!(

@@ -14,9 +14,10 @@ use self::key::Key;
 use self::serve::{read_only, serve};
 use crate::checkpoint;
 use crate::clock::{self, Clock, Entropy};
-use crate::index::{IndexError, META, RowFault, damaged};
+use crate::index::{self, IndexError, META, Overlay, RowFault, damaged};
 use crate::journal::Patience;
 use crate::keep::KeepConfig;
+use crate::keep::lifecycle::LifecycleConfig;
 use crate::keep::reclaim::ReclaimConfig;
 use crate::keys::{KeyError, Keys};
 use crate::replay::index_mark;
@@ -25,8 +26,10 @@ use crate::survey::{Chain, DriveCopy, IndexMark, ReadOnlyReason, best_chain, jud
 use crate::topology::Level;
 use codec::erasure::{Geometry, self_test_of};
 use codec::id::{ClusterId, DriveId, Lsn};
+use codec::level::{FormatLevel, TooNew};
 use codec::register::Register;
 use futures::future::join_all;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use storage_node::client::{DriveHealth, NodeClient};
@@ -34,6 +37,7 @@ use storage_node::disk::{Disk, DiskError};
 use storage_node::drive::{ProbedDrive, ProbedState, probe};
 use storage_node::host::NodeHost;
 use storage_node::kv::{Kv, KvBatch, KvError};
+use storage_node::level::CurrentLevel;
 use storage_node::node::{NodeConfig, StorageNode};
 use storage_node::sabotage::{Sabotage, SabotageSet};
 
@@ -44,6 +48,7 @@ mod far;
 mod first;
 mod key;
 mod lead;
+mod past;
 mod rule;
 mod serve;
 
@@ -82,6 +87,8 @@ pub struct Config {
     /// How long storage nodes that do not answer are waited for: machines that begin together. Then a start does without those
     /// that are gone, if it can.
     pub wait_for_nodes: Duration,
+    /// Where the audit log is written ([`crate::audit`]); `None`: nowhere.
+    pub audit: Option<PathBuf>,
     /// The rule of placement that is asked for: journaled, and in force until another one is. `None`: the journaled one stays.
     pub survive: Option<Level>,
     /// Size of a data segment, in bytes.
@@ -104,6 +111,8 @@ pub struct Config {
     pub checkpoint_after: Option<u64>,
     /// How space is given back.
     pub reclaim: ReclaimConfig,
+    /// How the rules of buckets are followed.
+    pub lifecycle: LifecycleConfig,
     /// How often the drives are looked at; `None` never.
     pub check_every: Option<Duration>,
     /// How what is stored is kept whole.
@@ -114,6 +123,8 @@ pub struct Config {
     pub patience: Patience,
     /// The time by which drives are scrubbed, and by which one that does not answer has failed.
     pub node_clock: Arc<dyn storage_node::clock::Clock>,
+    /// The format level by which this process writes: taken from the index, and raised when a raise is journaled.
+    pub level: CurrentLevel,
     /// Written into segment headers.
     pub software: String,
     /// Safety steps that a test takes away.
@@ -126,6 +137,7 @@ impl Default for Config {
             cluster: None,
             geometry: None,
             wait_for_nodes: Duration::ZERO,
+            audit: None,
             survive: None,
             data_segment: 1 << 30,
             journal_segment: 256 << 20,
@@ -137,12 +149,14 @@ impl Default for Config {
             seal_after: Some(256 << 20),
             checkpoint_after: Some(1_000_000),
             reclaim: ReclaimConfig::default(),
+            lifecycle: LifecycleConfig::default(),
             check_every: Some(Duration::from_secs(3)),
             keep: KeepConfig::default(),
             tick_every: Some(Duration::from_secs(60)),
             patience: Patience::default(),
             node_clock: Arc::new(storage_node::clock::SystemClock),
-            software: concat!("stele ", env!("CARGO_PKG_VERSION")).to_owned(),
+            level: CurrentLevel::default(),
+            software: codec::level::SOFTWARE.to_owned(),
             sabotage: SabotageSet::default(),
         }
     }
@@ -332,8 +346,10 @@ async fn open(parts: &Means, config: &Config, source: KeySource) -> Result<(Open
     let looks = disks.iter().map(|disk| look_at(disk.clone(), config.patience.deadline));
     let probed: Vec<ProbedDrive> = join_all(looks).await;
     let refused = refused(&probed);
-    // The others would be next.
-    if let Some((path, source)) = refused.clone().filter(|(_, source)| source.is_exhaustion()) {
+    // The others would be next; or, where a later release wrote what one drive holds, they would do without it, and what lies on it
+    // would be rebuilt elsewhere although it is as good as ever.
+    let ends = |source: &DiskError| source.is_exhaustion() || source.is_newer();
+    if let Some((path, source)) = refused.clone().filter(|(_, source)| ends(source)) {
         return Err(StartError::Refused { path, source });
     }
     let known = config.cluster.or(index_cluster);
@@ -360,13 +376,14 @@ async fn open(parts: &Means, config: &Config, source: KeySource) -> Result<(Open
     Ok((Opened { cluster, node, kv, mark, fresh: first.map(|_| ids), refused }, key))
 }
 
-/// The first drive that this process was not let look at; one for want of something comes before one for want of leave.
+/// The first drive that this process was not let look at; one of a later release comes before one for want of something, and that
+/// before one for want of leave.
 fn refused(probed: &[ProbedDrive]) -> Option<Refused> {
     let refused = probed.iter().filter_map(|drive| match &drive.state {
         ProbedState::Refused(error) => Some((drive.disk.path_hint(), error.clone())),
         _ => None,
     });
-    refused.max_by_key(|(path, error)| (error.is_exhaustion(), std::cmp::Reverse(path.clone())))
+    refused.max_by_key(|(path, error)| (error.is_newer(), error.is_exhaustion(), std::cmp::Reverse(path.clone())))
 }
 
 impl Opened {
@@ -435,15 +452,23 @@ fn node_config(config: &Config, cluster: ClusterId) -> NodeConfig {
 /// Opens the index; a damaged one is destroyed, since it can be rebuilt from media.
 fn open_index(home: &dyn IndexHome) -> Result<(Arc<dyn Kv>, Option<ClusterId>), StartError> {
     let opened = home.open().map_err(IndexError::from).and_then(|kv| {
+        // First: what a later release keeps otherwise would look like damage, and be thrown away.
+        let level = index::level(&Overlay::new(&*kv))?;
+        if !FormatLevel(level.level).is_known() {
+            return Ok((kv, None, level));
+        }
         let cluster = kv.get(META, CLUSTER)?.and_then(|bytes| ClusterId::from_slice(&bytes));
         index_mark(&*kv)?;
         if checkpoint::half_loaded(&*kv)? {
             return Err(damaged(META, &[], RowFault::Dangling));
         }
-        Ok((kv, cluster))
+        Ok((kv, cluster, level))
     });
     match opened {
-        Ok(found) => Ok(found),
+        Ok((kv, cluster, level)) => {
+            TooNew::check(FormatLevel(level.level), &level.by)?;
+            Ok((kv, cluster))
+        }
         Err(error @ (IndexError::Store(KvError::Corrupt { .. }) | IndexError::Damaged { .. })) => {
             tracing::warn!(%error, "the index is damaged; it is rebuilt from the drives");
             home.destroy()?;

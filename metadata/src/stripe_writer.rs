@@ -49,6 +49,7 @@ pub enum StoreError {
 pub struct OpenStripe {
     packer: StripePacker,
     lens: Vec<u32>,
+    erasure: Arc<Erasure>,
 }
 
 impl OpenStripe {
@@ -188,7 +189,14 @@ impl StripeWriter {
             true => StripePacker::in_order(width, m, self.shard_target),
             false => StripePacker::new(width, m, self.shard_target),
         };
-        OpenStripe { packer, lens: Vec::new() }
+        OpenStripe { packer, lens: Vec::new(), erasure: self.erasure.clone() }
+    }
+
+    /// Begins a stripe of another code than the cluster's, whose frames go to the least-full shard. Its descriptor says which
+    /// code, and that is what readers, repair and rescue decode it by.
+    pub fn open_of(&self, erasure: &Arc<Erasure>, width: u8) -> OpenStripe {
+        let packer = StripePacker::new(width, erasure.geometry().m(), self.shard_target);
+        OpenStripe { packer, lens: Vec::new(), erasure: erasure.clone() }
     }
 
     /// Packs, places and writes: `Ok` means durable on every one of its drives. A drive that fails is replaced first.
@@ -201,8 +209,8 @@ impl StripeWriter {
         reserve: Reserve,
     ) -> Result<Stored, StoreError> {
         let id = self.next_id();
-        let OpenStripe { packer, lens } = stripe;
-        let (geometry, cluster, erasure) = (self.geometry, self.cluster, self.erasure.clone());
+        let OpenStripe { packer, lens, erasure } = stripe;
+        let (geometry, cluster) = (erasure.geometry(), self.cluster);
         let pack = move || packer.finish(id, class, geometry, cluster, lsn_range, &erasure);
         let small = lens.iter().map(|len| u64::from(*len)).sum::<u64>() < 256 * 1024;
         let packed = match small {

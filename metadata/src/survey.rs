@@ -12,6 +12,7 @@ use crate::journal::{Held, read_in_time};
 use codec::effect::EffectKind;
 use codec::id::{DriveId, Epoch, Lsn};
 use codec::journal::{Entry, NO_ENTRY};
+use codec::level::Later;
 use codec::register::{Register, RegisterError};
 use futures::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
@@ -217,7 +218,9 @@ pub struct Chain {
 }
 
 /// Reads all that the drives say. A drive that can't be read is left out: unknown is not missing (R13). So is one that takes
-/// longer than `limit` over one answer: a drive that hangs must not keep the others from serving.
+/// longer than `limit` over one answer: a drive that hangs must not keep the others from serving. One that has a register or entries of
+/// a later release, or an entry that raises the level beyond what is known here, ends it: what the others have would be an older
+/// state, and a start would claim the drives before it is refused.
 pub async fn survey(
     node: &dyn NodeClient,
     sealed: Lsn,
@@ -226,8 +229,20 @@ pub async fn survey(
 ) -> Result<Vec<DriveCopy>, ReadError> {
     let drives = node.drives().await;
     let readable = drives.iter().filter(|d| !matches!(d.health, DriveHealth::Failed { .. }));
-    let copies = join_all(readable.map(|d| survey_drive(node, d.id, sealed, limit, sabotage))).await;
-    Ok(copies.into_iter().flatten().collect())
+    let looks = readable.map(|d| async move { (d.id, try_survey_drive(node, d.id, sealed, limit, sabotage).await) });
+    let mut copies = Vec::new();
+    for (drive, look) in join_all(looks).await {
+        match look {
+            Err(error @ ReadError::Later(_)) => return Err(error),
+            look => copies.extend(readable_copy(drive, look)),
+        }
+    }
+    Ok(copies)
+}
+
+fn readable_copy(drive: DriveId, look: Result<DriveCopy, ReadError>) -> Option<DriveCopy> {
+    let failed = |error| tracing::warn!(%drive, %error, "a drive's journal can't be read; the drive counts as absent");
+    look.map_err(failed).ok()
 }
 
 /// [`survey`] of one drive; `None` when it can't be read.
@@ -238,13 +253,7 @@ pub(crate) async fn survey_drive(
     limit: Duration,
     sabotage: &SabotageSet,
 ) -> Option<DriveCopy> {
-    match try_survey_drive(node, drive, sealed, limit, sabotage).await {
-        Ok(copy) => Some(copy),
-        Err(error) => {
-            tracing::warn!(%drive, %error, "a drive's journal can't be read; the drive counts as absent");
-            None
-        }
-    }
+    readable_copy(drive, try_survey_drive(node, drive, sealed, limit, sabotage).await)
 }
 
 async fn try_survey_drive(
@@ -260,7 +269,10 @@ async fn try_survey_drive(
             Ok(register) => (Some(register), false),
             // Written by a newer version: this one does not know what the drive knows (R16).
             Err(RegisterError::Version(_)) if sabotage.is(Sabotage::NewerRegister) => (None, false),
-            Err(RegisterError::Version(_)) => return Err(ReadError::Damaged { segment: 0, block: 0 }),
+            Err(RegisterError::Version(version)) => {
+                let later = Later::Layout { what: "ensemble register", version };
+                return Err(ReadError::Later(later.to_string()));
+            }
             Err(_) => (None, true),
         },
         // If the whole drive can't be read, the scan below says so.
@@ -290,6 +302,11 @@ async fn scan_segment(
     let mut from = first_lsn;
     loop {
         let scan = read_in_time(drive, limit, node.journal_scan(drive, info.number, from)).await?;
+        // Before anything is claimed: the replay would refuse it too, but with the drives taken from whoever serves, and with a
+        // loss accepted that a later release would not have to accept.
+        if let Some(later) = scan.entries.iter().find_map(Later::raised) {
+            return Err(ReadError::Later(later.to_string()));
+        }
         copy.marks.extend(scan.entries.iter().map(Mark::of));
         match scan.end {
             ScanEnd::More(next) if next > from => from = next,

@@ -5,6 +5,7 @@ use crate::client::CommitError;
 use crate::clock::RetentionClock;
 use crate::command::Command;
 use crate::commit::Request;
+use crate::index::usage::{self, Counted};
 use crate::index::{self, Overlay};
 use crate::keep::Keeper;
 use crate::keep::reclaim::Reclaimer;
@@ -15,6 +16,7 @@ use crate::start::Config;
 use crate::stripe_writer::StripeWriter;
 use codec::erasure::Geometry;
 use codec::id::Epoch;
+use codec::level::FormatLevel;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,6 +38,10 @@ const CHECKPOINT_SKIPS: u32 = 64;
 
 /// Uploads that are looked for at a time.
 const SWEEP_UPLOADS: usize = 100;
+/// How often a raise of the format level is looked for that lets buckets be counted.
+const COUNT_LOOK: Duration = Duration::from_secs(5);
+/// Between two steps of the count, which each hold up commits for some milliseconds.
+const COUNT_PAUSE: Duration = Duration::from_millis(50);
 /// A sweep that failed waits this long.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 
@@ -64,6 +70,7 @@ pub fn writing(
     if let Some(bytes) = config.seal_after {
         tasks.push(tokio::spawn(seal_when_full(shared.clone(), sealer.clone(), bytes, config.checkpoint_after)));
     }
+    tasks.push(tokio::spawn(count_usage(shared.clone(), requests.clone(), stripes.clone())));
     tasks.push(tokio::spawn(sweep_uploads(shared.clone(), requests.clone(), stripes.clone())));
     if let Some(every) = config.tick_every {
         tasks.push(tokio::spawn(tick(shared.clone(), requests.clone(), retention, stripes.clone(), every)));
@@ -176,6 +183,33 @@ async fn sweep_once(shared: &Shared, requests: &mpsc::Sender<Request>, epoch: Ep
         answer.await.map_err(|_| stopping())??;
     }
     Ok(count)
+}
+
+/// Counts what buckets hold, where the index was begun before that was counted. A step at a time, and clients between them.
+async fn count_usage(shared: Arc<Shared>, requests: mpsc::Sender<Request>, stripes: Arc<StripeWriter>) {
+    loop {
+        let counted = usage::counted(&Overlay::new(&*shared.kv));
+        if counted.is_ok_and(|counted| counted == Counted::All) {
+            return;
+        }
+        // Before the level that brings the count there is none: a raise is looked for now and then.
+        if shared.level() < FormatLevel::VERSIONS {
+            sleep(COUNT_LOOK).await;
+            continue;
+        }
+        let (reply, answer) = oneshot::channel();
+        if requests.send(Request::Commit(stripes.epoch(), Box::new(Command::CountUsage), reply)).await.is_err() {
+            return;
+        }
+        match answer.await {
+            Ok(Ok(_)) => sleep(COUNT_PAUSE).await,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what buckets hold was not counted on");
+                sleep(SWEEP_PAUSE).await;
+            }
+            Err(_) => return,
+        }
+    }
 }
 
 async fn tick(

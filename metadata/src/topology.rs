@@ -6,7 +6,8 @@
 mod rule;
 mod survives;
 
-pub use rule::{RuleUnmet, check_rule};
+pub(crate) use rule::Leaving;
+pub use rule::{RuleUnmet, check_new_rule, check_rule};
 use survives::Samples;
 pub use survives::{Sampled, Survives};
 
@@ -186,8 +187,8 @@ pub enum Warning {
     },
     /// Stripes that were written before there was a better place.
     #[error(
-        "{stripes} older stripes have more shards on one {level} than they may lose: new ones have not; what is rewritten or \
-         repaired goes to a better place"
+        "{stripes} older stripes have more shards on one {level} than they may lose: new ones have not, and these are brought apart \
+         while nothing else is to be mended"
     )]
     Crowded {
         /// What fails together.

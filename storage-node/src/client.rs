@@ -323,6 +323,9 @@ pub enum ReadError {
     /// The node can't be reached, or is stopping.
     #[error("the node is not reachable")]
     Unreachable,
+    /// It is there and as good as ever, and a later release wrote it. To take it for damage would lose it (R16).
+    #[error("{0}")]
+    Later(String),
 }
 
 /// How long one write to one drive may take before the drive counts as failed for it. A drive that is retrying a bad

@@ -159,10 +159,15 @@ impl DiskError {
         matches!(self, DiskError::Io { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM, .. })
     }
 
+    /// Whether a later release wrote what is there: not this drive is to be mended, but that release to be started.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, DiskError::Newer { .. })
+    }
+
     /// Whether this process was not let look, can't read what it saw, or ran out of something: the drive may be as good as ever.
     pub fn is_refusal(&self) -> bool {
-        let denied = matches!(self, DiskError::Io { errno: Errno::ACCESS | Errno::PERM, .. } | DiskError::Newer { .. });
-        denied || self.is_exhaustion()
+        let denied = matches!(self, DiskError::Io { errno: Errno::ACCESS | Errno::PERM, .. });
+        denied || self.is_newer() || self.is_exhaustion()
     }
 
     /// Whether the name does not exist on a drive that is there.

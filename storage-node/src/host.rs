@@ -8,9 +8,13 @@ use crate::drive::{DriveError, ProbedDrive};
 use crate::leader::Leader;
 use crate::node::StorageNode;
 use crate::remote::{NodeAddress, RemoteError};
+use crate::service::Release;
 use crate::service::identity::NodeName;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A node of another process, as it is known here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,66 @@ pub struct NodeSight {
     pub silent: bool,
     /// Why not, or what it refused, for people; empty otherwise.
     pub problem: String,
+    /// Whoever is there has answered, and is not this node or can't be worked with: asking again changes nothing. `problem` says what.
+    pub other: bool,
+    /// When the latest question for its drives was asked that it has answered.
+    pub answered: Option<Instant>,
+    /// What program it runs; `None` while there is no connection to it.
+    pub release: Option<Release>,
+}
+
+/// Epochs of one gateway that nodes are told, at most: several times what one has open that renews each hour. One that goes astray, or
+/// whose certificate was stolen, and asks again and again, closes its own older ones and nobody else's: were they all told, it would
+/// fill the list, and then nodes are told nothing.
+const MOST_OF_ONE: usize = 64;
+
+/// Which gateway may write in which epochs: those that were granted and are not fenced, of each gateway the newest 64.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants {
+    epochs: Vec<(Epoch, String)>,
+    version: u64,
+    as_of: Epoch,
+}
+
+impl Grants {
+    /// Epochs, each with the name of the gateway that it was granted to. `as_of`: the last epoch that had been granted to anybody
+    /// before they were read. Each grant has a higher one, so it says which of two lists is older.
+    pub fn new(mut epochs: Vec<(Epoch, String)>, as_of: Epoch) -> Grants {
+        epochs.sort();
+        let mut of_one: HashMap<String, usize> = HashMap::new();
+        let mut newest: Vec<_> = epochs
+            .into_iter()
+            .rev()
+            .filter(|(_, holder)| {
+                let count = of_one.entry(holder.clone()).or_default();
+                *count += 1;
+                *count <= MOST_OF_ONE
+            })
+            .collect();
+        newest.reverse();
+        let epochs = newest;
+        let mut hasher = blake3::Hasher::new();
+        for (epoch, holder) in &epochs {
+            hasher.update(&epoch.0.to_le_bytes()).update(holder.as_bytes()).update(&[0]);
+        }
+        let version = hasher.finalize().as_bytes().first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes)).max(1);
+        Grants { epochs, version, as_of }
+    }
+
+    /// The epochs and their holders.
+    pub fn epochs(&self) -> &[(Epoch, String)] {
+        &self.epochs
+    }
+
+    /// The last epoch that had been granted to anybody before they were read.
+    pub fn as_of(&self) -> Epoch {
+        self.as_of
+    }
+
+    /// Another one for other epochs; never 0.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
 }
 
 /// Serves drives, near or far.
@@ -47,6 +111,14 @@ pub trait NodeHost: NodeClient {
     fn leader(&self) -> Option<Leader> {
         None
     }
+
+    /// This process leads no more: no node is told to begin from now on, until [`Self::begin`]. Orders that are given all the same
+    /// go out in the epoch that was begun, and are refused where another has begun.
+    fn leave(&self) {}
+
+    /// Tells who may write in which epochs, by order of the process that the node has begun for; nodes that don't answer within
+    /// seconds are told when they do. Where the gateways are in this process there is nobody to tell.
+    async fn granted(&self, _grants: Arc<Grants>) {}
 
     /// The highest epoch that any drive which answers has seen (R1), or in which its node was told to begin.
     async fn highest_epoch(&self) -> Option<Epoch>;

@@ -4,9 +4,12 @@
 //! Invariants:
 //! * It is on the medium before the drive takes any write of that leader, so whoever was journaled to is known.
 //! * It only grows: a drive does not begin in a lower epoch than the one that it follows.
+//! * Where it is lost or does not verify, the drive follows whoever wrote last on it ([`Leader::at_least`]): the epochs in its
+//!   register and in its segments' headers are those of leaders too, and every leader writes its register before it acknowledges
+//!   anything. Else a node whose drives have all lost the file would let a superseded process lead once more. Only the name is
+//!   lost then: in that very epoch nobody is kept out.
 //!
-//! The bytes are in docs/FORMAT.md. A file that does not verify says nothing and keeps nobody out: the node's other drives say
-//! the same, and the next leader writes it anew.
+//! The bytes are in docs/FORMAT.md.
 
 use crate::disk::{Disk, DiskError};
 use crate::free_log::newer;
@@ -31,17 +34,29 @@ const MAX_NAME: usize = 512;
 pub struct Leader {
     /// The epoch in which it leads; no two processes have the same.
     pub epoch: Epoch,
-    /// Who it is, as its certificate says.
+    /// Who it is, as its certificate says; empty where only its epoch is known.
     pub name: String,
 }
 
 impl fmt::Display for Leader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in epoch {}", self.name, self.epoch)
+        let name = if self.is_named() { &self.name } else { "a metadata process whose name is lost" };
+        write!(f, "{name} in epoch {}", self.epoch)
     }
 }
 
 impl Leader {
+    /// Whether it is known which process it is.
+    pub fn is_named(&self) -> bool {
+        !self.name.is_empty()
+    }
+
+    /// Whom a drive follows whose file says `said`, and on which a leader has written in `written`.
+    pub(crate) fn at_least(said: Option<Leader>, written: Option<Epoch>) -> Option<Leader> {
+        let newer = written.filter(|written| said.as_ref().is_none_or(|said| said.epoch < *written));
+        newer.map(|epoch| Leader { epoch, name: String::new() }).or(said)
+    }
+
     /// The file's bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut len = self.name.len().min(MAX_NAME);
@@ -86,7 +101,7 @@ pub(crate) fn read(disk: &dyn Disk) -> Result<Option<Leader>, DiskError> {
     if leader.is_none() {
         tracing::error!(
             path = disk.path_hint(),
-            "the file {LEADER_FILE} does not verify: whom the drive follows is unknown"
+            "the file {LEADER_FILE} does not verify: whom the drive follows is known by what was written on it"
         );
     }
     Ok(leader)

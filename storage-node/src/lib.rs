@@ -15,6 +15,7 @@ pub mod index;
 pub mod keep;
 pub mod kv;
 pub mod leader;
+pub mod level;
 pub mod node;
 pub mod read;
 pub mod rebuild;

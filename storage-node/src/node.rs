@@ -94,7 +94,7 @@ impl NodeConfig {
             preallocate_step: MAX_PREALLOCATE_STEP,
             reserve: 0,
             reads_per_drive: 16,
-            software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            software: codec::level::SOFTWARE.to_owned(),
             open_deadline: Duration::from_secs(60),
             hung_after: HUNG_AFTER,
             close_deadline: Duration::from_secs(10),

@@ -6,7 +6,9 @@
 
 use crate::client::{Damage, Lost};
 use crate::disk::{Access, DiskError, DiskFile, LockGuard};
-use crate::drive::{DriveError, Health, IDENTITY_FILE, Identity, ProbedDrive, ProbedState, check_identity};
+use crate::drive::{
+    DriveError, Health, IDENTITY_FILE, Identity, ProbedDrive, ProbedState, REGISTER_FILE, check_identity,
+};
 use crate::free_log::FreeLog;
 use crate::index::{SegmentRow, ShardIndex, ShardPlace};
 use crate::journal::{JournalMap, JournalRecord, JournalSegment};
@@ -15,6 +17,7 @@ use crate::latency::Latency;
 use crate::leader::{self, Leader};
 use crate::read::Files;
 use crate::reserve::{ReserveShare, Tally};
+use crate::sabotage::Sabotage;
 use crate::scrub::{DriveScrub, ScrubShared};
 use crate::segment::{
     Fault, ScanFrom, Scanned, SegmentMeta, What, class_dir, parse_segment_name, read_blocks, read_segment_header, scan,
@@ -22,6 +25,7 @@ use crate::segment::{
 };
 use crate::unanswered::Unanswered;
 use codec::id::Epoch;
+use codec::register::{Register, RegisterError};
 use codec::segment::{Closed, SegmentClass, SegmentError, SegmentHeader};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -142,10 +146,14 @@ impl OpenDrive {
 
     /// The highest epoch that this drive has seen: in segment headers, stripe ids, and that of its leader (R1).
     pub fn highest_epoch(&self) -> Option<Epoch> {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let begun = segments.values().map(|meta| meta.header.epoch).max();
         let led = self.leader().as_ref().map(|leader| leader.epoch);
-        begun.max(led).max(self.index.highest_epoch().ok().flatten())
+        self.begun_epoch().max(led).max(self.index.highest_epoch().ok().flatten())
+    }
+
+    /// The highest epoch in which the drive has begun and then written: a segment's header names that of whoever had begun it.
+    fn begun_epoch(&self) -> Option<Epoch> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.values().map(|meta| meta.header.epoch).max()
     }
 }
 
@@ -229,7 +237,25 @@ pub(crate) fn open_drive(
     }
     miss_segments(&drive, &mut recovered)?;
     forget_pending(&drive)?;
+    follow_what_was_written(&drive, probed)?;
     Ok((drive, recovered))
+}
+
+/// Where the file that says whom the drive follows is lost, its register and its segments tell in which epoch a leader has written.
+/// `Err`: a later release wrote the register, and this one can't tell whom the drive follows (R16).
+fn follow_what_was_written(drive: &OpenDrive, probed: &ProbedDrive) -> Result<(), DiskError> {
+    let register = match Register::parse(&probed.register) {
+        Ok(register) => Some(register.epoch),
+        Err(RegisterError::Version(version)) if !probed.disk.sabotage().is(Sabotage::NewerRegister) => {
+            let path = format!("{}/{REGISTER_FILE}", probed.disk.path_hint());
+            return Err(DiskError::Newer { path, what: "ensemble register", version });
+        }
+        Err(_) => None,
+    };
+    let written = drive.begun_epoch().max(register);
+    let mut leader = drive.leader();
+    *leader = Leader::at_least(leader.take(), written);
+    Ok(())
 }
 
 /// The free log. One that does not verify costs the drive its frees, and nothing else.
@@ -248,7 +274,7 @@ fn read_frees(probed: &ProbedDrive, identity: &Identity) -> Result<Option<FreeLo
 fn read_leader(probed: &ProbedDrive, identity: &Identity) -> Result<Option<Leader>, DiskError> {
     match leader::read(&*probed.disk) {
         Err(error) if costs_one_file(&error) => {
-            tracing::error!(drive = %identity.drive, %error, "which metadata process the drive follows is not known");
+            tracing::error!(drive = %identity.drive, %error, "the file that says whom the drive follows can't be read");
             Ok(None)
         }
         read => read,

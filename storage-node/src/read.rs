@@ -12,7 +12,8 @@ use crate::sabotage::Sabotage;
 use crate::segment::{Fault, SegmentMeta, Tail, read_payload, read_record_header, segment_path};
 use bytes::Bytes;
 use codec::id::{Lsn, ShardId};
-use codec::journal::{BatchHeader, Entry};
+use codec::journal::{BatchHeader, Entry, JournalError};
+use codec::level::Later;
 use codec::segment::{RecordHeader, RecordKind, SegmentClass};
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
@@ -99,6 +100,7 @@ impl OpenDrive {
                 self.latency.failed();
                 ReadError::Damaged { segment: meta.header.number, block }
             }
+            Fault::Disk(error @ DiskError::Newer { .. }) => ReadError::Later(error.to_string()),
             Fault::Disk(error) => self.read_failed(error),
         }
     }
@@ -274,10 +276,16 @@ impl OpenDrive {
         let damaged = || ReadError::Damaged { segment: meta.header.number, block: record.block };
         let file = self.file(meta)?;
         let header = read_record_header(&*file, meta, record.block).map_err(|fault| self.fault(meta, fault))?;
-        let batch = BatchHeader::parse(&header.body).map_err(|_| damaged())?;
+        let later =
+            |error: &JournalError, payload| Later::of_batch(payload, error).map(|l| ReadError::Later(l.to_string()));
+        let none = Bytes::new();
+        let batch = BatchHeader::parse(&header.body).map_err(|error| later(&error, &none).unwrap_or_else(damaged))?;
         let payload = read_payload(&*file, meta, record.block + 1, 0..record.payload_len, self.disk.sabotage())
             .map_err(|fault| self.fault(meta, fault))?;
         batch.open(&payload).map_err(|error| {
+            if let Some(later) = later(&error, &payload) {
+                return later;
+            }
             tracing::warn!(segment = meta.header.number, block = record.block, %error, "a journal record does not parse");
             damaged()
         })

@@ -23,6 +23,7 @@ use crate::client::{
     WriteError,
 };
 use crate::clock::SystemClock;
+use crate::host::Grants;
 use crate::keep::Subject;
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubState, ScrubStatus, ShardRef,
@@ -45,9 +46,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId};
 use codec::journal::BatchHeader;
+use codec::level::Later;
 use codec::segment::JournalHead;
 use codec::shard::ShardHeader;
-use codec::stripe::StripeClass;
+use codec::stripe::{StripeClass, StripeError};
 use futures::stream;
 use prost::Message;
 use std::collections::{HashMap, HashSet};
@@ -134,7 +136,7 @@ impl RemoteConfig {
             stream_window: STREAM_WINDOW,
             connection_window: CONNECTION_WINDOW,
             versions: PROTOCOL,
-            software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            software: codec::level::SOFTWARE.to_owned(),
         }
     }
 }
@@ -174,6 +176,9 @@ struct Known {
     /// The epoch in which the node is to begin, and whether it is being told so.
     epoch: Option<Epoch>,
     telling: bool,
+    /// What was granted to gateways in that epoch, as the node is to hear, and the version that it has heard.
+    grants: Option<Arc<Grants>>,
+    heard: u64,
     /// Drives that are none of the cluster any more.
     forgotten: HashSet<DriveId>,
     /// The epoch in which the node has refused to begin, since it follows a higher one, and its words.
@@ -208,6 +213,7 @@ impl RemoteNode {
             hello: Method::Hello.path().to_owned(),
             client,
             leads: Arc::default(),
+            level: credentials.level().clone(),
             own: credentials.identity().clone(),
             versions: config.versions,
             software: config.software,
@@ -359,6 +365,14 @@ impl RemoteNode {
         Trouble::Unanswered
     }
 
+    /// A shard's header from an answer. One that a later release wrote is no fault of the node, which knows it (R16).
+    fn header(&self, bytes: &[u8]) -> Result<ShardHeader, ReadError> {
+        ShardHeader::parse(bytes).map_err(|error| match error {
+            StripeError::Version { version } => ReadError::Later(Later::Layout { what: "shard", version }.to_string()),
+            _ => self.unreadable().into(),
+        })
+    }
+
     fn read<T>(&self, value: Option<T>) -> Result<T, Trouble> {
         value.ok_or_else(|| self.unreadable())
     }
@@ -471,8 +485,8 @@ impl NodeClient for RemoteNode {
         let question = OfShard { drive: drive_bytes(drive), shard: shard_bytes(shard), ..OfShard::default() };
         let bytes = self.bytes(Method::ReadShardHeader, question, (0, PIECE), self.deadlines.read).await?;
         // A header of another shard would be a plausible answer to another question.
-        let header = ShardHeader::parse(&bytes).ok().filter(|header| header.id() == shard);
-        Ok(self.read(header)?)
+        let header = self.header(&bytes)?;
+        Ok(self.read((header.id() == shard).then_some(header))?)
     }
 
     async fn list_shards(
@@ -487,8 +501,8 @@ impl NodeClient for RemoteNode {
             let step = (limit - all.len()).min(LIST);
             let question = OfList::new(drive, class, after, step);
             let list: Strings = self.ask(Method::ListShards, question, self.deadlines.long).await?;
-            let headers = list.strings.iter().map(|bytes| ShardHeader::parse(bytes).ok());
-            let headers = self.read(headers.collect::<Option<Vec<_>>>().filter(|headers| headers.len() <= step))?;
+            let headers = list.strings.iter().map(|bytes| self.header(bytes)).collect::<Result<Vec<_>, _>>()?;
+            let headers = self.read((headers.len() <= step).then_some(headers))?;
             after = headers.last().map(ShardHeader::id).or(after);
             let ended = headers.len() < step;
             all.extend(headers);
@@ -529,7 +543,7 @@ impl NodeClient for RemoteNode {
     async fn journal_scan(&self, drive: DriveId, number: u64, from: Lsn) -> Result<JournalScan, ReadError> {
         let question = OfJournal { drive: drive_bytes(drive), number, lsn: from.0, ..OfJournal::default() };
         let scan: Strings = self.ask(Method::JournalScan, question, self.deadlines.long).await?;
-        Ok(self.read(scan.scan())?)
+        self.read(scan.scan())?.map_err(|later| ReadError::Later(later.to_string()))
     }
 
     async fn journal_free(&self, drive: DriveId, number: u64) -> Result<(), WriteError> {

@@ -97,6 +97,8 @@ switches! {
     MissingChunks,
     /// A commit or delete goes through whatever its condition says.
     CommitCondition,
+    /// A version goes whatever its lock says (R15).
+    VersionLock,
     /// A seal or a restripe moves a chunk's place although it changed since the mover read it (R12).
     SealCondition,
     /// Chunks and stripes are deleted although reclaim is held (R10).

@@ -18,6 +18,7 @@ pub(crate) mod call;
 pub(crate) mod fault;
 pub(crate) mod formats;
 pub(crate) mod gate;
+pub(crate) mod grants;
 pub mod identity;
 pub mod issue;
 pub(crate) mod message;
@@ -28,7 +29,7 @@ pub mod tls;
 mod upload;
 pub(crate) mod wire;
 
-pub use gate::{PROTOCOL, Refusal};
+pub use gate::{PROTOCOL, Refusal, Release};
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -101,7 +102,7 @@ impl Default for ServiceConfig {
             stream_window: wire::STREAM_WINDOW,
             connection_window: wire::CONNECTION_WINDOW,
             versions: PROTOCOL,
-            software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            software: codec::level::SOFTWARE.to_owned(),
             drives: None,
         }
     }
@@ -151,7 +152,12 @@ impl Server {
         peers: Arc<dyn NodeHost>,
         config: ServiceConfig,
     ) -> Result<Server, StartError> {
-        let gates = Gates::new(credentials.identity().clone(), config.software.clone(), config.versions.clone());
+        let gates = Gates::new(
+            credentials.identity().clone(),
+            config.software.clone(),
+            config.versions.clone(),
+            credentials.level().clone(),
+        );
         gates.remember(node.leader());
         let journal = Arc::new(Semaphore::new((config.journal / 1024).clamp(1, Semaphore::MAX_PERMITS)));
         let (uploads, reads, answers) = (Room::new(config.uploads), Room::new(config.reads), Room::new(config.answers));

@@ -337,7 +337,10 @@ impl Writer {
     fn begin(&mut self, epoch: Epoch, leader: Option<Leader>) -> Result<(), DriveError> {
         let drive = self.drive.identity.drive;
         let followed = self.drive.leader().clone();
-        if let Some(leader) = followed.as_ref().filter(|followed| followed.epoch > epoch) {
+        // Of a leader without a name only other processes are kept out: in a single one nobody else can lead, and a drive that was
+        // away while it began in vain is taken back.
+        let keeps_out = |followed: &&Leader| followed.epoch > epoch && (followed.is_named() || leader.is_some());
+        if let Some(leader) = followed.as_ref().filter(keeps_out) {
             return Err(DriveError::Superseded { drive, epoch, leader: leader.clone() });
         }
         let leader = leader.filter(|leader| followed.as_ref() != Some(leader));

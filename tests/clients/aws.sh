@@ -67,6 +67,70 @@ refused NoSuchBucket api list-objects-v2 --bucket aws-cli-absent
 AWS_SECRET_ACCESS_KEY=wrong refused SignatureDoesNotMatch api list-buckets
 AWS_ACCESS_KEY_ID=WRONGWRONGWRONGWRONG refused InvalidAccessKeyId api list-buckets
 
-bare rm --recursive "s3://$bucket" >/dev/null
+# versions
+api put-bucket-versioning --bucket "$bucket" --versioning-configuration Status=Enabled
+first=$(api put-object --bucket "$bucket" --key v --body folder/a.txt --query VersionId)
+second=$(api put-object --bucket "$bucket" --key v --body 'folder/sub/b c+d%.txt' --query VersionId)
+[ "$first" != "$second" ]
+api delete-object --bucket "$bucket" --key v >/dev/null
+refused NoSuchKey api get-object --bucket "$bucket" --key v nothing
+api get-object --bucket "$bucket" --key v --version-id "$first" v.back >/dev/null
+same folder/a.txt v.back
+[ "$(api list-object-versions --bucket "$bucket" --prefix v --query 'length(Versions)')" = 2 ]
+[ "$(api list-object-versions --bucket "$bucket" --prefix v --query 'length(DeleteMarkers)')" = 1 ]
+
+# tags, policy, public access, lifecycle, CORS, as the command line writes them
+api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=office,Value=berlin}]'
+[ "$(api get-bucket-tagging --bucket "$bucket" --query 'TagSet[0].Value')" = berlin ]
+api put-object-tagging --bucket "$bucket" --key small.bin --tagging 'TagSet=[{Key=kind,Value=letter}]'
+[ "$(api get-object-tagging --bucket "$bucket" --key small.bin --query 'TagSet[0].Value')" = letter ]
+printf '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::%s/small.bin"}]}' "$bucket" >policy.json
+api put-bucket-policy --bucket "$bucket" --policy file://policy.json
+curl -fsS "$STELE_ENDPOINT/$bucket/small.bin" -o anonymous.back
+same small.bin anonymous.back
+[ "$(api get-bucket-policy-status --bucket "$bucket" --query PolicyStatus.IsPublic)" = True ]
+api put-public-access-block --bucket "$bucket" --public-access-block-configuration \
+  BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
+[ "$(curl -s -o /dev/null -w '%{http_code}' "$STELE_ENDPOINT/$bucket/small.bin")" = 403 ]
+api put-bucket-lifecycle-configuration --bucket "$bucket" --lifecycle-configuration \
+  '{"Rules":[{"ID":"old","Status":"Enabled","Filter":{"Prefix":"logs/"},"Expiration":{"Days":30}}]}' >/dev/null
+[ "$(api get-bucket-lifecycle-configuration --bucket "$bucket" --query 'Rules[0].Expiration.Days')" = 30 ]
+api put-bucket-cors --bucket "$bucket" --cors-configuration \
+  '{"CORSRules":[{"AllowedMethods":["GET"],"AllowedOrigins":["https://example.org"]}]}'
+[ "$(curl -s -o /dev/null -D - -H 'Origin: https://example.org' "$(bare presign "s3://$bucket/small.bin")" | grep -ci '^access-control-allow-origin: https://example.org')" = 1 ]
+
+# locks
+locked=aws-cli-locked
+api create-bucket --bucket "$locked" --object-lock-enabled-for-bucket >/dev/null
+version=$(api put-object --bucket "$locked" --key k --body small.bin --object-lock-mode GOVERNANCE \
+  --object-lock-retain-until-date "$(date -u -d '+1 day' +%Y-%m-%dT%H:%M:%SZ)" --query VersionId)
+refused AccessDenied api delete-object --bucket "$locked" --key k --version-id "$version"
+api put-object-legal-hold --bucket "$locked" --key k --legal-hold Status=ON
+refused AccessDenied api delete-object --bucket "$locked" --key k --version-id "$version" --bypass-governance-retention
+api put-object-legal-hold --bucket "$locked" --key k --legal-hold Status=OFF
+api delete-object --bucket "$locked" --key k --version-id "$version" --bypass-governance-retention >/dev/null
+bare rb "s3://$locked"
+
+# users
+iam() { aws --endpoint-url "$STELE_ENDPOINT" iam --output text "$@"; }
+iam create-user --user-name clerk >/dev/null
+read -r id secret < <(iam create-access-key --user-name clerk --query 'AccessKey.[AccessKeyId,SecretAccessKey]')
+as_clerk() { AWS_ACCESS_KEY_ID=$id AWS_SECRET_ACCESS_KEY=$secret "$@"; }
+as_clerk refused AccessDenied api list-objects-v2 --bucket "$bucket"
+printf '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::%s","arn:aws:s3:::%s/*"]}]}' "$bucket" "$bucket" >user.json
+iam put-user-policy --user-name clerk --policy-name reads --policy-document file://user.json
+as_clerk api get-object --bucket "$bucket" --key small.bin clerk.back >/dev/null
+same small.bin clerk.back
+as_clerk refused AccessDenied api put-object --bucket "$bucket" --key mine --body small.bin
+[ "$(as_clerk aws --endpoint-url "$STELE_ENDPOINT" sts get-caller-identity --output text --query Arn | grep -c 'user/clerk$')" = 1 ]
+iam delete-user-policy --user-name clerk --policy-name reads
+iam delete-access-key --user-name clerk --access-key-id "$id"
+as_clerk refused InvalidAccessKeyId api list-objects-v2 --bucket "$bucket"
+iam delete-user --user-name clerk
+
+api delete-public-access-block --bucket "$bucket"
+api list-object-versions --bucket "$bucket" --output json \
+  --query '{Objects: [Versions, DeleteMarkers][][].{Key: Key, VersionId: VersionId}}' >all.json
+api delete-objects --bucket "$bucket" --delete file://all.json >/dev/null
 bare rb "s3://$bucket"
 echo "aws: ok"

@@ -7,6 +7,7 @@ Environment: STELE_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGIO
 import base64
 import datetime
 import hashlib
+import io
 import os
 import urllib.request
 import zlib
@@ -164,13 +165,80 @@ def copies(s3):
 def encryption(s3):
     s3.put_object(Bucket=BUCKET, Key="secret", Body=b"secret", ServerSideEncryption="AES256")
     assert s3.head_object(Bucket=BUCKET, Key="secret")["ServerSideEncryption"] == "AES256"
-    refused("NotImplemented", 501, s3.put_object, Bucket=BUCKET, Key="x", Body=b"", ServerSideEncryption="aws:kms")
-    refused("NotImplemented", 501, s3.put_object, Bucket=BUCKET, Key="x", Body=b"", SSECustomerKey="k" * 32, SSECustomerAlgorithm="AES256")
-    refused("NotImplemented", 501, s3.put_object, Bucket=BUCKET, Key="x", Body=b"", Tagging="a=b")
-    refused("NotImplemented", 501, s3.put_object, Bucket=BUCKET, Key="x", Body=b"", ACL="public-read")
-    until = datetime.datetime(2040, 1, 1)
-    refused("NotImplemented", 501, s3.put_object, Bucket=BUCKET, Key="x", Body=b"", ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=until)
-    refused("NotImplemented", 501, s3.put_bucket_versioning, Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    key = {"SSECustomerKey": "k" * 32, "SSECustomerAlgorithm": "AES256"}
+    s3.put_object(Bucket=BUCKET, Key="own", Body=b"secret", **key)
+    assert s3.get_object(Bucket=BUCKET, Key="own", **key)["Body"].read() == b"secret"
+    refused("InvalidRequest", 400, s3.get_object, Bucket=BUCKET, Key="own")
+    refused("InvalidArgument", 400, s3.put_object, Bucket=BUCKET, Key="x", Body=b"", ServerSideEncryption="rot13")
+    refused("NotImplemented", 501, s3.put_bucket_website, Bucket=BUCKET, WebsiteConfiguration={"IndexDocument": {"Suffix": "i"}})
+
+
+def resources(s3):
+    """The resource API, and its managed transfers with their callbacks."""
+    s3 = boto3.resource("s3", endpoint_url=os.environ["STELE_ENDPOINT"], region_name=os.environ["AWS_REGION"])
+    bucket = s3.Bucket("boto3-resources")
+    bucket.create()
+    bucket.wait_until_exists()
+    bucket.Versioning().enable()
+    assert bucket.Versioning().status == "Enabled"
+    data = os.urandom(11 * MIB)
+    config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB, max_concurrency=4)
+    sent, received = [], []
+    bucket.upload_fileobj(io.BytesIO(data), "big", Config=config, Callback=sent.append, ExtraArgs={"Metadata": {"a": "1"}})
+    back = io.BytesIO()
+    bucket.download_fileobj("big", back, Config=config, Callback=received.append)
+    assert back.getvalue() == data and sum(sent) == sum(received) == len(data)
+    bucket.copy({"Bucket": bucket.name, "Key": "big"}, "copied", Config=config)  # in parts, which takes no metadata along
+    assert bucket.Object("copied").content_length == len(data)
+    bucket.put_object(Key="small", Body=b"one")
+    bucket.put_object(Key="small", Body=b"two")
+    assert sorted(o.key for o in bucket.objects.all()) == ["big", "copied", "small"]
+    versions = list(bucket.object_versions.filter(Prefix="small"))
+    assert sorted(v.get()["Body"].read() for v in versions) == [b"one", b"two"]
+    bucket.Object("small").delete()
+    assert [o.key for o in bucket.objects.filter(Prefix="small")] == []
+    acl = bucket.Acl()
+    assert acl.owner["ID"] and [g["Permission"] for g in acl.grants] == ["FULL_CONTROL"]
+    bucket.object_versions.delete()
+    bucket.delete()
+    bucket.wait_until_not_exists()
+
+
+def settings(s3):
+    """What is kept with a bucket comes back as it was put."""
+    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [{"Key": "office", "Value": "berlin"}]})
+    assert s3.get_bucket_tagging(Bucket=BUCKET)["TagSet"] == [{"Key": "office", "Value": "berlin"}]
+    s3.put_object(Bucket=BUCKET, Key="tagged", Body=b"", Tagging="a=1&b=2")
+    assert s3.head_object(Bucket=BUCKET, Key="tagged")["ResponseMetadata"]["HTTPHeaders"]["x-amz-tagging-count"] == "2"
+    rule = {"ID": "old", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}}
+    s3.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": [rule]})
+    assert s3.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"] == [rule]
+    s3.delete_bucket_lifecycle(Bucket=BUCKET)
+    cors = {"AllowedMethods": ["GET"], "AllowedOrigins": ["https://example.org"]}
+    s3.put_bucket_cors(Bucket=BUCKET, CORSConfiguration={"CORSRules": [cors]})
+    assert s3.get_bucket_cors(Bucket=BUCKET)["CORSRules"] == [cors]
+    form = s3.generate_presigned_post(BUCKET, "posted/${filename}", Conditions=[["content-length-range", 0, 100]])
+    mark, body = "boto3-form", b""
+    for name, value in form["fields"].items():
+        body += f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+    body += f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nposted\r\n--{mark}--\r\n'.encode()
+    request = urllib.request.Request(form["url"], body, {"Content-Type": f"multipart/form-data; boundary={mark}"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 204
+    assert s3.get_object(Bucket=BUCKET, Key="posted/f")["Body"].read() == b"posted"
+
+
+def locks(s3):
+    bucket = "boto3-locks"
+    s3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    version = s3.put_object(Bucket=bucket, Key="k", Body=b"", ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=until)["VersionId"]
+    refused("AccessDenied", 403, s3.delete_object, Bucket=bucket, Key="k", VersionId=version, BypassGovernanceRetention=True)
+    shorter = {"Mode": "COMPLIANCE", "RetainUntilDate": until - datetime.timedelta(hours=1)}
+    refused("AccessDenied", 403, s3.put_object_retention, Bucket=bucket, Key="k", VersionId=version, Retention=shorter)
+    s3.delete_object(Bucket=bucket, Key="k")  # a marker: the version stays
+    assert s3.head_object(Bucket=bucket, Key="k", VersionId=version)["ObjectLockMode"] == "COMPLIANCE"
+    refused("BucketNotEmpty", 409, s3.delete_bucket, Bucket=bucket)
 
 
 def buckets(s3):
@@ -194,7 +262,7 @@ def access(s3):
 def main():
     s3 = client()
     buckets(s3)
-    for step in (objects, checksums, listing, multipart, copies, encryption, access):
+    for step in (objects, checksums, listing, multipart, copies, encryption, resources, settings, locks, access):
         step(s3)
         print(f"boto3: {step.__name__}")
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):

@@ -40,4 +40,23 @@ rm folder/small.bin
 rc sync folder "stele:$bucket/folder"
 rc check folder "stele:$bucket/folder"
 rc purge "stele:$bucket"
+
+versions=rclone-versions
+rc mkdir "stele:$versions"
+[ "$(rc backend versioning "stele:$versions")" = Unversioned ]
+[ "$(rc backend versioning "stele:$versions" Enabled)" = Enabled ]
+printf 'one' >file.txt
+rc copyto file.txt "stele:$versions/file.txt"
+sleep 1.1 # rclone tells versions apart by their seconds
+printf 'two' >file.txt
+rc copyto file.txt "stele:$versions/file.txt"
+[ "$(rc cat "stele:$versions/file.txt")" = two ]
+[ "$(rc lsf --s3-versions "stele:$versions" | wc -l)" = 2 ]
+old=$(rc lsf --s3-versions "stele:$versions" | grep -v '^file.txt$')
+[ "$(rc cat --s3-versions "stele:$versions/$old")" = one ]
+rc deletefile "stele:$versions/file.txt"
+[ -z "$(rc lsf "stele:$versions")" ]
+[ "$(rc lsf --s3-versions "stele:$versions" | wc -l)" = 2 ]
+rc backend cleanup-hidden "stele:$versions"
+[ -z "$(rc lsf --s3-versions "stele:$versions")" ]
 echo "rclone: ok"

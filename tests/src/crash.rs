@@ -19,7 +19,7 @@ use storage_node::disk::faulty::{CrashChoice, CrashPoint, Trace};
 use storage_node::kv::memory::MemorySnapshot;
 
 /// A start that takes longer than this hangs.
-const HANGS: Duration = Duration::from_secs(30);
+const HANGS: Duration = Duration::from_secs(120);
 /// Choices that are tried at a position before the next position has its turn.
 const STEP: usize = 4;
 

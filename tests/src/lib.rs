@@ -8,5 +8,6 @@ pub mod oracle;
 pub mod process;
 pub mod record;
 pub mod s3;
+pub mod sigv4;
 pub mod workloads;
 pub mod world;

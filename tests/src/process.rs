@@ -30,7 +30,19 @@ pub const SECRET_KEY: &str = "stele-test-secret-key-0123456789abcdef01";
 /// The `stele` binary, built if need be.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| std::env::var_os("STELE_BIN").map_or_else(build, PathBuf::from))
+    BINARY.get_or_init(|| std::env::var_os("STELE_BIN").map_or_else(|| build("stele", &[]), PathBuf::from))
+}
+
+/// `stele` as it would be after the next release, which knows a format level more: `STELE_NEXT_BIN`, or what lies beside
+/// `STELE_BIN`, or built if need be.
+pub fn next_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let named = std::env::var_os("STELE_NEXT_BIN").map(PathBuf::from);
+        let beside = || std::env::var_os("STELE_BIN").map(|bin| Path::new(&bin).with_file_name("stele-next"));
+        let there = named.or_else(|| beside().filter(|path| path.is_file()));
+        there.unwrap_or_else(|| build("stele-next", &["--workspace", "--features", "tests/next-release"]))
+    })
 }
 
 /// The directory of the package of these tests. Cargo says it when it runs a test; what was compiled in is where the program was
@@ -39,7 +51,9 @@ pub fn package() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
-fn build() -> PathBuf {
+/// Builds a binary of the workspace. What it is built with besides must leave the packages of others as they are, else they are all
+/// compiled again.
+fn build(name: &str, arguments: &[&str]) -> PathBuf {
     // target/<profile>/deps/<this test>
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps");
@@ -48,21 +62,14 @@ fn build() -> PathBuf {
     let workspace = package.parent().expect("the package lies in the workspace");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(workspace).args([
-        "build",
-        "--quiet",
-        "--ignore-rust-version",
-        "--bin",
-        "stele",
-        "--target-dir",
-    ]);
-    command.arg(target);
+    command.current_dir(workspace).args(["build", "--quiet", "--ignore-rust-version", "--bin", name, "--target-dir"]);
+    command.arg(target).args(arguments);
     if profile.file_name() == Some(OsStr::new("release")) {
         command.arg("--release");
     }
     let status = command.status().expect("cargo can be started");
-    assert!(status.success(), "the stele binary does not build");
-    profile.join("stele")
+    assert!(status.success(), "the {name} binary does not build");
+    profile.join(name)
 }
 
 /// How to start a server. Kept over restarts, so that the addresses stay.
@@ -74,6 +81,8 @@ pub struct ServerConfig {
     pub arguments: Vec<String>,
     /// Environment besides the inherited one; the credentials are in it.
     pub environment: Vec<(String, String)>,
+    /// What is run: `stele`, unless it is another build of it.
+    pub binary: PathBuf,
     s3: SocketAddr,
     admin: SocketAddr,
     _reserved: Arc<[TcpSocket; 2]>,
@@ -91,6 +100,7 @@ impl ServerConfig {
                 ("STELE_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()),
                 ("STELE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned()),
             ],
+            binary: binary().to_owned(),
             s3,
             admin,
             _reserved: Arc::new(reserved),
@@ -109,6 +119,12 @@ impl ServerConfig {
     pub fn env(mut self, name: &str, value: &str) -> ServerConfig {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The same server, of another build.
+    #[must_use]
+    pub fn of(&self, binary: &Path) -> ServerConfig {
+        ServerConfig { binary: binary.to_owned(), ..self.clone() }
     }
 
     /// `http://host:port` of the S3 API.
@@ -138,7 +154,7 @@ impl ServerConfig {
 
     /// Starts the process and does not wait for it.
     pub fn spawn(&self) -> ServerProcess {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--data").arg(&self.data);
         command.args(["--s3", &self.s3.to_string(), "--admin", &self.admin.to_string()]);
         command.args(&self.arguments);
@@ -175,7 +191,7 @@ impl ServerConfig {
 
     /// Another `stele` command on the same data directory, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--data").arg(&self.data);
         clean_environment(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

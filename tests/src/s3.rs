@@ -31,7 +31,8 @@ pub fn client_at(endpoint: &str, time: Duration) -> Client {
     client_with(endpoint, ACCESS_KEY, SECRET_KEY, time)
 }
 
-fn client_with(endpoint: &str, access_key: &str, secret_key: &str, time: Duration) -> Client {
+/// [`client_at`] with other credentials.
+pub fn client_with(endpoint: &str, access_key: &str, secret_key: &str, time: Duration) -> Client {
     let timeouts =
         TimeoutConfig::builder().connect_timeout(Duration::from_secs(10).min(time)).operation_timeout(time).build();
     let settings = aws_sdk_s3::Config::builder()
@@ -156,6 +157,26 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// All that came over a connection.
+    pub fn parse(bytes: &[u8]) -> std::io::Result<Answer> {
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(|| std::io::Error::other("no answer"))?;
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok());
+        let status = status.ok_or_else(|| std::io::Error::other("not HTTP"))?;
+        Ok(Answer { status, head, body: bytes[end + 4..].to_vec() })
+    }
+
+    /// A header's value; its name is looked for in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        lines.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// The S3 code of an error.
     pub fn code(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
@@ -200,11 +221,7 @@ impl RawRequest {
     pub async fn answer(mut self) -> std::io::Result<Answer> {
         let mut bytes = Vec::new();
         self.stream.read_to_end(&mut bytes).await?;
-        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(|| std::io::Error::other("no answer"))?;
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok());
-        let status = status.ok_or_else(|| std::io::Error::other("not HTTP"))?;
-        Ok(Answer { status, head, body: bytes[end + 4..].to_vec() })
+        Answer::parse(&bytes)
     }
 }
 

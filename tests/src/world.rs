@@ -317,6 +317,7 @@ impl World {
             encrypt: false,
             zstd_level: 0,
             now_ms: 1,
+            with: Default::default(),
         });
         self.metadata.commit(self.metadata.epoch(), command).await.map(drop)
     }
@@ -353,11 +354,12 @@ impl World {
         condition: Condition,
     ) -> Result<PutDone, PutError> {
         let request = PutRequest {
+            attached: Default::default(),
             bucket: self.bucket(bucket).await?,
             key: key.to_owned(),
             meta: ObjectMeta { content_type: format!("test/{}", bytes.len()), ..ObjectMeta::default() },
             length: Some(bytes.len() as u64),
-            encrypt,
+            encrypt: encrypt.into(),
             condition,
             claims: Claims::default(),
         };
@@ -369,7 +371,18 @@ impl World {
         let bucket = self.bucket(bucket).await?;
         let source = self.metadata.current_version(bucket.bucket_id(), from).await?.ok_or(PutError::NoSuchKey)?;
         let (key, condition) = (to.to_owned(), Condition::None);
-        let request = CopyRequest { source, bucket, key, meta: None, encrypt, condition, checksum: None };
+        let encrypt = encrypt.into();
+        let request = CopyRequest {
+            source,
+            bucket,
+            key,
+            meta: None,
+            attached: Default::default(),
+            encrypt,
+            source_key: None,
+            condition,
+            checksum: None,
+        };
         self.gateway.copy_object(request).await
     }
 
@@ -430,11 +443,12 @@ impl World {
     /// Opens an upload.
     pub async fn create_upload(&self, bucket: &str, key: &str) -> Result<UploadName, PutError> {
         let request = CreateUploadRequest {
+            attached: Default::default(),
             bucket: self.bucket(bucket).await?,
             key: key.to_owned(),
             initiator: OWNER.to_owned(),
             meta: ObjectMeta::default(),
-            encrypt: false,
+            encrypt: gateway::protect::Protection::Plain,
             checksum: None,
             full_object: None,
         };
@@ -449,7 +463,7 @@ impl World {
     pub async fn put_part(&self, name: &UploadName, number: u32, bytes: &Bytes) -> Result<PutDone, PutError> {
         let upload = self.upload(name).await?;
         let length = Some(bytes.len() as u64);
-        let request = PartRequest { upload, number, length, zstd_level: 0, claims: Claims::default() };
+        let request = PartRequest { upload, number, length, zstd_level: 0, key: None, claims: Claims::default() };
         self.gateway.put_part(request, body(bytes)).await
     }
 

@@ -1,4 +1,5 @@
-//! Programs that people use: the AWS command line, boto3, s3cmd and rclone against a running server.
+//! Programs that people use, against a running server: the AWS command line, boto3, s3cmd, rclone, restic, s4cmd and the minio
+//! package for Python.
 //!
 //! A program that is not installed is skipped, and the test says so; with CI=true it fails instead. `make clients`
 //! installs them.
@@ -59,6 +60,11 @@ async fn boto3() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boto3_iam() {
+    run("boto3_iam.py", works("python3", &["-c", "import boto3"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s3cmd() {
     run("s3cmd.sh", works("s3cmd", &["--version"])).await;
 }
@@ -66,4 +72,19 @@ async fn s3cmd() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rclone() {
     run("rclone.sh", works("rclone", &["version"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restic() {
+    run("restic.sh", works("restic", &["version"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4cmd() {
+    run("s4cmd.sh", works("s4cmd", &["--version"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minio_package() {
+    run("minio_client.py", works("python3", &["-c", "import minio"])).await;
 }

@@ -3,10 +3,20 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "cluster/access.rs"]
+mod access;
+#[path = "cluster/drives.rs"]
+mod drives;
 #[path = "cluster/members.rs"]
 mod members;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/room.rs"]
+mod room;
+#[path = "cluster/seen.rs"]
+mod seen;
+#[path = "cluster/writing.rs"]
+mod writing;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
@@ -205,7 +215,7 @@ async fn put(s3: &Client, key: u64, body: Bytes) {
         match sent.await {
             Ok(_) => return,
             // A client's usual retry: the drives of a node that has just gone are replaced before the next attempt.
-            Err(error) => assert!(begun.elapsed() < Duration::from_secs(30), "put {key}: {error:?}"),
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "put {key}: {error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -235,8 +245,15 @@ async fn whole(site: &Site, metadata: &Process) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_serves_on_when_a_storage_node_is_killed_and_is_whole_when_it_is_back() {
+/// A cluster that serves, with a bucket.
+struct Begun {
+    site: Site,
+    nodes: Vec<Process>,
+    metadata: Process,
+    s3: Client,
+}
+
+async fn begun() -> Begun {
     let site = Site::new();
     site.set_up();
     let mut nodes = Vec::new();
@@ -246,6 +263,12 @@ async fn a_cluster_serves_on_when_a_storage_node_is_killed_and_is_whole_when_it_
     let metadata = site.start_metadata().await;
     let s3 = client(&site.metadata);
     s3.create_bucket().bucket("archive").send().await.unwrap();
+    Begun { site, nodes, metadata, s3 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_serves_on_when_a_storage_node_is_killed_and_is_whole_when_it_is_back() {
+    let Begun { site, mut nodes, metadata, s3 } = begun().await;
     let mut objects = Vec::new();
     let mut put_more = async |lengths: &[usize]| {
         for len in lengths {

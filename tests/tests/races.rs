@@ -17,7 +17,8 @@ use metadata::index::{self, Overlay, STRIPES, View};
 use metadata::lookup;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use storage_node::disk::DiskOp;
 use storage_node::disk::faulty::{Fault, Trace};
 use storage_node::kv::memory::MemorySnapshot;
@@ -35,6 +36,8 @@ struct Store {
     node: Arc<RecordedKv>,
     meta: Arc<RecordedKv>,
     world: Arc<World>,
+    /// How long the last put took, milliseconds: how busy the machine is.
+    put_ms: AtomicU64,
 }
 
 impl Store {
@@ -43,7 +46,7 @@ impl Store {
         let (node, meta) = (RecordedKv::new(node_families(), None), RecordedKv::new(meta_families(), None));
         let world = serving(&trace, &clock, &node, &meta).await;
         world.create_bucket(BUCKET).await.unwrap();
-        Store { trace, clock, node, meta, world }
+        Store { trace, clock, node, meta, world, put_ms: AtomicU64::new(0) }
     }
 
     /// Ends, and starts with this state of metadata's index.
@@ -80,7 +83,9 @@ impl Store {
     }
 
     async fn put(&self, key: &str, bytes: &Bytes) {
+        let began = Instant::now();
         self.world.put(BUCKET, key, bytes).await.unwrap();
+        self.put_ms.store(u64::try_from(began.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     async fn delete(&self, key: &str) {
@@ -101,6 +106,8 @@ async fn serving(trace: &Trace, clock: &Arc<Still>, node: &Arc<RecordedKv>, meta
 /// A PUT whose body comes when the test sends it.
 struct Slow {
     body: mpsc::UnboundedSender<Bytes>,
+    /// Longer than the gateway takes to look up what has come.
+    pause: Duration,
     put: JoinHandle<Result<PutDone, PutError>>,
 }
 
@@ -108,11 +115,12 @@ impl Slow {
     async fn begin(store: &Store, key: &str, length: usize) -> Slow {
         let (body, pieces) = mpsc::unbounded_channel::<Bytes>();
         let request = PutRequest {
+            attached: Default::default(),
             bucket: store.world.bucket(BUCKET).await.unwrap(),
             key: key.to_owned(),
             meta: ObjectMeta::default(),
             length: Some(length as u64),
-            encrypt: false,
+            encrypt: gateway::protect::Protection::Plain,
             condition: Condition::None,
             claims: Claims::default(),
         };
@@ -122,13 +130,14 @@ impl Slow {
             tokio::spawn(
                 async move { world.gateway.put_object(request, Box::pin(pieces.map(Ok::<_, BodyError>))).await },
             );
-        Slow { body, put }
+        let pause = Duration::from_millis(150 + 10 * store.put_ms.load(Ordering::Relaxed));
+        Slow { body, pause, put }
     }
 
     /// Sends a piece, and gives the gateway the time to look its chunks up.
     async fn send(&self, piece: Bytes) {
         self.body.send(piece).unwrap();
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(self.pause).await;
     }
 
     async fn end(self, rest: Bytes) -> Result<PutDone, PutError> {
@@ -224,18 +233,18 @@ async fn restripe_against_delete() {
     store.put("gone", &gone).await;
     store.put("back", &back).await;
     let old: Vec<StripeId> = store.stripes().into_iter().collect();
-    let slow = store.trace.inject(Fault::slow(Duration::from_millis(40)).on(DiskOp::Read).path("segments/"));
+    let held = store.trace.inject(Fault::hang().on(DiskOp::Read).path("segments/"));
     let world = Arc::clone(&store.world);
     let rewriting = tokio::spawn(async move { world.metadata.reclaimer().unwrap().rewrite(&old).await });
-    while store.trace.hits(slow) == 0 {
+    while store.trace.hits(held) == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     store.delete("gone").await;
     store.delete("back").await;
     store.put("again", &back).await;
     assert!(!rewriting.is_finished(), "the rewrite was over before the deletes");
-    rewriting.await.unwrap().unwrap();
     store.trace.heal_all();
+    rewriting.await.unwrap().unwrap();
     store.holds("again", &back).await;
     store.quiet().await;
     store.holds("again", &back).await;

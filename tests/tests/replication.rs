@@ -3,7 +3,10 @@
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, ObjectLockConfiguration, ObjectLockEnabled,
+    ObjectLockLegalHoldStatus, Tag, Tagging, VersioningConfiguration,
+};
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -81,7 +84,7 @@ impl Sites {
     }
 
     async fn copied(&self) -> Value {
-        self.until("copied", |rule| rule["walked"] == true && rule["waiting"] == 0).await
+        self.until("copied", |rule| rule["walked"] == true && rule["waiting"] == 0 && rule["state"] == "idle").await
     }
 
     /// Exit code and what differs, by key.
@@ -302,4 +305,53 @@ async fn deletes_are_not_copied_unless_they_are_to_be() {
     assert_eq!(sites.there("kept").await.unwrap().0, document(1, 100));
     let (code, answer) = sites.verify(&[]).await;
     assert_eq!((code, answer["kept"].as_u64()), (0, Some(1)), "{answer:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_with_versions_is_copied_as_it_is_now_and_what_is_locked_keeps_its_copy() {
+    let (sites, _near, _far) = Sites::start().await;
+    let near = &sites.near_s3;
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    near.put_bucket_versioning().bucket(NEAR).versioning_configuration(enabled).send().await.unwrap();
+    let lock = ObjectLockConfiguration::builder().object_lock_enabled(ObjectLockEnabled::Enabled).build();
+    near.put_object_lock_configuration().bucket(NEAR).object_lock_configuration(lock).send().await.unwrap();
+    sites.set(&["--deletes"]).await;
+    for n in 0..3 {
+        sites.put("often", document(n, 900)).await;
+    }
+    let tagged = near.put_object().bucket(NEAR).key("tagged").tagging("state=new&where=a%20b");
+    tagged.body(ByteStream::from(document(10, 300))).send().await.unwrap();
+    let held = near.put_object().bucket(NEAR).key("held").object_lock_legal_hold_status(ObjectLockLegalHoldStatus::On);
+    held.body(ByteStream::from(document(11, 300))).send().await.unwrap();
+    sites.put("gone", document(12, 300)).await;
+    sites.copied().await;
+    assert_eq!(sites.there("often").await.unwrap().0, document(2, 900));
+    assert_eq!(tags(&sites.far_s3, "tagged").await, [("state", "new"), ("where", "a b")].map(owned));
+
+    // Other tags are no other bytes, and go along all the same.
+    let tag = Tag::builder().key("state").value("read").build().unwrap();
+    let tagging = Tagging::builder().tag_set(tag).build().unwrap();
+    near.put_object_tagging().bucket(NEAR).key("tagged").tagging(tagging).send().await.unwrap();
+    // A delete marker deletes there, unless a version below it is locked here.
+    for key in ["held", "gone"] {
+        let deleted = near.delete_object().bucket(NEAR).key(key).send().await.unwrap();
+        assert_eq!(deleted.delete_marker(), Some(true), "{key}");
+    }
+    sites.copied().await;
+    assert_eq!(tags(&sites.far_s3, "tagged").await, [owned(("state", "read"))]);
+    assert!(sites.there("gone").await.is_none());
+    assert_eq!(sites.there("held").await.unwrap().0, document(11, 300), "the copy of what is locked here was deleted");
+    let (code, answer) = sites.verify(&[]).await;
+    assert_eq!((code, answer["same"].as_u64(), answer["kept"].as_u64()), (0, Some(2), Some(1)), "{answer:#}");
+}
+
+fn owned((key, value): (&str, &str)) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+async fn tags(client: &Client, key: &str) -> Vec<(String, String)> {
+    let found = client.get_object_tagging().bucket(FAR).key(key).send().await.unwrap();
+    let mut tags: Vec<_> = found.tag_set().iter().map(|tag| owned((tag.key(), tag.value()))).collect();
+    tags.sort();
+    tags
 }

@@ -1,14 +1,15 @@
 //! The accounts that a start brings along: the first one's credentials, and those of `--accounts FILE`.
 
-use crate::data_dir::{DataDir, DataDirError, random, read_private, write_durably};
+use crate::data_dir::{DataDir, DataDirError, read_private, write_durably};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// Id and name of the first account.
-const FIRST: &str = "admin";
+pub(crate) const FIRST: &str = "admin";
 
 /// Why accounts can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,7 @@ pub enum AccountsError {
 }
 
 /// An account to create or change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct NewAccount {
     /// The canonical id.
     pub id: String,
@@ -50,31 +51,98 @@ pub struct NewAccount {
     pub name: String,
     /// Shown in Owner.
     pub display_name: String,
+    /// By which grants may name it; empty without one.
+    pub email: String,
+    /// The access key.
+    pub access_key: String,
+    /// The secret key.
+    pub secret_key: Zeroizing<String>,
+    /// More access keys of the account itself.
+    pub keys: Vec<NewKey>,
+    /// Its users.
+    pub users: Vec<NewUser>,
+    /// Ids of keys of the key store that it has.
+    pub kms_keys: Vec<String>,
+}
+
+impl fmt::Debug for NewAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NewAccount { id, name, keys, users, .. } = self;
+        f.debug_struct("NewAccount")
+            .field("id", id)
+            .field("name", name)
+            .field("keys", keys)
+            .field("users", users)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An access key besides an account's first one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewKey {
     /// The access key.
     pub access_key: String,
     /// The secret key.
     pub secret_key: Zeroizing<String>,
 }
 
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewKey").field("access_key", &self.access_key).finish_non_exhaustive()
+    }
+}
+
+/// A user of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewUser {
+    /// Its name.
+    pub name: String,
+    /// Its access keys.
+    pub keys: Vec<NewKey>,
+    /// What it may do: a policy in JSON.
+    pub policy: Option<String>,
+}
+
+/// Whether clients can use an access key and its secret.
+pub(crate) fn check_access_key(whose: &str, access_key: &str, secret_key: &str) -> Result<(), AccountsError> {
+    let key = |what: &str, min, max, rule| AccountsError::Key { what: format!("{what} of {whose}"), min, max, rule };
+    // A slash or an equals sign in it could not be told from the credential scope around it.
+    let usable = access_key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b));
+    if !(3..=128).contains(&access_key.len()) || !usable {
+        return Err(key("the access key", 3, 128, ", letters, digits and -_.+ only"));
+    }
+    let printable = secret_key.bytes().all(|b| b.is_ascii_graphic());
+    if !(8..=128).contains(&secret_key.len()) || !printable {
+        return Err(key("the secret key", 8, 128, ", printable ASCII without spaces"));
+    }
+    Ok(())
+}
+
 impl NewAccount {
-    fn check(&self) -> Result<(), AccountsError> {
+    /// Whether clients can use it.
+    pub(crate) fn check(&self) -> Result<(), AccountsError> {
         let key = |what: &str, min, max, rule| AccountsError::Key {
             what: format!("{what} of account {}", self.name),
             min,
             max,
             rule,
         };
-        // A slash or an equals sign in it could not be told from the credential scope around it.
-        let usable = self.access_key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b));
-        if !(3..=128).contains(&self.access_key.len()) || !usable {
-            return Err(key("the access key", 3, 128, ", letters, digits and -_.+ only"));
+        check_access_key(&format!("account {}", self.name), &self.access_key, &self.secret_key)?;
+        for key in self.keys.iter().chain(self.users.iter().flat_map(|user| &user.keys)) {
+            check_access_key(&format!("account {}", self.name), &key.access_key, &key.secret_key)?;
         }
-        let printable = self.secret_key.bytes().all(|b| b.is_ascii_graphic());
-        if !(8..=128).contains(&self.secret_key.len()) || !printable {
-            return Err(key("the secret key", 8, 128, ", printable ASCII without spaces"));
+        if self.email.len() > 256 || self.email.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(key("the e-mail address", 0, 256, ", without white space"));
         }
         if self.name.is_empty() || self.id.is_empty() || self.name.len() > 256 || self.id.len() > 256 {
             return Err(key("the name and id", 1, 256, ""));
+        }
+        // They go to S3's answers, and XML can't hold these characters: no client could read its list of buckets.
+        let is_plain = |text: &str| !text.chars().any(char::is_control);
+        if self.display_name.len() > 256
+            || ![&self.id, &self.name, &self.display_name].into_iter().all(|it| is_plain(it))
+        {
+            return Err(key("the name, id and display name", 1, 256, ", none of them a control character"));
         }
         Ok(())
     }
@@ -100,8 +168,40 @@ struct AccountEntry {
     name: String,
     id: Option<String>,
     display_name: Option<String>,
+    email: Option<String>,
     access_key: String,
     secret_key: String,
+    #[serde(default)]
+    key: Vec<KeyEntry>,
+    #[serde(default)]
+    user: Vec<UserEntry>,
+    #[serde(default)]
+    kms_keys: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyEntry {
+    access_key: String,
+    secret_key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserEntry {
+    name: String,
+    access_key: String,
+    secret_key: String,
+    #[serde(default)]
+    key: Vec<KeyEntry>,
+    /// A policy in JSON, or the file that it is in.
+    policy: Option<String>,
+}
+
+impl From<KeyEntry> for NewKey {
+    fn from(entry: KeyEntry) -> NewKey {
+        NewKey { access_key: entry.access_key, secret_key: Zeroizing::new(entry.secret_key) }
+    }
 }
 
 /// Where the first account's secret was found.
@@ -128,15 +228,22 @@ pub fn first(data: &DataDir, env: impl Fn(&str) -> Option<String>) -> Result<(Ne
     let (credentials, origin) = match (set("STELE_ACCESS_KEY"), set("STELE_SECRET_KEY"), stored) {
         (Some(access_key), Some(secret_key), _) => (CredentialsFile { access_key, secret_key }, Origin::Given),
         (None, None, Some(stored)) => (stored, Origin::Stored),
-        (None, None, None) => (generate(&path)?, Origin::Generated),
+        (None, None, None) => {
+            let (access_key, secret_key) = generate().ok_or_else(|| no_random(&path))?;
+            (CredentialsFile { access_key, secret_key: secret_key.to_string() }, Origin::Generated)
+        }
         _ => return Err(AccountsError::HalfSet),
     };
     let account = NewAccount {
         id: FIRST.to_owned(),
         name: FIRST.to_owned(),
         display_name: FIRST.to_owned(),
+        email: String::new(),
         access_key: credentials.access_key.clone(),
         secret_key: Zeroizing::new(credentials.secret_key.clone()),
+        keys: Vec::new(),
+        users: Vec::new(),
+        kms_keys: Vec::new(),
     };
     account.check()?;
     if origin != Origin::Stored {
@@ -155,9 +262,16 @@ fn parse_credentials(path: &Path, text: &str) -> Result<CredentialsFile, Account
     })
 }
 
-fn generate(path: &Path) -> Result<CredentialsFile, AccountsError> {
-    let access = hex::encode_upper(random::<8>(path)?);
-    Ok(CredentialsFile { access_key: format!("STEL{access}"), secret_key: hex::encode(random::<20>(path)?) })
+fn no_random(path: &Path) -> AccountsError {
+    AccountsError::File { path: path.to_owned(), reason: "the system has no random numbers for it".to_owned() }
+}
+
+/// An access key and a secret key that nobody has had; `None`: the system has no random numbers.
+pub(crate) fn generate() -> Option<(String, Zeroizing<String>)> {
+    let (mut access, mut secret) = ([0; 8], Zeroizing::new([0; 20]));
+    getrandom::fill(&mut access).ok()?;
+    getrandom::fill(&mut *secret).ok()?;
+    Some((format!("STEL{}", hex::encode_upper(access)), Zeroizing::new(hex::encode(*secret))))
 }
 
 /// The accounts of a file. Like any file with secrets, nobody but its owner may read it.
@@ -172,36 +286,65 @@ pub fn from_file(path: &Path) -> Result<Vec<NewAccount>, AccountsError> {
         let line =
             error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
         wrong(format!(
-            "line {line}: not an [[account]] with name, access_key and secret_key (id and display_name if wanted)"
+            "line {line}: not an [[account]] with name, access_key and secret_key (if wanted: id, display_name, email, kms_keys, \
+             [[account.key]] with access_key and secret_key, [[account.user]] with name, access_key, secret_key and policy)"
         ))
     })?;
     let mut seen = HashSet::new();
     file.account
         .into_iter()
         .map(|entry| {
-            let id = entry.id.unwrap_or_else(|| entry.name.clone());
-            let unique = [("name", &entry.name), ("id", &id), ("access_key", &entry.access_key)];
-            for (what, value) in unique {
+            let account = entry.account(path)?;
+            let keys = account.keys.iter().chain(account.users.iter().flat_map(|user| &user.keys));
+            let keys = keys.map(|key| ("access_key", &key.access_key));
+            let unique = [("name", &account.name), ("id", &account.id), ("access_key", &account.access_key)];
+            for (what, value) in unique.into_iter().chain(keys) {
                 if !seen.insert((what, value.clone())) {
                     return Err(wrong(format!("{what} {value} is there twice")));
                 }
             }
-            if id == FIRST || entry.name == FIRST {
+            if account.id == FIRST || account.name == FIRST {
                 return Err(wrong(format!(
                     "the account {FIRST} is the first one: it is set by STELE_ACCESS_KEY and STELE_SECRET_KEY"
                 )));
             }
-            let account = NewAccount {
-                display_name: entry.display_name.unwrap_or_else(|| entry.name.clone()),
-                id,
-                name: entry.name,
-                access_key: entry.access_key,
-                secret_key: Zeroizing::new(entry.secret_key),
-            };
             account.check()?;
             Ok(account)
         })
         .collect()
+}
+
+impl AccountEntry {
+    /// The account. `path`: of the file that it is in, beside which policies are looked for.
+    fn account(self, path: &Path) -> Result<NewAccount, AccountsError> {
+        let user = |entry: UserEntry| {
+            let first = NewKey { access_key: entry.access_key, secret_key: Zeroizing::new(entry.secret_key) };
+            let keys = [first].into_iter().chain(entry.key.into_iter().map(NewKey::from)).collect();
+            let policy = entry.policy.map(|policy| policy_text(path, policy)).transpose()?;
+            Ok(NewUser { name: entry.name, keys, policy })
+        };
+        Ok(NewAccount {
+            id: self.id.unwrap_or_else(|| self.name.clone()),
+            display_name: self.display_name.unwrap_or_else(|| self.name.clone()),
+            name: self.name,
+            email: self.email.unwrap_or_default(),
+            access_key: self.access_key,
+            secret_key: Zeroizing::new(self.secret_key),
+            keys: self.key.into_iter().map(NewKey::from).collect(),
+            users: self.user.into_iter().map(user).collect::<Result<_, AccountsError>>()?,
+            kms_keys: self.kms_keys,
+        })
+    }
+}
+
+/// A policy, or the text of the file that it names.
+fn policy_text(accounts: &Path, policy: String) -> Result<String, AccountsError> {
+    if policy.trim_start().starts_with('{') {
+        return Ok(policy);
+    }
+    let path = accounts.parent().unwrap_or(Path::new("")).join(&policy);
+    std::fs::read_to_string(&path)
+        .map_err(|source| AccountsError::File { path, reason: format!("the policy can't be read: {source}") })
 }
 
 #[cfg(test)]
@@ -247,6 +390,17 @@ mod tests {
         let accounts = read(two).unwrap();
         assert_eq!(accounts.len(), 2);
         assert_eq!((accounts[1].id.as_str(), accounts[1].display_name.as_str()), ("42", "Bee"));
+        let users = "[[account]]\nname = \"a\"\naccess_key = \"AKA\"\nsecret_key = \"secret-a\"\nemail = \"a@b\"\n\
+                     kms_keys = [\"k\"]\n[[account.key]]\naccess_key = \"AKB\"\nsecret_key = \"secret-b\"\n\
+                     [[account.user]]\nname = \"u\"\naccess_key = \"AKC\"\nsecret_key = \"secret-c\"\npolicy = \"p.json\"\n";
+        assert!(read(users).is_err(), "the policy is not there");
+        std::fs::write(dir.path().join("p.json"), "{}").unwrap();
+        let account = read(users).unwrap().remove(0);
+        assert_eq!((account.email.as_str(), account.kms_keys.as_slice()), ("a@b", &["k".to_owned()][..]));
+        assert_eq!((account.keys.len(), account.users[0].keys.len()), (1, 1));
+        assert_eq!(account.users[0].policy.as_deref(), Some("{}"));
+        assert!(!format!("{account:?}").contains("secret-c"));
+        assert!(read(&users.replace("AKC", "AKB")).unwrap_err().to_string().contains("twice"));
         assert!(read("").unwrap().is_empty());
         let error = read("[[account]]\nname = \"a\"\nacces_key = \"AKA\"\n").unwrap_err().to_string();
         assert!(error.contains("line 3"), "{error}");
@@ -254,6 +408,8 @@ mod tests {
             "[[account]]\nname = \"a\"\naccess_key = \"AKA\"\n",
             "[[account]]\nname = \"a\"\naccess_key = \"A/A\"\nsecret_key = \"secret-a\"\n",
             "[[account]]\nname = \"a\"\naccess_key = \"AKA\"\nsecret_key = \"short\"\n",
+            "[[account]]\nname = \"a\\u0007\"\naccess_key = \"AKA\"\nsecret_key = \"secret-a\"\n",
+            "[[account]]\nname = \"a\"\ndisplay_name = \"a\\n\"\naccess_key = \"AKA\"\nsecret_key = \"secret-a\"\n",
             "[[account]]\nname = \"admin\"\naccess_key = \"AKA\"\nsecret_key = \"secret-a\"\n",
             &format!("{two}{two}"),
         ] {

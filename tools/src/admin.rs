@@ -7,25 +7,34 @@
 //! * With `Authorization: Bearer <token>`: `GET /v1/status`, `POST /v1/journal/seal[?wait=true]`, `GET /metrics`, and what
 //!   [`crate::admin_keep`] has. All of it is described by `GET /v1/openapi.json`.
 
-use crate::admin_client::{CapacityAnswer, DriveAnswer, OldIndexAnswer, SealAnswer, SealedAnswer, StatusAnswer};
+use crate::accounts::NewAccount;
+use crate::admin_client::{
+    CapacityAnswer, DriveAnswer, KeysAnswer, OldIndexAnswer, SealAnswer, SealedAnswer, StatusAnswer,
+};
+use crate::admin_webhooks;
 use crate::data_dir::{Config, DataDir};
 use crate::drive_set::DriveSet;
 use crate::index_home::OldIndex;
-use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
+use crate::keep_answers::{LifecycleAnswer, ReclaimAnswer, RepairAnswer};
+use crate::member_answers;
 use crate::open_files::OpenFiles;
 use crate::port::Port;
 use crate::replication::{self, Replicator};
 use crate::roles::seat::Seat;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use codec::level::FormatLevel;
+use metadata::audit::{self, AskedBy};
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{Clock, SystemClock};
 use metadata::replica::{Leading, NotLeading};
+use metadata::rpc::Callers;
 use metadata::service::Metadata;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
@@ -50,12 +59,15 @@ pub struct AdminState {
     stage: RwLock<Stage>,
     drives: OnceLock<Arc<DriveSet>>,
     replicator: RwLock<Option<Arc<Replicator>>>,
+    /// Ids of the accounts that every start sets from a file.
+    of_file: OnceLock<BTreeSet<String>>,
     /// Of one metadata node among several: its place, and the drives as seen by the service that it leads with at present.
     seated: OnceLock<Seated>,
 }
 
 struct Seated {
     seat: Arc<Seat>,
+    callers: Arc<Callers>,
     data: Arc<DataDir>,
     stored: Config,
     drives: Mutex<Option<(Weak<Metadata>, Arc<DriveSet>)>>,
@@ -85,14 +97,24 @@ pub enum NotReady {
     #[error("stopping")]
     Stopping,
     /// It is a metadata node to be.
-    #[error("this metadata node waits to be added")]
-    Waiting,
+    #[error(
+        "{0} is no metadata node yet: it waits for stele member add on one that is, or, once for a cluster, for stele cluster init"
+    )]
+    Waiting(String),
     /// Nothing here copies buckets elsewhere.
     #[error("this process does not replicate at present")]
     NoReplication,
     /// Another metadata node has to be asked.
     #[error(transparent)]
     NotLeading(#[from] NotLeading),
+    /// No metadata node serves, as far as this one knows.
+    #[error("no metadata node serves at present, as far as {name} knows: {why}")]
+    Nobody {
+        /// The name of the node.
+        name: String,
+        /// How it is.
+        why: String,
+    },
 }
 
 impl std::fmt::Debug for AdminState {
@@ -109,10 +131,26 @@ impl AdminState {
         *self.stage.write().unwrap_or_else(PoisonError::into_inner) = Stage::Running(metadata);
     }
 
+    /// Every start sets these accounts.
+    pub(crate) fn accounts_of_file(&self, accounts: &[NewAccount]) {
+        // There is one start.
+        let _first = self.of_file.set(accounts.iter().map(|account| account.id.clone()).collect());
+    }
+
+    /// Whether the next start would set this account, whatever is made of it now.
+    pub(crate) fn is_of_file(&self, id: &str) -> bool {
+        self.of_file.get().is_some_and(|ids| ids.contains(id))
+    }
+
     /// This process is a metadata node among several, or waits to be one.
-    pub fn seated(&self, seat: Arc<Seat>, data: Arc<DataDir>, stored: Config) {
+    pub fn seated(&self, seat: Arc<Seat>, callers: Arc<Callers>, data: Arc<DataDir>, stored: Config) {
         // There is one place.
-        let _first = self.seated.set(Seated { seat, data, stored, drives: Mutex::default() });
+        let _first = self.seated.set(Seated { seat, callers, data, stored, drives: Mutex::default() });
+    }
+
+    /// Who serves S3 over this metadata node while it leads.
+    pub(crate) fn callers(&self) -> Arc<Callers> {
+        self.seated.get().map(|seated| Arc::clone(&seated.callers)).unwrap_or_default()
     }
 
     /// The place of this process among the metadata nodes; `None` where it is all of metadata.
@@ -146,9 +184,15 @@ impl AdminState {
         }
         let Some(seat) = self.seat() else { return Err(NotReady::Starting) };
         if seat.member().is_none() {
-            return Err(NotReady::Waiting);
+            return Err(NotReady::Waiting(seat.name().to_owned()));
         }
-        Ok(seat.serving()?)
+        seat.serving().map_err(|error| match error.leader {
+            Some(_) => NotReady::NotLeading(error),
+            None => {
+                let why = seat.condition(false).unwrap_or_else(|why| why);
+                NotReady::Nobody { name: seat.name().to_owned(), why }
+            }
+        })
     }
 
     /// The drives of the set-up, or why there are none.
@@ -167,16 +211,8 @@ pub fn start(listener: TcpListener, state: Arc<AdminState>, token: Zeroizing<Str
 }
 
 fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
-    let private = Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/journal/seal", post(seal))
-        .merge(crate::admin_keep::routes())
-        .merge(crate::admin_drives::routes())
-        .merge(crate::admin_nodes::routes())
-        .merge(crate::admin_members::routes())
-        .merge(crate::fixity::route::routes())
-        .merge(crate::replication::routes())
-        .route("/metrics", get(metrics))
+    let private = private()
+        .layer(from_fn_with_state(Arc::clone(&state), crate::admin_members::pass_on))
         .layer(from_fn_with_state(Arc::new(token), authenticate));
     Router::new()
         .route("/health/live", get(|| async { "live\n" }))
@@ -184,6 +220,38 @@ fn router(state: Arc<AdminState>, token: Zeroizing<String>) -> Router {
         .route("/v1/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], OPENAPI) }))
         .merge(private)
         .with_state(state)
+}
+
+/// What other metadata nodes ask for: all that wants the token, which operators have shown to them. Nothing is passed on from here.
+pub(crate) fn between_nodes(state: Arc<AdminState>) -> Router {
+    private().with_state(state)
+}
+
+fn private() -> Router<Arc<AdminState>> {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/journal/seal", post(seal))
+        .merge(crate::admin_keep::routes())
+        .merge(crate::admin_drives::routes())
+        .merge(crate::admin_nodes::routes())
+        .merge(crate::admin_members::routes())
+        .merge(crate::admin_placement::routes())
+        .merge(crate::admin_accounts::routes())
+        .merge(crate::admin_iam::routes())
+        .merge(crate::admin_quota::routes())
+        .merge(crate::admin_kms::routes())
+        .merge(crate::admin_webhooks::routes())
+        .merge(crate::admin_upgrade::routes())
+        .merge(crate::fixity::route::routes())
+        .merge(crate::replication::routes())
+        .route("/metrics", get(metrics))
+        .layer(from_fn(as_operator))
+}
+
+/// What is changed in the course of a request is in the audit log as an operator's, also where another node passed it on.
+async fn as_operator(request: Request, next: Next) -> Response {
+    let by = AskedBy { by: "operator".to_owned(), ..AskedBy::default() };
+    audit::within(by, next.run(request)).await
 }
 
 async fn authenticate(State(token): State<Arc<Zeroizing<String>>>, request: Request, next: Next) -> Response {
@@ -230,6 +298,19 @@ async fn status(State(state): State<Arc<AdminState>>) -> Response {
         Err(stage) => return unavailable(stage),
     };
     let mut answer = described(&state, &metadata);
+    if let Some(seat) = state.seat() {
+        let members = member_answers::describe_all(&seat, &state.callers()).await;
+        let other_rules = metadata.survive().ok().and_then(|rule| member_answers::other_rules(&members, rule));
+        answer.warnings.extend(member_answers::warnings(&members).into_iter().chain(other_rules));
+        answer.metadata = Some(members);
+    }
+    if metadata.format_level() < FormatLevel::NEWEST {
+        // Everybody is asked for it, so only while there is something to be done.
+        match crate::admin_upgrade::describe(&state, &metadata).await {
+            Ok(upgrade) => answer.warnings.extend(upgrade.warning()),
+            Err(error) => answer.warnings.push(format!("format level: {error}")),
+        }
+    }
     if let Ok(set) = state.drives() {
         let old = tokio::task::spawn_blocking(move || set.old_indexes()).await.unwrap_or_default();
         let line = |old: OldIndex| {
@@ -243,6 +324,14 @@ async fn status(State(state): State<Arc<AdminState>>) -> Response {
 
 fn described(state: &AdminState, metadata: &Metadata) -> StatusAnswer {
     let mut answer = describe(metadata);
+    answer.warnings.extend(answer.lifecycle.as_ref().and_then(LifecycleAnswer::warning));
+    match admin_webhooks::describe(metadata) {
+        Ok(webhooks) => {
+            answer.warnings.extend(admin_webhooks::warnings(&webhooks));
+            answer.webhooks = webhooks;
+        }
+        Err(error) => answer.warnings.push(format!("webhooks: {error}")),
+    }
     let Ok(replicator) = state.replicator() else { return answer };
     match replicator.status() {
         Ok(replication) => {
@@ -264,6 +353,7 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
         },
         reason: status.reason,
         geometry: status.geometry.to_string(),
+        format_level: metadata.format_level().0,
         epoch: status.epoch.0,
         applied: status.applied.0,
         sealed: status.sealed.0,
@@ -284,13 +374,19 @@ fn describe(metadata: &Metadata) -> StatusAnswer {
         warnings: status.warnings.into_iter().chain(OpenFiles::now().and_then(OpenFiles::warning)).collect(),
         repair: metadata.keeper().map(|keeper| RepairAnswer::new(&keeper.status())),
         reclaim: metadata.reclaimer().map(|reclaimer| ReclaimAnswer::new(&reclaimer.status())),
+        lifecycle: metadata.lifecycle().map(|lifecycle| LifecycleAnswer::new(lifecycle.status())),
         replication: None,
+        webhooks: Vec::new(),
+        keys: KeysAnswer::new(metadata.keys_status()),
         old_indexes: Vec::new(),
+        metadata: None,
     }
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
-    let members = state.seat().map(|seat| crate::metrics::members(&crate::admin_members::describe(&seat)));
+    let members = state.seat().map(|seat| member_answers::describe(&seat, &state.callers()));
+    let warnings = members.as_ref().map(member_answers::warnings).unwrap_or_default();
+    let members = members.as_ref().map(crate::metrics::members);
     let metadata = match (state.metadata(), &members) {
         (Ok(metadata), _) => metadata,
         // Who follows has no more to tell.
@@ -303,7 +399,9 @@ async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
         Ok(set) => crate::admin_drives::drives_of(&set).await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
-    let page = crate::metrics::page(&described(&state, &metadata), &drives, &scrub.drives, now_ms);
+    let mut described = described(&state, &metadata);
+    described.warnings.extend(warnings);
+    let page = crate::metrics::page(&described, &drives, &scrub.drives, now_ms);
     ([(header::CONTENT_TYPE, METRICS)], page + &members.unwrap_or_default()).into_response()
 }
 
@@ -346,6 +444,13 @@ mod tests {
             include_str!("admin_drives.rs"),
             include_str!("admin_nodes.rs"),
             include_str!("admin_members.rs"),
+            include_str!("admin_placement.rs"),
+            include_str!("admin_accounts.rs"),
+            include_str!("admin_quota.rs"),
+            include_str!("admin_iam.rs"),
+            include_str!("admin_kms.rs"),
+            include_str!("admin_webhooks.rs"),
+            include_str!("admin_upgrade.rs"),
             include_str!("fixity/route.rs"),
             include_str!("replication/routes.rs"),
         ];
@@ -387,6 +492,9 @@ mod tests {
         assert_eq!(fields(repair), described("Repair"));
         assert_eq!(fields(serde_json::to_value(PlanAnswer::default()).unwrap()), described("Plan"));
         assert_eq!(fields(serde_json::to_value(ReclaimAnswer::default()).unwrap()), described("Reclaim"));
+        assert_eq!(fields(serde_json::to_value(LifecycleAnswer::default()).unwrap()), described("Lifecycle"));
+        assert_eq!(fields(serde_json::to_value(LifecycleDone::default()).unwrap()), described("LifecycleDone"));
+        assert_eq!(fields(serde_json::to_value(UnfollowedLine::default()).unwrap()), described("Unfollowed"));
         use crate::fixity::answers::{FixityAnswer, FixityQuestion, ObjectLine};
         assert_eq!(fields(serde_json::to_value(FixityQuestion::default()).unwrap()), described("FixityQuestion"));
         assert_eq!(fields(serde_json::to_value(FixityAnswer::default()).unwrap()), described("Fixity"));
@@ -403,9 +511,34 @@ mod tests {
         assert_eq!(fields(drives), described("DriveInfo"));
         let changed = serde_json::to_value(crate::admin_drives::DriveChanged::default()).unwrap();
         assert_eq!(fields(changed), described("DriveChanged"));
-        use crate::admin_members::{MemberInfo, MembersAnswer};
+        use crate::member_answers::{GatewayInfo, MemberInfo, MemberSelf, MembersAnswer};
         assert_eq!(fields(serde_json::to_value(MembersAnswer::default()).unwrap()), described("Members"));
+        assert_eq!(fields(serde_json::to_value(MemberSelf::default()).unwrap()), described("MemberSelf"));
+        assert_eq!(fields(serde_json::to_value(GatewayInfo::default()).unwrap()), described("GatewayInfo"));
         assert_eq!(fields(serde_json::to_value(MemberInfo::default()).unwrap()), described("MemberInfo"));
+        let account = serde_json::to_value(crate::admin_accounts::AccountInfo::default()).unwrap();
+        assert_eq!(fields(account), described("AccountInfo"));
+        let put = serde_json::to_value(crate::admin_accounts::PutAccount::default()).unwrap();
+        assert_eq!(fields(put), described("PutAccount"));
+        let asked = serde_json::to_value(crate::admin_iam::IamQuestion::default()).unwrap();
+        assert_eq!(fields(asked), described("IamQuestion"));
+        use crate::admin_quota::{QuotaAnswer, QuotaQuestion};
+        assert_eq!(fields(serde_json::to_value(QuotaQuestion::default()).unwrap()), described("QuotaQuestion"));
+        assert_eq!(fields(serde_json::to_value(QuotaAnswer::default()).unwrap()), described("Quota"));
+        let key = serde_json::to_value(crate::admin_kms::KmsKeyInfo::default()).unwrap();
+        assert_eq!(fields(key), described("KmsKey"));
+        let change = serde_json::to_value(crate::admin_kms::KmsChange::default()).unwrap();
+        assert_eq!(fields(change), described("KmsChange"));
+        use crate::admin_webhooks::*;
+        assert_eq!(fields(serde_json::to_value(WebhooksAnswer::default()).unwrap()), described("Webhooks"));
+        assert_eq!(fields(serde_json::to_value(WebhookInfo::default()).unwrap()), described("WebhookInfo"));
+        assert_eq!(fields(serde_json::to_value(WebhookDrop::default()).unwrap()), described("WebhookDrop"));
+        assert_eq!(fields(serde_json::to_value(WebhookDropped::default()).unwrap()), described("WebhookDropped"));
+        let placement = serde_json::to_value(crate::admin_placement::PlacementAnswer::default()).unwrap();
+        assert_eq!(fields(placement), described("Placement"));
+        use crate::admin_upgrade::{ProcessInfo, UpgradeAnswer};
+        assert_eq!(fields(serde_json::to_value(UpgradeAnswer::default()).unwrap()), described("Upgrade"));
+        assert_eq!(fields(serde_json::to_value(ProcessInfo::default()).unwrap()), described("UpgradeProcess"));
         let node = serde_json::to_value(crate::admin_nodes::NodeInfo::default()).unwrap();
         assert_eq!(fields(node), described("NodeInfo"));
         let changed = serde_json::to_value(crate::admin_nodes::NodeChanged::default()).unwrap();
@@ -414,6 +547,7 @@ mod tests {
             mode: String::new(),
             reason: String::new(),
             geometry: String::new(),
+            format_level: 0,
             epoch: 0,
             applied: 0,
             sealed: 0,
@@ -423,8 +557,12 @@ mod tests {
             warnings: Vec::new(),
             repair: None,
             reclaim: None,
+            lifecycle: None,
             replication: None,
+            webhooks: Vec::new(),
+            keys: KeysAnswer::default(),
             old_indexes: Vec::new(),
+            metadata: None,
         };
         assert_eq!(fields(serde_json::to_value(status).unwrap()), described("Status"));
         assert_eq!(fields(serde_json::to_value(OldIndexAnswer::default()).unwrap()), described("OldIndex"));

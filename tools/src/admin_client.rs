@@ -1,7 +1,9 @@
 //! The commands' end of the admin port: where it is, the token, and the answers.
 
+use crate::admin_webhooks::WebhookInfo;
 use crate::data_dir::{DataDirError, admin_address, read_private, token_path};
-use crate::keep_answers::{ReclaimAnswer, RepairAnswer};
+use crate::keep_answers::{LifecycleAnswer, ReclaimAnswer, RepairAnswer};
+use crate::member_answers::MembersAnswer;
 use crate::replication::answers::ReplicationAnswer;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -48,6 +50,9 @@ pub enum ClientError {
     /// There is no secret key.
     #[error("{0} is not set, and there is no --secret-file")]
     NoSecret(&'static str),
+    /// There is no randomness.
+    #[error("the system has no random numbers")]
+    Random,
     /// Not an address.
     #[error("{0} is not an address like http://host:9001")]
     Address(String),
@@ -81,6 +86,9 @@ pub struct StatusAnswer {
     pub reason: String,
     /// `K+M`.
     pub geometry: String,
+    /// The format level that is written.
+    #[serde(default)]
+    pub format_level: u32,
     /// The current epoch.
     pub epoch: u64,
     /// The last journal entry.
@@ -103,12 +111,41 @@ pub struct StatusAnswer {
     /// What is given back; absent while only reads are served.
     #[serde(default)]
     pub reclaim: Option<ReclaimAnswer>,
+    /// What the rules of buckets come to; absent while only reads are served.
+    #[serde(default)]
+    pub lifecycle: Option<LifecycleAnswer>,
     /// Buckets that are copied elsewhere; absent while only reads are served, and where another process does it.
     #[serde(default)]
     pub replication: Option<ReplicationAnswer>,
+    /// Webhooks that buckets may have told what happens in them; empty while only reads are served.
+    #[serde(default)]
+    pub webhooks: Vec<WebhookInfo>,
+    /// The key-encryption keys.
+    #[serde(default)]
+    pub keys: KeysAnswer,
     /// Indexes that were put aside and are kept until somebody removes them.
     #[serde(default)]
     pub old_indexes: Vec<OldIndexAnswer>,
+    /// The metadata nodes and who serves S3; absent where one process is all of metadata.
+    #[serde(default)]
+    pub metadata: Option<MembersAnswer>,
+}
+
+/// The key-encryption keys, in [`StatusAnswer`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysAnswer {
+    /// Key files that are there: one or two; 0 where nobody has said.
+    pub there: u32,
+    /// Everything was under two keys, and one of them is not there.
+    pub one_is_missing: bool,
+    /// Secrets that no key opens that is there.
+    pub closed: u64,
+}
+
+impl KeysAnswer {
+    pub(crate) fn new(keys: metadata::service::KeysStatus) -> KeysAnswer {
+        KeysAnswer { there: keys.there, one_is_missing: keys.one_is_missing, closed: keys.closed }
+    }
 }
 
 /// An index that was put aside, in [`StatusAnswer`].
@@ -136,9 +173,12 @@ impl CapacityAnswer {
     /// Of these drives.
     pub fn of(drives: &[DriveLine]) -> CapacityAnswer {
         let mut file_systems: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-        for drive in drives.iter().filter(|drive| drive.total > 0 && drive.state != "removed") {
+        let gone = |drive: &&DriveLine| matches!(drive.state, "removed" | "failed" | "absent");
+        for drive in drives.iter().filter(|drive| drive.total > 0 && !gone(drive)) {
             let (total, free) = file_systems.entry(drive.filesystem_id).or_default();
-            (*total, *free) = ((*total).max(drive.total), (*free).max(drive.free));
+            // One that is being emptied, or only read, takes nothing.
+            let takes = if drive.state == "healthy" { drive.free } else { 0 };
+            (*total, *free) = ((*total).max(drive.total), (*free).max(takes));
         }
         let sum = |of: fn(&(u64, u64)) -> u64| file_systems.values().map(of).sum();
         CapacityAnswer { total: sum(|(total, _)| *total), free: sum(|(_, free)| *free) }

@@ -152,6 +152,7 @@ pub(crate) fn status_of(error: &DriveChangeError) -> StatusCode {
     match error {
         DriveChangeError::Unknown(_) => StatusCode::NOT_FOUND,
         DriveChangeError::Removed(_)
+        | DriveChangeError::Rule { .. }
         | DriveChangeError::Silent(_)
         | DriveChangeError::PlaceOf { .. }
         | DriveChangeError::NotLost(_)
@@ -164,9 +165,8 @@ pub(crate) fn status_of(error: &DriveChangeError) -> StatusCode {
         | DriveChangeError::LastJournal(_)
         | DriveChangeError::Drive(DriveError::NotTaken { .. })
         | DriveChangeError::Majority { .. } => StatusCode::CONFLICT,
-        DriveChangeError::Commit(CommitError::ReadOnly { .. } | CommitError::Unavailable { .. }) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        DriveChangeError::Commit(CommitError::ReadOnly { .. } | CommitError::Unavailable { .. })
+        | DriveChangeError::Drive(DriveError::Unreachable) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use codec::id::{BucketId, DriveId};
+use codec::id::{BucketId, DriveId, Lsn};
 use metadata::index::{self, Overlay};
 use metadata::keep::Keeper;
 use metadata::keep::dependents::{DependentsError, dependents};
@@ -146,7 +146,12 @@ async fn name_objects(
         if matches!(subject, Subject::Blocks { .. }) {
             continue;
         }
-        let versions = of.versions.iter().map(|version| format!("{}/{}", bucket(version.bucket), version.key));
+        let versions = of.versions.iter().map(|name| {
+            let row =
+                index::versions::version_at(&view, BucketId(name.bucket), &name.key, Lsn(name.seq)).ok().flatten();
+            let id = row.map(|row| row.version_id).filter(|id| !id.is_empty());
+            format!("{}/{}{}", bucket(name.bucket), name.key, id.map_or(String::new(), |id| format!("?versionId={id}")))
+        });
         let parts = of.parts.iter().map(|(upload, number)| {
             format!("{}/{} (part {number} of upload {})", bucket(upload.bucket), upload.key, upload.upload_id)
         });

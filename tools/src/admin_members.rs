@@ -1,53 +1,28 @@
 //! The admin port's routes about the metadata nodes: who they are, adding and removing one, beginning a cluster. All of them want
 //! the token.
 
-use crate::admin::{AdminState, unavailable};
+use crate::admin::{AdminState, NotReady, unavailable};
+use crate::member_answers::{describe, describe_all, describe_self};
 use crate::roles::seat::{Seat, SeatError};
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use metadata::raft::{ChangeError, Peer};
+use metadata::replica::NotLeading;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use storage_node::service::identity::NodeName;
 
 type Shared = State<Arc<AdminState>>;
 
-/// `GET /v1/members`, and the answer to every change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MembersAnswer {
-    /// The name of the node that answers.
-    pub me: String,
-    /// Raft's term; absent while it waits to be added.
-    pub term: Option<u64>,
-    /// The name of the leader; absent while none is known.
-    pub leader: Option<String>,
-    /// How the node that answers is: why it is ready, or is not.
-    pub condition: String,
-    /// The metadata nodes, as this one knows them; none while it waits.
-    pub members: Vec<MemberInfo>,
-}
-
-/// A metadata node in [`MembersAnswer`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberInfo {
-    /// Its name.
-    pub name: String,
-    /// Where the others reach it.
-    pub address: String,
-    /// Its number, in hex.
-    pub number: String,
-    /// It votes; one that does not is catching up.
-    pub voter: bool,
-    /// It leads.
-    pub leader: bool,
-    /// The last entry that it is known to have; known to the leader only.
-    pub matched: Option<u64>,
-    /// Entries that it lacks; known to the leader only.
-    pub lag: Option<u64>,
-}
+/// How long the leader may take over what is passed on to it: looking at all objects of a damaged drive takes its time.
+const PASSED_ON: Duration = Duration::from_secs(300);
+/// What a node answers by itself, whoever leads.
+const OWN: [&str; 3] = ["/v1/members", "/v1/members/self", "/metrics"];
 
 /// What to do with which metadata node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,30 +48,26 @@ pub(crate) struct BeginQuestion {
 pub(crate) fn routes() -> Router<Arc<AdminState>> {
     Router::new()
         .route("/v1/members", get(members))
+        .route("/v1/members/self", get(own))
         .route("/v1/members/add", post(add))
         .route("/v1/members/remove", post(remove))
         .route("/v1/cluster/begin", post(begin))
 }
 
-/// The metadata nodes as one of them knows them.
-pub(crate) fn describe(seat: &Seat) -> MembersAnswer {
-    let lines = seat.members();
-    let last = lines.iter().filter_map(|line| line.matched).max();
-    let line = |line: &metadata::raft::MemberLine| MemberInfo {
-        name: line.peer.name.clone(),
-        address: line.peer.address.clone(),
-        number: format!("{:016x}", line.id),
-        voter: line.voter,
-        leader: line.leader,
-        matched: line.matched,
-        lag: line.matched.and_then(|matched| Some(last?.saturating_sub(matched))),
+/// Has the leader answer what only it can, if this node follows one.
+pub(crate) async fn pass_on(State(state): Shared, request: Request, next: Next) -> Response {
+    let leader = match (state.seat(), state.metadata()) {
+        (Some(seat), Err(NotReady::NotLeading(NotLeading { leader: Some(leader) }))) => Some((seat, leader)),
+        _ => None,
     };
-    MembersAnswer {
-        me: seat.name().to_owned(),
-        term: seat.term().map(|(term, _)| term),
-        leader: lines.iter().find(|line| line.leader).map(|line| line.peer.name.clone()),
-        condition: seat.condition(false).unwrap_or_else(|why| why),
-        members: lines.iter().map(line).collect(),
+    let uri = request.uri();
+    let looks = request.method() == Method::GET && !OWN.contains(&uri.path());
+    let Some((seat, leader)) = leader.filter(|_| looks) else { return next.run(request).await };
+    let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+    match seat.passing().get(&leader, path, PASSED_ON).await {
+        Ok((StatusCode::OK, body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok((status, body)) => (status, body).into_response(),
+        Err(error) => unavailable(format_args!("metadata node {leader} leads, and can't be asked: {error}")),
     }
 }
 
@@ -122,7 +93,14 @@ fn seat(state: &AdminState) -> Result<Arc<Seat>, (StatusCode, &'static str)> {
 
 async fn members(State(state): Shared) -> Response {
     match seat(&state) {
-        Ok(seat) => Json(describe(&seat)).into_response(),
+        Ok(seat) => Json(describe_all(&seat, &state.callers()).await).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn own(State(state): Shared) -> Response {
+    match seat(&state) {
+        Ok(seat) => Json(describe_self(&seat)).into_response(),
         Err(refused) => refused.into_response(),
     }
 }
@@ -137,7 +115,7 @@ where
         Err(refused) => return refused.into_response(),
     };
     match tokio::spawn(change(Arc::clone(&seat))).await {
-        Ok(Ok(())) => Json(describe(&seat)).into_response(),
+        Ok(Ok(())) => Json(describe(&seat, &state.callers())).into_response(),
         Ok(Err(error)) => {
             tracing::warn!(%error, "a change of the metadata nodes came to nothing");
             failed(&error)

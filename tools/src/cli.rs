@@ -1,13 +1,20 @@
 //! The command line. Every command ends with 0 or says in one line on standard error why not.
 
+mod account;
 mod drive;
 mod fixity;
+mod iam;
 mod keep;
+mod kms;
 mod member;
 mod node;
+mod placement;
+mod quota;
 mod replication;
 mod roles;
+mod upgrade;
 mod wait;
+mod webhook;
 
 use crate::admin_client::{AdminClient, ClientError, SealAnswer, StatusAnswer};
 use crate::data_dir::DataDirError;
@@ -15,6 +22,8 @@ use crate::fixity::report::ReportError;
 use crate::offline::OfflineError;
 use crate::progress::{Progress, Unit};
 use crate::rescue::{RescueError, RescueOptions};
+use crate::roles::metadata::MetadataError;
+use crate::s3_port::{NewBuckets, S3Port};
 use crate::serve::{ServeError, ServeOptions};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -51,9 +60,24 @@ enum Command {
     Journal(Journal),
     /// Throw the index away, so that the next start rebuilds it from the drives. The server must be stopped.
     RebuildIndex(Offline),
-    /// The key-encryption key.
+    /// The key-encryption key, and the access keys of accounts and their users.
     #[command(subcommand)]
     Key(Key),
+    /// The users of accounts.
+    #[command(subcommand)]
+    User(iam::User),
+    /// The groups of users.
+    #[command(subcommand)]
+    Group(iam::Group),
+    /// The roles that users may take.
+    #[command(subcommand)]
+    Role(iam::Role),
+    /// The policies that say what users, groups and roles may do.
+    #[command(subcommand)]
+    Policy(iam::Policy),
+    /// The key store of SSE-KMS: keys that have a name.
+    #[command(subcommand)]
+    Kms(kms::Kms),
     /// Scrub: the drives are read and verified, all within the period.
     #[command(subcommand)]
     Scrub(keep::Scrub),
@@ -69,6 +93,18 @@ enum Command {
     /// The storage nodes of a cluster: add, empty and remove them while it serves.
     #[command(subcommand)]
     Node(node::Node),
+    /// The accounts that S3 is served to.
+    #[command(subcommand)]
+    Account(account::Account),
+    /// The buckets: how much they hold, and may hold.
+    #[command(subcommand)]
+    Bucket(quota::Bucket),
+    /// Where the shards of new stripes may lie.
+    #[command(subcommand)]
+    Placement(placement::Placement),
+    /// Upgrading to another release: who runs what, and the last step.
+    #[command(subcommand)]
+    Upgrade(upgrade::Upgrade),
     /// A cluster of metadata nodes.
     #[command(subcommand)]
     Cluster(member::Cluster),
@@ -78,6 +114,9 @@ enum Command {
     /// Copies of buckets at other S3 endpoints.
     #[command(subcommand)]
     Replication(replication::Replication),
+    /// Webhooks that are told what happens in buckets, and what waits for them.
+    #[command(subcommand)]
+    Webhook(webhook::Webhook),
     /// Where an object lies, and whether it is good there.
     #[command(subcommand)]
     Object(keep::Object),
@@ -110,12 +149,32 @@ struct Serve {
     /// Accounts to create or change: [[account]] with name, access_key, secret_key, and id and display_name if wanted.
     #[arg(long, value_name = "FILE")]
     accounts: Option<PathBuf>,
+    /// Webhooks that buckets may have told what happens in them: [[webhook]] with name and url, and secret and private if wanted.
+    #[arg(long, value_name = "FILE")]
+    webhooks: Option<PathBuf>,
     /// A domain under which buckets are host names (bucket.NAME); once per domain.
     #[arg(long, value_name = "NAME")]
     domain: Vec<String>,
     /// The zstd level, 1 to 22, at which data is compressed again when its stripe is rewritten; not at all without this.
     #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
     archive_level: Option<i32>,
+    /// Serve S3 over TLS: the certificate and those between it and the root, in PEM. Read again when it changes, and at SIGHUP.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Take clients' own keys (SSE-C) over plain HTTP from other machines, too.
+    #[arg(long)]
+    sse_c_without_tls: bool,
+    /// What new buckets let others do: what their lists and policies say, or (as S3 does since April 2023) nothing by lists and nothing
+    /// to everybody.
+    #[arg(long, value_enum, default_value_t)]
+    new_buckets: NewBuckets,
+    /// For tests only: a day of lifecycle rules and of restores lasts so many seconds. What is stored expires in seconds instead of
+    /// days.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    lifecycle_day: Option<u64>,
 }
 
 /// How a command finds its server.
@@ -170,8 +229,18 @@ struct Offline {
 
 #[derive(Debug, Subcommand)]
 enum Key {
-    /// Print the key in hex, to be kept in another place than the drives.
-    Export(Offline),
+    /// Print a key in hex, to be kept in another place than the drives.
+    Export {
+        #[command(flatten)]
+        offline: Offline,
+        /// The second one.
+        #[arg(long)]
+        second: bool,
+    },
+    /// Make a second key, where there is one only: from the next start on either of the two opens everything.
+    Second(Offline),
+    #[command(flatten)]
+    Access(iam::AccessKey),
 }
 
 #[derive(Debug, Args)]
@@ -224,7 +293,22 @@ pub fn main() -> u8 {
         Ok(code) => code,
         Err(error) => {
             eprintln!("stele: {error}");
-            1
+            if error.is_too_old() { crate::process::TOO_OLD } else { 1 }
+        }
+    }
+}
+
+impl CommandError {
+    fn is_too_old(&self) -> bool {
+        match self {
+            CommandError::Serve(error) => error.is_too_old(),
+            CommandError::Offline(error) => matches!(error, OfflineError::TooNew(_)),
+            CommandError::Rescue(error) => matches!(error, RescueError::Later(_)),
+            CommandError::Roles(roles::RolesError::Metadata(ended)) => match ended.error() {
+                MetadataError::Serve(error) => error.is_too_old(),
+                error => error.is_too_old(),
+            },
+            _ => false,
         }
     }
 }
@@ -316,14 +400,31 @@ fn run_on(runtime: &Runtime, command: Command) -> Result<u8, CommandError> {
                 None => println!("There was no index. The next start rebuilds it from the drives."),
             }
         }
-        Command::Key(Key::Export(Offline { data })) => println!("{}", crate::offline::export_key(&data)?.as_str()),
+        Command::Key(Key::Export { offline: Offline { data }, second }) => {
+            println!("{}", crate::offline::export_key(&data, second)?.as_str());
+        }
+        Command::Key(Key::Second(Offline { data })) => {
+            println!("{}", crate::offline::second_key(&data)?.display());
+            println!("The next start wraps everything by it, too. Keep a copy of it: stele key export --second");
+        }
+        Command::Key(Key::Access(command)) => return Ok(runtime.block_on(iam::key(command))?),
+        Command::User(command) => return Ok(runtime.block_on(iam::user(command))?),
+        Command::Group(command) => return Ok(runtime.block_on(iam::group(command))?),
+        Command::Role(command) => return Ok(runtime.block_on(iam::role(command))?),
+        Command::Policy(command) => return Ok(runtime.block_on(iam::policy(command))?),
         Command::Rescue(rescue) => return run_rescue(rescue),
         Command::Scrub(scrub) => return Ok(runtime.block_on(keep::scrub(scrub))?),
         Command::Reclaim(reclaim) => return Ok(runtime.block_on(keep::reclaim(reclaim))?),
         Command::Drive(drive) => return Ok(runtime.block_on(drive::drive(drive))?),
+        Command::Bucket(command) => return Ok(runtime.block_on(quota::bucket(command))?),
+        Command::Account(command) => return Ok(runtime.block_on(account::account(command))?),
+        Command::Kms(command) => return Ok(runtime.block_on(kms::kms(command))?),
+        Command::Placement(command) => return Ok(runtime.block_on(placement::placement(command))?),
+        Command::Upgrade(command) => return Ok(runtime.block_on(upgrade::upgrade(command))?),
         Command::Node(node) => return Ok(runtime.block_on(node::node(node))?),
         Command::Cluster(command) => return Ok(runtime.block_on(member::cluster(command))?),
         Command::Member(command) => return Ok(runtime.block_on(member::member(command))?),
+        Command::Webhook(command) => return Ok(runtime.block_on(webhook::webhook(command))?),
         Command::Replication(command) => return Ok(runtime.block_on(replication::replication(command))?),
         Command::Object(object) => return Ok(runtime.block_on(keep::object(object))?),
         Command::Fixity(fixity) => return runtime.block_on(fixity::fixity(fixity)),
@@ -348,8 +449,9 @@ fn run_rescue(rescue: Rescue) -> Result<u8, CommandError> {
     }
     if !report.complete {
         eprintln!(
-            "stele: not everything was rescued: {} objects are lost, {} gaps in the journal",
+            "stele: not everything was rescued: {} objects are lost, {} are under keys of their clients, {} gaps in the journal",
             report.lost,
+            report.sealed,
             report.gaps.len()
         );
     }
@@ -365,8 +467,15 @@ fn options(serve: Serve) -> ServeOptions {
         s3: serve.s3,
         admin: serve.admin,
         accounts: serve.accounts,
+        webhooks: serve.webhooks,
         domains: serve.domain,
         archive_level: serve.archive_level,
+        // Neither is there without the other: the command line is checked for that.
+        port: S3Port {
+            new_buckets: serve.new_buckets,
+            lifecycle_day: serve.lifecycle_day,
+            ..S3Port::new(serve.tls_cert, serve.tls_key, serve.sse_c_without_tls).unwrap_or_default()
+        },
     }
 }
 
@@ -388,8 +497,8 @@ fn print_status(status: &StatusAnswer, json: bool) {
         reason => println!("{}: {reason}", status.mode),
     }
     println!(
-        "geometry {}  epoch {}  journal {} (sealed up to {})",
-        status.geometry, status.epoch, status.applied, status.sealed
+        "geometry {}  format level {}  epoch {}  journal {} (sealed up to {})",
+        status.geometry, status.format_level, status.epoch, status.applied, status.sealed
     );
     for drive in &status.drives {
         let journal = if drive.journal { "  journal" } else { "" };
@@ -402,6 +511,9 @@ fn print_status(status: &StatusAnswer, json: bool) {
             drive.path
         );
     }
+    if let Some(members) = &status.metadata {
+        member::print_in_status(members);
+    }
     let room = &status.capacity;
     println!("capacity: {} of {} MiB free, parity included", room.free >> 20, room.total >> 20);
     if !status.survives.is_empty() {
@@ -412,6 +524,9 @@ fn print_status(status: &StatusAnswer, json: bool) {
     }
     if let Some(reclaim) = &status.reclaim {
         keep::print_reclaim(reclaim);
+    }
+    if let Some(lifecycle) = &status.lifecycle {
+        print!("{}", keep::lifecycle_text(lifecycle));
     }
     if let Some(replication) = status.replication.as_ref().filter(|answer| !answer.rules.is_empty()) {
         replication::print(replication);
@@ -496,6 +611,29 @@ mod tests {
             "stele replication unset b --data d",
             "stele replication status --data d --json",
             "stele replication verify b --repair --admin http://h:1",
+            "stele webhook list --data d --json",
+            "stele webhook drop archive --data d",
+            "stele upgrade status --data d --json",
+            "stele upgrade finish --admin http://h:1",
+            "stele account list --data d --json",
+            "stele account put scans --data d",
+            "stele account put scans --access-key SCANS --secret-file f --replace --data d",
+            "stele account remove scans --data d",
+            "stele bucket quota b --bytes 10G --objects none --data d",
+            "stele account quota scans --data d --json",
+            "stele user list --data d --json",
+            "stele user add anna --account scans --data d",
+            "stele user attach anna AmazonS3ReadOnlyAccess --data d",
+            "stele group join readers anna --data d",
+            "stele role add auditor --trust f --data d",
+            "stele role revoke auditor --data d",
+            "stele policy put readers f --replace --data d",
+            "stele key add --user anna --data d",
+            "stele key add --user anna --access-key KEY --secret-file f --data d",
+            "stele key disable KEY --user anna --data d",
+            "stele key export --data d",
+            "stele placement survive --data d --json",
+            "stele placement survive rack --data d",
             "stele object locate bucket/a/key --data d",
             "stele object verify bucket/key --data d --json",
             "stele fixity bucket --data d",
@@ -514,6 +652,8 @@ mod tests {
             "stele fixity s3:// --data d",
             "stele fixity b --data d --format xml",
             "stele fixity b --data d --format csv --json",
+            "stele placement survive room --data d",
+            "stele account put scans --access-key SCANS --data d",
             "stele rescue --out o",
             "stele rescue --drive a",
             "stele status --data d --admin http://h:1",

@@ -3,6 +3,8 @@
 //! A key that is not known is refused, with its line: one that is misspelt and passed over would be a setting that somebody
 //! believes to be in force.
 
+use crate::config_place::Places;
+use crate::s3_port::{NewBuckets, S3Port};
 use codec::erasure::Geometry;
 use metadata::topology::Level;
 use serde::Deserialize;
@@ -13,7 +15,8 @@ use std::path::{Path, PathBuf};
 use storage_node::client::Labels;
 use storage_node::remote::NodeAddress;
 use storage_node::service::identity::{Identity, NodeName, Role};
-use storage_node::service::tls::{Credentials, TlsError};
+use storage_node::service::issue::{CA_FILE, CERTIFICATE_FILE, KEY_FILE};
+use storage_node::service::tls::{Credentials, TlsError, Unusable, unusable};
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -40,33 +43,64 @@ pub enum ConfigError {
         reason: String,
     },
     /// A value that can't be.
-    #[error("{path}: {key}: {reason}")]
+    #[error("{path}{}: {key}: {reason}", line.map(|line| format!(":{line}")).unwrap_or_default())]
     Value {
         /// The file.
         path: PathBuf,
+        /// The line, from 1, where the key is there.
+        line: Option<usize>,
         /// The key.
         key: &'static str,
         /// What is wrong with it.
         reason: String,
     },
     /// The certificate.
-    #[error("{path}: credentials: {source}")]
+    #[error("{path}: credentials: {}", of_files(.dir, .source))]
     Credentials {
         /// The file.
         path: PathBuf,
+        /// The directory that it names.
+        dir: PathBuf,
         /// Why.
         source: TlsError,
     },
     /// The certificate of another role.
-    #[error("{path}: credentials: the certificate is that of {identity}, and this is the configuration of a {role}")]
+    #[error(
+        "{path}: credentials: {} is that of {identity}, and this is the configuration of a {role}",
+        .dir.join(CERTIFICATE_FILE).display()
+    )]
     OtherRole {
         /// The file.
         path: PathBuf,
+        /// The directory that it names.
+        dir: PathBuf,
         /// The certificate's.
         identity: Identity,
         /// The file's.
         role: Role,
     },
+}
+
+/// What is wrong with credentials, by file: who issued them has to know which to issue anew.
+fn of_files(dir: &Path, source: &TlsError) -> String {
+    let [ca, certificate, key] = [CA_FILE, CERTIFICATE_FILE, KEY_FILE].map(|file| dir.join(file).display().to_string());
+    match source {
+        TlsError::File(error) => error.to_string(),
+        TlsError::Pem("CA certificate") => format!("{ca} holds no certificate"),
+        TlsError::Pem("private key") => format!("{key} holds no private key"),
+        TlsError::Pem(what) => format!("{certificate} holds no {what}"),
+        TlsError::Identity(error) => format!("{certificate}, or {ca}: {error}"),
+        TlsError::WrongCluster { certificate: theirs, ca: ours } => {
+            format!("{certificate} is of cluster {theirs}, and {ca} of cluster {ours}")
+        }
+        TlsError::Tls(error) => match unusable(error) {
+            Some(Unusable::Issuer) => format!("{certificate} was not issued by the CA of {ca}"),
+            Some(Unusable::Expired) => format!("{certificate} has run out: issue another, into a new directory"),
+            Some(Unusable::NotYet) => format!("{certificate} is not valid yet: is the clock of this machine right?"),
+            Some(Unusable::Key) => format!("{key} is not the key of {certificate}"),
+            None => format!("{certificate}: {error}"),
+        },
+    }
 }
 
 /// Another process of the cluster.
@@ -148,6 +182,21 @@ pub struct MetadataConfig {
     /// Serve S3 from this process.
     #[serde(default)]
     pub s3: Option<S3Config>,
+    /// For tests.
+    #[serde(default)]
+    pub test: TestConfig,
+    /// Webhooks that buckets may have told what happens in them, as with `stele serve --webhooks`.
+    #[serde(default)]
+    pub webhooks: Option<PathBuf>,
+}
+
+/// What only tests want. The same in the file of every metadata process and every gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TestConfig {
+    /// A day of lifecycle rules and of restores lasts so many seconds.
+    #[serde(default)]
+    pub lifecycle_day: Option<u64>,
 }
 
 /// The placement of stripes.
@@ -178,6 +227,19 @@ pub struct S3Config {
     /// Accounts to create or change, as with `stele serve --accounts`.
     #[serde(default)]
     pub accounts: Option<PathBuf>,
+    /// The certificate that clients are shown, and those between it and the root, in PEM. Without it S3 is plain HTTP.
+    #[serde(default)]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[serde(default)]
+    pub tls_key: Option<PathBuf>,
+    /// Take clients' own keys (SSE-C) over plain HTTP from other machines, too.
+    #[serde(default)]
+    pub sse_c_without_tls: bool,
+    /// What new buckets let others do: `open` (what their lists and policies say) or `enforced` (nothing by lists, nothing to
+    /// everybody).
+    #[serde(default)]
+    pub new_buckets: NewBuckets,
 }
 
 /// `stele gateway --config FILE`.
@@ -197,6 +259,9 @@ pub struct GatewayConfig {
     pub nodes: Vec<Peer>,
     /// The S3 port.
     pub s3: GatewayS3Config,
+    /// For tests.
+    #[serde(default)]
+    pub test: TestConfig,
 }
 
 /// The S3 port of a gateway.
@@ -208,6 +273,35 @@ pub struct GatewayS3Config {
     /// Domains under which buckets are host names.
     #[serde(default)]
     pub domains: Vec<String>,
+    /// The certificate that clients are shown, and those between it and the root, in PEM. Without it S3 is plain HTTP.
+    #[serde(default)]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[serde(default)]
+    pub tls_key: Option<PathBuf>,
+    /// Take clients' own keys (SSE-C) over plain HTTP from other machines, too.
+    #[serde(default)]
+    pub sse_c_without_tls: bool,
+    /// What new buckets let others do: `open` (what their lists and policies say) or `enforced` (nothing by lists, nothing to
+    /// everybody).
+    #[serde(default)]
+    pub new_buckets: NewBuckets,
+}
+
+impl S3Config {
+    /// What the port is, which was checked when the file was read.
+    pub fn port(&self) -> S3Port {
+        let port = S3Port::new(self.tls_cert.clone(), self.tls_key.clone(), self.sse_c_without_tls);
+        S3Port { new_buckets: self.new_buckets, ..port.unwrap_or_default() }
+    }
+}
+
+impl GatewayS3Config {
+    /// What the port is, which was checked when the file was read.
+    pub fn port(&self) -> S3Port {
+        let port = S3Port::new(self.tls_cert.clone(), self.tls_key.clone(), self.sse_c_without_tls);
+        S3Port { new_buckets: self.new_buckets, ..port.unwrap_or_default() }
+    }
 }
 
 impl StorageNodeConfig {
@@ -279,8 +373,14 @@ pub fn metadata(path: &Path) -> Result<(MetadataConfig, Credentials), ConfigErro
     let mut config: MetadataConfig = parse(path, &text)?;
     config.credentials = beside(path, &config.credentials);
     config.data = beside(path, &config.data);
-    if let Some(accounts) = config.s3.as_mut().and_then(|s3| s3.accounts.as_mut()) {
-        *accounts = beside(path, accounts);
+    if let Some(webhooks) = config.webhooks.as_mut() {
+        *webhooks = beside(path, webhooks);
+    }
+    if let Some(s3) = config.s3.as_mut() {
+        if let Some(accounts) = s3.accounts.as_mut() {
+            *accounts = beside(path, accounts);
+        }
+        check_tls(path, &mut s3.tls_cert, &mut s3.tls_key)?;
     }
     if let Some(Err(error)) = config.geometry.as_deref().map(str::parse::<Geometry>) {
         return Err(value(path, "geometry", error));
@@ -308,6 +408,7 @@ pub fn gateway(path: &Path) -> Result<(GatewayConfig, Credentials), ConfigError>
     check_role(path, &text, Role::Gateway)?;
     let mut config: GatewayConfig = parse(path, &text)?;
     config.credentials = beside(path, &config.credentials);
+    check_tls(path, &mut config.s3.tls_cert, &mut config.s3.tls_key)?;
     if config.metadata.is_empty() {
         return Err(value(path, "metadata", "at least one metadata node: [[metadata]] with name and address"));
     }
@@ -317,7 +418,7 @@ pub fn gateway(path: &Path) -> Result<(GatewayConfig, Credentials), ConfigError>
     Ok((config, credentials))
 }
 
-fn text(path: &Path) -> Result<String, ConfigError> {
+pub(crate) fn text(path: &Path) -> Result<String, ConfigError> {
     use std::io::Read;
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
@@ -339,7 +440,7 @@ fn check_role(path: &Path, text: &str, role: Role) -> Result<(), ConfigError> {
 }
 
 fn value(path: &Path, key: &'static str, reason: impl ToString) -> ConfigError {
-    ConfigError::Value { path: path.to_owned(), key, reason: reason.to_string() }
+    ConfigError::Value { path: path.to_owned(), line: Places::of(path).line(key), key, reason: reason.to_string() }
 }
 
 fn not_the_role(path: &Path, said: &str, wanted: &str) -> ConfigError {
@@ -347,9 +448,21 @@ fn not_the_role(path: &Path, said: &str, wanted: &str) -> ConfigError {
 }
 
 /// Paths are relative to the file that names them, wherever the process is started.
-fn beside(file: &Path, path: &Path) -> PathBuf {
+pub(crate) fn beside(file: &Path, path: &Path) -> PathBuf {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     file.parent().unwrap_or(Path::new("/")).join(path)
+}
+
+fn check_tls(path: &Path, certificate: &mut Option<PathBuf>, key: &mut Option<PathBuf>) -> Result<(), ConfigError> {
+    for file in [&mut *certificate, &mut *key].into_iter().flatten() {
+        *file = beside(path, file);
+    }
+    match (certificate, key) {
+        // Served in the clear, its clients' secrets would be read on the way by whoever wants to.
+        (Some(_), None) => Err(value(path, "tls-cert", "a certificate is shown with its key: tls-key is missing")),
+        (None, Some(_)) => Err(value(path, "tls-key", "a key belongs to a certificate: tls-cert is missing")),
+        _ => Ok(()),
+    }
 }
 
 fn check_nodes(path: &Path, nodes: &[Peer]) -> Result<(), ConfigError> {
@@ -373,10 +486,14 @@ fn check_peers(path: &Path, key: &'static str, nodes: &[Peer]) -> Result<(), Con
 
 fn credentials(path: &Path, dir: &Path, role: Role) -> Result<Credentials, ConfigError> {
     let loaded = Credentials::load(dir);
-    let credentials = loaded.map_err(|source| ConfigError::Credentials { path: path.to_owned(), source })?;
+    let (path, dir) = (path.to_owned(), dir.to_owned());
+    let credentials = match loaded {
+        Ok(credentials) => credentials,
+        Err(source) => return Err(ConfigError::Credentials { path, dir, source }),
+    };
     let identity = credentials.identity();
     if identity.role != role {
-        return Err(ConfigError::OtherRole { path: path.to_owned(), identity: identity.clone(), role });
+        return Err(ConfigError::OtherRole { path, dir, identity: identity.clone(), role });
     }
     Ok(credentials)
 }

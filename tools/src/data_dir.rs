@@ -7,7 +7,7 @@
 //! admin-token   mode 0600: what commands show to the admin port
 //! admin-address where the running server's admin port is
 //! accept-loss   there when an operator has accepted a loss: the next start does
-//! keys/kek      mode 0600: the key-encryption key
+//! keys/kek      mode 0600: the key-encryption key; keys/kek2 is the second one
 //! drives/0..    drives made by `--drives N`
 //! index/        disposable: metadata's index and the node's
 //! raft/         of a metadata node among several: its log, its vote, its index
@@ -269,6 +269,11 @@ impl DataDir {
     /// Where the indexes are.
     pub fn index_path(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// Where the audit log is.
+    pub fn audit_path(&self) -> PathBuf {
+        self.root.join("audit")
     }
 
     /// Where a metadata node among several keeps its log and its index.

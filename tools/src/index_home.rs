@@ -74,6 +74,11 @@ impl Indexes {
         }
     }
 
+    /// Metadata's index, if there is one and it opens.
+    pub fn peek(&self) -> Option<Arc<dyn Kv>> {
+        self.metadata().exists().then(|| IndexHome::open(self).ok()).flatten()
+    }
+
     /// Puts metadata's index aside and throws the node's away. Returns where the former is kept, if there was one.
     pub fn discard(&self) -> Result<Option<PathBuf>, KvError> {
         RocksKv::destroy(&self.node())?;

@@ -1,5 +1,6 @@
 //! What the admin port says about keeping, and how it is put together. Times are milliseconds since the Unix epoch; 0: never.
 
+use metadata::keep::lifecycle::{LifecycleReport, LifecycleStatus};
 use metadata::keep::plan::{Plan, Wait, Waits};
 use metadata::keep::reclaim::ReclaimStatus;
 use metadata::keep::status::KeepStatus;
@@ -418,6 +419,106 @@ impl ReclaimAnswer {
     }
 }
 
+/// What the rules of buckets come to, in [`StatusAnswer`](crate::admin_client::StatusAnswer).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifecycleAnswer {
+    /// A pass over all buckets with rules is in progress.
+    pub running: bool,
+    /// Nothing is done by rules, because reclaim is held.
+    pub held: bool,
+    /// The day (UTC) of that pass, or of the last one; 0: there was none.
+    pub day_ms: u64,
+    /// When the last pass ended; 0: none has since the start.
+    pub ended_ms: u64,
+    /// What the pass in progress, or else the last one, has done since the start.
+    pub pass: LifecycleDone,
+    /// What all of them have done since the start, and restores.
+    pub since_start: LifecycleDone,
+    /// Why the last round ended early; empty if it did not.
+    pub error: String,
+    /// Buckets whose rules can't be followed: nothing is done in them. The first 100.
+    pub unfollowed: Vec<UnfollowedLine>,
+}
+
+/// Numbers of versions, in [`LifecycleAnswer`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifecycleDone {
+    /// Were looked at.
+    pub looked: u64,
+    /// Current ones that expired, under a delete marker or for good.
+    pub expired: u64,
+    /// Others, and delete markers, that were deleted for good.
+    pub deleted: u64,
+    /// Moved to another storage class.
+    pub moved: u64,
+    /// Uploads that were given up.
+    pub aborted: u64,
+    /// Restored from the archive; a pass restores nothing.
+    pub restored: u64,
+    /// A lock keeps them, though a rule would have them gone.
+    pub locked: u64,
+    /// Had changed meanwhile: the next pass looks at them again.
+    pub skipped: u64,
+}
+
+/// A bucket whose rules can't be followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfollowedLine {
+    /// Its name.
+    pub bucket: String,
+    /// What is wrong with them.
+    pub why: String,
+}
+
+impl LifecycleDone {
+    fn new(report: &LifecycleReport) -> LifecycleDone {
+        let LifecycleReport { looked, expired, deleted, moved, aborted, restored, locked, skipped, .. } = *report;
+        LifecycleDone { looked, expired, deleted, moved, aborted, restored, locked, skipped }
+    }
+
+    /// Each by its name.
+    pub fn each(&self) -> [(&'static str, u64); 8] {
+        [
+            ("looked", self.looked),
+            ("expired", self.expired),
+            ("deleted", self.deleted),
+            ("moved", self.moved),
+            ("aborted", self.aborted),
+            ("restored", self.restored),
+            ("locked", self.locked),
+            ("skipped", self.skipped),
+        ]
+    }
+}
+
+impl LifecycleAnswer {
+    /// From the lane's own.
+    pub fn new(status: LifecycleStatus) -> LifecycleAnswer {
+        let line = |of: metadata::keep::lifecycle::Unfollowed| UnfollowedLine { bucket: of.bucket, why: of.why };
+        LifecycleAnswer {
+            running: status.running,
+            held: status.held,
+            day_ms: status.day_ms,
+            ended_ms: status.ended_ms,
+            pass: LifecycleDone::new(&status.pass),
+            since_start: LifecycleDone::new(&status.done),
+            error: status.error,
+            unfollowed: status.unfollowed.into_iter().map(line).collect(),
+        }
+    }
+
+    /// What somebody should look at: one line, however many buckets there are.
+    pub fn warning(&self) -> Option<String> {
+        let first = self.unfollowed.first()?;
+        let others = match self.unfollowed.len() - 1 {
+            0 => String::new(),
+            others => format!(", and {others} more: see stele status --json"),
+        };
+        let UnfollowedLine { bucket, why } = first;
+        Some(format!("the lifecycle of bucket {bucket} can't be followed, nothing in it expires: {why}{others}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,5 +535,16 @@ mod tests {
         assert!(!RepairAnswer::new(&alarmed).is_well());
         let wounded = KeepStatus { wounded: [(1, 1)].into(), ..walked(true) };
         assert!(!RepairAnswer::new(&wounded).is_well());
+    }
+
+    #[test]
+    fn rules_that_cannot_be_followed_are_one_warning() {
+        let line = |bucket: &str| UnfollowedLine { bucket: bucket.to_owned(), why: "no such class".to_owned() };
+        let of = |unfollowed| LifecycleAnswer { unfollowed, ..LifecycleAnswer::default() }.warning();
+        assert_eq!(of(Vec::new()), None);
+        let one = "the lifecycle of bucket a can't be followed, nothing in it expires: no such class";
+        assert_eq!(of(vec![line("a")]).unwrap(), one);
+        let two = of(vec![line("a"), line("b")]).unwrap();
+        assert_eq!(two, format!("{one}, and 1 more: see stele status --json"));
     }
 }

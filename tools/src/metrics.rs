@@ -4,8 +4,9 @@
 
 use crate::admin_client::StatusAnswer;
 use crate::admin_drives::DriveInfo;
-use crate::admin_members::MembersAnswer;
-use crate::keep_answers::{ReclaimAnswer, RepairAnswer, ScrubDrive};
+use crate::admin_webhooks::WebhookInfo;
+use crate::keep_answers::{LifecycleAnswer, ReclaimAnswer, RepairAnswer, ScrubDrive};
+use crate::member_answers::MembersAnswer;
 use crate::open_files::OpenFiles;
 use crate::replication::answers::{ReplicationAnswer, RuleAnswer};
 use std::fmt::Write;
@@ -20,6 +21,16 @@ pub const RAFT_LEADS: &str = "stele_raft_leads";
 pub const RAFT_VOTERS: &str = "stele_raft_voters";
 /// Entries that a metadata node lacks, by name; on the leader only.
 pub const RAFT_LAG: &str = "stele_raft_lag_entries";
+/// Time since a metadata node last answered the leader, by name; on the leader only.
+pub const RAFT_SILENT: &str = "stele_raft_silent_seconds";
+/// Free bytes in the file system of this metadata node's data directory.
+pub const ROOM: &str = "stele_metadata_free_bytes";
+/// Free bytes that this metadata node wants there.
+pub const ROOM_WANTED: &str = "stele_metadata_wanted_free_bytes";
+/// Time until the certificate of this metadata node runs out.
+pub const CERTIFICATE: &str = "stele_certificate_left_seconds";
+/// Gateways that have asked how the cluster is in the last seconds; on the leader only.
+pub const GATEWAYS: &str = "stele_gateways";
 /// The last journal entry.
 pub const JOURNAL_APPLIED: &str = "stele_journal_applied_lsn";
 /// The last sealed journal entry.
@@ -86,6 +97,21 @@ pub const RECLAIM_SAVED: &str = "stele_reclaim_saved_bytes_total";
 /// Manifests that can't be read, so that their dedup domain gives nothing back.
 pub const RECLAIM_UNREAD: &str = "stele_reclaim_unread_manifests";
 
+/// What the rules of buckets have done since the start, by what.
+pub const LIFECYCLE_DONE: &str = "stele_lifecycle_done_total";
+/// What the pass in progress, or else the last one, came to, by what.
+pub const LIFECYCLE_PASS: &str = "stele_lifecycle_pass";
+/// 1 while a pass over the buckets with rules is in progress.
+pub const LIFECYCLE_RUNNING: &str = "stele_lifecycle_running";
+/// Time since the last pass ended.
+pub const LIFECYCLE_AGE: &str = "stele_lifecycle_pass_age_seconds";
+/// Time since the day began whose rules were followed last.
+pub const LIFECYCLE_DAY: &str = "stele_lifecycle_day_age_seconds";
+/// 1 when the last round ended early.
+pub const LIFECYCLE_FAILED: &str = "stele_lifecycle_failed";
+/// Buckets whose rules can't be followed.
+pub const LIFECYCLE_UNFOLLOWED: &str = "stele_lifecycle_unfollowed_buckets";
+
 /// Stripes that are not whole, and that nothing can be done about for now.
 pub const REPAIR_WAITING: &str = "stele_repair_waiting_stripes";
 /// Stripes that are beyond repair unless drives come back.
@@ -114,6 +140,12 @@ pub const SCRUB_VERIFIED: &str = "stele_scrub_verified_shards";
 pub const SCRUB_PAUSED: &str = "stele_scrub_paused";
 /// Warnings: see stele status.
 pub const WARNINGS: &str = "stele_warnings";
+/// Key-encryption keys that are there.
+pub const KEYS: &str = "stele_keys";
+/// 1 where one of two key-encryption keys is missing.
+pub const KEY_MISSING: &str = "stele_key_missing";
+/// Secrets that no key opens that is there.
+pub const SECRETS_CLOSED: &str = "stele_secrets_closed";
 /// Chunks that nobody names any more, by the last pass.
 pub const RECLAIM_CHUNKS: &str = "stele_reclaim_condemned_chunks";
 /// Stripes that were dropped and are not freed yet.
@@ -137,6 +169,10 @@ pub const OPEN_FILES: &str = "stele_open_files";
 /// Files that the process may have open.
 pub const OPEN_FILES_LIMIT: &str = "stele_open_files_limit";
 
+/// Events that wait to be told to a webhook.
+pub const WEBHOOK_WAITING: &str = "stele_webhook_waiting_events";
+/// Events that a webhook is not told, because too many waited; since somebody last dropped what waits.
+pub const WEBHOOK_LOST: &str = "stele_webhook_lost_events";
 /// Keys that wait to be copied elsewhere, by bucket.
 pub const REPLICATION_WAITING: &str = "stele_replication_waiting_keys";
 /// How far a copy is behind, by bucket.
@@ -155,11 +191,20 @@ pub const REPLICATION_DELETED: &str = "stele_replication_deleted_total";
 pub const REPLICATION_SAME: &str = "stele_replication_same_total";
 
 /// All names, and what they mean: for the page itself, and for the test that compares the alert rules with it.
-pub const ALL: [(&str, &str, &str); 70] = [
+pub const ALL: [(&str, &str, &str); 87] = [
     (RAFT_TERM, "gauge", "Raft's term, of one metadata node among several"),
     (RAFT_LEADS, "gauge", "1 on the metadata node that leads"),
     (RAFT_VOTERS, "gauge", "Metadata nodes that vote, as this one knows them"),
     (RAFT_LAG, "gauge", "Entries that a metadata node lacks, by name; on the leader only"),
+    (RAFT_SILENT, "gauge", "Time since a metadata node last answered the leader, by name; on the leader only"),
+    (ROOM, "gauge", "Free bytes in the file system of this metadata node's data directory"),
+    (
+        ROOM_WANTED,
+        "gauge",
+        "Free bytes that this metadata node wants there: for another copy of its index, its log, and what RocksDB rewrites",
+    ),
+    (CERTIFICATE, "gauge", "Time until the certificate of this metadata node runs out"),
+    (GATEWAYS, "gauge", "Gateways that have asked how the cluster is in the last seconds; on the leader only"),
     (SERVING, "gauge", "1 while reads and writes are served"),
     (JOURNAL_APPLIED, "counter", "The last journal entry"),
     (JOURNAL_SEALED, "counter", "The last sealed journal entry"),
@@ -197,6 +242,13 @@ pub const ALL: [(&str, &str, &str); 70] = [
     (RECLAIM_LEFT, "gauge", "Bytes of them that may be freed now"),
     (RECLAIM_SAVED, "counter", "Bytes that compressing again what was rewritten has saved since the start"),
     (RECLAIM_UNREAD, "gauge", "Manifests that can't be read, so that their dedup domain gives nothing back"),
+    (LIFECYCLE_DONE, "counter", "Versions that lifecycle came to since the start, by what was done with them"),
+    (LIFECYCLE_PASS, "gauge", "The same of the lifecycle pass in progress, or else of the last one"),
+    (LIFECYCLE_RUNNING, "gauge", "1 while a lifecycle pass is in progress"),
+    (LIFECYCLE_AGE, "gauge", "Time since the last lifecycle pass ended"),
+    (LIFECYCLE_DAY, "gauge", "Time since the day began that the last lifecycle pass was for"),
+    (LIFECYCLE_FAILED, "gauge", "1 when the last round of lifecycle ended early"),
+    (LIFECYCLE_UNFOLLOWED, "gauge", "Buckets whose lifecycle rules can't be followed; 100 are counted at most"),
     (REPAIR_WAITING, "gauge", "Stripes that are not whole, and that nothing can be done about for now"),
     (REPAIR_BEYOND, "gauge", "Stripes that are beyond repair unless drives come back"),
     (REPAIR_NARROWER, "gauge", "Stripes that are to be made narrower"),
@@ -211,6 +263,9 @@ pub const ALL: [(&str, &str, &str); 70] = [
     (SCRUB_VERIFIED, "gauge", "Shards on a drive that were verified from the medium at least once"),
     (SCRUB_PAUSED, "gauge", "1 for a drive whose scrub an operator has paused"),
     (WARNINGS, "gauge", "Warnings: see stele status"),
+    (KEYS, "gauge", "Key-encryption keys that are there"),
+    (KEY_MISSING, "gauge", "1 where one of two key-encryption keys is missing"),
+    (SECRETS_CLOSED, "gauge", "Secrets that no key-encryption key opens that is there"),
     (RECLAIM_CHUNKS, "gauge", "Chunks that nobody names any more, by the last pass"),
     (RECLAIM_STRIPES, "gauge", "Stripes that were dropped and are not freed yet"),
     (RECLAIM_ROUNDS, "counter", "Rounds of reclaim since the start"),
@@ -232,6 +287,12 @@ pub const ALL: [(&str, &str, &str); 70] = [
     (REPLICATION_BYTES, "counter", "Bytes copied elsewhere since the start"),
     (REPLICATION_DELETED, "counter", "Objects deleted elsewhere since the start"),
     (REPLICATION_SAME, "counter", "Keys that were the same already, since the start"),
+    (WEBHOOK_WAITING, "gauge", "Events that wait to be told to a webhook"),
+    (
+        WEBHOOK_LOST,
+        "gauge",
+        "Events that a webhook is not told, because too many waited, since somebody last dropped what waits",
+    ),
     (OPEN_FILES, "gauge", "Files that the process has open"),
     (OPEN_FILES_LIMIT, "gauge", "Files that the process may have open"),
 ];
@@ -274,6 +335,24 @@ pub(crate) fn members(answer: &MembersAnswer) -> String {
             page.sample(RAFT_LAG, &[("member", &member.name)], lag as f64);
         }
     }
+    let own = answer.members.iter().find(|member| member.name == answer.me);
+    if let Some(days) = own.and_then(|own| own.certificate_days) {
+        page.single(CERTIFICATE, f64::from(days) * 86_400.0);
+    }
+    if let Some(room) = own.and_then(|own| own.room) {
+        page.single(ROOM, room.free as f64);
+        page.single(ROOM_WANTED, room.wanted as f64);
+    }
+    let silent = answer.members.iter().filter_map(|member| Some((&member.name, member.silent_ms?)));
+    let silent: Vec<_> = silent.collect();
+    if silent.is_empty() {
+        return page.0;
+    }
+    page.head(RAFT_SILENT);
+    for (name, ms) in silent {
+        page.sample(RAFT_SILENT, &[("member", name)], ms as f64 / 1000.0);
+    }
+    page.single(GATEWAYS, answer.gateways.iter().filter(|gateway| gateway.is_alive()).count() as f64);
     page.0
 }
 
@@ -282,6 +361,9 @@ pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive
     let mut page = Page(String::new());
     page.single(SERVING, f64::from(u8::from(status.mode == "serving")));
     page.single(WARNINGS, status.warnings.len() as f64);
+    page.single(KEYS, f64::from(status.keys.there));
+    page.single(KEY_MISSING, f64::from(u8::from(status.keys.one_is_missing)));
+    page.single(SECRETS_CLOSED, status.keys.closed as f64);
     page.single(EPOCH, status.epoch as f64);
     if let Some(open) = OpenFiles::now() {
         page.single(OPEN_FILES, open.used as f64);
@@ -309,11 +391,25 @@ pub fn page(status: &StatusAnswer, drives_now: &[DriveInfo], scrub: &[ScrubDrive
     if let Some(answer) = &status.reclaim {
         reclaim(&mut page, answer, now_ms);
     }
+    if let Some(answer) = &status.lifecycle {
+        lifecycle(&mut page, answer, now_ms);
+    }
     if let Some(answer) = &status.replication {
         replication(&mut page, answer);
     }
+    webhooks(&mut page, &status.webhooks);
     scrubs(&mut page, scrub, now_ms);
     page.0
+}
+
+fn webhooks(page: &mut Page, webhooks: &[WebhookInfo]) {
+    for (name, of) in [
+        (WEBHOOK_WAITING, (|webhook| webhook.waiting) as fn(&WebhookInfo) -> u64),
+        (WEBHOOK_LOST, |webhook| webhook.lost),
+    ] {
+        page.head(name);
+        webhooks.iter().for_each(|webhook| page.sample(name, &[("webhook", &webhook.name)], of(webhook) as f64));
+    }
 }
 
 fn repairs(page: &mut Page, answer: &RepairAnswer, now_ms: u64) {
@@ -357,6 +453,22 @@ fn reclaim(page: &mut Page, answer: &ReclaimAnswer, now_ms: u64) {
     }
     page.single(RECLAIM_SAVED, answer.saved_bytes as f64);
     page.single(RECLAIM_UNREAD, answer.unread_manifests as f64);
+}
+
+fn lifecycle(page: &mut Page, answer: &LifecycleAnswer, now_ms: u64) {
+    for (name, done) in [(LIFECYCLE_DONE, &answer.since_start), (LIFECYCLE_PASS, &answer.pass)] {
+        page.head(name);
+        done.each().into_iter().for_each(|(what, count)| page.sample(name, &[("what", what)], count as f64));
+    }
+    page.single(LIFECYCLE_RUNNING, f64::from(u8::from(answer.running)));
+    // Without a pass there is no age of one.
+    for (name, ms) in [(LIFECYCLE_AGE, answer.ended_ms), (LIFECYCLE_DAY, answer.day_ms)] {
+        if ms > 0 {
+            page.single(name, now_ms.saturating_sub(ms) as f64 / 1000.0);
+        }
+    }
+    page.single(LIFECYCLE_FAILED, f64::from(u8::from(!answer.error.is_empty())));
+    page.single(LIFECYCLE_UNFOLLOWED, answer.unfollowed.len() as f64);
 }
 
 fn replication(page: &mut Page, answer: &ReplicationAnswer) {
@@ -442,9 +554,10 @@ fn scrubs(page: &mut Page, scrub: &[ScrubDrive], now_ms: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin_client::CapacityAnswer;
-    use crate::admin_members::MemberInfo;
-    use crate::keep_answers::SlackLine;
+    use crate::admin_client::{CapacityAnswer, KeysAnswer};
+    use crate::keep_answers::{LifecycleDone, SlackLine, UnfollowedLine};
+    use crate::member_answers::{GatewayInfo, MemberInfo};
+    use crate::roles::seat::Room;
 
     /// An alert on a metric that nobody exports never fires.
     #[test]
@@ -482,6 +595,13 @@ mod tests {
         let (repair, mut figures) = numbered(&RepairAnswer::default(), &mut next);
         let (reclaim, more) = numbered(&ReclaimAnswer::default(), &mut next);
         figures.extend(more);
+        let (lifecycle, more) = numbered(&LifecycleAnswer::default(), &mut next);
+        figures.extend(more);
+        let (pass, more) = numbered(&LifecycleDone::default(), &mut next);
+        figures.extend(more);
+        let (since_start, more) = numbered(&LifecycleDone::default(), &mut next);
+        figures.extend(more);
+        let unfollowed = vec![UnfollowedLine::default(); 23];
         let drive = ScrubDrive {
             drive: "d".to_owned(),
             state: "running".to_owned(),
@@ -502,6 +622,8 @@ mod tests {
         let (mut rule, more) = numbered(&RuleAnswer::default(), &mut next);
         figures.extend(more);
         rule.failing = [("busy".to_owned(), 16)].into();
+        let (webhook, more) = numbered(&WebhookInfo::default(), &mut next);
+        figures.extend(more);
         let (capacity, more) = numbered(&CapacityAnswer::default(), &mut next);
         figures.extend(more);
         let repair = RepairAnswer { by_slack: vec![SlackLine { slack: 1, stripes: 33 }], ..repair };
@@ -518,12 +640,27 @@ mod tests {
             warnings: vec![String::new(); 14],
             repair: Some(RepairAnswer { alarms: vec![String::new(); 15], ..repair }),
             reclaim: Some(reclaim),
+            lifecycle: Some(LifecycleAnswer { pass, since_start, unfollowed, ..lifecycle }),
             replication: Some(ReplicationAnswer { rules: vec![rule] }),
+            webhooks: vec![webhook],
+            keys: KeysAnswer { there: 1, one_is_missing: true, closed: 2 },
             old_indexes: Vec::new(),
+            metadata: None,
+            format_level: 0,
         };
-        let behind = MemberInfo { name: "m2".to_owned(), lag: Some(18), ..MemberInfo::default() };
-        let seats = MembersAnswer { term: Some(17), members: vec![behind], ..MembersAnswer::default() };
-        figures.extend([33, 77, 11, 12, 13, 14, 15, 16, 17, 18].map(|n: u64| (format!("number {n}"), n)));
+        let room = Some(Room { free: 21, wanted: 22 });
+        let behind = MemberInfo {
+            lag: Some(18),
+            silent_ms: Some(19_000),
+            certificate_days: Some(1),
+            room,
+            ..MemberInfo::default()
+        };
+        let gateways = vec![GatewayInfo::default(); 20];
+        let seats = MembersAnswer { term: Some(17), members: vec![behind], gateways, ..MembersAnswer::default() };
+        figures.extend(
+            [33, 77, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23].map(|n: u64| (format!("number {n}"), n)),
+        );
         let now_ms = 1_000_000_000;
         let page = page(&status, &[], &[scrub], now_ms) + &members(&seats);
         let samples = page.lines().filter(|line| !line.starts_with('#'));

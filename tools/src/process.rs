@@ -74,6 +74,10 @@ fn share_arenas() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn share_arenas() {}
 
+/// What a process ends with that is too old for the format level of what it serves. Starting it again changes nothing: a later release
+/// is to be started.
+pub const TOO_OLD: u8 = 4;
+
 /// Ends the process with `code`: what was printed is flushed, and nothing else is run. A start that fails leaves threads of
 /// drives and of RocksDB behind; exit(3) would run RocksDB's static destructors under them, and one that takes a destroyed
 /// lock then aborts, so that a clear error ended in "pthread lock: Invalid argument" and a signal. What must be on the

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// How often a bar moves although nothing was reported, so that one sees that the command has not hung.
 const TICK: Duration = Duration::from_millis(250);
+/// Work that takes no longer needs no words.
+const A_WHILE: Duration = Duration::from_secs(3);
 /// Longest note shown beside a bar, in characters: a line that wraps can't be taken away again.
 const MAX_NOTE: usize = 40;
 
@@ -72,6 +74,20 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Waits for work; where no bar is seen, a line on standard error says after a while that it is being waited for, and for what: who
+/// reads a script's output must not take it for hung. `quiet`: not even that.
+pub async fn with_a_word<T>(what: &str, quiet: bool, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(A_WHILE) => {}
+    }
+    if !quiet && !std::io::stderr().is_terminal() {
+        eprintln!("stele: {what}, which may take a while ...");
+    }
+    work.await
 }
 
 fn printable(words: &str) -> String {

@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use chain::{Chain, Gap};
 use codec::effect::{BucketRow, VersionRow};
 use codec::id::BucketId;
+use codec::level::Later;
 use media::{DriveReport, Media};
 use metadata::index::IndexError;
 use metadata::keys::{KeyError, Keys};
@@ -31,6 +32,9 @@ use std::path::{Path, PathBuf};
 
 /// The list of all objects, in the output directory. No bucket can have this name: theirs are lower case.
 pub const MANIFEST: &str = "MANIFEST.jsonl";
+/// Versions that are not their key's latest, in the output directory: below it the bucket, the key, and the version's id. No bucket
+/// can have this name either.
+const VERSIONS: &str = "VERSIONS";
 /// An object that is being written.
 const PARTIAL: &str = "PARTIAL";
 /// Objects that a report names; all are in [`MANIFEST`].
@@ -88,6 +92,9 @@ pub enum RescueError {
     /// A row.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// What is on the drives is of a later release.
+    #[error("nothing was rescued: {0}")]
+    Later(#[from] Later),
     /// No such bucket.
     #[error("there is no bucket {0} on these drives")]
     NoBucket(String),
@@ -108,16 +115,24 @@ pub struct RescueReport {
     pub doubts: Vec<String>,
     /// Journal records and ledger stripes that could not be read; others may have had the same entries.
     pub unreadable: Vec<String>,
-    /// Objects written.
+    /// Versions written.
     pub rescued: u64,
+    /// Of them, those that are not their key's latest.
+    pub noncurrent: u64,
+    /// Delete markers, which are listed only.
+    pub delete_markers: u64,
     /// Their bytes.
     pub bytes: u64,
     /// Of them, those of which every chunk was verified by its keyed id.
     pub proved_by_chunk_ids: u64,
+    /// Of them, those of which every chunk was, and whose entity tag or checksum is another than that of their bytes all the same.
+    pub digest_differs: u64,
     /// Of them, those verified by frame hashes and entity tag or checksum.
     pub proved_by_digest: u64,
     /// Of them, those verified by frame hashes alone.
     pub proved_by_frames: u64,
+    /// Versions under keys of their clients (SSE-C), which nobody else can read: left out, and not counted as lost.
+    pub sealed: u64,
     /// Objects that were not rescued.
     pub lost: u64,
     /// The first thousand of them.
@@ -146,6 +161,12 @@ pub struct LostObject {
 struct Line<'a> {
     bucket: &'a str,
     key: &'a str,
+    /// Its id; `null` for the null version.
+    version: &'a str,
+    /// It is its key's latest version.
+    latest: bool,
+    /// It has no bytes, and its key was deleted.
+    delete_marker: bool,
     /// Below the output directory; absent for what was not rescued.
     path: Option<String>,
     size: u64,
@@ -153,8 +174,41 @@ struct Line<'a> {
     modified_ms: u64,
     content_type: &'a str,
     user: Vec<(&'a str, &'a str)>,
+    tags: Vec<(&'a str, &'a str)>,
+    /// Until when it was to be kept, in milliseconds since the Unix epoch.
+    retain_until_ms: Option<u64>,
+    legal_hold: bool,
     proof: Option<Proof>,
     lost: Option<String>,
+}
+
+fn version_name(version: &VersionRow) -> &str {
+    if version.version_id.is_empty() { "null" } else { &version.version_id }
+}
+
+impl<'a> Line<'a> {
+    fn of(version: &'a VersionRow) -> Line<'a> {
+        let (size, etag) = version.content.as_ref().map_or((0, ""), |content| (content.size, content.etag.as_str()));
+        let meta = version.meta.as_ref();
+        Line {
+            bucket: "",
+            key: &version.key,
+            version: version_name(version),
+            latest: false,
+            delete_marker: version.delete_marker,
+            path: None,
+            size,
+            etag,
+            modified_ms: version.modified_ms,
+            content_type: meta.map_or("", |meta| meta.content_type.as_str()),
+            user: meta.map_or_else(Vec::new, |m| m.user.iter().map(|u| (u.name.as_str(), u.value.as_str())).collect()),
+            tags: version.tags.iter().map(|tag| (tag.key.as_str(), tag.value.as_str())).collect(),
+            retain_until_ms: version.retention.as_ref().map(|retention| retention.until_ms),
+            legal_hold: version.hold,
+            proof: None,
+            lost: None,
+        }
+    }
 }
 
 /// Rescues what there is to rescue; `progress` counts bytes of objects.
@@ -174,16 +228,22 @@ pub fn rescue(options: &RescueOptions, progress: &Progress) -> Result<RescueRepo
         return Err(RescueError::Clusters(names.join(", ")));
     }
     progress.note("replaying the journal");
-    let chain = Chain::build(&media);
+    let chain = Chain::build(&media)?;
     let (names, more_gaps) = Namespace::replay(&chain)?;
-    if let Some(keys) = &keys {
-        names.check_key(keys)??;
+    let gaps: Vec<Gap> = chain.gaps.iter().copied().chain(more_gaps).collect();
+    let mut doubts = media.tail_doubts();
+    let checked = keys.as_ref().map_or(Ok(Ok(())), |keys| names.check_key(keys))?;
+    match checked {
+        Ok(()) => {}
+        // What says that the keys were replaced may lie in a gap, and what is under them may not.
+        Err(error) if !gaps.is_empty() => doubts.push(format!("the key may be another cluster's: {error}")),
+        Err(error) => return Err(error.into()),
     }
     let mut report = RescueReport {
         drives,
         last_lsn: chain.last.0,
-        gaps: chain.gaps.iter().copied().chain(more_gaps).collect(),
-        doubts: media.tail_doubts(),
+        gaps,
+        doubts,
         unreadable: chain.unreadable.clone(),
         ..RescueReport::default()
     };
@@ -192,22 +252,23 @@ pub fn rescue(options: &RescueOptions, progress: &Progress) -> Result<RescueRepo
     let mut output = Output::create(&options.out)?;
     for bucket in &buckets {
         report.open_uploads += names.open_uploads(BucketId(bucket.id))? as u64;
-        let mut after = String::new();
+        let mut after = None;
         loop {
-            let page = names.objects(BucketId(bucket.id), &options.prefix, after)?;
-            for version in &page.objects {
+            let page = names.versions(BucketId(bucket.id), &options.prefix, after)?;
+            for (version, latest) in &page.versions {
                 progress.note(&version.key);
-                output.object(&reader, bucket, version, &mut report)?;
+                output.version(&reader, bucket, (version, *latest), &mut report)?;
                 progress.set(report.bytes, 0);
             }
-            match page.next {
-                Some(next) => after = next,
-                None => break,
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
     }
     output.finish()?;
-    report.complete = report.lost == 0 && report.gaps.is_empty() && report.doubts.is_empty();
+    report.complete =
+        report.lost + report.digest_differs + report.sealed == 0 && report.gaps.is_empty() && report.doubts.is_empty();
     Ok(report)
 }
 
@@ -256,15 +317,20 @@ impl Output {
         Ok(Output { root: root.to_owned(), manifest: BufWriter::new(manifest) })
     }
 
-    fn object(
+    fn version(
         &mut self,
         reader: &Reader<'_>,
         bucket: &BucketRow,
-        version: &VersionRow,
+        (version, latest): (&VersionRow, bool),
         report: &mut RescueReport,
     ) -> Result<(), RescueError> {
-        let (size, etag) = version.content.as_ref().map_or((0, ""), |content| (content.size, content.etag.as_str()));
-        let written = self.write(reader, &bucket.name, version);
+        if version.delete_marker {
+            report.delete_markers += 1;
+            return self.list(&Line { bucket: &bucket.name, latest, ..Line::of(version) });
+        }
+        let size = version.content.as_ref().map_or(0, |content| content.size);
+        let written = self.write(reader, &bucket.name, version, latest);
+        let is_sealed = matches!(written, Err(LostReason::ClientsKey));
         let (path, proof, lost) = match &written {
             Ok((path, proof)) => (Some(path.clone()), Some(*proof), None),
             // Nothing that follows could be written either.
@@ -278,13 +344,16 @@ impl Output {
             (Some(path), _) => {
                 report.rescued += 1;
                 report.bytes += size;
-                report.renamed += u64::from(*path != format!("{}/{}", bucket.name, version.key));
+                report.noncurrent += u64::from(!latest);
+                report.renamed += u64::from(latest && *path != format!("{}/{}", bucket.name, version.key));
                 match proof {
                     Some(Proof::ChunkIds) => report.proved_by_chunk_ids += 1,
+                    Some(Proof::Differs) => report.digest_differs += 1,
                     Some(Proof::Digest) => report.proved_by_digest += 1,
                     Some(Proof::Frames) | None => report.proved_by_frames += 1,
                 }
             }
+            (None, _) if is_sealed => report.sealed += 1,
             (None, reason) => {
                 report.lost += 1;
                 if report.lost_objects.len() < MAX_NAMED {
@@ -294,20 +363,11 @@ impl Output {
                 }
             }
         }
-        let meta = version.meta.as_ref();
-        let line = Line {
-            bucket: &bucket.name,
-            key: &version.key,
-            path,
-            size,
-            etag,
-            modified_ms: version.modified_ms,
-            content_type: meta.map_or("", |meta| meta.content_type.as_str()),
-            user: meta.map_or_else(Vec::new, |m| m.user.iter().map(|u| (u.name.as_str(), u.value.as_str())).collect()),
-            proof,
-            lost,
-        };
-        let written = serde_json::to_writer(&mut self.manifest, &line).map_err(io::Error::from);
+        self.list(&Line { bucket: &bucket.name, latest, path, proof, lost, ..Line::of(version) })
+    }
+
+    fn list(&mut self, line: &Line<'_>) -> Result<(), RescueError> {
+        let written = serde_json::to_writer(&mut self.manifest, line).map_err(io::Error::from);
         written.and_then(|()| self.manifest.write_all(b"\n")).map_err(|source| self.failed(MANIFEST, source))
     }
 
@@ -316,7 +376,13 @@ impl Output {
     }
 
     /// Writes an object aside and gives it its name when all of it has been verified: never half an object.
-    fn write(&self, reader: &Reader<'_>, bucket: &str, version: &VersionRow) -> Result<(String, Proof), LostReason> {
+    fn write(
+        &self,
+        reader: &Reader<'_>,
+        bucket: &str,
+        version: &VersionRow,
+        latest: bool,
+    ) -> Result<(String, Proof), LostReason> {
         let content = version.content.clone().unwrap_or_default();
         let partial = self.root.join(PARTIAL);
         let copied = File::create(&partial).map_err(LostReason::Write).and_then(|file| {
@@ -333,12 +399,15 @@ impl Output {
                 return Err(error);
             }
         };
-        let directory = self.root.join(paths::component(bucket));
-        match std::fs::create_dir(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
-        }
-        let place = paths::place(&directory, &version.key)?;
+        let (directory, name) = match latest {
+            true => (self.root.join(paths::component(bucket)), version.key.clone()),
+            false => (
+                self.root.join(VERSIONS).join(paths::component(bucket)),
+                format!("{}/{}", version.key, version_name(version)),
+            ),
+        };
+        std::fs::create_dir_all(&directory)?;
+        let place = paths::place(&directory, &name)?;
         std::fs::rename(&partial, &place)?;
         let below = place.strip_prefix(&self.root).unwrap_or(&place);
         Ok((below.display().to_string(), proof))

@@ -10,17 +10,19 @@ use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::drives::{DrivesError, Wanted, find, plan, record_cluster};
 use crate::index_home::Indexes;
+use crate::notify::webhook::{self, WebhooksError};
 use crate::open_files::OpenFiles;
 use crate::process::{TooFewFiles, check_open_files};
 use crate::replication::Following;
-use codec::effect::AccountRow;
+use crate::s3_port::S3Port;
+use crate::set_accounts::put_accounts;
 use codec::erasure::{ErasureError, Geometry};
 use gateway::engine::Gateway;
-use gateway::server::Domains;
+use gateway::server::{Domains, TlsError};
 use metadata::client::{CommitError, LookupError, MetadataClient, Mode, Status};
 use metadata::clock::{SystemClock, SystemEntropy};
-use metadata::command::Command;
-use metadata::keys::{KeyError, Keys, Secret};
+use metadata::keep::lifecycle::LifecycleConfig;
+use metadata::keys::{KeyError, Keys};
 use metadata::loss::{LossReport, Lost};
 use metadata::service::Metadata;
 use metadata::start::{AnyParts, Parts, StartError};
@@ -55,10 +57,14 @@ pub struct ServeOptions {
     pub admin: SocketAddr,
     /// `--accounts`.
     pub accounts: Option<PathBuf>,
+    /// `--webhooks`.
+    pub webhooks: Option<PathBuf>,
     /// `--domain`.
     pub domains: Vec<String>,
     /// `--archive-level`.
     pub archive_level: Option<i32>,
+    /// `--tls-cert`, `--tls-key`, `--sse-c-without-tls`.
+    pub port: S3Port,
 }
 
 /// Why there is no server.
@@ -70,6 +76,9 @@ pub enum ServeError {
     /// The drives.
     #[error(transparent)]
     Drives(#[from] DrivesError),
+    /// The webhooks.
+    #[error(transparent)]
+    Webhooks(#[from] WebhooksError),
     /// The accounts.
     #[error(transparent)]
     Accounts(#[from] AccountsError),
@@ -123,6 +132,9 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The certificate of the S3 port.
+    #[error("the certificate of the S3 port: {0}")]
+    Tls(TlsError),
     /// A name that is no domain.
     #[error("--domain: {0}")]
     Domain(String),
@@ -141,8 +153,13 @@ pub enum ServeError {
 }
 
 impl ServeError {
+    /// Whether this program is too old for what is there.
+    pub fn is_too_old(&self) -> bool {
+        matches!(self, ServeError::Start(error) if error.is_too_old())
+    }
+
     /// A key that does not fit, with the name of its file.
-    fn key(data: &DataDir, error: KeyError) -> ServeError {
+    pub(crate) fn key(data: &DataDir, error: KeyError) -> ServeError {
         match error {
             source @ KeyError::Unwrap { .. } => ServeError::WrongKey { path: data.key_path(), source },
             other => ServeError::Key(other),
@@ -220,15 +237,18 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     let domains = Domains::new(&options.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
     let data = Arc::new(DataDir::open(&options.data, true)?);
     let accounts = options.accounts.as_deref().map(from_file).transpose()?.unwrap_or_default();
+    let webhooks = webhook::from_file(options.webhooks.as_deref())?;
     let (mut config, first_start) = set_up(&data, options)?;
     let s3_listener = listen("S3", "--s3", options.s3).await?;
     let admin_listener = listen("the admin port", "--admin", options.admin).await?;
     // After the addresses: credentials made by a start that ends at once would never be shown.
     let (first_account, origin) = first(&data, |name| std::env::var(name).ok())?;
     let s3_address = s3_listener.local_addr().unwrap_or(options.s3);
+    let s3_port = options.port.open(s3_listener).map_err(ServeError::Tls)?;
     let admin_address = admin_listener.local_addr().unwrap_or(options.admin);
     data.write_admin_address(admin_address)?;
     let state = Arc::new(AdminState::default());
+    state.accounts_of_file(&accounts);
     let admin = admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
 
     let wanted = Wanted { count: options.drives, paths: options.drive_paths.clone() };
@@ -258,7 +278,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
         return Err(error);
     }
 
-    let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, gateway::engine::Config::default());
+    let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, options.port.engine());
     let service = gateway::server::service(&engine, domains);
     let drives = DriveSet::new(Arc::clone(&data), config, Arc::clone(&meta));
     // Aside: what an interruption left may take long to complete, and nobody needs it to be served.
@@ -267,10 +287,10 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
         async move { drives.resume().await }
     });
     state.ready(Arc::clone(&meta), drives);
-    let replication = Following::start(Arc::clone(&state));
+    let replication = Following::start(Arc::clone(&state), webhooks);
     let said = Announcement {
         data: &data,
-        s3: s3_address,
+        s3: format!("{}://{s3_address}", options.port.scheme()),
         admin: admin_address,
         account: &first_account,
         origin,
@@ -278,7 +298,7 @@ async fn serve(options: &ServeOptions, mut stop: watch::Receiver<bool>) -> Resul
     };
     print!("{}", said.text(&meta.status()));
 
-    let drained = gateway::server::serve(s3_listener, service, OpenFiles::limits(), stop).await;
+    let drained = gateway::server::serve(s3_port, service, OpenFiles::limits(), stop).await;
     state.stopping();
     resuming.abort();
     replication.stop().await;
@@ -311,6 +331,12 @@ pub(crate) async fn listen(
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, flag, address, source })
 }
 
+/// How the rules of buckets are followed, where a day lasts so many seconds.
+pub(crate) fn lifecycle(day: Option<u64>) -> LifecycleConfig {
+    let default = LifecycleConfig::default();
+    LifecycleConfig { day: day.map_or(default.day, Duration::from_secs), ..default }
+}
+
 async fn metadata(
     data: &DataDir,
     config: &Config,
@@ -322,7 +348,9 @@ async fn metadata(
     reclaim.restripe.recompress_level = options.archive_level.unwrap_or(0);
     let how = metadata::start::Config {
         reclaim,
+        lifecycle: lifecycle(options.port.lifecycle_day),
         cluster: config.cluster_id(),
+        audit: Some(data.audit_path()),
         geometry: options.geometry.or(planned),
         reserve: config.reserve,
         ..metadata::start::Config::default()
@@ -349,6 +377,11 @@ pub(crate) async fn start(
         Err(StartError::NoLoss) => {
             tracing::warn!("a loss was accepted, but there is none: everything is there");
             started(data, metadata::start::start(parts()?, how).await)?
+        }
+        // The wish stays, and the next start with the right key follows it. Until then what there is can be read.
+        Err(StartError::Key(error)) => {
+            tracing::error!(%error, "the loss is not accepted with these keys");
+            return started(data, metadata::start::start(parts()?, how).await);
         }
         Err(error) => return Err(ServeError::start(data, error)),
     };
@@ -390,53 +423,11 @@ fn log_loss(report: &LossReport) {
     }
 }
 
-pub(crate) async fn put_accounts(
-    data: &DataDir,
-    meta: &Arc<Metadata>,
-    accounts: impl Iterator<Item = &NewAccount>,
-) -> Result<(), ServeError> {
-    if meta.status().mode == Mode::ReadOnly {
-        tracing::warn!("read-only: accounts stay as they are");
-        return Ok(());
-    }
-    let failed = |error| ServeError::key(data, error);
-    let (keys, _created) = Keys::open(&data.key_path(), false).map_err(failed)?;
-    for account in accounts {
-        if is_stored(meta, account).await? {
-            continue;
-        }
-        let secret = Secret::new(account.secret_key.to_string());
-        let row = AccountRow {
-            id: account.id.clone(),
-            name: account.name.clone(),
-            display_name: account.display_name.clone(),
-            access_key: account.access_key.clone(),
-            wrapped_secret: keys.wrap_account(&account.id, &secret).map_err(failed)?,
-        };
-        let stored = meta.commit(meta.epoch(), Command::PutAccount(row)).await;
-        stored.map_err(|source| ServeError::Account { name: account.name.clone(), source })?;
-    }
-    Ok(())
-}
-
-/// Whether the account is there as it should be: a start that changes nothing journals nothing.
-async fn is_stored(meta: &Arc<Metadata>, account: &NewAccount) -> Result<bool, ServeError> {
-    let found = meta
-        .account_by_access_key(&account.access_key)
-        .await
-        .map_err(|source| ServeError::AccountLookup { name: account.name.clone(), source })?;
-    Ok(found.is_some_and(|found| {
-        found.row.id == account.id
-            && found.row.name == account.name
-            && found.row.display_name == account.display_name
-            && found.secret.expose() == account.secret_key.as_str()
-    }))
-}
-
 /// What whoever started it needs to know.
 struct Announcement<'a> {
     data: &'a DataDir,
-    s3: SocketAddr,
+    /// Its URL.
+    s3: String,
     admin: SocketAddr,
     account: &'a NewAccount,
     origin: Origin,
@@ -447,7 +438,7 @@ impl Announcement<'_> {
     fn text(&self, status: &Status) -> String {
         let Announcement { data, s3, admin, .. } = self;
         let mut lines = vec![format!(
-            "Stele serves S3 on http://{s3} (geometry {}, {} drives); admin on http://{admin}",
+            "Stele serves S3 on {s3} (geometry {}, {} drives); admin on http://{admin}",
             status.geometry,
             status.drives.len()
         )];
@@ -469,14 +460,17 @@ impl Announcement<'_> {
             }
         };
         if self.first_start {
-            lines.push(format!("Keep a copy of the key elsewhere: stele key export --data {}", data.root().display()));
+            lines.push(format!(
+                "Keep copies of both keys elsewhere: stele key export --data {0} (and --second)",
+                data.root().display()
+            ));
         }
         lines.push("Try:".to_owned());
         let access_key = &self.account.access_key;
         lines.push(format!(
             "  export AWS_ACCESS_KEY_ID={access_key} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION=us-east-1"
         ));
-        let aws = format!("aws --endpoint-url http://{s3} s3");
+        let aws = format!("aws --endpoint-url {s3} s3");
         match read_only {
             true => lines.push(format!("  {aws} ls")),
             false => lines.extend([
@@ -493,7 +487,9 @@ impl Announcement<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use codec::effect::AccountRow;
     use codec::id::{Epoch, Lsn};
+    use metadata::keys::Secret;
     use zeroize::Zeroizing;
 
     fn status(mode: Mode) -> Status {
@@ -531,12 +527,23 @@ mod tests {
             id: "admin".to_owned(),
             name: "admin".to_owned(),
             display_name: "admin".to_owned(),
+            email: String::new(),
             access_key: "AKADMIN".to_owned(),
             secret_key: Zeroizing::new("very secret".to_owned()),
+            keys: Vec::new(),
+            users: Vec::new(),
+            kms_keys: Vec::new(),
         };
         let at = SocketAddr::from(([127, 0, 0, 1], 9000));
         let said = |origin, mode| {
-            let said = Announcement { data: &data, s3: at, admin: at, account: &account, origin, first_start: false };
+            let said = Announcement {
+                data: &data,
+                s3: format!("http://{at}"),
+                admin: at,
+                account: &account,
+                origin,
+                first_start: false,
+            };
             said.text(&status(mode))
         };
         let writes = said(Origin::Generated, Mode::Serving);

@@ -35,7 +35,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "put,get,range,list")]
     ops: Vec<Operation>,
     /// Object sizes, such as 4k,64k,1m,64m
-    #[arg(long, value_delimiter = ',', value_parser = parse_size, default_value = "4k,64k,1m,64m")]
+    #[arg(long, value_delimiter = ',', value_parser = benches::data::parse_size, default_value = "4k,64k,1m,64m")]
     sizes: Vec<u64>,
     /// Numbers of parallel clients
     #[arg(long, value_delimiter = ',', default_value = "1,16")]
@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value_t = 200_000)]
     max_ops: u64,
     /// Bytes of each ranged GET
-    #[arg(long, value_parser = parse_size, default_value = "64k")]
+    #[arg(long, value_parser = benches::data::parse_size, default_value = "64k")]
     range: u64,
     /// Compare every byte of each GET with what was put
     #[arg(long)]
@@ -64,23 +64,6 @@ struct Arguments {
     /// Print one JSON object per measurement
     #[arg(long)]
     json: bool,
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let (digits, unit) = match lower.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
-        Some((at, _)) => lower.split_at(at),
-        None => (lower.as_str(), ""),
-    };
-    let factor: u64 = match unit {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        other => return Err(format!("unknown unit '{other}': use k, m or g")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
 }
 
 #[tokio::main]
@@ -110,6 +93,7 @@ async fn run(arguments: Arguments) -> Result<(), benches::LoadError> {
                 bucket: arguments.bucket.clone(),
                 prefix: format!("{:?}-{size}-{workers}/", arguments.data).to_lowercase(),
                 size,
+                content: 0,
                 workers,
                 range: arguments.range.min(size),
                 limit: Duration::from_secs(arguments.seconds),
@@ -118,7 +102,8 @@ async fn run(arguments: Arguments) -> Result<(), benches::LoadError> {
             };
             let mut stored = 0;
             for &operation in &arguments.ops {
-                let report = plan.run(operation, &endpoint, &data, &mut stored, server.as_ref()).await?;
+                let report =
+                    plan.run(operation, std::slice::from_ref(&endpoint), &data, &mut stored, server.as_ref()).await?;
                 if arguments.json {
                     println!("{}", serde_json::to_string(&report)?);
                 } else {

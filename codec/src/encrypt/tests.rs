@@ -32,7 +32,32 @@ fn r17_damaged_wrapped_secrets_are_refused() {
             assert!(kek().unwrap(b"p", &damaged).is_err(), "bit {bit} of byte {i}");
         }
     }
-    assert_eq!(kek().unwrap(b"p", &[2; 60]), Err(WrapError::Version(2)));
+    assert_eq!(kek().unwrap(b"p", &[9; 60]), Err(WrapError::Version(9)));
+}
+
+#[test]
+fn either_of_two_keys_unwraps() {
+    let (second, other) = (KeyEncryptionKey::new([8; 32]), KeyEncryptionKey::new([9; 32]));
+    let wrapped = wrap_twice([&kek(), &second], b"p", b"secret").unwrap();
+    for keys in [vec![kek()], vec![second.clone()], vec![other.clone(), second.clone()]] {
+        assert_eq!(&unwrap_any(&keys, b"p", &wrapped).unwrap()[..], b"secret");
+    }
+    assert_eq!(unwrap_any([&other], b"p", &wrapped), Err(WrapError::WrongKey));
+    assert_eq!(unwrap_any([&kek()], b"another purpose", &wrapped), Err(WrapError::WrongKey));
+    let once = second.wrap(b"p", b"secret").unwrap();
+    assert_eq!(&unwrap_any([&kek(), &second], b"p", &once).unwrap()[..], b"secret");
+    // What programs before it make of it.
+    assert_eq!(kek().unwrap(b"p", &wrapped), Err(WrapError::Version(2)));
+    for i in 0..wrapped.len() {
+        assert!(unwrap_any([&second], b"p", &wrapped[..i]).is_err(), "cut at {i}");
+    }
+    assert_eq!(unwrap_any([&kek()], b"p", &[9; 60]), Err(WrapError::Version(9)));
+    let golden = crate::golden::read("wrapped-secret-v2.bin", || {
+        wrap_twice([&kek(), &second], b"purpose", b"golden secret").unwrap()
+    });
+    for key in [kek(), second] {
+        assert_eq!(&unwrap_any([&key], b"purpose", &golden).unwrap()[..], b"golden secret");
+    }
 }
 
 #[test]

@@ -25,7 +25,12 @@ fn text(len: usize) -> Vec<u8> {
 }
 
 fn make(plain: &[u8], level: i32, key: Option<&DataKey>) -> Vec<u8> {
-    encode(&FrameSpec { domain: DOMAIN, id: chunk_id(&chunk_key(), plain), level, data_key: key }, plain).unwrap()
+    make_in(FIRST_VERSION, plain, level, key)
+}
+
+fn make_in(version: u8, plain: &[u8], level: i32, key: Option<&DataKey>) -> Vec<u8> {
+    let spec = FrameSpec { version, domain: DOMAIN, id: chunk_id(&chunk_key(), plain), level, data_key: key };
+    encode(&spec, plain).unwrap()
 }
 
 fn read(frame: &[u8], plain: &[u8], key: Option<&DataKey>) -> Result<Vec<u8>, FrameError> {
@@ -44,12 +49,14 @@ fn chunks_come_back() {
     for len in [1, 2, 79, 4096, 65_536, 200_000, MAX_CHUNK - 1, MAX_CHUNK] {
         for plain in [noise(len), text(len), vec![0; len]] {
             for key in [None, Some(data_key())] {
-                let frame = make(&plain, 3, key.as_ref());
-                let header = verify_stored(&frame).unwrap();
-                assert_eq!(header.frame_len(), frame.len());
-                assert_eq!((header.plain_len as usize, header.encrypted()), (len, key.is_some()));
-                assert!(frame.len() <= MAX_FRAME);
-                assert_eq!(read(&frame, &plain, key.as_ref()).unwrap(), plain);
+                for version in FIRST_VERSION..=VERSION {
+                    let frame = make_in(version, &plain, 3, key.as_ref());
+                    let header = verify_stored(&frame).unwrap();
+                    assert_eq!((header.frame_len(), header.version), (frame.len(), version));
+                    assert_eq!((header.plain_len as usize, header.encrypted()), (len, key.is_some()));
+                    assert!(frame.len() <= MAX_FRAME && header.header_len() <= MAX_HEADER);
+                    assert_eq!(read(&frame, &plain, key.as_ref()).unwrap(), plain);
+                }
             }
         }
     }
@@ -69,22 +76,26 @@ fn what_does_not_get_smaller_is_stored_raw() {
     ] {
         let frame = make(&plain, level, None);
         assert_eq!(parse_header(&frame).unwrap().compression, compression, "{} bytes, level {level}", plain.len());
-        assert!(frame.len() <= HEADER_PLAIN + plain.len());
+        assert!(frame.len() <= HEADER_PLAIN + plain.len(), "a raw frame is its header and the chunk");
         assert!(frame.capacity() <= frame.len() + TAG_LEN, "a frame holds {} bytes too many", frame.capacity());
     }
 }
 
 #[test]
 fn impossible_chunks_are_refused() {
-    let spec = FrameSpec { domain: DOMAIN, id: ChunkId([0; 32]), level: 3, data_key: None };
+    let spec = FrameSpec { version: VERSION, domain: DOMAIN, id: ChunkId([0; 32]), level: 3, data_key: None };
     assert_eq!(encode(&spec, &[]), Err(FrameError::ChunkLength(0)));
     assert_eq!(encode(&spec, &vec![0; MAX_CHUNK + 1]), Err(FrameError::ChunkLength(MAX_CHUNK + 1)));
+    for version in [0, VERSION + 1] {
+        assert_eq!(encode(&FrameSpec { version, ..spec }, b"chunk"), Err(FrameError::Version(version)));
+    }
 }
 
 #[test]
 fn r17_every_flip_and_every_cut_is_detected() {
-    for (plain, key) in kinds() {
-        let frame = make(&plain, 3, key.as_ref());
+    let versions = || FIRST_VERSION..=VERSION;
+    for (version, (plain, key)) in versions().flat_map(|version| kinds().into_iter().map(move |kind| (version, kind))) {
+        let frame = make_in(version, &plain, 3, key.as_ref());
         for i in 0..frame.len() {
             assert!(verify_stored(&frame[..i]).is_err(), "cut at {i}");
             for bit in 0..8 {
@@ -96,6 +107,23 @@ fn r17_every_flip_and_every_cut_is_detected() {
         }
         let longer = [&frame[..], &[0]].concat();
         assert_eq!(verify_stored(&longer), Err(FrameError::Length { got: frame.len() + 1, want: frame.len() }));
+    }
+}
+
+#[cfg(feature = "next-release")]
+#[test]
+fn a_frame_of_version_2_says_its_mark_and_the_first_release_would_refuse_it_by_number() {
+    for key in [None, Some(data_key())] {
+        let frame = make_in(2, b"chunk", 0, key.as_ref());
+        assert_eq!(frame[4], 2);
+        let salt = if key.is_some() { SALT_LEN } else { 0 };
+        let mark = 56 + salt..64 + salt;
+        assert_eq!(frame[mark.clone()], MARK);
+        let (mut other, hash) = (frame.clone(), mark.end + PAYLOAD_HASH);
+        other[mark.start] ^= 1;
+        let right = hash_prefix::<HEADER_HASH>(&other[..hash]);
+        other[hash..hash + HEADER_HASH].copy_from_slice(&right);
+        assert_eq!(parse_header(&other), Err(FrameError::Field("mark")));
     }
 }
 
@@ -161,7 +189,7 @@ fn r17_lengths_are_checked_before_they_are_used() {
 fn unknown_fields_are_refused_by_name() {
     for (at, value, error) in [
         (0, b'X', FrameError::Magic),
-        (4, 2, FrameError::Version(2)),
+        (4, VERSION + 1, FrameError::Version(VERSION + 1)),
         (5, 2, FrameError::Field("compression")),
         (6, 2, FrameError::Field("encryption")),
         (7, 1, FrameError::Field("flags")),
@@ -216,7 +244,8 @@ fn plaintext_never_stands_in_for_an_encrypted_frame() {
 fn one_chunk_encrypted_twice_gives_two_frames() {
     let (a, b) = (make(b"chunk", 0, Some(&data_key())), make(b"chunk", 0, Some(&data_key())));
     assert_ne!(parse_header(&a).unwrap().salt, parse_header(&b).unwrap().salt);
-    assert_ne!(a[HEADER_ENCRYPTED..], b[HEADER_ENCRYPTED..]);
+    let start = header_len(FIRST_VERSION, true);
+    assert_ne!(a[start..], b[start..]);
 }
 
 #[test]
@@ -227,7 +256,8 @@ fn golden_frames_are_still_written_and_read() {
         ("frame-raw-encrypted-v1.bin", noise(200), 0, Some(data_key())),
         ("frame-zstd-encrypted-v1.bin", text(2000), 3, Some(data_key())),
     ] {
-        let spec = FrameSpec { domain: DOMAIN, id: chunk_id(&chunk_key(), &plain), level, data_key: key.as_ref() };
+        let id = chunk_id(&chunk_key(), &plain);
+        let spec = FrameSpec { version: FIRST_VERSION, domain: DOMAIN, id, level, data_key: key.as_ref() };
         let written = encode_salted(&spec, &plain, key.as_ref().map(|_| [0x33; 32])).unwrap();
         let golden = crate::golden::read(name, || written.clone());
         assert_eq!(read(&golden, &plain, key.as_ref()).unwrap(), plain, "{name}");
@@ -242,9 +272,10 @@ proptest! {
     #[test]
     fn r17_noise_is_no_frame(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(verify_stored(&bytes).is_err());
-        let mut disguised = b"STLF\x01".to_vec();
-        disguised.extend_from_slice(&bytes);
-        prop_assert!(verify_stored(&disguised).is_err());
+        for version in FIRST_VERSION..=VERSION {
+            let disguised = [b"STLF".as_slice(), &[version], &bytes].concat();
+            prop_assert!(verify_stored(&disguised).is_err());
+        }
     }
 
     #[test]

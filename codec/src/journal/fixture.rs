@@ -1,6 +1,10 @@
 //! Entries that have, between them, every kind of effect and every field set, for golden files. What is in a file is never changed: a
 //! kind or a field that is new goes into a new one, of the version of the effects that brings it.
 
+mod v4;
+
+pub(super) use v4::effects_v4;
+
 use crate::effect::*;
 use bytes::Bytes;
 
@@ -32,6 +36,7 @@ fn content() -> Content {
         part_sizes: vec![1 << 32, 1 << 32],
         encrypted: true,
         upload_id: String::new(),
+        ..Content::default()
     }
 }
 
@@ -48,6 +53,7 @@ fn bucket() -> BucketRow {
         location: "eu".into(),
         encrypt: true,
         zstd_level: -1,
+        ..BucketRow::default()
     }
 }
 
@@ -58,6 +64,7 @@ fn account() -> AccountRow {
         display_name: "Root".into(),
         access_key: "AK".into(),
         wrapped_secret: id(9, 60),
+        ..AccountRow::default()
     }
 }
 
@@ -85,6 +92,7 @@ fn first_kinds() -> Vec<EffectKind> {
             meta: Some(meta()),
             content: Some(content()),
             delete_marker: true,
+            ..VersionRow::default()
         }),
         EffectKind::DeleteVersion(VersionName { bucket: 2, key: "a/b".into(), seq: 41 }),
         EffectKind::PutUpload(UploadRow {
@@ -97,6 +105,7 @@ fn first_kinds() -> Vec<EffectKind> {
             full_object_checksum: true,
             domain: 5,
             encrypted: true,
+            ..UploadRow::default()
         }),
         EffectKind::DeleteUpload(upload()),
         EffectKind::PutPart(PartRow {
@@ -125,6 +134,7 @@ fn first_kinds() -> Vec<EffectKind> {
             encrypted: true,
             wrapped_chunk_key: id(4, 60),
             wrapped_data_key: id(5, 60),
+            ..DomainRow::default()
         }),
         EffectKind::PutSetting(SettingRow { name: "geometry".into(), value: Bytes::from_static(b"4+2") }),
         EffectKind::StartEpoch(EpochRow { epoch: 1 << 32, ..EpochRow::default() }),
@@ -195,6 +205,11 @@ fn of(kinds: Vec<EffectKind>) -> Effects {
 /// Every kind of effect that there was when the layout of version 1 was fixed.
 pub(super) fn effects() -> Effects {
     of(first_kinds())
+}
+
+/// The kinds that version 3 brought.
+pub(super) fn effects_v3() -> Effects {
+    of(vec![EffectKind::PutLevel(LevelRow { level: 3, by: "stele 0.1.0".into() })])
 }
 
 /// The other kinds, and the fields that rows have got since.

@@ -1,4 +1,4 @@
-use super::fixture::{effects, effects_v2};
+use super::fixture::{effects, effects_v2, effects_v3, effects_v4};
 use super::*;
 use crate::effect::{Effect, EffectKind, EpochRow};
 use crate::golden;
@@ -50,6 +50,29 @@ fn golden_entry_of_effect_version_2() {
     golden::check("journal-entry-ledger-v1-effects-v2.bin", &parsed.ledger_form());
 }
 
+#[test]
+fn golden_entry_of_effect_version_3() {
+    let entry = encode_entry(Lsn(44), Epoch(3 << 32), [9; 32], &effects_v3(), &[]).unwrap();
+    golden::check("journal-entry-v1-effects-v3.bin", &entry.bytes);
+    assert_eq!(entry.bytes[6..8], 3u16.to_le_bytes());
+    assert_eq!(parse_entry(entry.bytes).unwrap().effects, effects_v3());
+}
+
+#[test]
+fn golden_entry_of_effect_version_4() {
+    let entry = encode_entry(Lsn(45), Epoch(3 << 32), [10; 32], &effects_v4(), &frames()).unwrap();
+    golden::check("journal-entry-v1-effects-v4.bin", &entry.bytes);
+    assert_eq!(entry.bytes[6..8], 4u16.to_le_bytes());
+    let parsed = parse_entry(entry.bytes).unwrap();
+    assert_eq!(parsed.effects, effects_v4());
+    golden::check("journal-entry-ledger-v1-effects-v4.bin", &parsed.ledger_form());
+    // Each row alone is of version 4, or says nothing that a release before would drop.
+    for effect in effects_v4().effects {
+        let alone = Effects { effects: vec![effect], wall_ms: 1 };
+        assert_eq!(alone.version(), 4, "{alone:?}");
+    }
+}
+
 /// Replay reads entries for ever (R3): a kind that no golden file has could change its bytes and nobody would see it.
 #[test]
 fn every_kind_of_effect_is_in_a_golden_file() {
@@ -61,8 +84,11 @@ fn every_kind_of_effect_is_in_a_golden_file() {
         Effects::parse(&effects).is_ok()
     };
     let tag = |effect: &Effect| prost::encoding::decode_key(&mut &effect.encode_to_vec()[..]).unwrap().0;
-    let covered: std::collections::BTreeSet<u32> =
-        effects().effects.iter().chain(&effects_v2().effects).map(tag).collect();
+    let covered: std::collections::BTreeSet<u32> = [effects(), effects_v2(), effects_v3(), effects_v4()]
+        .iter()
+        .flat_map(|effects| &effects.effects)
+        .map(tag)
+        .collect();
     assert_eq!((1..=2047).filter(is_known).collect::<Vec<_>>(), covered.into_iter().collect::<Vec<_>>());
 }
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::effect::{AccountRow, Checksum, ChecksumAlgorithm, ObjectMeta};
 use http::HeaderValue;
-use s3s::dto::{ChecksumType, ETag, Metadata, Owner, ServerSideEncryption, Timestamp};
+use s3s::dto::{ChecksumType, ETag, Metadata, Owner, Timestamp};
 use std::time::{Duration, SystemTime};
 
 /// Milliseconds since the Unix epoch as a timestamp of S3.
@@ -51,11 +51,6 @@ pub fn owner(id: &str, account: Option<&AccountRow>) -> Owner {
 pub fn metadata(meta: &ObjectMeta) -> Option<Metadata> {
     let map: Metadata = meta.user.iter().map(|m| (m.name.clone(), m.value.clone())).collect();
     (!map.is_empty()).then_some(map)
-}
-
-/// x-amz-server-side-encryption.
-pub fn encryption(encrypted: bool) -> Option<ServerSideEncryption> {
-    encrypted.then(|| ServerSideEncryption::from_static(ServerSideEncryption::AES256))
 }
 
 /// A checksum as S3 shows it: base64, and for a composite one the number of parts behind it.

@@ -1,47 +1,75 @@
 //! Buckets: create, find, list, delete, and their few settings.
 
-use super::{answer, error};
+use super::{answer, encryption, error};
 use crate::auth;
 use crate::engine::Gateway;
+use crate::protect::Protection;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use codec::effect::BucketRow;
+use codec::effect::{BucketRow, DefaultEncryptionRow, ProtectionClass, Versioning};
+use codec::level::FormatLevel;
 use metadata::client::CommitError;
-use metadata::command::{Command, CreateBucket, Refusal};
+use metadata::command::{BucketChange, BucketWith, Command, CreateBucket, Refusal};
 use s3s::dto::{
-    Bucket, BucketLocationConstraint, CreateBucketConfiguration, CreateBucketInput, CreateBucketOutput,
-    DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketInput, DeleteBucketOutput,
-    GetBucketEncryptionInput, GetBucketEncryptionOutput, GetBucketLocationInput, GetBucketLocationOutput,
-    GetBucketVersioningInput, GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput, ListBucketsInput,
-    ListBucketsOutput, PutBucketEncryptionInput, PutBucketEncryptionOutput, ServerSideEncryption,
-    ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
+    Bucket, BucketLocationConstraint, BucketVersioningStatus, CreateBucketConfiguration, CreateBucketInput,
+    CreateBucketOutput, DeleteBucketEncryptionInput, DeleteBucketEncryptionOutput, DeleteBucketInput,
+    DeleteBucketOutput, GetBucketEncryptionInput, GetBucketEncryptionOutput, GetBucketLocationInput,
+    GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput,
+    ListBucketsInput, ListBucketsOutput, MFADelete, PutBucketEncryptionInput, PutBucketEncryptionOutput,
+    PutBucketVersioningInput, PutBucketVersioningOutput, ServerSideEncryption, ServerSideEncryptionByDefault,
+    ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 /// The region of a bucket that names none.
-const DEFAULT_REGION: &str = "us-east-1";
+pub const DEFAULT_REGION: &str = "us-east-1";
 /// Most buckets on a page, and as many without one.
 const MAX_BUCKETS: usize = 10_000;
 
 /// CreateBucket. As in S3's oldest region, creating one's own bucket again there is no error; elsewhere it is.
 pub async fn create(gateway: &Gateway, req: S3Request<CreateBucketInput>) -> S3Result<S3Response<CreateBucketOutput>> {
-    let caller = auth::caller(&req)?;
+    let authorised = auth::authorised(&req)?;
+    encryption::refuse_on_bucket(&req.headers)?;
+    let wanted = req.input.create_bucket_configuration.as_ref().and_then(|of| of.location_constraint.as_ref());
+    let wanted = wanted.map(|constraint| constraint.as_str().to_owned());
+    authorised
+        .settle(|context| {
+            if let Some(constraint) = wanted {
+                context.add("s3:locationconstraint", constraint);
+            }
+        })
+        .await?;
+    let new = authorised.new_bucket(gateway.config().enforced_buckets).await?;
     let signed_region = req.region.as_ref().map_or(DEFAULT_REGION, |region| region.as_str()).to_owned();
     let input = req.input;
     check_new_name(&input.bucket)?;
     let location = location(input.create_bucket_configuration.as_ref())?;
+    let lock = input.object_lock_enabled_for_bucket == Some(true);
     let meta = gateway.metadata();
     let command = Command::CreateBucket(CreateBucket {
         name: input.bucket.clone(),
-        owner: caller.row.id.clone(),
+        owner: authorised.caller().signed()?.id.clone(),
         location,
         encrypt: false,
         zstd_level: 0,
         now_ms: now_ms(),
+        with: BucketWith {
+            ownership: new.ownership,
+            block: new.block,
+            acl: new.acl.clone(),
+            lock,
+            ..BucketWith::default()
+        },
     });
     match meta.commit(meta.epoch(), command).await {
         Ok(_) => {}
-        Err(CommitError::Refused(Refusal::BucketOwnedByYou)) if signed_region == DEFAULT_REGION => {}
+        Err(CommitError::Refused(Refusal::BucketOwnedByYou)) if signed_region == DEFAULT_REGION => {
+            let there = meta.bucket(&input.bucket).await.map_err(error::lookup)?;
+            // It does not get another list by being created again: who asked for one would believe that it has.
+            if there.is_some_and(|there| there.acl != new.acl) {
+                return Err(error::refused(Refusal::BucketExists));
+            }
+        }
         Err(refused) => return Err(error::commit(refused)),
     }
     Ok(S3Response::new(CreateBucketOutput { bucket_arn: None, location: Some(format!("/{}", input.bucket)) }))
@@ -80,7 +108,8 @@ fn location(configuration: Option<&CreateBucketConfiguration>) -> S3Result<Strin
     Ok(name.to_owned())
 }
 
-fn region(bucket: &BucketRow) -> String {
+/// The region that a bucket says it is in.
+pub fn region(bucket: &BucketRow) -> String {
     if bucket.location.is_empty() { DEFAULT_REGION.to_owned() } else { bucket.location.clone() }
 }
 
@@ -103,7 +132,7 @@ pub async fn list(gateway: &Gateway, req: S3Request<ListBucketsInput>) -> S3Resu
     };
     let after = input.continuation_token.as_deref().map(name_of).transpose()?;
     let prefix = input.prefix.clone().unwrap_or_default();
-    let rows = gateway.metadata().buckets(&caller.row.id).await.map_err(error::lookup)?;
+    let rows = gateway.metadata().buckets(&caller.signed()?.id).await.map_err(error::lookup)?;
     let mut wanted = rows.into_iter().filter(|row| {
         row.name.starts_with(&prefix)
             && after.as_ref().is_none_or(|after| row.name > *after)
@@ -125,7 +154,7 @@ pub async fn list(gateway: &Gateway, req: S3Request<ListBucketsInput>) -> S3Resu
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(buckets),
         continuation_token: next,
-        owner: Some(auth::owner(&caller)),
+        owner: Some(auth::owner(caller.signed()?)),
         prefix: input.prefix,
     }))
 }
@@ -154,26 +183,58 @@ pub fn get_location(req: &S3Request<GetBucketLocationInput>) -> S3Result<S3Respo
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
 }
 
-/// GetBucketVersioning: never configured.
+/// GetBucketVersioning. Of a bucket that never kept versions nothing is said.
 pub fn get_versioning(req: &S3Request<GetBucketVersioningInput>) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-    auth::bucket(req)?;
-    Ok(S3Response::new(GetBucketVersioningOutput::default()))
+    let status = match auth::bucket(req)?.versioning() {
+        Versioning::Never => None,
+        Versioning::Enabled => Some(BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED)),
+        Versioning::Suspended => Some(BucketVersioningStatus::from_static(BucketVersioningStatus::SUSPENDED)),
+    };
+    Ok(S3Response::new(GetBucketVersioningOutput { status, ..GetBucketVersioningOutput::default() }))
+}
+
+/// PutBucketVersioning: it keeps versions from now on, or no more. What it has stays.
+pub async fn put_versioning(
+    gateway: &Gateway,
+    req: S3Request<PutBucketVersioningInput>,
+) -> S3Result<S3Response<PutBucketVersioningOutput>> {
+    let bucket = auth::bucket(&req)?;
+    let asked = req.input.versioning_configuration;
+    if asked.mfa_delete.as_ref().is_some_and(|mfa| mfa.as_str() != MFADelete::DISABLED) {
+        return Err(error::not_implemented("MFA delete"));
+    }
+    let enabled = match asked.status.as_ref().map(BucketVersioningStatus::as_str) {
+        Some(BucketVersioningStatus::ENABLED) => true,
+        Some(BucketVersioningStatus::SUSPENDED) => false,
+        _ => {
+            return Err(s3_error!(IllegalVersioningConfigurationException, "The versioning configuration is invalid."));
+        }
+    };
+    let meta = gateway.metadata();
+    let command = Command::ChangeBucket { bucket: bucket.bucket_id(), change: BucketChange::Versioning(enabled) };
+    meta.commit(meta.epoch(), command).await.map_err(error::commit)?;
+    Ok(S3Response::new(PutBucketVersioningOutput::default()))
 }
 
 /// GetBucketEncryption.
 pub fn get_encryption(req: &S3Request<GetBucketEncryptionInput>) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
-    if !auth::bucket(req)?.encrypt {
-        let mut refused = s3_error!(
-            ServerSideEncryptionConfigurationNotFoundError,
-            "The server side encryption configuration was not found"
-        );
-        refused.set_status_code(http::StatusCode::NOT_FOUND);
-        return Err(refused);
-    }
+    let bucket = auth::bucket(req)?;
+    let (algorithm, key) = match encryption::default_of(&bucket) {
+        Protection::Managed => (ServerSideEncryption::AES256, None),
+        Protection::Kms(key) => (ServerSideEncryption::AWS_KMS, Some(key)),
+        Protection::Plain | Protection::Customer(_) => {
+            let mut refused = s3_error!(
+                ServerSideEncryptionConfigurationNotFoundError,
+                "The server side encryption configuration was not found"
+            );
+            refused.set_status_code(http::StatusCode::NOT_FOUND);
+            return Err(refused);
+        }
+    };
     let rule = ServerSideEncryptionRule {
         apply_server_side_encryption_by_default: Some(ServerSideEncryptionByDefault {
-            kms_master_key_id: None,
-            sse_algorithm: ServerSideEncryption::from_static(ServerSideEncryption::AES256),
+            kms_master_key_id: key,
+            sse_algorithm: ServerSideEncryption::from_static(algorithm),
         }),
         bucket_key_enabled: Some(false),
         ..ServerSideEncryptionRule::default()
@@ -183,7 +244,7 @@ pub fn get_encryption(req: &S3Request<GetBucketEncryptionInput>) -> S3Result<S3R
     }))
 }
 
-/// PutBucketEncryption: one rule, SSE-S3.
+/// PutBucketEncryption: one rule, SSE-S3 or SSE-KMS with a key that is named.
 pub async fn put_encryption(
     gateway: &Gateway,
     req: S3Request<PutBucketEncryptionInput>,
@@ -195,18 +256,16 @@ pub async fn put_encryption(
     let Some(default) = &rule.apply_server_side_encryption_by_default else {
         return Err(s3_error!(MalformedXML));
     };
-    if rule.bucket_key_enabled == Some(true) || default.kms_master_key_id.is_some() {
-        return Err(error::not_implemented("Encryption with KMS"));
-    }
     if rule.blocked_encryption_types.is_some() {
         return Err(error::not_implemented("Blocking encryption types"));
     }
-    match default.sse_algorithm.as_str() {
-        ServerSideEncryption::AES256 => {}
-        kms if kms.starts_with("aws:") => return Err(error::not_implemented("Encryption with KMS")),
-        _ => return Err(s3_error!(MalformedXML)),
+    let (algorithm, key) = (default.sse_algorithm.as_str(), default.kms_master_key_id.as_deref());
+    let how = encryption::default_asked(algorithm, key, &bucket.owner)?;
+    if let Protection::Kms(_) = &how {
+        // A key that there is not would be found out by each PUT from now on, and by none before.
+        gateway.metadata().domain(&bucket.owner, &how.purpose()).await.map_err(error::commit)?;
     }
-    configure(gateway, &bucket, true).await?;
+    configure(gateway, &bucket, &how).await?;
     Ok(S3Response::new(PutBucketEncryptionOutput {}))
 }
 
@@ -216,13 +275,22 @@ pub async fn delete_encryption(
     req: S3Request<DeleteBucketEncryptionInput>,
 ) -> S3Result<S3Response<DeleteBucketEncryptionOutput>> {
     let bucket = auth::bucket(&req)?;
-    configure(gateway, &bucket, false).await?;
+    configure(gateway, &bucket, &Protection::Plain).await?;
     Ok(S3Response::new(DeleteBucketEncryptionOutput {}))
 }
 
-async fn configure(gateway: &Gateway, bucket: &BucketRow, encrypt: bool) -> S3Result<()> {
+async fn configure(gateway: &Gateway, bucket: &BucketRow, how: &Protection) -> S3Result<()> {
     let meta = gateway.metadata();
-    let command = Command::ConfigureBucket { bucket: bucket.bucket_id(), encrypt, zstd_level: bucket.zstd_level };
+    let default = match how {
+        Protection::Kms(key) => Some(DefaultEncryptionRow { class: ProtectionClass::Kms.into(), key: key.clone() }),
+        _ => None,
+    };
+    let (id, encrypt) = (bucket.bucket_id(), matches!(how, Protection::Managed));
+    // As it was said before there was another class. Above that level it would leave a key in place that somebody sets meanwhile.
+    let command = match meta.level() < FormatLevel::VERSIONS {
+        true => Command::ConfigureBucket { bucket: id, encrypt, zstd_level: bucket.zstd_level },
+        false => Command::ChangeBucket { bucket: id, change: BucketChange::Encryption { encrypt, default } },
+    };
     meta.commit(meta.epoch(), command).await.map_err(error::commit)?;
     Ok(())
 }

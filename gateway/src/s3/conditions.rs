@@ -1,9 +1,11 @@
 //! Conditions of reads, Range behind If-Range, and conditions of writes that are not judged.
 
 use super::error;
+use crate::auth::door::{Authorised, Object};
 use codec::effect::VersionRow;
 use http::header::{CONTENT_RANGE, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, Method, StatusCode};
+use metadata::command::Condition;
 use s3s::dto::{ETagCondition, Timestamp};
 use s3s::{S3Error, S3Result, s3_error};
 
@@ -120,6 +122,17 @@ pub fn refuse_unjudged(operation: &str, method: &Method, headers: &HeaderMap) ->
         }
     }
     Ok(())
+}
+
+/// Refuses to compare what is there for whom may not read it: by its entity tag, which is a hash of it, a write or a delete would
+/// tell whether it is what somebody guesses (Amazon S3 User Guide, "Add preconditions to S3 operations": If-Match needs
+/// `s3:GetObject`, too).
+pub async fn may_compare(authorised: &Authorised, condition: &Condition, object: Object<'_>) -> S3Result<()> {
+    let action = if object.version_id.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
+    match condition {
+        Condition::None | Condition::IfNoneMatchAny | Condition::IfMatchAny => Ok(()),
+        Condition::IfMatch(_) | Condition::IfNoneMatch(_) => authorised.may_besides(&[action], object).await,
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,15 @@
 //! Two texts are kept apart. The client gets a code and a sentence that names nothing of the inside; what an operator
 //! needs is logged here, where the error is consumed, and only when it is ours: a 4xx is the client's and is not logged.
 
+use super::encryption;
 use crate::error::{BodyError, GetError, PutError};
+use crate::protect::WrongKey;
+use access::acl::AclError;
+use access::lock::RetentionError;
 use http::StatusCode;
 use metadata::client::{CommitError, LookupError};
 use metadata::command::Refusal;
+use metadata::kms::KmsFault;
 use s3s::stream::aws_chunked_stream::AwsChunkedStreamError;
 use s3s::stream::upload_stream::UploadStreamError;
 use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode, StdError, s3_error};
@@ -75,9 +80,64 @@ pub fn precondition_failed() -> S3Error {
     s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
 }
 
+/// A list that is not taken.
+pub fn acl(error: &AclError) -> S3Error {
+    match error {
+        AclError::TooMany => {
+            custom("MalformedACLError", StatusCode::BAD_REQUEST, "The list has more grants than a list may have.")
+        }
+        AclError::Owner => s3_error!(AccessDenied, "Access Denied"),
+        AclError::Both => {
+            s3_error!(InvalidRequest, "Specifying both Canned ACLs and Header Grants is not allowed")
+        }
+        AclError::Unknown(_) => s3_error!(InvalidArgument, "Invalid id"),
+        AclError::Canned(_) | AclError::Header(_) | AclError::Group(_) => s3_error!(InvalidArgument, "{error}"),
+    }
+}
+
+/// 400 for a policy that is none, or that is not understood.
+pub fn policy(fault: &dyn std::fmt::Display) -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::Custom("MalformedPolicy".into()), fault.to_string());
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
+}
+
+/// 400 for a grant to an address that no account has.
+pub fn unresolvable_email() -> S3Error {
+    custom(
+        "UnresolvableGrantByEmailAddress",
+        StatusCode::BAD_REQUEST,
+        "The email address you provided does not match any account on record.",
+    )
+}
+
+/// 400 for a list where lists count for nothing.
+pub fn lists_disabled() -> S3Error {
+    custom("AccessControlListNotSupported", StatusCode::BAD_REQUEST, "The bucket does not allow ACLs")
+}
+
+/// 400 for a list of a new bucket in which lists are to count for nothing.
+pub fn lists_with_ownership() -> S3Error {
+    custom(
+        "InvalidBucketAclWithObjectOwnership",
+        StatusCode::BAD_REQUEST,
+        "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting",
+    )
+}
+
 /// 404 for a key.
 pub fn no_such_key() -> S3Error {
     s3_error!(NoSuchKey, "The specified key does not exist.")
+}
+
+/// 404 for a version.
+pub fn no_such_version() -> S3Error {
+    s3_error!(NoSuchVersion, "The specified version does not exist.")
+}
+
+/// 405 for whoever asks for a delete marker as if it were an object.
+pub fn is_delete_marker() -> S3Error {
+    s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource.")
 }
 
 /// 404 for a bucket.
@@ -196,6 +256,10 @@ pub fn put(error: PutError) -> S3Error {
         PutError::InvalidPartOrder => invalid_part_order(),
         PutError::PartTooSmall { .. } => part_too_small(),
         PutError::Invalid(what) => s3_error!(InvalidRequest, "{what}"),
+        PutError::Key(WrongKey::Missing) => encryption::key_missing(),
+        PutError::Key(WrongKey::Other) => encryption::wrong_key(),
+        PutError::Kms { key, fault } => kms(&key, fault),
+        PutError::Refused(refusal) => refused(refusal),
         PutError::Source(error) => get(error),
         PutError::Full => full(),
         PutError::ReadOnly(reason) => read_only(&reason),
@@ -217,8 +281,25 @@ pub fn get(error: GetError) -> S3Error {
         GetError::Unreachable(_) => unreachable(),
         GetError::Busy => slow_down(),
         GetError::Unavailable(reason) => unavailable(&reason),
+        GetError::Key(WrongKey::Missing) => encryption::key_missing(),
+        GetError::Key(WrongKey::Other) => encryption::wrong_key(),
+        GetError::Kms { key, fault } => kms(&key, fault),
         GetError::Damaged { .. } | GetError::Manifest(_) => internal_error(),
     }
+}
+
+/// 400: a key of the key store can't be used.
+pub fn kms(key: &str, fault: KmsFault) -> S3Error {
+    let code = match fault {
+        KmsFault::Unknown => "KMS.NotFoundException",
+        KmsFault::Disabled => "KMS.DisabledException",
+        KmsFault::Leaving | KmsFault::Destroyed => "KMS.KMSInvalidStateException",
+    };
+    // Whoever names one may name it with megabytes.
+    let key: String = key.chars().take(256).collect();
+    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), format!("The key {key} {fault}."));
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
 }
 
 /// 416.
@@ -258,9 +339,39 @@ pub fn refused(refusal: Refusal) -> S3Error {
         Refusal::InvalidPartOrder => invalid_part_order(),
         Refusal::PartTooSmall { .. } => part_too_small(),
         Refusal::Fenced { .. } => unavailable("the epoch changed while the request ran"),
+        Refusal::Kms { key, fault } => kms(&key, fault),
         Refusal::NoSuchDomain(_) => unavailable("the account's dedup domain was lost"),
         Refusal::NoSuchReplication => s3_error!(InvalidRequest, "The bucket has no replication."),
         Refusal::ReplicationTargetTaken => s3_error!(InvalidRequest, "Another bucket is copied there."),
+        Refusal::NoSuchVersion => no_such_version(),
+        Refusal::IsDeleteMarker => is_delete_marker(),
+        Refusal::Locked(_) => s3_error!(AccessDenied, "Access Denied because object protected by object lock."),
+        Refusal::Retention(RetentionError::Locked(_)) => {
+            s3_error!(AccessDenied, "Access Denied because object protected by object lock.")
+        }
+        Refusal::Retention(error) => s3_error!(InvalidArgument, "{error}"),
+        Refusal::NoLock => s3_error!(InvalidRequest, "Bucket is missing Object Lock Configuration"),
+        Refusal::VersioningLocked => s3_error!(
+            InvalidBucketState,
+            "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed."
+        ),
+        Refusal::NotVersioned => s3_error!(
+            InvalidBucketState,
+            "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration"
+        ),
+        Refusal::NoSuchWebhook(name) => s3_error!(
+            InvalidArgument,
+            "Unable to validate the following destination configurations: there is no webhook {name}"
+        ),
+        Refusal::QuotaExceeded { .. } => custom(
+            "QuotaExceeded",
+            StatusCode::FORBIDDEN,
+            "The quota of the bucket or of its account would be exceeded.",
+        ),
+        error @ Refusal::NeedsLevel { .. } => {
+            tracing::warn!(%error, "a request needs a later format level");
+            s3_error!(NotImplemented, "This is not available until the upgrade of the store is finished.")
+        }
         Refusal::TooLarge => s3_error!(InvalidRequest, "The request is larger than one request may be."),
         other => internal(&other),
     }
@@ -270,6 +381,7 @@ pub fn refused(refusal: Refusal) -> S3Error {
 pub fn lookup(error: LookupError) -> S3Error {
     match error {
         LookupError::Unavailable { reason } => unavailable(&reason),
+        LookupError::Kms { key, fault } => kms(&key, fault),
         error @ (LookupError::Damaged { .. } | LookupError::Unknown { .. }) => internal(&error),
     }
 }

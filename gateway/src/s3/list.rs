@@ -1,19 +1,22 @@
 //! Listings: keys (both versions of the call), versions, uploads and parts.
 
 use super::answer::{self, set_checksums};
-use super::error;
+use super::{error, lifecycle, version};
 use crate::auth;
+use crate::auth::owners::Owners;
 use crate::engine::Gateway;
+use access::versions::Named;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use codec::effect::{ChecksumAlgorithm, UploadName, UploadRow, VersionRow};
-use metadata::keys::Account;
+use http::Uri;
+use metadata::lifecycle::opened_ms;
 use metadata::listing::{ListPage, ListRequest, MAX_PAGE, PartsRequest, UploadsRequest, VersionsRequest};
 use s3s::dto::{
-    self, ChecksumType, CommonPrefix, EncodingType, Initiator, ListMultipartUploadsInput, ListMultipartUploadsOutput,
-    ListObjectVersionsInput, ListObjectVersionsOutput, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
-    ListObjectsV2Output, ListPartsInput, ListPartsOutput, MultipartUpload, Object, ObjectStorageClass, ObjectVersion,
-    ObjectVersionStorageClass, Part, StorageClass,
+    self, ChecksumType, CommonPrefix, DeleteMarkerEntry, EncodingType, Initiator, ListMultipartUploadsInput,
+    ListMultipartUploadsOutput, ListObjectVersionsInput, ListObjectVersionsOutput, ListObjectsInput, ListObjectsOutput,
+    ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, MultipartUpload, Object,
+    ObjectStorageClass, ObjectVersion, ObjectVersionStorageClass, Part, StorageClass,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
@@ -59,6 +62,14 @@ impl Names {
         name.map(|name| self.write(&name))
     }
 
+    /// The prefix as version 1 of the listing repeats it. botocore reads it as it stands, others decode it: where decoding changes
+    /// nothing and XML holds it as it is, it stands there plainly, and is the same to both.
+    fn write_prefix_v1(self, prefix: &str) -> String {
+        let as_it_is =
+            |c: char| !matches!(c, '%' | '+' | '\u{fffe}' | '\u{ffff}') && (c >= ' ' || matches!(c, '\t' | '\n'));
+        if prefix.chars().all(as_it_is) { prefix.to_owned() } else { self.write(prefix) }
+    }
+
     fn encoding(self) -> Option<EncodingType> {
         self.0.then(|| EncodingType::from_static(EncodingType::URL))
     }
@@ -78,6 +89,17 @@ fn page_size(asked: Option<i32>, name: &str) -> S3Result<(i32, usize)> {
     Ok((shown, size))
 }
 
+/// `allow-unordered=true`, of Ceph's clients: keys may come in any order, and so also in theirs. It does not go with a delimiter, since
+/// common prefixes are of keys that come one after the other.
+fn check_unordered(uri: &Uri, delimiter: Option<&str>) -> S3Result<()> {
+    let asked = super::request::query_pairs(uri.query().unwrap_or_default());
+    let unordered = asked.iter().any(|(name, value)| name == "allow-unordered" && value == "true");
+    if unordered && delimiter.is_some_and(|delimiter| !delimiter.is_empty()) {
+        return Err(s3_error!(InvalidArgument, "allow-unordered does not go with a delimiter."));
+    }
+    Ok(())
+}
+
 fn algorithms(checksums: &[codec::effect::Checksum]) -> Option<Vec<dto::ChecksumAlgorithm>> {
     let names: Vec<_> = checksums
         .iter()
@@ -92,7 +114,7 @@ fn class_label(version: &VersionRow) -> String {
     if label.is_empty() { StorageClass::STANDARD.to_owned() } else { label.to_owned() }
 }
 
-fn object(names: Names, version: &VersionRow, owner: Option<&Account>) -> Object {
+fn object(names: Names, version: &VersionRow, owners: Option<&Owners>) -> Object {
     let content = version.content.clone().unwrap_or_default();
     Object {
         checksum_algorithm: algorithms(&content.checksums),
@@ -100,15 +122,15 @@ fn object(names: Names, version: &VersionRow, owner: Option<&Account>) -> Object
         e_tag: Some(answer::etag(&content.etag)),
         key: Some(names.write(&version.key)),
         last_modified: Some(answer::timestamp(version.modified_ms)),
-        owner: owner.map(auth::owner),
+        owner: owners.map(|owners| owners.of(&version.owner)),
         restore_status: None,
         size: Some(answer::length(content.size)),
         storage_class: Some(ObjectStorageClass::from(class_label(version))),
     }
 }
 
-fn objects(names: Names, page: &ListPage, owner: Option<&Account>) -> Option<Vec<Object>> {
-    let list: Vec<_> = page.objects.iter().map(|version| object(names, version, owner)).collect();
+fn objects(names: Names, page: &ListPage, owners: Option<&Owners>) -> Option<Vec<Object>> {
+    let list: Vec<_> = page.objects.iter().map(|version| object(names, version, owners)).collect();
     (!list.is_empty()).then_some(list)
 }
 
@@ -117,7 +139,8 @@ pub async fn objects_v1(
     gateway: &Gateway,
     req: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
-    let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
+    let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
+    check_unordered(&req.uri, req.input.delimiter.as_deref())?;
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.marker])?;
@@ -131,16 +154,18 @@ pub async fn objects_v1(
         max,
     };
     let page = gateway.metadata().list(request).await.map_err(error::lookup)?;
+    let owners = authorised.owners(&of_versions(&page.objects)).await?;
+    let last = page.objects.last().map(|row| row.key.clone());
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(bucket.name.clone()),
-        prefix: Some(names.write(&input.prefix.unwrap_or_default())),
+        prefix: Some(names.write_prefix_v1(&input.prefix.unwrap_or_default())),
         marker: Some(names.write(&input.marker.unwrap_or_default())),
         max_keys: Some(shown),
         is_truncated: Some(page.next.is_some()),
-        contents: objects(names, &page, Some(&caller)),
+        contents: objects(names, &page, Some(&owners)),
         common_prefixes: names.prefixes(&page.prefixes),
         // S3 names the next marker only where the client can't take it from the last key.
-        next_marker: names.write_some(page.next.filter(|_| !delimiter.is_empty())),
+        next_marker: names.write_some(page.next.filter(|next| !delimiter.is_empty() || last.as_ref() != Some(next))),
         delimiter: answer::text(&delimiter).map(|d| names.write(&d)),
         encoding_type: names.encoding(),
         request_charged: None,
@@ -164,7 +189,8 @@ pub async fn objects_v2(
     gateway: &Gateway,
     req: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
+    let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
+    check_unordered(&req.uri, req.input.delimiter.as_deref())?;
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.start_after, &input.continuation_token])?;
@@ -181,7 +207,10 @@ pub async fn objects_v2(
         max,
     };
     let page = gateway.metadata().list(request).await.map_err(error::lookup)?;
-    let owner = input.fetch_owner.unwrap_or(false).then_some(&*caller);
+    let owners = match input.fetch_owner {
+        Some(true) => Some(authorised.owners(&of_versions(&page.objects)).await?),
+        _ => None,
+    };
     let count = page.objects.len() + page.prefixes.len();
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(bucket.name.clone()),
@@ -191,7 +220,7 @@ pub async fn objects_v2(
         continuation_token: input.continuation_token,
         is_truncated: Some(page.next.is_some()),
         next_continuation_token: page.next.as_deref().map(token_of),
-        contents: objects(names, &page, owner),
+        contents: objects(names, &page, owners.as_ref()),
         common_prefixes: names.prefixes(&page.prefixes),
         delimiter: input.delimiter.filter(|d| !d.is_empty()).map(|d| names.write(&d)),
         encoding_type: names.encoding(),
@@ -200,12 +229,12 @@ pub async fn objects_v2(
     }))
 }
 
-/// ListObjectVersions. A bucket without versioning has the null version of each key.
+/// ListObjectVersions, delete markers included. A bucket that never kept versions has the null version of each key.
 pub async fn versions(
     gateway: &Gateway,
     req: S3Request<ListObjectVersionsInput>,
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
-    let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
+    let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.key_marker])?;
@@ -215,6 +244,7 @@ pub async fn versions(
     if key_marker.is_empty() && version_marker.is_some() {
         return Err(s3_error!(InvalidArgument, "A version-id marker cannot be specified without a key marker."));
     }
+    Named::parse(version_marker.as_deref()).map_err(|_| s3_error!(InvalidArgument, "Invalid version id specified"))?;
     let request = VersionsRequest {
         bucket: bucket.bucket_id(),
         prefix: input.prefix.clone().unwrap_or_default(),
@@ -224,12 +254,20 @@ pub async fn versions(
         max,
     };
     let page = gateway.metadata().list_versions(request).await.map_err(error::lookup)?;
-    let versions: Vec<_> = page.versions.iter().map(|(row, latest)| version(names, row, *latest, &caller)).collect();
+    let owners =
+        authorised.owners(&page.versions.iter().map(|(row, _)| row.owner.as_str()).collect::<Vec<_>>()).await?;
+    let (mut versions, mut markers) = (Vec::new(), Vec::new());
+    for (row, latest) in &page.versions {
+        match row.delete_marker {
+            true => markers.push(delete_marker(names, row, *latest, &owners)),
+            false => versions.push(object_version(names, row, *latest, &owners)),
+        }
+    }
     let truncated = page.next.is_some();
     let (next_key, next_version) = page.next.unzip();
     Ok(S3Response::new(ListObjectVersionsOutput {
         common_prefixes: names.prefixes(&page.prefixes),
-        delete_markers: None,
+        delete_markers: (!markers.is_empty()).then_some(markers),
         delimiter: input.delimiter.filter(|d| !d.is_empty()).map(|d| names.write(&d)),
         encoding_type: names.encoding(),
         is_truncated: Some(truncated),
@@ -245,7 +283,7 @@ pub async fn versions(
     }))
 }
 
-fn version(names: Names, row: &VersionRow, latest: bool, owner: &Account) -> ObjectVersion {
+fn object_version(names: Names, row: &VersionRow, latest: bool, owners: &Owners) -> ObjectVersion {
     let content = row.content.clone().unwrap_or_default();
     ObjectVersion {
         checksum_algorithm: algorithms(&content.checksums),
@@ -254,20 +292,37 @@ fn version(names: Names, row: &VersionRow, latest: bool, owner: &Account) -> Obj
         is_latest: Some(latest),
         key: Some(names.write(&row.key)),
         last_modified: Some(answer::timestamp(row.modified_ms)),
-        owner: Some(auth::owner(owner)),
+        owner: Some(owners.of(&row.owner)),
         restore_status: None,
         size: Some(answer::length(content.size)),
         storage_class: Some(ObjectVersionStorageClass::from(class_label(row))),
-        version_id: Some(answer::text(&row.version_id).unwrap_or_else(|| "null".to_owned())),
+        version_id: Some(version::name(&row.version_id).to_owned()),
     }
 }
 
-fn initiator(upload: &UploadRow, caller: &Account) -> Initiator {
-    let owner = auth::owner(caller);
-    if owner.id.as_deref() == Some(upload.initiator.as_str()) {
-        return Initiator { display_name: owner.display_name, id: owner.id };
+fn delete_marker(names: Names, row: &VersionRow, latest: bool, owners: &Owners) -> DeleteMarkerEntry {
+    DeleteMarkerEntry {
+        is_latest: Some(latest),
+        key: Some(names.write(&row.key)),
+        last_modified: Some(answer::timestamp(row.modified_ms)),
+        owner: Some(owners.of(&row.owner)),
+        version_id: Some(version::name(&row.version_id).to_owned()),
     }
-    Initiator { display_name: Some(upload.initiator.clone()), id: Some(upload.initiator.clone()) }
+}
+
+fn initiator(upload: &UploadRow, owners: &Owners) -> Initiator {
+    let account = owners.of(&upload.initiator);
+    Initiator { display_name: account.display_name, id: account.id }
+}
+
+/// The accounts that uploads name.
+fn of_uploads(uploads: &[UploadRow]) -> Vec<&str> {
+    uploads.iter().flat_map(|row| [row.initiator.as_str(), row.owner.as_str()]).collect()
+}
+
+/// The accounts that versions name.
+fn of_versions(versions: &[VersionRow]) -> Vec<&str> {
+    versions.iter().map(|row| row.owner.as_str()).collect()
 }
 
 fn upload_checksum(upload: &UploadRow) -> (Option<dto::ChecksumAlgorithm>, Option<ChecksumType>) {
@@ -292,7 +347,7 @@ pub async fn uploads(
     gateway: &Gateway,
     req: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
+    let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.key_marker, &input.upload_id_marker])?;
@@ -306,7 +361,8 @@ pub async fn uploads(
         max,
     };
     let page = gateway.metadata().list_uploads(request).await.map_err(error::lookup)?;
-    let uploads: Vec<_> = page.uploads.iter().map(|row| upload(names, row, &caller)).collect();
+    let owners = authorised.owners(&of_uploads(&page.uploads)).await?;
+    let uploads: Vec<_> = page.uploads.iter().map(|row| upload(names, row, &owners)).collect();
     let truncated = page.next.is_some();
     let (next_key, next_upload) = page.next.unzip();
     Ok(S3Response::new(ListMultipartUploadsOutput {
@@ -326,16 +382,16 @@ pub async fn uploads(
     }))
 }
 
-fn upload(names: Names, row: &UploadRow, caller: &Account) -> MultipartUpload {
+fn upload(names: Names, row: &UploadRow, owners: &Owners) -> MultipartUpload {
     let (checksum_algorithm, checksum_type) = upload_checksum(row);
     let name = row.name.clone().unwrap_or_default();
     MultipartUpload {
         checksum_algorithm,
         checksum_type,
         initiated: Some(answer::timestamp(row.initiated_ms)),
-        initiator: Some(initiator(row, caller)),
+        initiator: Some(initiator(row, owners)),
         key: Some(names.write(&name.key)),
-        owner: Some(auth::owner(caller)),
+        owner: Some(owners.of(&row.owner)),
         storage_class: Some(upload_class(row)),
         upload_id: Some(name.upload_id),
     }
@@ -343,7 +399,7 @@ fn upload(names: Names, row: &UploadRow, caller: &Account) -> MultipartUpload {
 
 /// ListParts.
 pub async fn parts(gateway: &Gateway, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
-    let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
+    let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
     let input = req.input;
     let (shown, max) = page_size(input.max_parts, "max-parts")?;
     let after = match input.part_number_marker {
@@ -355,7 +411,11 @@ pub async fn parts(gateway: &Gateway, req: S3Request<ListPartsInput>) -> S3Resul
     let upload = UploadName { bucket: bucket.id, key: input.key.clone(), upload_id: input.upload_id.clone() };
     let page = gateway.metadata().list_parts(PartsRequest { upload, after, max }).await.map_err(error::lookup)?;
     let page = page.ok_or_else(error::no_such_upload)?;
+    let owners = authorised.owners(&of_uploads(std::slice::from_ref(&page.upload))).await?;
     let (checksum_algorithm, checksum_type) = upload_checksum(&page.upload);
+    let opened_ms = opened_ms(&bucket, &page.upload);
+    let abort = lifecycle::abort(gateway, &bucket, &input.key, opened_ms).await.unwrap_or_default();
+    let (abort_date, abort_rule_id) = abort.unzip();
     let parts: Vec<_> = page
         .parts
         .iter()
@@ -373,15 +433,17 @@ pub async fn parts(gateway: &Gateway, req: S3Request<ListPartsInput>) -> S3Resul
         })
         .collect();
     Ok(S3Response::new(ListPartsOutput {
+        abort_date,
+        abort_rule_id,
         bucket: Some(bucket.name.clone()),
         checksum_algorithm,
         checksum_type,
-        initiator: Some(initiator(&page.upload, &caller)),
+        initiator: Some(initiator(&page.upload, &owners)),
         is_truncated: Some(page.next.is_some()),
         key: Some(input.key),
         max_parts: Some(shown),
         next_part_number_marker: page.next.and_then(|next| i32::try_from(next).ok()),
-        owner: Some(auth::owner(&caller)),
+        owner: Some(owners.of(&page.upload.owner)),
         part_number_marker: i32::try_from(after).ok(),
         parts: (!parts.is_empty()).then_some(parts),
         storage_class: Some(upload_class(&page.upload)),
@@ -399,6 +461,8 @@ mod tests {
         let encoded = Names(true).write("a b+c%/ü\u{1}~");
         assert_eq!(encoded, "a%20b%2Bc%25/%C3%BC%01~");
         assert_eq!(Names(false).write("a b"), "a b");
+        let repeated = ["a b/ü\n", "a+b", "a%20b", "\r", "\u{1}"].map(|prefix| Names(true).write_prefix_v1(prefix));
+        assert_eq!(repeated, ["a b/ü\n", "a%2Bb", "a%2520b", "%0D", "%01"]);
         assert!(Names::asked(Some(&EncodingType::from("xml".to_owned()))).is_err());
         let control = Some("\u{1}".to_owned());
         assert!(Names(false).check([&None, &control]).is_err() && Names(true).check([&control]).is_ok());

@@ -1,10 +1,11 @@
 //! Multipart uploads: open, store parts, complete, abort. Copying parts is in [`super::copy`], listing in [`super::list`].
 
 use super::answer::{self, set_checksums};
-use super::error;
-use super::object::{body_length, check_decoded_length, engine_body};
+use super::object::{attached, body_length, check_decoded_length, engine_body};
 use super::request::{self, object_meta, sent_checksums};
+use super::{bucket, conditions, encryption, error, lifecycle, version};
 use crate::auth;
+use crate::auth::door::Object;
 use crate::digest::full_object_by_default;
 use crate::engine::{CompleteRequest, CreateUploadRequest, Gateway, ListedPart, MAX_PARTS, PartRequest};
 use crate::error::PutError;
@@ -36,7 +37,9 @@ pub async fn create(
     gateway: &Gateway,
     req: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-    let (bucket, caller) = (auth::bucket(&req)?, auth::caller(&req)?);
+    let authorised = auth::authorised(&req)?;
+    let (bucket, caller) = (authorised.bucket()?, authorised.caller());
+    let asked = encryption::asked(gateway, &req)?;
     let input = req.input;
     request::check_new_key(&input.key)?;
     let checksum = input.checksum_algorithm.as_ref().map(|name| request::algorithm(name.as_str())).transpose()?;
@@ -47,13 +50,15 @@ pub async fn create(
             "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header."
         ));
     }
-    let encrypt = request::encrypt(&bucket, input.server_side_encryption.as_ref());
+    let encrypt = asked.protection(&bucket)?;
+    let purpose = encrypt.purpose();
     let create = CreateUploadRequest {
         encrypt,
         bucket: BucketRow::clone(&bucket),
         key: input.key.clone(),
-        initiator: caller.row.id.clone(),
+        initiator: caller.account().map_or_else(|| bucket.owner.clone(), |account| account.id.clone()),
         meta: object_meta!(input)?,
+        attached: attached!(authorised, input),
         checksum,
         full_object,
     };
@@ -62,15 +67,19 @@ pub async fn create(
         true => ChecksumType::FULL_OBJECT,
         false => ChecksumType::COMPOSITE,
     };
-    Ok(S3Response::new(CreateMultipartUploadOutput {
+    let abort = lifecycle::abort(gateway, &bucket, &input.key, bucket::now_ms()).await.unwrap_or_default();
+    let (abort_date, abort_rule_id) = abort.unzip();
+    let output = CreateMultipartUploadOutput {
+        abort_date,
+        abort_rule_id,
         bucket: Some(bucket.name.clone()),
         checksum_algorithm: checksum.map(|a| dto::ChecksumAlgorithm::from_static(request::algorithm_name(a))),
         checksum_type: checksum.map(|algorithm| ChecksumType::from_static(kind(algorithm))),
         key: Some(input.key),
-        server_side_encryption: answer::encryption(encrypt),
         upload_id: Some(name.upload_id),
         ..CreateMultipartUploadOutput::default()
-    }))
+    };
+    Ok(encryption::said(S3Response::new(output), &purpose, &asked))
 }
 
 fn full_object(kind: Option<&ChecksumType>) -> S3Result<Option<bool>> {
@@ -85,23 +94,20 @@ fn full_object(kind: Option<&ChecksumType>) -> S3Result<Option<bool>> {
 /// UploadPart.
 pub async fn put_part(gateway: &Gateway, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
     let bucket = auth::bucket(&req)?;
+    let asked = encryption::asked(gateway, &req)?;
     let S3Request { mut input, headers, trailing_headers, .. } = req;
     let number = part_number(input.part_number)?;
     let length = body_length(input.content_length)?;
     check_decoded_length(&headers, length)?;
     let claims = request::claims(&headers, input.content_md5.as_deref(), sent_checksums!(input), trailing_headers)?;
     let upload = upload(gateway, &bucket, &input.key, &input.upload_id).await?;
-    let encrypted = upload.encrypted;
+    let key = asked.of_part(gateway, &upload).await?;
     let body = engine_body(input.body.take());
-    let part = PartRequest { upload, number, length: Some(length), zstd_level: bucket.zstd_level, claims };
+    let part = PartRequest { upload, number, length: Some(length), zstd_level: bucket.zstd_level, claims, key };
     let done = gateway.put_part(part, body).await.map_err(error::put)?;
-    let mut output = UploadPartOutput {
-        e_tag: Some(answer::etag(&done.etag)),
-        server_side_encryption: answer::encryption(encrypted),
-        ..UploadPartOutput::default()
-    };
+    let mut output = UploadPartOutput { e_tag: Some(answer::etag(&done.etag)), ..UploadPartOutput::default() };
     set_checksums!(output, &done.checksums, 1);
-    Ok(S3Response::new(output))
+    Ok(encryption::said(S3Response::new(output), &done.purpose, &asked))
 }
 
 /// CompleteMultipartUpload.
@@ -109,8 +115,10 @@ pub async fn complete(
     gateway: &Gateway,
     req: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-    let bucket = auth::bucket(&req)?;
+    let authorised = auth::authorised(&req)?;
+    let bucket = authorised.bucket()?;
     let host = request::header(&req.headers, "host").unwrap_or("localhost").to_owned();
+    let asked = encryption::asked(gateway, &req)?;
     let input = req.input;
     let name = UploadName { bucket: bucket.id, key: input.key.clone(), upload_id: input.upload_id.clone() };
     let full = full_object(input.checksum_type.as_ref())?;
@@ -120,9 +128,17 @@ pub async fn complete(
     }
     let listed: Vec<ListedPart> = listed.iter().map(listed_part).collect::<S3Result<_>>()?;
     let parts = listed.len();
+    let mut tags = Vec::new();
     let done = match gateway.metadata().upload(&name).await.map_err(error::lookup)? {
         Some(upload) => {
+            // It may have been opened before that was blocked.
+            let list = auth::rows::acl(upload.acl.as_ref(), &upload.owner);
+            authorised.access()?.block.check_acl(list.is_public()).map_err(|_| auth::denied())?;
+            tags.clone_from(&upload.tags);
+            asked.of_complete(gateway, &upload).await?;
             let request = complete_request(&input, upload, listed.clone(), full)?;
+            let object = Object { key: &input.key, version_id: None };
+            conditions::may_compare(&authorised, &request.condition, object).await?;
             match gateway.complete_upload(request).await {
                 // Another request has completed it meanwhile.
                 Err(PutError::NoSuchUpload) => gateway.completed_upload(&name, &listed).await,
@@ -132,18 +148,19 @@ pub async fn complete(
         None => gateway.completed_upload(&name, &listed).await,
     };
     let done = done.map_err(error::put)?;
+    let put = (done.modified_ms, done.size);
     let mut output = CompleteMultipartUploadOutput {
+        expiration: lifecycle::expiration_of_new(gateway, &bucket, &input.key, put, &tags).await.unwrap_or_default(),
         bucket: Some(bucket.name.clone()),
         checksum_type: answer::checksum_type(&done.checksums),
         e_tag: Some(answer::etag(&done.etag)),
         location: Some(format!("http://{host}/{}/{}", bucket.name, input.key)),
         key: Some(input.key),
-        server_side_encryption: answer::encryption(done.encrypted),
-        version_id: answer::text(&done.version_id),
+        version_id: version::shown(&bucket, &done.version_id),
         ..CompleteMultipartUploadOutput::default()
     };
     set_checksums!(output, &done.checksums, parts);
-    Ok(S3Response::new(output))
+    Ok(encryption::said(S3Response::new(output), &done.purpose, &asked))
 }
 
 fn complete_request(

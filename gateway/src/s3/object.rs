@@ -1,19 +1,23 @@
-//! Objects: put, get, head, delete.
+//! Objects: put, get, head. Deletes are in [`super::delete`].
 
 use super::answer::{self, set_checksums};
 use super::conditions::{self, EntityTags, ReadConditions, Verdict};
-use super::error;
+use super::encryption;
 use super::request::{self, object_meta, sent_checksums};
+use super::version::{self, Version};
+use super::{archive, error, lifecycle, lock};
 use crate::auth;
+use crate::auth::door::{Authorised, Object};
 use crate::engine::{Body, Gateway, MAX_PARTS, MAX_SINGLE, PutRequest, part_range};
+use crate::server::Status;
+use crate::server::form::OfForm;
 use codec::effect::{BucketRow, Content, VersionRow};
 use futures::TryStreamExt;
 use http::StatusCode;
-use metadata::command::{Command, Condition, MAX_DELETE_KEYS, MAX_KEY, Outcome, Refusal};
+use metadata::command::Made;
 use s3s::dto::{
-    ChecksumMode, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, Error,
-    GetObjectInput, GetObjectOutput, GetObjectTaggingInput, GetObjectTaggingOutput, HeadObjectInput, HeadObjectOutput,
-    ObjectIdentifier, PutObjectInput, PutObjectOutput, Range, StorageClass, StreamingBlob,
+    ChecksumMode, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, PutObjectInput, PutObjectOutput,
+    Range, StorageClass, StreamingBlob,
 };
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
@@ -22,32 +26,48 @@ const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
 /// PutObject.
 pub async fn put(gateway: &Gateway, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-    let bucket = auth::bucket(&req)?;
+    let authorised = auth::authorised(&req)?;
+    let bucket = authorised.bucket()?;
+    // The file of a form ends where it ends.
+    let of_form = req.extensions.get::<OfForm>().is_some();
+    let endless = of_form && req.input.content_length.is_none();
+    let asked = encryption::asked(gateway, &req)?;
     let S3Request { mut input, headers, trailing_headers, .. } = req;
     request::check_new_key(&input.key)?;
-    let length = body_length(input.content_length)?;
-    check_decoded_length(&headers, length)?;
+    let length = if endless { None } else { Some(body_length(input.content_length)?) };
+    if let Some(length) = length {
+        check_decoded_length(&headers, length)?;
+    }
     let claims = request::claims(&headers, input.content_md5.as_deref(), sent_checksums!(input), trailing_headers)?;
     let body = engine_body(input.body.take());
+    let mut attached = attached!(authorised, input);
+    if of_form {
+        attached.made = Made::Post;
+    }
+    let tags = attached.tags.clone();
+    let condition = request::write_condition(input.if_match.take(), input.if_none_match.take())?;
+    conditions::may_compare(&authorised, &condition, Object { key: &input.key, version_id: None }).await?;
     let put = PutRequest {
-        encrypt: request::encrypt(&bucket, input.server_side_encryption.as_ref()),
+        encrypt: asked.protection(&bucket)?,
         bucket: BucketRow::clone(&bucket),
         key: input.key.clone(),
         meta: object_meta!(input)?,
-        length: Some(length),
-        condition: request::write_condition(input.if_match, input.if_none_match)?,
+        attached,
+        length,
+        condition,
         claims,
     };
     let done = gateway.put_object(put, body).await.map_err(error::put)?;
+    let put = (done.modified_ms, done.size);
     let mut output = PutObjectOutput {
+        expiration: lifecycle::expiration_of_new(gateway, &bucket, &input.key, put, &tags).await.unwrap_or_default(),
         checksum_type: answer::checksum_type(&done.checksums),
         e_tag: Some(answer::etag(&done.etag)),
-        server_side_encryption: answer::encryption(done.encrypted),
-        version_id: answer::text(&done.version_id),
+        version_id: version::shown(&bucket, &done.version_id),
         ..PutObjectOutput::default()
     };
     set_checksums!(output, &done.checksums, 1);
-    Ok(S3Response::new(output))
+    Ok(encryption::said(S3Response::new(output), &done.purpose, &asked))
 }
 
 /// The announced length of a streamed body: S3 takes none without it.
@@ -79,29 +99,6 @@ pub fn engine_body(blob: Option<StreamingBlob>) -> Body {
     match blob {
         Some(blob) => Box::pin(blob.map_err(error::body)),
         None => Box::pin(futures::stream::empty()),
-    }
-}
-
-/// The current version of a key, which must be an object.
-pub async fn current(
-    gateway: &Gateway,
-    bucket: &BucketRow,
-    key: &str,
-    version_id: Option<&str>,
-) -> S3Result<(VersionRow, Content)> {
-    check_version_id(version_id)?;
-    let row = gateway.metadata().current_version(bucket.bucket_id(), key).await.map_err(error::lookup)?;
-    let row = row.filter(|row| !row.delete_marker).ok_or_else(error::no_such_key)?;
-    let content = row.content.clone().ok_or_else(|| error::internal(&"a version without content"))?;
-    Ok((row, content))
-}
-
-/// Buckets have no versioning yet: a key has the null version only.
-pub fn check_version_id(version_id: Option<&str>) -> S3Result<()> {
-    match version_id {
-        None | Some("null") => Ok(()),
-        Some("") => Err(s3_error!(InvalidArgument, "Version id cannot be the empty string")),
-        Some(_) => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
     }
 }
 
@@ -167,7 +164,7 @@ fn range_refused(size: u64) -> S3Error {
 }
 
 fn no_such_part() -> S3Error {
-    error::custom("InvalidPartNumber", StatusCode::RANGE_NOT_SATISFIABLE, "The requested partnumber is not satisfiable")
+    s3_error!(InvalidPart, "The object has no part of this number.")
 }
 
 fn judge(conditions: &ReadConditions, version: &VersionRow) -> S3Result<()> {
@@ -182,10 +179,35 @@ fn wants_checksums(mode: Option<&ChecksumMode>) -> bool {
     mode.is_some_and(|mode| mode.as_str().eq_ignore_ascii_case(ChecksumMode::ENABLED))
 }
 
+/// x-amz-tagging-count: how many tags there are, for whoever may see them.
+fn tag_count(authorised: &Authorised, object: Object<'_>, row: &VersionRow) -> Option<i32> {
+    let count = i32::try_from(row.tags.len()).ok().filter(|&count| count > 0)?;
+    authorised.would("s3:GetObjectTagging", object, Some(row)).then_some(count)
+}
+
+/// What a new object carries besides headers and bytes: tags, owner and list, lock.
+macro_rules! attached {
+    ($authorised:expr, $input:expr) => {{
+        let (authorised, input) = (&$authorised, &$input);
+        let tags = $crate::s3::tags::of_request(input.tagging.as_deref())?;
+        let (retention, hold) = $crate::s3::lock::asked(
+            input.object_lock_mode.as_ref(),
+            input.object_lock_retain_until_date.clone(),
+            input.object_lock_legal_hold_status.as_ref(),
+        )?;
+        let new = authorised.new_object().await?;
+        let made = metadata::command::Made::default();
+        metadata::command::Attached { tags, acl: new.acl, owner: new.owner, retention, hold, nonce: [0; 8], made }
+    }};
+}
+pub(crate) use attached;
+
 /// Everything but the body: GetObject and HeadObject answer with the same headers.
 macro_rules! describe {
-    ($output:ident, $row:expr, $content:expr, $selection:expr, $checksums:expr) => {{
+    ($output:ident, $about:expr, $row:expr, $content:expr, $selection:expr, $checksums:expr) => {{
         let (row, content, selection) = ($row, $content, $selection);
+        let (authorised, object): (&Authorised, Object<'_>) = $about;
+        let lock = lock::shown(authorised, object, row);
         let meta = row.meta.clone().unwrap_or_default();
         let mut output = $output {
             accept_ranges: Some("bytes".to_owned()),
@@ -200,10 +222,13 @@ macro_rules! describe {
             expires: answer::text(&meta.expires),
             last_modified: Some(answer::timestamp(row.modified_ms)),
             metadata: answer::metadata(&meta),
+            object_lock_legal_hold_status: lock.hold,
+            object_lock_mode: lock.mode,
+            object_lock_retain_until_date: lock.until,
             parts_count: selection.parts_count,
-            server_side_encryption: answer::encryption(content.encrypted),
             storage_class: answer::text(&meta.storage_class).map(StorageClass::from),
-            version_id: answer::text(&row.version_id),
+            tag_count: tag_count(authorised, object, row),
+            version_id: version::shown(authorised.bucket()?.as_ref(), &row.version_id),
             website_redirect_location: answer::text(&meta.website_redirect),
             ..$output::default()
         };
@@ -215,12 +240,37 @@ macro_rules! describe {
     }};
 }
 
+/// Refuses to replace headers of an answer for somebody who has not signed: by a link alone, what was uploaded as text would be a page
+/// with scripts of the bucket's origin (S3 API Reference, GetObject, "Overriding response header values through the request").
+macro_rules! check_replaced {
+    ($authorised:expr, $input:expr) => {
+        let replaces = $input.response_cache_control.is_some()
+            || $input.response_content_disposition.is_some()
+            || $input.response_content_encoding.is_some()
+            || $input.response_content_language.is_some()
+            || $input.response_content_type.is_some()
+            || $input.response_expires.is_some();
+        if replaces && $authorised.caller().account().is_none() {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Request specific response headers cannot be used for anonymous GET requests."
+            ));
+        }
+    };
+}
+
 /// GetObject.
 pub async fn get(gateway: &Gateway, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-    let bucket = auth::bucket(&req)?;
+    let authorised = auth::authorised(&req)?;
+    let bucket = authorised.bucket()?;
     let listed = req.extensions.get::<EntityTags>().cloned().unwrap_or_default();
+    let asked = encryption::asked(gateway, &req)?;
     let (mut input, headers) = (req.input, req.headers);
-    let (row, content) = current(gateway, &bucket, &input.key, input.version_id.as_deref()).await?;
+    check_replaced!(authorised, input);
+    let object = Object { key: &input.key, version_id: input.version_id.as_deref() };
+    let Version { row, content } =
+        version::find(gateway, &bucket, object.key, object.version_id, authorised.found()).await?;
+    let key = asked.of_read(&content)?;
     let conditions = ReadConditions {
         if_match: input.if_match.into_iter().chain(listed.if_match).collect(),
         if_none_match: input.if_none_match.into_iter().chain(listed.if_none_match).collect(),
@@ -228,27 +278,38 @@ pub async fn get(gateway: &Gateway, req: S3Request<GetObjectInput>) -> S3Result<
         if_unmodified_since: input.if_unmodified_since,
     };
     judge(&conditions, &row)?;
+    archive::check_read(&row)?;
     input.range = input.range.filter(|_| conditions::range_applies(&headers, &row));
     let selection = Selection::new(&content, input.range, input.part_number)?;
-    let mut output =
-        describe!(GetObjectOutput, &row, &content, &selection, wants_checksums(input.checksum_mode.as_ref()));
+    let (about, whole) = ((authorised.as_ref(), object), wants_checksums(input.checksum_mode.as_ref()));
+    let mut output = describe!(GetObjectOutput, about, &row, &content, &selection, whole);
+    output.expiration = lifecycle::expiration(gateway, &bucket, &row).await.unwrap_or_default();
+    output.restore = archive::shown(&row);
     output.body = Some(if selection.range.is_empty() {
         StreamingBlob::from(bytes::Bytes::new())
     } else {
         let alarm = gateway.read_alarm(&bucket.name, &row.key);
-        let opened = gateway.get(&content, Some(selection.range.clone())).await.inspect_err(|error| alarm.raise(error));
+        let opened = gateway.get_with(&content, Some(selection.range.clone()), key).await;
+        let opened = opened.inspect_err(|error| alarm.raise(error));
         // After the first byte an error can only end the connection.
         StreamingBlob::wrap(opened.map_err(error::get)?.bytes.inspect_err(move |error| alarm.broke_off(error)))
     });
-    Ok(S3Response::new(output))
+    let purpose = encryption::purpose_of(gateway, &content).await?;
+    Ok(encryption::said(S3Response::new(output), &purpose, &asked))
 }
 
 /// HeadObject.
 pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-    let bucket = auth::bucket(&req)?;
+    let authorised = auth::authorised(&req)?;
+    let bucket = authorised.bucket()?;
     let listed = req.extensions.get::<EntityTags>().cloned().unwrap_or_default();
+    let asked = encryption::asked(gateway, &req)?;
     let input = req.input;
-    let (row, content) = current(gateway, &bucket, &input.key, input.version_id.as_deref()).await?;
+    check_replaced!(authorised, input);
+    let object = Object { key: &input.key, version_id: input.version_id.as_deref() };
+    let Version { row, content } =
+        version::find(gateway, &bucket, object.key, object.version_id, authorised.found()).await?;
+    asked.of_read(&content)?;
     let conditions = ReadConditions {
         if_match: input.if_match.into_iter().chain(listed.if_match).collect(),
         if_none_match: input.if_none_match.into_iter().chain(listed.if_none_match).collect(),
@@ -257,8 +318,10 @@ pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Resul
     };
     judge(&conditions, &row)?;
     let selection = Selection::new(&content, input.range, input.part_number)?;
-    let mut output =
-        describe!(HeadObjectOutput, &row, &content, &selection, wants_checksums(input.checksum_mode.as_ref()));
+    let (about, whole) = ((authorised.as_ref(), object), wants_checksums(input.checksum_mode.as_ref()));
+    let mut output = describe!(HeadObjectOutput, about, &row, &content, &selection, whole);
+    output.expiration = lifecycle::expiration(gateway, &bucket, &row).await.unwrap_or_default();
+    output.restore = archive::shown(&row);
     // `s3s` does this for GetObject only.
     replace(&mut output.cache_control, input.response_cache_control)?;
     replace(&mut output.content_disposition, input.response_content_disposition)?;
@@ -267,7 +330,11 @@ pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Resul
     replace(&mut output.content_type, input.response_content_type)?;
     replace(&mut output.expires, input.response_expires.as_ref().and_then(answer::http_date_of))?;
     let status = if selection.partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-    Ok(S3Response::with_status(output, status))
+    let purpose = encryption::purpose_of(gateway, &content).await?;
+    let mut answer = S3Response::new(output);
+    // `s3s` asks no handler of HeadObject for its status.
+    answer.extensions.insert(Status(status));
+    Ok(encryption::said(answer, &purpose, &asked))
 }
 
 /// A header as a `response-*` parameter of the query asks for it.
@@ -278,105 +345,6 @@ fn replace(header: &mut Option<String>, asked: Option<String>) -> S3Result<()> {
     }
     *header = Some(asked);
     Ok(())
-}
-
-/// GetObjectTagging. Tags are refused wherever they could be set, so an object has none; clients that copy by parts ask.
-pub async fn tagging(
-    gateway: &Gateway,
-    req: S3Request<GetObjectTaggingInput>,
-) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-    let bucket = auth::bucket(&req)?;
-    current(gateway, &bucket, &req.input.key, req.input.version_id.as_deref()).await?;
-    Ok(S3Response::new(GetObjectTaggingOutput { tag_set: Vec::new(), version_id: None }))
-}
-
-/// DeleteObject. A key that is not there is no error.
-pub async fn delete(gateway: &Gateway, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-    let bucket = auth::bucket(&req)?;
-    let input = req.input;
-    check_version_id(input.version_id.as_deref())?;
-    if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
-        return Err(error::not_implemented("A condition on time or size"));
-    }
-    let condition = request::write_condition(input.if_match, None)?;
-    let meta = gateway.metadata();
-    let command = Command::DeleteObject { bucket: bucket.bucket_id(), key: input.key, condition };
-    meta.commit(meta.epoch(), command).await.map_err(error::commit)?;
-    Ok(S3Response::new(DeleteObjectOutput::default()))
-}
-
-/// DeleteObjects: up to 1000 keys, each with its own outcome.
-pub async fn delete_many(
-    gateway: &Gateway,
-    req: S3Request<DeleteObjectsInput>,
-) -> S3Result<S3Response<DeleteObjectsOutput>> {
-    let bucket = auth::bucket(&req)?;
-    let input = req.input;
-    if input.delete.objects.is_empty() || input.delete.objects.len() > MAX_DELETE_KEYS {
-        return Err(s3_error!(MalformedXML));
-    }
-    let (mut keys, mut versions, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for object in input.delete.objects {
-        match deletable(&object) {
-            Ok(condition) => {
-                keys.push((object.key, condition));
-                versions.push(object.version_id);
-            }
-            Err(refused) => errors.push(key_error(object.key, object.version_id, &refused)),
-        }
-    }
-    let outcomes = if keys.is_empty() {
-        Vec::new()
-    } else {
-        let meta = gateway.metadata();
-        let command = Command::DeleteObjects { bucket: bucket.bucket_id(), keys: keys.clone() };
-        match meta.commit(meta.epoch(), command).await.map_err(error::commit)? {
-            Outcome::DeletedMany(outcomes) => outcomes,
-            other => return Err(error::internal(&format!("an unexpected outcome of DeleteObjects: {other:?}"))),
-        }
-    };
-    let quiet = input.delete.quiet.unwrap_or(false);
-    let mut deleted = Vec::new();
-    for (((key, _), version_id), outcome) in keys.into_iter().zip(versions).zip(outcomes) {
-        match outcome {
-            // As with DeleteObject, a key that is not there counts as deleted, unless a condition wanted it.
-            Ok(_) if quiet => {}
-            Ok(_) => deleted.push(DeletedObject { key: Some(key), version_id, ..DeletedObject::default() }),
-            Err(refusal) => errors.push(key_error(key, version_id, &error::refused(Refusal::clone(&refusal)))),
-        }
-    }
-    Ok(S3Response::new(DeleteObjectsOutput {
-        deleted: (!deleted.is_empty()).then_some(deleted),
-        errors: (!errors.is_empty()).then_some(errors),
-        request_charged: None,
-    }))
-}
-
-fn deletable(object: &ObjectIdentifier) -> S3Result<Condition> {
-    if object.key.is_empty() {
-        return Err(s3_error!(UserKeyMustBeSpecified, "The key must be specified."));
-    }
-    if object.key.len() > MAX_KEY {
-        return Err(s3_error!(KeyTooLongError, "Your key is too long"));
-    }
-    check_version_id(object.version_id.as_deref())?;
-    if object.last_modified_time.is_some() || object.size.is_some() {
-        return Err(error::not_implemented("A condition on time or size"));
-    }
-    Ok(match &object.e_tag {
-        None => Condition::None,
-        Some(etag) if etag.value() == "*" => Condition::IfMatchAny,
-        Some(etag) => Condition::IfMatch(etag.value().to_owned()),
-    })
-}
-
-fn key_error(key: String, version_id: Option<String>, refused: &S3Error) -> Error {
-    Error {
-        code: Some(refused.code().as_str().to_owned()),
-        key: Some(key),
-        message: refused.message().map(str::to_owned),
-        version_id,
-    }
 }
 
 #[cfg(test)]
@@ -431,13 +399,5 @@ mod tests {
         assert!(check_decoded_length(&http::HeaderMap::new(), 5).is_ok());
         assert!(of(http::HeaderValue::from_static("5")));
         assert!(!of(http::HeaderValue::from_static("36")) && !of(http::HeaderValue::from_static("5x")));
-    }
-
-    #[test]
-    fn only_the_null_version_exists() {
-        assert!(check_version_id(Some("null")).is_ok());
-        let unknown = check_version_id(Some("3HL4kqtJvjVBH40Nrjfkd")).expect_err("unknown");
-        assert_eq!(unknown.status_code(), Some(StatusCode::NOT_FOUND));
-        assert!(check_version_id(Some("")).is_err());
     }
 }

@@ -5,13 +5,13 @@ use crate::engine::{Claim, Claims};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use codec::effect::{BucketRow, ChecksumAlgorithm, ObjectMeta, UserMeta};
+use codec::effect::{ChecksumAlgorithm, ObjectMeta, UserMeta};
 use http::{HeaderMap, StatusCode};
 use metadata::command::Condition;
-use s3s::dto::{ETagCondition, Metadata, ServerSideEncryption, StorageClass};
+use s3s::dto::{ETagCondition, Metadata, StorageClass};
 use s3s::{S3Error, S3Result, TrailingHeaders, s3_error};
 
-use super::error;
+use super::{error, support};
 
 /// S3's limit for all user metadata of an object: names and values, in bytes of UTF-8.
 const USER_METADATA_LIMIT: usize = 2048;
@@ -27,10 +27,6 @@ pub const ALGORITHMS: [ChecksumAlgorithm; 5] = [
     ChecksumAlgorithm::Sha1,
     ChecksumAlgorithm::Sha256,
 ];
-
-/// What may follow `x-amz-checksum-` in the name of a header.
-const KNOWN_CHECKSUM_HEADERS: [&str; 8] =
-    ["crc32", "crc32c", "crc64nvme", "sha1", "sha256", "algorithm", "mode", "type"];
 
 /// The name that S3 gives an algorithm.
 pub fn algorithm_name(algorithm: ChecksumAlgorithm) -> &'static str {
@@ -211,8 +207,8 @@ fn refuse_unclear(headers: &HeaderMap, name: &str, rest: &str) -> S3Result<()> {
     }
 }
 
-/// Refuses every request header that asks for something that is not given. Ignoring one of these would make the client
-/// believe in a protection (a lock, its own key, a grant) that its object does not have.
+/// Refuses every request header that asks for something that is not given, by the table of [`support::HEADERS`]. Ignoring
+/// one of these would make the client believe in a protection (a lock, its own key, a grant) that its object does not have.
 pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
     for name in headers.keys() {
         let name = name.as_str();
@@ -224,94 +220,38 @@ pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
         if !rest.starts_with("checksum-") {
             refuse_unclear(headers, name, rest)?;
         }
-        let value = header(headers, name).unwrap_or_default();
-        let refused = match rest {
-            _ if rest.starts_with("server-side-encryption-customer-")
-                || rest.starts_with("copy-source-server-side-encryption-customer-") =>
-            {
-                Some("Encryption with a key of the client (SSE-C)")
-            }
-            "server-side-encryption" if value != "AES256" => return Err(wrong_encryption(value)),
-            "server-side-encryption-aws-kms-key-id" | "server-side-encryption-context" => Some("Encryption with KMS"),
-            "server-side-encryption-bucket-key-enabled" if !value.eq_ignore_ascii_case("false") => {
-                Some("Encryption with KMS")
-            }
-            "object-lock-mode" | "object-lock-retain-until-date" | "object-lock-legal-hold" => Some("Object lock"),
-            "bucket-object-lock-enabled" if !value.eq_ignore_ascii_case("false") => Some("Object lock"),
-            "tagging" => Some("Tagging"),
-            "mfa" => Some("MFA delete"),
-            "acl" if !matches!(value, "private" | "bucket-owner-full-control" | "bucket-owner-read") => {
-                Some("This ACL")
-            }
-            _ if rest.starts_with("grant-") => Some("Granting access by ACL"),
-            "object-ownership" if value != "BucketOwnerEnforced" => Some("This object ownership"),
-            "write-offset-bytes" => Some("Appending to an object"),
-            "bucket-namespace" if value != "global" => Some("This bucket namespace"),
-            "checksum-algorithm" => {
-                algorithm(value)?;
-                None
-            }
-            _ if rest.strip_prefix("checksum-").is_some_and(|of| !KNOWN_CHECKSUM_HEADERS.contains(&of)) => {
-                Some("This checksum algorithm")
-            }
-            _ => None,
-        };
-        if let Some(what) = refused {
-            return Err(error::not_implemented(what));
-        }
+        support::check_header(name, header(headers, name).unwrap_or_default())?;
     }
     Ok(())
 }
-
-/// `x-amz-*` query parameters that are read, or that ask for nothing that could be missed.
-const KNOWN_IN_QUERY: [&str; 15] = [
-    "x-amz-algorithm",
-    "x-amz-credential",
-    "x-amz-date",
-    "x-amz-expires",
-    "x-amz-signedheaders",
-    "x-amz-signature",
-    "x-amz-security-token",
-    "x-amz-content-sha256",
-    "x-amz-expected-bucket-owner",
-    "x-amz-acl",
-    "x-amz-checksum-mode",
-    "x-amz-sdk-checksum-algorithm",
-    "x-amz-request-payer",
-    "x-amz-optional-object-attributes",
-    "x-amz-user-agent",
-];
 
 /// Refuses what the query of a URL asks for in vain. SDKs move `x-amz-*` headers there when they presign, and S3 honours
 /// them like headers. Here only headers are read: ignoring the query would store plaintext where encryption was asked for.
 pub fn refuse_query(query: &[(String, String)]) -> S3Result<()> {
     for (name, value) in query {
         let name = name.to_ascii_lowercase();
-        if !name.starts_with("x-amz-") {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), value.parse()) {
+        if name.starts_with("x-amz-")
+            && let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name.as_bytes()), value.parse())
+        {
             refuse_headers(&HeaderMap::from_iter([(name, value)]))?;
         }
-        if !KNOWN_IN_QUERY.contains(&name.as_str()) {
-            return Err(error::not_implemented(
-                "An x-amz- parameter in the query other than those of the signature (send it as a signed header)",
-            ));
-        }
+        support::check_parameter(&name, value)?;
     }
     Ok(())
 }
 
-/// Names and values of a query, decoded.
+/// Names and values of a query, decoded as `s3s` decodes them for the signature and for handlers: a plus is a space. What is decided
+/// here must be of the very text that is carried out; otherwise a prefix that is denied is listed with a plus in it.
 pub fn query_pairs(query: &str) -> Vec<(String, String)> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (percent_decoded(name), percent_decoded(value))
+        (decoded(name), decoded(value))
     };
     query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
 }
 
-fn percent_decoded(text: &str) -> String {
+/// Text of a form with its percent-encoded bytes decoded, and its pluses. What is no encoding stays as it is.
+fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
@@ -322,7 +262,7 @@ fn percent_decoded(text: &str) -> String {
         {
             rest = after;
         } else {
-            byte = [*first];
+            byte = [if *first == b'+' { b' ' } else { *first }];
         }
         bytes.extend_from_slice(&byte);
     }
@@ -371,16 +311,9 @@ pub fn refuse_unsized(operation: &str, headers: &HeaderMap) -> S3Result<()> {
     if matches!(operation, "PutObject" | "UploadPart") && !said { Err(error::missing_length()) } else { Ok(()) }
 }
 
-fn wrong_encryption(value: &str) -> S3Error {
-    if value.starts_with("aws:") {
-        return error::not_implemented("Encryption with KMS");
-    }
-    s3_error!(InvalidArgument, "The encryption method specified is not supported")
-}
-
-/// Whether a new object is stored encrypted.
-pub fn encrypt(bucket: &BucketRow, asked: Option<&ServerSideEncryption>) -> bool {
-    bucket.encrypt || asked.is_some_and(|value| value.as_str() == ServerSideEncryption::AES256)
+/// x-amz-checksum-algorithm.
+pub fn check_algorithm(value: &str) -> S3Result<()> {
+    algorithm(value).map(drop)
 }
 
 /// The object headers of an input that has them (PutObject, CopyObject, CreateMultipartUpload).
@@ -444,11 +377,14 @@ impl ObjectHeaders<'_> {
     }
 }
 
-/// `aws-chunked` describes the transfer, not the object: it must not come back with GET.
+/// `aws-chunked` describes the transfer, not the object: it must not come back with GET. What has none comes back as it was sent.
 fn without_aws_chunked(value: &str) -> String {
-    let kept: Vec<&str> =
-        value.split(',').map(str::trim).filter(|v| !v.is_empty() && !v.eq_ignore_ascii_case("aws-chunked")).collect();
-    kept.join(",")
+    let is_transfer = |coding: &str| coding.trim().eq_ignore_ascii_case("aws-chunked");
+    if !value.split(',').any(is_transfer) {
+        return value.to_owned();
+    }
+    let kept: Vec<&str> = value.split(',').filter(|coding| !is_transfer(coding)).map(str::trim).collect();
+    kept.into_iter().filter(|coding| !coding.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 fn user_metadata(metadata: Option<&Metadata>) -> S3Result<Vec<UserMeta>> {
@@ -465,13 +401,19 @@ fn user_metadata(metadata: Option<&Metadata>) -> S3Result<Vec<UserMeta>> {
     Ok(user)
 }
 
-/// Storage classes are labels here, except those that promise a restore before a read: they are refused.
+/// Storage classes are labels here, except those of the archive ([`super::archive`]).
 fn storage_class(asked: Option<&str>) -> S3Result<String> {
     match asked {
         None | Some("STANDARD") => Ok(String::new()),
-        Some(label @ ("STANDARD_IA" | "ONEZONE_IA" | "REDUCED_REDUNDANCY" | "INTELLIGENT_TIERING" | "GLACIER_IR")) => {
-            Ok(label.to_owned())
-        }
+        Some(
+            label @ ("STANDARD_IA"
+            | "ONEZONE_IA"
+            | "REDUCED_REDUNDANCY"
+            | "INTELLIGENT_TIERING"
+            | "GLACIER_IR"
+            | "GLACIER"
+            | "DEEP_ARCHIVE"),
+        ) => Ok(label.to_owned()),
         Some(_) => Err(s3_error!(InvalidStorageClass, "The storage class you specified is not valid")),
     }
 }
@@ -507,9 +449,7 @@ pub fn write_condition(if_match: Option<ETagCondition>, if_none_match: Option<ET
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::None),
         (None, Some(ETagCondition::Any)) => Ok(Condition::IfNoneMatchAny),
-        (None, Some(ETagCondition::ETag(_))) => {
-            Err(error::not_implemented("If-None-Match with an entity tag on a write"))
-        }
+        (None, Some(ETagCondition::ETag(etag))) => Ok(Condition::IfNoneMatch(etag.value().to_owned())),
         (Some(ETagCondition::Any), None) => Ok(Condition::IfMatchAny),
         (Some(ETagCondition::ETag(etag)), None) => Ok(Condition::IfMatch(etag.value().to_owned())),
         (Some(_), Some(_)) => Err(error::not_implemented("If-Match together with If-None-Match on a write")),
@@ -527,15 +467,13 @@ mod tests {
     #[test]
     fn headers_that_ask_for_more_than_is_given_are_refused() {
         for (name, value, code) in [
-            ("x-amz-server-side-encryption-customer-algorithm", "AES256", "NotImplemented"),
-            ("x-amz-copy-source-server-side-encryption-customer-key", "k", "NotImplemented"),
-            ("x-amz-server-side-encryption", "aws:kms", "NotImplemented"),
+            ("x-amz-server-side-encryption-customer-next", "AES256", "NotImplemented"),
+            ("x-amz-copy-source-server-side-encryption-customer-next", "k", "NotImplemented"),
+            ("x-amz-server-side-encryption", "aws:kms:dsse", "NotImplemented"),
             ("x-amz-server-side-encryption", "rot13", "InvalidArgument"),
-            ("x-amz-object-lock-mode", "COMPLIANCE", "NotImplemented"),
-            ("x-amz-bucket-object-lock-enabled", "true", "NotImplemented"),
-            ("x-amz-tagging", "a=b", "NotImplemented"),
-            ("x-amz-acl", "public-read", "NotImplemented"),
-            ("x-amz-grant-read", "id=x", "NotImplemented"),
+            ("x-amz-object-lock-next", "COMPLIANCE", "NotImplemented"),
+            ("x-amz-bucket-object-lock-token", "true", "NotImplemented"),
+            ("x-amz-grant-next", "id=x", "NotImplemented"),
             ("x-amz-checksum-sha512", "x", "NotImplemented"),
             ("x-amz-checksum-crc16", "x", "NotImplemented"),
             ("x-amz-checksum-algorithm", "XXHASH3", "NotImplemented"),
@@ -599,7 +537,7 @@ mod tests {
             "x%2Damz-server-side-encryption=AES256",
             "X-Amz-Server-Side-Encryption=aws%3Akms",
             "X-Amz-Object-Lock-Mode=COMPLIANCE",
-            "x-amz-acl=public%2Dread",
+            "x-amz-grant-read=id%3Db",
             "x-amz-tagging=a%3Db",
             "x-amz-meta-a=b",
             "x-amz-checksum-crc32=AAAAAA%3D%3D",
@@ -614,6 +552,16 @@ mod tests {
             query_pairs("a%2=%zz&b&=c&%41=%e4"),
             [("a%2", "%zz"), ("b", ""), ("", "c"), ("A", "\u{fffd}")].map(|(n, v)| (n.to_owned(), v.to_owned()))
         );
+    }
+
+    proptest::proptest! {
+        /// MinIO CVE-2026-42882's class: two readings of one text.
+        #[test]
+        fn queries_are_read_as_s3s_reads_them(query in "([a-c%+=&;/ \u{e9}]|%[0-9a-fA-F]{2}|%2[bB0]){0,24}") {
+            // What `s3s` reads them with.
+            let theirs = serde_urlencoded::from_str::<Vec<(String, String)>>(&query);
+            proptest::prop_assert_eq!(theirs.ok(), Some(query_pairs(&query)));
+        }
     }
 
     #[test]
@@ -674,6 +622,8 @@ mod tests {
         assert!(user_metadata(Some(&of(2047))).is_ok());
         assert_eq!(user_metadata(Some(&of(2048))).expect_err("too large").code().as_str(), "MetadataTooLarge");
         assert_eq!(without_aws_chunked("aws-chunked,gzip"), "gzip");
+        assert_eq!(without_aws_chunked("deflate, AWS-chunked ,gzip"), "deflate, gzip");
+        assert_eq!(without_aws_chunked("deflate, gzip"), "deflate, gzip");
         assert!(check_new_key("a/../b").is_ok());
         assert!(check_new_key("a\u{1}").is_err());
         assert!(check_new_key(&"k".repeat(1025)).is_err());

@@ -7,18 +7,24 @@
 //! * What can't be accepted is tried again, at longer and longer intervals up to [`LONGEST`], and never in a loop that spins.
 //! * Only who lacks descriptors or memory turns anybody away; other errors of accept(2) are about a connection that is gone.
 //! * The log has one line for it in [`SILENCE`], however many connections it is about.
+//! * At most [`TURNED_AWAY`] are being told to come back at once.
 
+use super::Port;
+use super::tls::{Stream, Tls};
 use crate::s3::error;
 use http::header::CONTENT_TYPE;
 use s3s::S3Error;
+use std::convert::Infallible;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 /// The first interval.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -28,6 +34,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(30);
 /// For the request of a client that is turned away, and as much again for its end of the connection.
 const POLITE: Duration = Duration::from_millis(250);
+/// Connections that are being told to come back at once.
+pub(super) const TURNED_AWAY: usize = 64;
 
 /// Where connections come from.
 pub trait Incoming: Send + Sync {
@@ -41,10 +49,18 @@ impl Incoming for TcpListener {
     }
 }
 
+impl Incoming for &TcpListener {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        TcpListener::accept(self).await
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Acceptor<L> {
     listener: L,
+    /// The certificate of the port, if it has one.
+    tls: Option<Arc<Tls>>,
     /// A descriptor for telling somebody that there are none.
     spare: Option<File>,
     pause: Duration,
@@ -55,8 +71,8 @@ pub struct Acceptor<L> {
 
 impl<L: Incoming> Acceptor<L> {
     /// Takes connections from `listener`.
-    pub fn new(listener: L) -> Acceptor<L> {
-        Acceptor { listener, spare: spare(), pause: SHORTEST, told: None, turned_away: 0 }
+    pub fn new(listener: L, tls: Option<Arc<Tls>>) -> Acceptor<L> {
+        Acceptor { listener, tls, spare: spare(), pause: SHORTEST, told: None, turned_away: 0 }
     }
 
     /// The next connection that can be served.
@@ -111,7 +127,7 @@ impl<L: Incoming> Acceptor<L> {
         let accepted = tokio::time::timeout(SHORTEST, self.listener.accept()).await;
         let away = match accepted {
             Ok(Ok((stream, _))) => {
-                refuse(stream).await;
+                refuse(stream, self.tls.as_deref()).await;
                 true
             }
             _ => false,
@@ -133,9 +149,11 @@ fn spare() -> Option<File> {
 
 /// Tells a client to come back. Its request is read first, and the connection until its end, both for a moment: a client that
 /// is still sending when the connection ends sees a reset and not the answer.
-pub async fn refuse(mut stream: TcpStream) {
+pub async fn refuse(stream: TcpStream, tls: Option<&Tls>) {
     let mut piece = vec![0; 16 << 10];
     let exchange = async {
+        // In the clear its client could make nothing of it.
+        let mut stream = Stream::of(stream, tls).await?;
         let _request = tokio::time::timeout(POLITE, stream.read(&mut piece)).await;
         stream.write_all(answer(error::out_of_descriptors()).as_bytes()).await?;
         stream.shutdown().await?;
@@ -144,6 +162,23 @@ pub async fn refuse(mut stream: TcpStream) {
     };
     if let Ok(Err(error)) = tokio::time::timeout(2 * POLITE, exchange).await {
         tracing::debug!(%error, "a client that was turned away");
+    }
+}
+
+/// Tells every client of a port to come back, for as long as it is polled: for a server that has nothing to serve from yet.
+/// Without it they would wait in the kernel's queue for as long as that lasts, and a balancer would take that for slow.
+pub async fn turn_all_away(Port { listener, tls }: &Port) -> Infallible {
+    let (mut acceptor, turns) = (Acceptor::new(listener, tls.clone()), Arc::new(Semaphore::new(TURNED_AWAY)));
+    loop {
+        // First a turn, then a client: between the two, who was taken from the queue would be dropped when serving begins.
+        let turn = Arc::clone(&turns).acquire_owned().await;
+        let (stream, _) = acceptor.next().await;
+        // By itself: who has been taken from the queue is answered, also when serving begins. It ends in a moment.
+        let tls = tls.clone();
+        tokio::spawn(async move {
+            refuse(stream, tls.as_deref()).await;
+            drop(turn);
+        });
     }
 }
 
@@ -187,7 +222,7 @@ mod tests {
     async fn scarce(code: i32, fails: u32) -> (Acceptor<Scarce>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Acceptor::new(Scarce { listener, code, fails: fails.into(), asked: 0.into() }), address)
+        (Acceptor::new(Scarce { listener, code, fails: fails.into(), asked: 0.into() }, None), address)
     }
 
     /// Its request was never answered, and its client waited for a minute and tried again.
@@ -210,9 +245,16 @@ mod tests {
     #[tokio::test]
     async fn who_can_accept_nothing_does_not_spin() {
         let (mut acceptor, _address) = scarce(libc::EMFILE, u32::MAX).await;
-        let _never = tokio::time::timeout(Duration::from_millis(500), acceptor.next()).await;
-        let asked = acceptor.listener.asked.load(Ordering::Relaxed);
-        assert!((4..=20).contains(&asked), "{asked} times in half a second");
+        let began = Instant::now();
+        let mut asked = 0;
+        // It asks again, and no more often than it may in the time that was.
+        while asked < 4 {
+            assert!(began.elapsed() < Duration::from_secs(60), "{asked} times in a minute");
+            let _never = tokio::time::timeout(Duration::from_millis(500), acceptor.next()).await;
+            asked = acceptor.listener.asked.load(Ordering::Relaxed);
+        }
+        let took = began.elapsed();
+        assert!(u128::from(asked) <= took.as_millis() / 25, "{asked} times in {took:?}");
     }
 
     /// The next client was told to come back, because the one before it had hung up.
@@ -220,7 +262,32 @@ mod tests {
     async fn a_client_that_hung_up_costs_the_next_one_nothing() {
         let (mut acceptor, address) = scarce(libc::ECONNABORTED, 3).await;
         let client = TcpStream::connect(address).await.unwrap();
-        let served = tokio::time::timeout(20 * POLITE, acceptor.next()).await.expect("the next one is served");
+        let served = tokio::time::timeout(240 * POLITE, acceptor.next()).await.expect("the next one is served");
         assert_eq!(served.1, client.local_addr().unwrap());
+    }
+
+    /// Clients of a gateway that found no metadata waited in the queue for ever.
+    #[tokio::test]
+    async fn who_comes_before_there_is_anything_to_serve_is_told_to_come_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = Port::from(listener);
+        let asked = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET /b/k HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut told = String::new();
+            client.read_to_string(&mut told).await.map(|_| told)
+        };
+        let told = tokio::select! {
+            told = asked => told.unwrap(),
+            never = turn_all_away(&port) => match never {},
+        };
+        assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("<Code>SlowDown</Code>"), "{told}");
+        let next = TcpStream::connect(address).await.unwrap();
+        assert_eq!(
+            port.listener.accept().await.unwrap().1,
+            next.local_addr().unwrap(),
+            "the port is still there to be served"
+        );
     }
 }

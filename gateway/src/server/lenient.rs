@@ -3,11 +3,11 @@
 //! A range that is none, or several ranges, are ignored, and the answer is the whole (RFC 9110, section 14.2); so are dates
 //! that are none (13.1.3); a condition may list entity tags (13.1.2). The headers can't be changed before `s3s` has them:
 //! they are signed. So such a request is a custom route of it: `s3s` verifies the signature over the headers as they came,
-//! and what is left of them goes through a second service, in the name of whoever signed.
+//! and what is left of them goes through a second service, in the name of whoever signed, or of nobody.
 //!
 //! Invariant: [`Verified`] is inserted here and nowhere else, after the signature was verified and covered the host.
 
-use crate::auth::{Verified, check_host_signed};
+use crate::auth::Verified;
 use crate::s3::conditions::EntityTags;
 use crate::s3::error;
 use crate::s3::request::query_pairs;
@@ -118,10 +118,15 @@ impl S3Route for Lenient {
         (method == Method::GET || method == Method::HEAD) && mended(headers).is_some()
     }
 
+    /// Who did not sign is no exception: what he may do is decided when the request has been mended.
+    async fn check_access(&self, _req: &mut S3Request<Body>) -> S3Result<()> {
+        Ok(())
+    }
+
     async fn call(&self, req: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        let Some(credentials) = req.credentials else { return Err(s3_error!(AccessDenied, "Access Denied")) };
         let query = query_pairs(req.uri.query().unwrap_or_default());
-        check_host_signed(&req.headers, &query)?;
+        let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
+        let verified = Verified::new(access_key, &req.headers, &query)?;
         let mut headers = req.headers;
         let (changes, listed) = mended(&headers).unwrap_or_default();
         for (name, value) in changes {
@@ -137,7 +142,7 @@ impl S3Route for Lenient {
             unsigned(&req.uri).ok_or_else(|| s3_error!(InvalidURI, "Couldn't parse the specified URI."))?;
         *again.headers_mut() = headers;
         *again.extensions_mut() = req.extensions;
-        again.extensions_mut().insert(Verified { access_key: credentials.access_key });
+        again.extensions_mut().insert(verified);
         again.extensions_mut().insert(listed);
         let answered = self.inner.call(again).await.map_err(|failed| error::internal(&failed))?;
         let (parts, body) = answered.into_parts();

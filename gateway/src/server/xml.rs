@@ -11,9 +11,10 @@
 //!
 //! Invariants:
 //! * What is kept of all XML bodies together is at most [`LARGE`] and [`SMALL`] bytes, and of one account's a quarter of that. A
-//!   byte is read only when `s3s` asks for it, which is after [`crate::auth`] has let the request through: nobody without an
-//!   account holds any.
+//!   byte is read only when `s3s` asks for it, which is after [`crate::auth`] has let the request through: those whom nothing lets in
+//!   hold none, and those without an account hold one account's part together.
 //! * The first [`BEGINNING`] bytes of a body count apart from the rest: a few large bodies do not keep small ones out.
+//! * What is held of a body is held until its answer is sent, if that is long ([`super::sent`]).
 //! * A body has come after [`Limits::xml`](super::Limits::xml), or goes on at [`SLOWEST`].
 
 use super::find;
@@ -66,6 +67,12 @@ impl Held {
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// All bytes that are held.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> u64 {
+        self.lock().all.iter().sum()
+    }
 }
 
 /// How `bytes` of a body count.
@@ -117,7 +124,7 @@ impl Watch {
     }
 
     /// Counts what has come. `false`: there is no room for it, and it is not counted.
-    fn hold(&self, more: usize) -> bool {
+    pub(super) fn hold(&self, more: usize) -> bool {
         let mut state = self.lock();
         let (before, after) = (counted(state.bytes), counted(state.bytes + more as u64));
         let mut counts = self.held.lock();
@@ -481,12 +488,12 @@ mod tests {
                 Ok::<_, StdError>(Frame::data(Bytes::from(vec![7; len])))
             });
             let body = http_body_util::StreamBody::new(Box::pin(slow));
-            let body = super::watch(&HeaderMap::new(), false, Duration::from_millis(300), &watch).unwrap()(body);
+            let body = super::watch(&HeaderMap::new(), false, Duration::from_secs(1), &watch).unwrap()(body);
             let read = body.collect().await.map(|read| read.to_bytes().len()).ok();
             (read, watch.take().map(|error| error.code().as_str().to_owned()))
         };
-        assert_eq!(read(50, 10).await, (None, Some("RequestTimeout".to_owned())));
-        assert_eq!(read(50, 10_000).await, (Some(200_000), None), "fast enough, however long it takes");
+        assert_eq!(read(100, 10).await, (None, Some("RequestTimeout".to_owned())));
+        assert_eq!(read(100, 20_000).await, (Some(400_000), None), "fast enough, however long it takes");
         assert_eq!(read(1, 10).await, (Some(200), None), "slow, and short enough");
     }
 

@@ -96,6 +96,7 @@ impl Site {
             encrypt: false,
             zstd_level: 0,
             now_ms: 1,
+            with: Default::default(),
         };
         let created = meta.commit(meta.epoch(), Command::CreateBucket(create)).await.unwrap();
         let Outcome::BucketCreated(bucket) = created else { panic!("no bucket") };
@@ -185,11 +186,12 @@ struct Process {
 impl Process {
     fn put_request(&self, key: &str, len: usize, condition: Condition) -> PutRequest {
         PutRequest {
+            attached: Default::default(),
             bucket: self.bucket.clone(),
             key: key.to_owned(),
             meta: ObjectMeta::default(),
             length: Some(len as u64),
-            encrypt: key.contains("sealed"),
+            encrypt: key.contains("sealed").into(),
             condition,
             claims: Claims::default(),
         }
@@ -282,11 +284,12 @@ async fn two_gateways_at_the_same_chunk_key_and_upload_come_to_one_outcome() {
             assert!(one.get(&key).await.unwrap() == stored && two.get(&key).await.unwrap() == stored);
         }
         let create = CreateUploadRequest {
+            attached: Default::default(),
             bucket: site.bucket.clone(),
             key: "parts".to_owned(),
             initiator: "alice".to_owned(),
             meta: ObjectMeta::default(),
-            encrypt: false,
+            encrypt: gateway::protect::Protection::Plain,
             checksum: None,
             full_object: None,
         };
@@ -317,7 +320,8 @@ async fn two_gateways_at_the_same_chunk_key_and_upload_come_to_one_outcome() {
 
 async fn part(gateway: &Process, upload: &UploadRow, number: u32, bytes: &Bytes) -> ListedPart {
     let length = Some(bytes.len() as u64);
-    let request = PartRequest { upload: upload.clone(), number, length, zstd_level: 0, claims: Claims::default() };
+    let request =
+        PartRequest { upload: upload.clone(), number, length, zstd_level: 0, key: None, claims: Claims::default() };
     let done = gateway.engine.put_part(request, body(bytes)).await.unwrap();
     ListedPart { number, etag: done.etag, checksums: Vec::new() }
 }

@@ -1,7 +1,7 @@
 //! Copies: shared inside a dedup domain, stored again across.
 
 use crate::{World, body, bucket, noise, request, world};
-use codec::effect::{BucketRow, ChecksumAlgorithm, ObjectMeta};
+use codec::effect::{BucketRow, ChecksumAlgorithm, ObjectMeta, UploadRow};
 use gateway::engine::{
     Claims, CompleteRequest, CopyPartRequest, CopyRequest, CreateUploadRequest, ListedPart, PutRequest,
 };
@@ -9,13 +9,20 @@ use gateway::error::PutError;
 use metadata::client::MetadataClient;
 use metadata::command::Condition;
 
+fn copy_part(world: &World, range: Option<std::ops::Range<u64>>, upload: &UploadRow, number: u32) -> CopyPartRequest {
+    let (source, upload) = (world.version("from"), upload.clone());
+    CopyPartRequest { source, range, upload, number, zstd_level: 0, key: None, source_key: None }
+}
+
 fn copy(world: &World, from: &str, to: &str) -> CopyRequest {
     CopyRequest {
+        attached: Default::default(),
         source: world.version(from),
         bucket: bucket(),
         key: to.to_owned(),
         meta: None,
-        encrypt: false,
+        encrypt: gateway::protect::Protection::Plain,
+        source_key: None,
         condition: Condition::None,
         checksum: None,
     }
@@ -43,7 +50,7 @@ async fn across_domains_it_is_chunked_again() {
     let bytes = noise(1, 2 << 20);
     world.put("from", &bytes).await.unwrap();
     let chunks = world.fake.chunk_count();
-    let sealed = CopyRequest { encrypt: true, ..copy(&world, "from", "sealed") };
+    let sealed = CopyRequest { encrypt: gateway::protect::Protection::Managed, ..copy(&world, "from", "sealed") };
     assert!(world.gateway.copy_object(sealed).await.unwrap().encrypted);
     let bob = BucketRow { owner: "bob".to_owned(), ..bucket() };
     let other = CopyRequest { bucket: bob, ..copy(&world, "from", "bob") };
@@ -68,7 +75,7 @@ async fn a_checksum_that_the_source_lacks_is_computed() {
 async fn an_unreadable_source_leaves_nothing() {
     let world = world();
     world.put("from", &noise(1, 3 << 20)).await.unwrap();
-    let request = CopyRequest { encrypt: true, ..copy(&world, "from", "to") };
+    let request = CopyRequest { encrypt: gateway::protect::Protection::Managed, ..copy(&world, "from", "to") };
     {
         let mut rows = world.fake.rows.lock().unwrap();
         let manifest = rows.versions[&(1, "from".to_owned())].content.as_ref().unwrap().manifest.clone();
@@ -85,11 +92,12 @@ async fn parts_are_copied_whole_and_by_range() {
     let bytes = noise(1, 6 << 20);
     world.put("from", &bytes).await.unwrap();
     let create = CreateUploadRequest {
+        attached: Default::default(),
         bucket: bucket(),
         key: "to".to_owned(),
         initiator: String::new(),
         meta: ObjectMeta::default(),
-        encrypt: false,
+        encrypt: gateway::protect::Protection::Plain,
         checksum: None,
         full_object: None,
     };
@@ -97,19 +105,12 @@ async fn parts_are_copied_whole_and_by_range() {
     let upload = world.fake.upload(&name).await.unwrap().unwrap();
     let mut parts = Vec::new();
     for (number, range) in [(1, None), (2, Some(100..1_000_000))] {
-        let request =
-            CopyPartRequest { source: world.version("from"), range, upload: upload.clone(), number, zstd_level: 0 };
+        let request = copy_part(&world, range, &upload, number);
         let done = world.gateway.copy_part(request).await.unwrap();
         parts.push(ListedPart { number, etag: done.etag, checksums: Vec::new() });
     }
     assert_eq!(parts[0].etag, world.version("from").content.unwrap().etag);
-    let out = CopyPartRequest {
-        source: world.version("from"),
-        range: Some(100..(6 << 20) + 1),
-        upload: upload.clone(),
-        number: 3,
-        zstd_level: 0,
-    };
+    let out = copy_part(&world, Some(100..(6 << 20) + 1), &upload, 3);
     assert!(matches!(world.gateway.copy_part(out).await, Err(PutError::Source(_))));
     let complete = CompleteRequest { upload, parts, condition: Condition::None, checksums: Vec::new(), size: None };
     let done = world.gateway.complete_upload(complete).await.unwrap();

@@ -2,16 +2,21 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{AccountRow, BucketRow, Content, PartRow, Place, UploadName, UploadRow, VersionRow};
-use codec::encrypt::{ChunkKey, DataKey};
+use codec::effect::{
+    AccountRow, BucketConfigRow, BucketRow, ConfigKind, Content, DomainRow, PartRow, Place, UploadName, UploadRow,
+    VersionRow,
+};
+use codec::encrypt::{DataKey, KeyEncryptionKey};
 use codec::erasure::Geometry;
 use codec::id::{BucketId, ChunkId, DomainId, Epoch, Lsn};
+use codec::level::FormatLevel;
 use codec::manifest::{Entry, Manifest};
 use metadata::client::{
     CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape,
 };
 use metadata::command::{Command, Condition, NewChunk, NewFrame, Outcome, Refusal};
-use metadata::keys::{Account, Domain};
+use metadata::iam::{IamCall, IamFailure, Signing, Value};
+use metadata::keys::{Account, Domain, Keys, Purpose};
 use metadata::listing::{
     ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
@@ -37,7 +42,7 @@ pub struct Rows {
     pub uploads: HashMap<String, UploadRow>,
     pub parts: BTreeMap<(String, u32), PartRow>,
     pub chunks: HashMap<ChunkId, Chunk>,
-    pub domains: Vec<(String, bool, Arc<Domain>)>,
+    pub domains: Vec<(String, Purpose, Arc<Domain>)>,
 }
 
 #[derive(Default)]
@@ -146,7 +151,7 @@ impl Rows {
                     ..VersionRow::default()
                 };
                 self.versions.insert((object.bucket.0, object.key), row.clone());
-                Ok(Outcome::Committed(Box::new(row)))
+                Ok(Outcome::Committed(Box::new(row), None))
             }
             Command::CreateUpload(upload) => {
                 let name = UploadName { bucket: upload.bucket.0, key: upload.key, upload_id: format!("{lsn:x}") };
@@ -158,6 +163,7 @@ impl Rows {
                     full_object_checksum: upload.full_object_checksum,
                     domain: upload.domain.0,
                     encrypted: upload.encrypted,
+                    sealed: upload.sealed,
                     ..UploadRow::default()
                 };
                 self.uploads.insert(name.upload_id.clone(), row);
@@ -189,7 +195,7 @@ impl Rows {
                     ..VersionRow::default()
                 };
                 self.versions.insert((name.bucket, name.key), row.clone());
-                Ok(Outcome::Committed(Box::new(row)))
+                Ok(Outcome::Committed(Box::new(row), None))
             }
             Command::AbortUpload { upload } => {
                 self.uploads.remove(&upload.upload_id).map(|_| Outcome::Done).ok_or(Refusal::NoSuchUpload)
@@ -203,6 +209,14 @@ impl Rows {
 impl MetadataClient for Fake {
     fn epoch(&self) -> Epoch {
         Epoch(1)
+    }
+
+    fn frame_version(&self) -> u8 {
+        codec::frame::VERSION
+    }
+
+    fn level(&self) -> FormatLevel {
+        FormatLevel::NEWEST
     }
 
     async fn commit(&self, _writer: Epoch, command: Command) -> Result<Outcome, CommitError> {
@@ -229,7 +243,33 @@ impl MetadataClient for Fake {
     }
 
     async fn current_version(&self, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, LookupError> {
-        Ok(self.version(bucket.0, key))
+        Ok(Fake::version(self, bucket.0, key))
+    }
+
+    async fn version(&self, bucket: BucketId, key: &str, id: &str) -> Result<Option<VersionRow>, LookupError> {
+        Ok(Fake::version(self, bucket.0, key).filter(|version| version.version_id == id))
+    }
+
+    async fn newest_versions(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        _limit: usize,
+    ) -> Result<Vec<VersionRow>, LookupError> {
+        Ok(Fake::version(self, bucket.0, key).into_iter().collect())
+    }
+
+    async fn bucket_config(
+        &self,
+        _bucket: BucketId,
+        _kind: ConfigKind,
+        _id: &str,
+    ) -> Result<Option<BucketConfigRow>, LookupError> {
+        Ok(None)
+    }
+
+    async fn bucket_configs(&self, _bucket: BucketId, _kind: ConfigKind) -> Result<Vec<BucketConfigRow>, LookupError> {
+        Ok(Vec::new())
     }
 
     async fn list(&self, _request: ListRequest) -> Result<ListPage, LookupError> {
@@ -257,6 +297,14 @@ impl MetadataClient for Fake {
         Ok(numbers.iter().map(|number| rows.parts.get(&(upload.upload_id.clone(), *number)).cloned()).collect())
     }
 
+    async fn signer(&self, _access_key: &str, _token: Option<&str>) -> Result<Signing, LookupError> {
+        Ok(Signing::Unknown)
+    }
+
+    async fn iam(&self, _call: IamCall) -> Result<Value, IamFailure> {
+        Err(IamFailure::Commit(CommitError::Unavailable { reason: "nobody asks here".to_owned() }))
+    }
+
     async fn account_by_access_key(&self, _access_key: &str) -> Result<Option<Arc<Account>>, LookupError> {
         Ok(None)
     }
@@ -265,19 +313,23 @@ impl MetadataClient for Fake {
         Ok(None)
     }
 
-    async fn domain(&self, account: &str, encrypted: bool) -> Result<Arc<Domain>, CommitError> {
+    async fn account_by_email(&self, _address: &str) -> Result<Option<AccountRow>, LookupError> {
+        Ok(None)
+    }
+
+    async fn domain(&self, account: &str, purpose: &Purpose) -> Result<Arc<Domain>, CommitError> {
         let domains = &mut self.rows.lock().unwrap().domains;
-        if let Some((.., domain)) = domains.iter().find(|(of, class, _)| of == account && *class == encrypted) {
+        if let Some((.., domain)) = domains.iter().find(|(of, class, _)| of == account && class == purpose) {
             return Ok(Arc::clone(domain));
         }
-        let number = domains.len() as u8 + 1;
-        let domain = Arc::new(Domain {
-            id: DomainId(u64::from(number)),
-            account: account.to_owned(),
-            chunk_key: ChunkKey::new([number; 32]),
-            data_key: encrypted.then(|| DataKey::new([number + 100; 32])),
-        });
-        domains.push((account.to_owned(), encrypted, Arc::clone(&domain)));
+        let keys = Keys::new(KeyEncryptionKey::new([7; 32]));
+        let row = keys.new_domain(account, purpose).unwrap();
+        let mut domain = keys.unwrap_domain(&DomainRow { id: domains.len() as u64 + 1, ..row }).unwrap();
+        if let Purpose::Kms(_) = purpose {
+            domain.data_key = Some(DataKey::new([100; 32]));
+        }
+        let domain = Arc::new(domain);
+        domains.push((account.to_owned(), purpose.clone(), Arc::clone(&domain)));
         Ok(domain)
     }
 

@@ -109,7 +109,7 @@ async fn stalled_readers_keep_nobody_from_reading() {
     for _ in 0..100 {
         stalled.push(world.gateway.get(&content, None).await.unwrap());
     }
-    let read = tokio::time::timeout(Duration::from_secs(30), world.get("key", None)).await;
+    let read = tokio::time::timeout(Duration::from_secs(120), world.get("key", None)).await;
     assert_eq!(read.expect("a turn").unwrap(), bytes);
     // What was dropped for others is read again, from where it was.
     let all = stalled.into_iter().map(|stream| async {
@@ -137,11 +137,13 @@ async fn a_copy_ends_while_readers_and_writers_fill_the_memory() {
     }
     let copies = (0..6).map(|to| {
         let request = CopyRequest {
+            attached: Default::default(),
             source: world.version("key"),
             bucket: crate::bucket(),
             key: format!("copy {to}"),
             meta: None,
-            encrypt: true,
+            encrypt: gateway::protect::Protection::Managed,
+            source_key: None,
             condition: Condition::None,
             checksum: None,
         };
@@ -165,7 +167,8 @@ async fn too_many_reads_wait_and_then_are_told_to_slow_down() {
     }
     let started = Instant::now();
     assert!(matches!(world.gateway.get(&content, None).await, Err(GetError::Busy)));
-    assert!((patience..10 * patience).contains(&started.elapsed()));
+    // As long as its patience lasts, and not for as long as a body may stand still, which is a minute.
+    assert!((patience..100 * patience).contains(&started.elapsed()));
     // Those that take nothing lose their places to those who wait, and hear of it: no short success.
     let mut waited = 0;
     while matches!(world.gateway.get(&content, None).await, Err(GetError::Busy)) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod copy;
+mod encryption;
 mod fake;
 mod get;
 mod load;
@@ -78,11 +79,12 @@ pub fn bucket() -> BucketRow {
 
 pub fn request(key: &str, length: Option<u64>) -> PutRequest {
     PutRequest {
+        attached: Default::default(),
         bucket: bucket(),
         key: key.to_owned(),
         meta: ObjectMeta::default(),
         length,
-        encrypt: false,
+        encrypt: gateway::protect::Protection::Plain,
         condition: Condition::None,
         claims: Claims::default(),
     }

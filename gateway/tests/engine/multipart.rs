@@ -14,11 +14,12 @@ use std::sync::atomic::Ordering;
 
 async fn open(world: &World, checksum: Option<ChecksumAlgorithm>, full_object: Option<bool>) -> UploadRow {
     let request = CreateUploadRequest {
+        attached: Default::default(),
         bucket: bucket(),
         key: "key".to_owned(),
         initiator: "alice".to_owned(),
         meta: ObjectMeta::default(),
-        encrypt: false,
+        encrypt: gateway::protect::Protection::Plain,
         checksum,
         full_object,
     };
@@ -28,7 +29,8 @@ async fn open(world: &World, checksum: Option<ChecksumAlgorithm>, full_object: O
 
 async fn part(world: &World, upload: &UploadRow, number: u32, bytes: &Bytes) -> Result<PutDone, PutError> {
     let length = Some(bytes.len() as u64);
-    let request = PartRequest { upload: upload.clone(), number, length, zstd_level: 0, claims: Claims::default() };
+    let request =
+        PartRequest { upload: upload.clone(), number, length, zstd_level: 0, key: None, claims: Claims::default() };
     world.gateway.put_part(request, body(bytes)).await
 }
 
@@ -74,7 +76,7 @@ async fn a_part_s_own_checksum_does_not_replace_the_upload_s() {
     let upload = open(&world, Some(ChecksumAlgorithm::Sha256), None).await;
     let bytes = noise(1, 1000);
     let claims = Claims { md5: None, checksums: vec![(ChecksumAlgorithm::Crc32, Claim::Compute)] };
-    let request = PartRequest { upload: upload.clone(), number: 1, length: None, zstd_level: 0, claims };
+    let request = PartRequest { upload: upload.clone(), number: 1, length: None, zstd_level: 0, key: None, claims };
     let done = world.gateway.put_part(request, body(&bytes)).await.unwrap();
     let algorithms: Vec<i32> = done.checksums.iter().map(|checksum| checksum.algorithm).collect();
     assert_eq!(algorithms, [ChecksumAlgorithm::Crc32 as i32, ChecksumAlgorithm::Sha256 as i32]);
@@ -116,11 +118,12 @@ async fn checksum_types_that_s3_does_not_have_are_refused() {
     let world = world();
     for (algorithm, full_object) in [(ChecksumAlgorithm::Sha256, true), (ChecksumAlgorithm::Crc64Nvme, false)] {
         let request = CreateUploadRequest {
+            attached: Default::default(),
             bucket: bucket(),
             key: "key".to_owned(),
             initiator: String::new(),
             meta: ObjectMeta::default(),
-            encrypt: false,
+            encrypt: gateway::protect::Protection::Plain,
             checksum: Some(algorithm),
             full_object: Some(full_object),
         };

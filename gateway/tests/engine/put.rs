@@ -81,7 +81,7 @@ async fn accounts_and_protection_classes_share_nothing() {
     let world = world();
     let bytes = noise(1, 10_000);
     world.put("plain", &bytes).await.unwrap();
-    let sealed = PutRequest { encrypt: true, ..request("sealed", Some(10_000)) };
+    let sealed = PutRequest { encrypt: gateway::protect::Protection::Managed, ..request("sealed", Some(10_000)) };
     assert!(world.gateway.put_object(sealed, body(&bytes)).await.unwrap().encrypted);
     let mut bob = request("bob", Some(10_000));
     bob.bucket.owner = "bob".to_owned();

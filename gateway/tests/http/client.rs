@@ -4,12 +4,14 @@ use aws_lc_rs::{digest, hmac};
 use codec::effect::AccountRow;
 use codec::encrypt::KeyEncryptionKey;
 use gateway::engine::{Config, Gateway};
+use gateway::inventory::Inventories;
 use gateway::server::{Domains, Limits, serve, service};
 use metadata::client::MetadataClient;
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::command::Command;
 use metadata::index::FAMILIES;
 use metadata::keys::{Keys, Secret};
+use metadata::service::Metadata;
 use metadata::start::{IndexHome, Parts, start};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +43,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// The drives, to take some away.
     pub trace: Trace,
+    pub metadata: Arc<Metadata>,
+    pub inventories: Inventories,
     _stop: watch::Sender<bool>,
 }
 
@@ -96,8 +100,16 @@ fn signature_for(region: &str, account: &str, stamp: &str, service: &str, canoni
     hex::encode(mac(&key, &format!("AWS4-HMAC-SHA256\n{stamp}\n{day}/{region}/{service}/aws4_request\n{hash}")))
 }
 
+/// The signature over the policy of a form.
+pub fn policy_signature(account: &str, stamp: &str, policy: &str) -> String {
+    let key = [&stamp[..8], "us-east-1", "s3", "aws4_request"]
+        .iter()
+        .fold(format!("AWS4secret-of-{account}").into_bytes(), |key, part| mac(&key, part));
+    hex::encode(mac(&key, policy))
+}
+
 /// Now, as `YYYYMMDDTHHMMSSZ`.
-fn stamp() -> String {
+pub fn stamp() -> String {
     jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
@@ -109,12 +121,16 @@ fn canonical_query(query: &str) -> String {
 }
 
 impl Server {
-    /// With the accounts alice and bob.
+    /// With the accounts alice and bob, and a user of the first, carol, who has no policy.
     pub async fn start() -> Server {
         Server::start_with(Limits::default()).await
     }
 
     pub async fn start_with(limits: Limits) -> Server {
+        Server::start_in(limits, Domains::default()).await
+    }
+
+    pub async fn start_in(limits: Limits, domains: Domains) -> Server {
         let trace = Trace::new(3);
         let kek = || Keys::new(KeyEncryptionKey::new([7; 32]));
         let parts = Parts {
@@ -144,15 +160,23 @@ impl Server {
                 display_name: name.to_owned(),
                 access_key: format!("AK{name}"),
                 wrapped_secret: kek().wrap_account(name, &secret).unwrap(),
+                ..AccountRow::default()
             };
             metadata.commit(metadata.epoch(), Command::PutAccount(row)).await.unwrap();
         }
+        let user = [("UserName".to_owned(), "carol".to_owned())];
+        metadata.iam_as_operator("alice", "CreateUser", &user, None).await.unwrap();
+        let key = ("AKcarol".to_owned(), Secret::new("secret-of-carol".to_owned()));
+        metadata.iam_as_operator("alice", "CreateAccessKey", &user, Some(key)).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (stop, stopped) = watch::channel(false);
         let address = listener.local_addr().unwrap();
-        let service = service(&Gateway::new(metadata, Config::default()), Domains::default());
+        let config = Config { access_log_every: std::time::Duration::from_millis(100), ..Config::default() };
+        let gateway = Gateway::new(Arc::clone(&metadata) as Arc<dyn MetadataClient>, config);
+        let inventories = Inventories::new(Arc::clone(&metadata), Arc::clone(&gateway));
+        let service = service(&gateway, domains);
         tokio::spawn(serve(listener, service, limits, stopped));
-        Server { address, trace, _stop: stop }
+        Server { address, trace, metadata, inventories, _stop: stop }
     }
 
     pub fn host(&self) -> String {

@@ -59,7 +59,7 @@ async fn mended_requests_are_authorised_like_others() {
     refused(&server.send(&without_host, b"").await, 403, "AccessDenied");
     refused(&server.query("alice", "GET", "/docs/a", "torrent=", &range, b"").await, 501, "NotImplemented");
     let ssec = [range[0], ("x-amz-server-side-encryption-customer-algorithm", "AES256")];
-    refused(&server.request("alice", "GET", "/docs/a", &ssec, b"").await, 501, "NotImplemented");
+    refused(&server.request("alice", "GET", "/docs/a", &ssec, b"").await, 400, "InvalidArgument");
     assert_eq!(server.request("alice", "GET", "/docs", &range, b"").await.status, 200, "a listing has no range");
     let presigned = server.presigned("alice", "GET", "/docs/a", "x-id=GetObject", b"").await;
     assert_eq!(presigned.body, b"hello");
@@ -108,11 +108,11 @@ async fn settings_that_were_never_made() {
     for (query, code) in [
         ("tagging", "NoSuchTagSet"),
         ("policy", "NoSuchBucketPolicy"),
-        ("policyStatus", "NoSuchBucketPolicy"),
         ("cors", "NoSuchCORSConfiguration"),
         ("lifecycle", "NoSuchLifecycleConfiguration"),
         ("website", "NoSuchWebsiteConfiguration"),
         ("publicAccessBlock", "NoSuchPublicAccessBlockConfiguration"),
+        ("ownershipControls", "OwnershipControlsNotFoundError"),
         ("replication", "ReplicationConfigurationNotFoundError"),
         ("object-lock", "ObjectLockConfigurationNotFoundError"),
     ] {
@@ -126,7 +126,7 @@ async fn settings_that_were_never_made() {
     for (path, query, holds) in [
         ("/docs", "acl", "<Permission>FULL_CONTROL</Permission>"),
         ("/docs/a", "acl", "xsi:type=\"CanonicalUser\""),
-        ("/docs", "ownershipControls", "<ObjectOwnership>BucketOwnerEnforced</ObjectOwnership>"),
+        ("/docs", "policyStatus", "<IsPublic>false</IsPublic>"),
         ("/docs", "requestPayment", "<Payer>BucketOwner</Payer>"),
         ("/docs", "logging", "BucketLoggingStatus"),
         ("/docs", "notification", "NotificationConfiguration"),

@@ -32,11 +32,12 @@ fn body(seed: u64, mib: u64) -> Body {
 
 fn request(key: String, mib: u64) -> PutRequest {
     PutRequest {
+        attached: Default::default(),
         bucket: BucketRow { id: 1, owner: "alice".to_owned(), ..BucketRow::default() },
         key,
         meta: ObjectMeta::default(),
         length: Some(mib << 20),
-        encrypt: false,
+        encrypt: gateway::protect::Protection::Plain,
         condition: Condition::None,
         claims: Claims::default(),
     }

@@ -63,6 +63,7 @@ impl World {
             encrypt: false,
             zstd_level: 0,
             now_ms: 1,
+            with: Default::default(),
         };
         let Outcome::BucketCreated(bucket) =
             metadata.commit(metadata.epoch(), Command::CreateBucket(create)).await.unwrap()
@@ -81,11 +82,12 @@ impl World {
 
     async fn put(&self, key: &str, bytes: &Bytes, encrypt: bool) {
         let request = PutRequest {
+            attached: Default::default(),
             bucket: self.bucket.clone(),
             key: key.to_owned(),
             meta: ObjectMeta::default(),
             length: Some(bytes.len() as u64),
-            encrypt,
+            encrypt: encrypt.into(),
             condition: Condition::None,
             claims: Claims::default(),
         };
@@ -201,11 +203,12 @@ async fn long_manifests_go_through_the_real_commit() {
 async fn multipart_and_copy_go_through_the_real_commit() {
     let world = World::new(4, "2+1", Config::default()).await;
     let create = CreateUploadRequest {
+        attached: Default::default(),
         bucket: world.bucket.clone(),
         key: "parts".to_owned(),
         initiator: "alice".to_owned(),
         meta: ObjectMeta::default(),
-        encrypt: true,
+        encrypt: gateway::protect::Protection::Managed,
         checksum: None,
         full_object: None,
     };
@@ -215,7 +218,8 @@ async fn multipart_and_copy_go_through_the_real_commit() {
     let mut parts = Vec::new();
     for (number, part) in (1..).zip(&bytes) {
         let length = Some(part.len() as u64);
-        let request = PartRequest { upload: upload.clone(), number, length, zstd_level: 0, claims: Claims::default() };
+        let request =
+            PartRequest { upload: upload.clone(), number, length, zstd_level: 0, key: None, claims: Claims::default() };
         let done = world.gateway.put_part(request, body(part)).await.unwrap();
         parts.push(ListedPart { number, etag: done.etag, checksums: Vec::new() });
     }
@@ -239,11 +243,13 @@ async fn multipart_and_copy_go_through_the_real_commit() {
     let source = world.metadata.current_version(BucketId(world.bucket.id), "parts").await.unwrap().unwrap();
     for (key, encrypt) in [("same domain", true), ("other domain", false)] {
         let request = CopyRequest {
+            attached: Default::default(),
             source: source.clone(),
             bucket: world.bucket.clone(),
             key: key.to_owned(),
             meta: None,
-            encrypt,
+            encrypt: encrypt.into(),
+            source_key: None,
             condition: Condition::None,
             checksum: None,
         };

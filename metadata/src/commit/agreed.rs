@@ -167,20 +167,7 @@ impl Committer {
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(self.journal.stop(JournalStopped::Index(error.to_string()))),
             };
-            let batch = match Batch::new(entries) {
-                Ok(batch) => batch,
-                Err(error) => return Err(self.journal.stop(JournalStopped::Encode(error.to_string()))),
-            };
-            let sequence = self.journal.register().sequence;
-            if let Err(stopped) = self.journal.append(&batch, reserve).await {
-                self.in_doubt = Some(batch);
-                return Err(stopped);
-            }
-            if self.journal.register().sequence != sequence {
-                // The new member may be fuller than the old ones.
-                self.room = self.room.min(self.members_room());
-                self.publish();
-            }
+            let batch = self.append(entries, reserve).await?;
             self.journaled(&batch);
         }
     }

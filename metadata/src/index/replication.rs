@@ -8,6 +8,7 @@
 //! * A key waits once, however often it changes: what is copied is what the key is when its turn comes. So copies of one key
 //!   are never out of order, and the queue is never longer than the bucket had keys.
 //! * A key stops waiting only by a `done` that names its last change. One that changed while it was being copied waits on.
+//! * Other letters are those of [`super::notices`].
 //! * Without a rule nothing is queued; what was left in the queue is taken out by `done`s, in entries of bounded size.
 
 use super::{
@@ -120,6 +121,9 @@ pub(crate) fn check(key: &[u8], value: Bytes) -> Result<(), RowFault> {
             IndexError::Damaged { fault, .. } => fault,
             IndexError::Store(_) => RowFault::Malformed,
         }
+    }
+    if matches!(key.first(), Some(b'n' | b'm' | b'o' | b'l')) {
+        return super::notices::check(key, value);
     }
     let bucket = key.get(1..9).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes).ok_or(RowFault::Key)?;
     let good = match key.first() {

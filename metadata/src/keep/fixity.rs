@@ -24,7 +24,7 @@ use crate::index::{
     self, IndexError, OBJECTS, Overlay, View, after_prefix, bucket_objects, decode, escape_into, version_key,
 };
 use crate::service::Metadata;
-use codec::effect::VersionRow;
+use codec::effect::{ProtectionClass, VersionRow};
 use codec::id::{BucketId, Lsn};
 use std::time::{Duration, Instant};
 use stripes::Stripes;
@@ -79,6 +79,8 @@ pub struct FixityPage {
 pub struct ObjectFixity {
     /// Its row: names, size, checksums. The manifest is taken out of it.
     pub version: VersionRow,
+    /// Its entity tag is random, and no digest of its bytes: it is under a key of its client, or of the key store.
+    pub random_tag: bool,
     /// Its stripes, with every shard, as far as they are listed ([`OBJECT_SHARDS`]).
     pub stripes: Vec<StripeFixity>,
     /// The journal entries that its chunks ride in until they are sealed.
@@ -131,7 +133,8 @@ pub async fn page(meta: &Metadata, request: &FixityRequest) -> Result<FixityPage
     rows.reverse();
     while let Some(version) = rows.pop() {
         last = Some(FixityCursor { bucket, key: version.key.clone(), seq: Lsn(version.seq) });
-        if let Some(object) = walk::object(meta, version, &mut stripes).await? {
+        if let Some(mut object) = walk::object(meta, version, &mut stripes).await? {
+            object.random_tag = has_random_tag(meta, &object.version).map_err(lookup)?;
             listed += object.stripes.iter().map(|stripe| stripe.shards.len()).sum::<usize>();
             page.objects.push(object);
         }
@@ -142,6 +145,18 @@ pub async fn page(meta: &Metadata, request: &FixityRequest) -> Result<FixityPage
     }
     page.next = last.filter(|_| more);
     Ok(page)
+}
+
+/// Whether a version's entity tag says nothing of its bytes. A digest that none is would be a false statement in a record that is kept
+/// for ever.
+fn has_random_tag(meta: &Metadata, version: &VersionRow) -> Result<bool, IndexError> {
+    let Some(content) = version.content.as_ref().filter(|content| content.encrypted) else { return Ok(false) };
+    let domain = index::domain(&Overlay::new(&**meta.kv()), content.domain_id())?;
+    Ok(match domain.map(|domain| domain.class()) {
+        Some(class) => matches!(class, ProtectionClass::Customer | ProtectionClass::Kms),
+        // Nobody knows any more.
+        None => true,
+    })
 }
 
 fn lookup(error: IndexError) -> LookupError {

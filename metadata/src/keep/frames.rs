@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use codec::effect::Place;
-use codec::frame::{HEADER_ENCRYPTED, parse_header, verify_stored};
+use codec::frame::{MAX_HEADER, parse_header, verify_stored};
 use codec::id::{ChunkId, StripeId};
 use storage_node::client::NodeClient;
 use storage_node::stripe_io::{ReadOptions, StripeLayout, StripeReadError, read_range};
@@ -57,7 +57,7 @@ pub async fn frames_in(node: &dyn NodeClient, layout: &StripeLayout, shard: u8) 
         let at = u32::try_from(offset).unwrap_or(u32::MAX);
         let no_frame = || FramesError::NoFrame { stripe, shard, offset: at };
         let rest = bytes.slice(offset..);
-        let header = parse_header(&rest[..rest.len().min(HEADER_ENCRYPTED)]).map_err(|_| no_frame())?;
+        let header = parse_header(&rest[..rest.len().min(MAX_HEADER)]).map_err(|_| no_frame())?;
         let len = header.frame_len();
         if len > rest.len() {
             return Err(no_frame());

@@ -8,6 +8,7 @@
 mod back;
 mod narrow;
 mod round;
+mod spread;
 
 use self::narrow::Tried;
 use super::config::KeepConfig;
@@ -69,12 +70,14 @@ pub struct Round {
     pub left: usize,
     /// The walk over all stripes is not over, or a drive that is back is not verified.
     pub looking: bool,
+    /// Stripes were brought further apart, and others could be.
+    pub spreading: bool,
 }
 
 impl Round {
     /// Whether the next round has something to do at once.
     pub fn is_busy(&self) -> bool {
-        self.left > 0 || self.looking
+        self.left > 0 || self.looking || self.spreading
     }
 }
 
@@ -146,6 +149,8 @@ struct Work {
     walked: u64,
     /// What the last whole walk found crowded.
     crowded: [u64; 3],
+    /// Of these, those that could be further apart.
+    spread: spread::Spread,
     /// A whole walk has ended since a drive last changed.
     walked_all: bool,
     walk_at_ms: u64,
@@ -218,6 +223,7 @@ impl Keeper {
             walk: Some(Walk::default()),
             walked: 0,
             crowded: [0; 3],
+            spread: spread::Spread::default(),
             walked_all: false,
             walk_at_ms: 0,
             wake_at_ms: 0,

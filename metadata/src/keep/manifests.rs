@@ -34,14 +34,14 @@ pub async fn read_manifest(
     located: &Located,
 ) -> Result<Manifest, ManifestReadError> {
     let id = located.id;
-    let keys = meta.domain_by_id(domain).await?;
+    let keys = meta.structure(domain)?;
     let frame = meta.read_frame(located).await?;
     let expect = Expect {
         id,
         domain,
         plain_len: located.plain_len,
         chunk_key: &keys.chunk_key,
-        data_key: keys.data_key.as_ref(),
+        data_key: keys.node_key.as_ref(),
     };
     let plain = codec::frame::decode(&frame, &expect).map_err(|error| ManifestReadError::Frame(id, error))?;
     Manifest::parse(&plain).map_err(|error| ManifestReadError::Manifest(id, error))

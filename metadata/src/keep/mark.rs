@@ -29,12 +29,11 @@
 
 use crate::index::reclaim::{over_upto, recounted_domains};
 use crate::index::{self, CHUNKS, IndexError, OBJECTS, Overlay, RowFault, STRIPES, UPLOADS, View, damaged, decode};
-use crate::keys::{Domain, KeyError, Keys};
+use crate::keys::{Domain, Keys};
 use crate::lookup;
 use crate::service::Shared;
 use bytes::Bytes;
 use codec::effect::{ChunkRow, ChunkState, Content, PartRow, StripeRow, VersionRow};
-use codec::frame::{Expect, decode as decode_frame};
 use codec::id::{ChunkId, DomainId, Lsn, StripeId};
 use codec::manifest::Manifest;
 use codec::stripe::StripeClass;
@@ -47,14 +46,17 @@ use storage_node::sabotage::Sabotage;
 use crate::command::{REQUEST_LIFE_MS, RecountedChunk, SparedChunk, UnmarkedChunk};
 
 mod names;
+pub(in crate::keep) mod node;
 mod reach;
+
+use self::node::{NodeError, read_node};
 
 /// Rows that are read from the index at a time.
 const PAGE: usize = 4096;
 /// Manifest chunks that are read at a time.
 const READS: usize = 16;
 /// Longer than any key.
-const END: [u8; 64] = [0xff; 64];
+pub(in crate::keep) const END: [u8; 64] = [0xff; 64];
 
 /// How much one pass takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +147,8 @@ pub struct Usage {
     pub live: u64,
     /// Those frames.
     pub frames: u64,
+    /// Data shards that its geometry has: more than the cluster's where it is of the archive class.
+    pub k: u8,
 }
 
 /// What a complete pass found.
@@ -190,9 +194,6 @@ pub enum MarkError {
     /// The index failed, or is damaged.
     #[error(transparent)]
     Index(#[from] IndexError),
-    /// The keys of a dedup domain do not unwrap.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
     /// The thread that read the index has ended.
     #[error("the service is stopping")]
     Stopping,
@@ -258,13 +259,9 @@ pub async fn mark(
         let (domains, recounted) = (index::domains(&view)?, recounted_domains(&view)?);
         (began, over_upto(&view, grace_ms)?, due_unread, requests_ended, domains, recounted)
     };
-    let mut domains = HashMap::new();
-    for row in &rows {
-        domains.insert(DomainId(row.id), keys.unwrap_domain(row)?);
-    }
     let mut pass = Pass {
         shared,
-        domains,
+        domains: keys.open_domains(&rows),
         limits,
         candidates: HashMap::new(),
         children: HashMap::new(),
@@ -293,7 +290,7 @@ pub async fn mark(
 }
 
 /// A family in key order, page by page, read on a thread that may wait.
-struct Pages {
+pub(in crate::keep) struct Pages {
     kv: Arc<dyn Kv>,
     family: Family,
     next: Vec<u8>,
@@ -302,11 +299,11 @@ struct Pages {
 }
 
 impl Pages {
-    fn new(shared: &Shared, family: Family, from: &[u8], end: &[u8]) -> Pages {
+    pub fn new(shared: &Shared, family: Family, from: &[u8], end: &[u8]) -> Pages {
         Pages { kv: shared.kv.clone(), family, next: from.to_vec(), end: end.to_vec(), done: false }
     }
 
-    async fn next(&mut self) -> Result<Vec<(Bytes, Bytes)>, MarkError> {
+    pub async fn next(&mut self) -> Result<Vec<(Bytes, Bytes)>, MarkError> {
         if self.done {
             return Ok(Vec::new());
         }
@@ -354,7 +351,9 @@ impl Pass<'_> {
                     let shards = descriptor.data_present();
                     let stored = shards.iter().map(|index| u64::from(descriptor.shard_len(*index))).sum();
                     let width = u8::try_from(shards.len()).unwrap_or(u8::MAX);
-                    self.marks.usage.insert(id, Usage { width, stored, ..Usage::default() });
+                    self.marks
+                        .usage
+                        .insert(id, Usage { width, stored, k: descriptor.geometry.k(), ..Usage::default() });
                 }
             }
         }
@@ -499,7 +498,7 @@ impl Pass<'_> {
                 continue;
             }
             for some in nodes.chunks(READS) {
-                let read = join_all(some.iter().map(|(id, _)| self.manifest(*id))).await;
+                let read = join_all(some.iter().map(|(id, _)| read_node(self.shared, &self.domains, *id))).await;
                 for ((id, domain), manifest) in some.iter().zip(read) {
                     self.node(*id, *domain, manifest)?;
                 }
@@ -555,41 +554,6 @@ impl Pass<'_> {
         }
     }
 
-    /// Reads a manifest chunk as a reader would: verified, decrypted, and with the id that was asked for.
-    async fn manifest(&self, id: ChunkId) -> Result<Manifest, NodeError> {
-        let unreadable = NodeError::Unreadable;
-        let locate = || match lookup::locate(&self.view(), &[id]) {
-            Ok(mut found) => found.pop().flatten().ok_or_else(|| unreadable("its row went".to_owned())),
-            // Its stripe has no row: lost, and the other rows are as good as before.
-            Err(error @ IndexError::Damaged { .. }) => Err(unreadable(error.to_string())),
-            Err(error) => Err(NodeError::Index(error)),
-        };
-        let mut located = locate()?;
-        let frame = match self.shared.read_at(&located).await {
-            Ok(frame) => frame,
-            Err(reason) => {
-                // It may have moved.
-                let again = locate()?;
-                if again.place == located.place {
-                    return Err(unreadable(reason));
-                }
-                located = again;
-                self.shared.read_at(&located).await.map_err(unreadable)?
-            }
-        };
-        let domain = self.domains.get(&located.domain);
-        let domain = domain.ok_or_else(|| unreadable(format!("dedup domain {} is not known", located.domain)))?;
-        let expect = Expect {
-            id,
-            domain: domain.id,
-            plain_len: located.plain_len,
-            chunk_key: &domain.chunk_key,
-            data_key: domain.data_key.as_ref(),
-        };
-        let plain = decode_frame(&frame, &expect).map_err(|error| unreadable(error.to_string()))?;
-        Manifest::parse(&plain).map_err(|error| unreadable(error.to_string()))
-    }
-
     fn finish(self) -> Marks {
         let Pass { candidates, counted, unread, due_unread, mut children, mut marks, .. } = self;
         for (id, Candidate { condemned_lsn, bytes, is_manifest, seen, domain }) in candidates {
@@ -613,12 +577,6 @@ impl Pass<'_> {
     }
 }
 
-/// Why a manifest chunk was not read.
-enum NodeError {
-    Index(IndexError),
-    Unreadable(String),
-}
-
 /// A chunk that is condemned for long enough.
 fn candidate(row: &ChunkRow, due: Lsn) -> Option<Candidate> {
     let condemned = row.state == ChunkState::Condemned as i32 && row.refs == 0;
@@ -631,7 +589,7 @@ fn candidate(row: &ChunkRow, due: Lsn) -> Option<Candidate> {
     })
 }
 
-fn chunk_row(key: &[u8], value: Bytes) -> Result<(ChunkId, ChunkRow), IndexError> {
+pub(in crate::keep) fn chunk_row(key: &[u8], value: Bytes) -> Result<(ChunkId, ChunkRow), IndexError> {
     let row: ChunkRow = decode(CHUNKS, key, value)?;
     let id = row.chunk_id().filter(|id| id.as_bytes()[..] == *key);
     Ok((id.ok_or_else(|| damaged(CHUNKS, key, RowFault::Field))?, row))

@@ -17,16 +17,18 @@
 //!    that this comes to what this start itself has left behind. One drive that can't be listed, one frame whose place is lost, or too many orphans at
 //!    once (an index that lacks what it should know) that no operator has seen, and none is freed.
 //! 8. Once a day: copies of shards that repair has moved elsewhere (`reclaim/strays.rs`), if the shard verifies where it belongs.
-//! 9. Stripes that are half dead or narrow are rewritten ([`super::restripe`]).
+//! 9. Once a day: stripes that only archived versions need are rewritten ([`super::archive`]), before step 10 puts their frames
+//!    together with those that others need.
+//! 10. Stripes that are half dead or narrow are rewritten ([`super::restripe`]).
 //!
 //! Steps 4 to 8 share an allowance of bytes per day that begins with nothing at each start: a mistake shows before it is
-//! everything, and a program that restarts again and again frees no faster. Reading and writing of steps 5, 8 and 9 takes a
+//! everything, and a program that restarts again and again frees no faster. Reading and writing of steps 5 and 8 to 10 takes a
 //! share of the drives' time. A round that came to a limit of its own is followed by the next at once, so that what is not
 //! given back does not grow with what is deleted.
 
 use super::mark::{Cursor, Limits, MarkError, Marks, Usage, mark};
 use super::pace::Pace;
-use super::recompress::{RecompressError, Recompressor};
+use super::recompress::Recompressor;
 use super::restripe::{self, RestripePolicy, Restriper};
 use crate::client::CommitError;
 use crate::command::{Command, DeleteChunks, MIN_GRACE_MS, Outcome, UnmarkedChunk};
@@ -51,6 +53,7 @@ use storage_node::keep::Authority;
 use storage_node::sabotage::Sabotage;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+mod archive;
 mod drops;
 pub(crate) mod orphans;
 mod report;
@@ -166,15 +169,6 @@ pub enum ReclaimError {
     Stopping,
 }
 
-impl From<RecompressError> for ReclaimError {
-    fn from(error: RecompressError) -> ReclaimError {
-        match error {
-            RecompressError::Index(error) => ReclaimError::Index(error),
-            RecompressError::Keys(error) => ReclaimError::Mark(MarkError::Keys(error)),
-        }
-    }
-}
-
 /// What a reclaimer is made of.
 pub struct ReclaimParts {
     /// Drives, index, clock.
@@ -224,6 +218,7 @@ struct Work {
     recount: BTreeSet<DomainId>,
     /// The journal was sealed, or that was tried, in this round.
     sealing: bool,
+    archiving: archive::Archiving,
     report: ReclaimReport,
 }
 
@@ -355,7 +350,7 @@ impl Reclaimer {
         let (shared, keys, grace) = (&self.parts.shared, &self.parts.keys, self.parts.config.grace());
         let limits = self.parts.config.limits.scaled(shared.kv.stats().rows);
         let (from, began) = (work.cursor, shared.clock.monotonic_ms());
-        let marks = mark(shared, keys, from, &work.unread, limits, grace).await?;
+        let mut marks = mark(shared, keys, from, &work.unread, limits, grace).await?;
         work.cursor = marks.next;
         if marks.looked {
             work.unread = marks.unread.iter().map(|unread| unread.id).collect();
@@ -371,13 +366,15 @@ impl Reclaimer {
             work.orphans_since = Some(index::applied(&self.view())?.0);
         }
         self.strays(work, limits, &pace).await?;
+        let archiving = self.archive(work, &mut marks.usage, limits, &pace).await?;
         let restriped = self.restripe(work, &marks.usage, &pace).await?;
         let report = &mut work.report;
         let gained = report.deleted + report.spared + report.condemned > 0;
         report.at_once = marks.next.stripe != StripeId::default()
             || marks.next.recount != Cursor::default().recount
             || (marks.more && gained)
-            || restriped;
+            || restriped
+            || archiving;
         Ok(())
     }
 
@@ -531,7 +528,7 @@ impl Reclaimer {
     ) -> Result<bool, ReclaimError> {
         let parts = &self.parts;
         let level = parts.config.restripe.recompress_level;
-        let recompress = Recompressor::new(level, &self.view(), &parts.keys)?;
+        let recompress = Recompressor::new(level, parts.shared.level.versions().frame, &self.view(), &parts.keys)?;
         let restriper = Restriper { recompress, ..self.restriper(pace) };
         let (done, error) = match restriper.restripe(usage, &parts.config.restripe).await {
             Ok(done) => (done, None),

@@ -5,8 +5,8 @@
 //! leaving it, and what is wrong with it is for scrub to say.
 
 use super::frames::Laid;
-use crate::index;
-use crate::keys::{Domain, KeyError, Keys};
+use crate::index::{self, IndexError};
+use crate::keys::{Domain, Keys};
 use codec::frame::{Expect, FrameSpec, decode, encode, verify_stored};
 use codec::id::DomainId;
 use std::collections::HashMap;
@@ -16,31 +16,24 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub(crate) struct Recompressor {
     level: i32,
+    /// That of the frames.
+    version: u8,
     domains: Arc<HashMap<DomainId, Domain>>,
 }
 
-/// Why none can be had.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecompressError {
-    /// The index failed.
-    #[error(transparent)]
-    Index(#[from] index::IndexError),
-    /// The keys of a dedup domain do not unwrap.
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-}
-
 impl Recompressor {
-    /// One for a zstd level; `None` for level 0.
-    pub fn new(level: i32, view: &dyn index::View, keys: &Keys) -> Result<Option<Recompressor>, RecompressError> {
+    /// One for a zstd level, which makes frames of a version; `None` for level 0.
+    pub fn new(
+        level: i32,
+        version: u8,
+        view: &dyn index::View,
+        keys: &Keys,
+    ) -> Result<Option<Recompressor>, IndexError> {
         if level <= 0 {
             return Ok(None);
         }
-        let mut domains = HashMap::new();
-        for row in index::domains(view)? {
-            domains.insert(DomainId(row.id), keys.unwrap_domain(&row)?);
-        }
-        Ok(Some(Recompressor { level, domains: Arc::new(domains) }))
+        let domains = Arc::new(keys.open_domains(&index::domains(view)?));
+        Ok(Some(Recompressor { level, version, domains }))
     }
 
     /// The same frames, those that get smaller by it compressed anew, and the bytes that were saved. A thread that may take
@@ -72,7 +65,8 @@ impl Recompressor {
             data_key: None,
         };
         let plain = decode(&laid.frame, &expect).ok()?;
-        let spec = FrameSpec { domain: header.domain, id: laid.id, level: self.level, data_key: None };
+        let spec =
+            FrameSpec { version: self.version, domain: header.domain, id: laid.id, level: self.level, data_key: None };
         let frame = encode(&spec, &plain).ok().filter(|frame| frame.len() < laid.frame.len())?;
         (decode(&frame, &expect).ok()? == plain).then_some(frame)
     }

@@ -199,6 +199,8 @@ fn kind_of(error: &ReadError) -> Option<FindingKind> {
         ReadError::NotFound => Some(FindingKind::Missing),
         ReadError::Damaged { .. } | ReadError::OutOfRange { .. } => Some(FindingKind::Damaged),
         ReadError::WrongStripe => Some(FindingKind::WrongGeneration),
-        ReadError::DriveFailed { .. } | ReadError::UnknownDrive(_) | ReadError::Unreachable => None,
+        ReadError::DriveFailed { .. } | ReadError::UnknownDrive(_) | ReadError::Unreachable | ReadError::Later(_) => {
+            None
+        }
     }
 }

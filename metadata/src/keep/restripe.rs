@@ -7,6 +7,7 @@
 //! is: reclaim drops it when no chunk is placed in it any more, and frees it after the readers' grace. A crash anywhere leaves a
 //! stripe that nobody knows (an orphan of this epoch), or one in which nothing is placed.
 
+use super::archive;
 use super::frames::{Laid, frames_in};
 use super::mark::Usage;
 use super::pace::Pace;
@@ -20,11 +21,13 @@ use crate::stripe_writer::{OpenStripe, Stored, StripeWriter};
 use crate::topology::Topology;
 use bytes::Bytes;
 use codec::effect::Place;
+use codec::erasure::Erasure;
 use codec::id::{ChunkId, DriveId, ShardId, StripeId};
 use codec::stripe::StripeClass;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use storage_node::client::Reserve;
 use storage_node::keep::ShardRef;
 use storage_node::sabotage::Sabotage;
@@ -41,11 +44,13 @@ pub struct RestripePolicy {
     /// The zstd level, 1 to 22, at which frames that are rewritten are compressed again if that makes them smaller; 0: they
     /// stay as they are.
     pub recompress_level: i32,
+    /// Also those that only archived versions need, into wide stripes of well compressed frames ([`super::archive`]).
+    pub archive: bool,
 }
 
 impl Default for RestripePolicy {
     fn default() -> RestripePolicy {
-        RestripePolicy { live_percent: 50, narrow: true, round_bytes: 256 << 30, recompress_level: 0 }
+        RestripePolicy { live_percent: 50, narrow: true, round_bytes: 256 << 30, recompress_level: 0, archive: true }
     }
 }
 
@@ -137,7 +142,7 @@ pub struct Restriped {
     /// Bytes of frames that one rewrite held at most, the shard that it was reading included.
     pub held: u64,
     /// A new stripe did not read back.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 impl Restriped {
@@ -158,6 +163,10 @@ pub(crate) struct Restriper<'a> {
     pub writer: &'a StripeWriter,
     pub pace: &'a Pace,
     pub recompress: Option<Recompressor>,
+    /// The code of what is written, where it is not the cluster's.
+    pub wide: Option<Arc<Erasure>>,
+    /// The room that it may take.
+    pub reserve: Reserve,
 }
 
 impl Restriper<'_> {
@@ -212,17 +221,28 @@ impl Restriper<'_> {
         let width = self.writer.width(&topology)?;
         let capacity = u64::from(width) * u64::from(self.writer.shard_target());
         let at_a_time = (topology.usable().count() / DRIVES_EACH).clamp(1, MOST_AT_A_TIME);
-        Ok((plan(usage, width, capacity, policy), at_a_time))
+        // Those of the archive class would come back as stripes like any others, only to be archived again.
+        let k = self.writer.geometry().k();
+        let others = usage.iter().filter(|(_, usage)| !policy.archive || usage.k <= k);
+        let others = others.map(|(id, usage)| (*id, *usage)).collect();
+        Ok((plan(&others, width, capacity, policy), at_a_time))
     }
 
     /// Rewrites the live frames of some stripes, shard by shard. What can't be read stays where it is; the rest moves. A group
     /// that makes room stores each new stripe as soon as it is full; one that does not is gathered first, to see whether it
     /// makes fewer stripes, and is no larger than one stripe by its plan.
     pub async fn rewrite(&self, group: &Group) -> Result<Restriped, ReclaimError> {
-        let topology = self.shared.topology(Reserve::Restripe).await?;
+        let topology = self.shared.topology(self.reserve).await?;
         let width = self.writer.width(&topology)?;
         let mut done = Restriped::default();
-        let new = || Batch { stripe: self.writer.open(width, false), frames: Vec::new(), bytes: 0 };
+        let open = || match &self.wide {
+            Some(wide) => {
+                let width = archive::widest(&topology, self.writer.geometry(), wide.geometry()).max(width);
+                self.writer.open_of(wide, width)
+            }
+            None => self.writer.open(width, false),
+        };
+        let new = || Batch { stripe: open(), frames: Vec::new(), bytes: 0 };
         let (mut open, mut full) = (new(), Vec::<Batch>::new());
         for id in &group.stripes {
             let Some(layout) = lookup::layout(&Overlay::new(&*self.shared.kv), *id)? else { continue };
@@ -276,7 +296,7 @@ impl Restriper<'_> {
     async fn store(&self, batch: Batch, topology: &Topology, done: &mut Restriped) -> Result<bool, ReclaimError> {
         let Batch { stripe, frames, bytes } = batch;
         let _unfinished = self.writer.begin_work();
-        let stored = self.writer.store(stripe, StripeClass::Data, None, topology, Reserve::Restripe).await?;
+        let stored = self.writer.store(stripe, StripeClass::Data, None, topology, self.reserve).await?;
         if !self.shared.sabotage.is(Sabotage::RestripeVerify) && !reads_back(self.shared, &stored).await {
             done.failed = true;
             return Ok(false);
@@ -365,7 +385,13 @@ mod tests {
     }
 
     fn usage(rows: &[(u8, u64, u64)]) -> BTreeMap<StripeId, Usage> {
-        let row = |&(width, stored, live): &(u8, u64, u64)| Usage { width, stored, live, frames: u64::from(live > 0) };
+        let row = |&(width, stored, live): &(u8, u64, u64)| Usage {
+            width,
+            stored,
+            live,
+            frames: u64::from(live > 0),
+            k: width,
+        };
         (1..).map(id).zip(rows.iter().map(row)).collect()
     }
 

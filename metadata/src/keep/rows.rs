@@ -8,14 +8,15 @@
 //! A chunk's count is the number of manifests that name it. What a manifest chunk lists is not read here, so where there
 //! are manifest chunks a count may be higher than what was counted, never lower.
 
+use crate::index::access::NameKind;
 use crate::index::{
     self, ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, LEDGER, META, OBJECTS, REPLICATION, RowFault, STRIPES, UPLOADS,
 };
 use crate::lookup;
 use bytes::Bytes;
 use codec::effect::{
-    AccountRow, BucketRow, ChunkRow, ChunkState, Content, DomainRow, DriveRow, PartRow, SealedRow, StripeRow,
-    UploadRow, VersionRow,
+    AccessKeyRow, AccountRow, BucketConfigRow, BucketRow, ChunkRow, ChunkState, Content, DomainRow, DriveRow, GroupRow,
+    KmsKeyRow, PartRow, PolicyRow, RoleRow, SealedRow, StripeRow, UploadRow, UsageRow, UserRow, VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
 use codec::manifest::Manifest;
@@ -258,6 +259,17 @@ impl Scrub<'_> {
                 let row = self.lookups.buckets.get(&index::bucket_key(&name))?;
                 Ok(holds(row.is_some(), RowFault::Dangling))
             }
+            Some((b'c', _)) => {
+                let row: BucketConfigRow = or_fault!(decode(BUCKETS, key, value));
+                let name = or_fault!(row.name.as_ref().ok_or(RowFault::Field));
+                let of = BucketId(name.bucket);
+                or_fault!(holds(key == index::bucket_config_key(of, name.kind, &name.id), RowFault::Key));
+                let bucket = self.lookups.buckets.get(&index::bucket_id_key(of))?;
+                Ok(holds(bucket.is_some(), RowFault::Dangling))
+            }
+            Some((b'q', _)) => Ok(decode::<UsageRow>(BUCKETS, key, value).map(drop)),
+            Some((b'z', _)) => Ok(holds(value.len() == 8, RowFault::Malformed)),
+            Some((b'r', _)) => Ok(holds(index::restoring_of(key).is_some(), RowFault::Key)),
             _ => Ok(Err(RowFault::Key)),
         }
     }
@@ -390,13 +402,33 @@ impl Scrub<'_> {
     }
 }
 
+fn named(key: &[u8], kind: NameKind, account: &str, name: &str) -> Result<(), RowFault> {
+    holds(key == index::named_key(kind, account, Some(name)), RowFault::Key)
+}
+
 fn account(key: &[u8], value: Bytes) -> Result<(), RowFault> {
     match key.first() {
         Some(b'a') => decode::<AccountRow>(ACCOUNTS, key, value)
             .and_then(|row| holds(key == index::account_key(&row.id), RowFault::Key)),
         Some(b'd') => decode::<DomainRow>(ACCOUNTS, key, value)
             .and_then(|row| holds(key == index::domain_key(DomainId(row.id)), RowFault::Key)),
-        Some(b'k' | b'n' | b'o') => Ok(()),
+        Some(b'k' | b'n' | b'o' | b'U') => Ok(()),
+        Some(b'q') => decode::<UsageRow>(ACCOUNTS, key, value).map(drop),
+        Some(b'K') => decode::<AccessKeyRow>(ACCOUNTS, key, value)
+            .and_then(|row| holds(key == index::access_key_row_key(&row.access_key), RowFault::Key)),
+        Some(b'M') => decode::<KmsKeyRow>(ACCOUNTS, key, value)
+            .and_then(|row| holds(key == index::kms_key_key(&row.id), RowFault::Key)),
+        Some(b'u') => {
+            decode::<UserRow>(ACCOUNTS, key, value).and_then(|row| named(key, NameKind::User, &row.account, &row.name))
+        }
+        Some(b'P') => decode::<PolicyRow>(ACCOUNTS, key, value).and_then(|row| {
+            named(key, NameKind::Policy, &row.account, row.policy.as_ref().map_or("", |policy| &policy.name))
+        }),
+        Some(b'R') => {
+            decode::<RoleRow>(ACCOUNTS, key, value).and_then(|row| named(key, NameKind::Role, &row.account, &row.name))
+        }
+        Some(b'G') => decode::<GroupRow>(ACCOUNTS, key, value)
+            .and_then(|row| named(key, NameKind::Group, &row.account, &row.name)),
         _ => Err(RowFault::Key),
     }
 }

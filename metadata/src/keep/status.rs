@@ -21,6 +21,8 @@ pub struct Totals {
     pub read: u64,
     /// Bytes written.
     pub written: u64,
+    /// Shards that went to where they fail by themselves.
+    pub apart: u64,
     /// Items that came to nothing, and were planned again.
     pub failed: u64,
 }
@@ -60,7 +62,7 @@ pub struct KeepStatus {
     /// What repair did.
     pub totals: Totals,
     /// Stripes that have more shards on one node, in one rack, at one site than they may lose, though there are several: they were
-    /// written when there was no better place. As the last whole walk found them.
+    /// written when there was no better place. As the last whole walk found them, less those that were brought apart since.
     pub crowded: [u64; 3],
     /// Stripes that are to be made narrower, because no spare drive is left.
     pub narrower: u64,

@@ -116,6 +116,14 @@ fn setting_name(drive: DriveId) -> String {
     format!("silent-since/{drive}")
 }
 
+/// What is to be journaled so that all on a drive is verified before it counts, whoever looks first: it is back from the past. `None`
+/// where that is journaled already.
+pub(crate) fn to_be_verified(view: &dyn View, drive: DriveId, now_ms: u64) -> Result<Option<SettingRow>, IndexError> {
+    let name = setting_name(drive);
+    let noted = index::setting(view, &name)?.is_some_and(|row| !row.value.is_empty());
+    Ok((!noted).then(|| SettingRow { name, value: Bytes::copy_from_slice(&now_ms.to_be_bytes()) }))
+}
+
 /// What a look at the drives came to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Look {

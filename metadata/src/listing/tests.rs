@@ -1,7 +1,7 @@
 //! Listings against a naive reference: every key, rolled up one by one.
 
 use super::*;
-use crate::index::{FAMILIES, part_key, upload_key, version_key};
+use crate::index::{FAMILIES, part_key, upload_key, version_key, versions};
 use codec::effect::{Content, PartRow};
 use codec::id::Lsn;
 use proptest::prelude::*;
@@ -130,9 +130,9 @@ proptest! {
     ) {
         let kv = store(|overlay| {
             for (key, seq) in &versions {
-                let id = if *seq == 2 { String::new() } else { format!("v{seq}") };
+                let id = if *seq == 2 { String::new() } else { versions::version_id(Lsn(*seq), [1; 8]) };
                 let row = version(BUCKET, key, *seq, &id, seq % 3 == 0);
-                overlay.put(OBJECTS, version_key(BUCKET, key, Lsn(*seq)), &row);
+                versions::put_version(overlay, &row).unwrap();
             }
         });
         let mut request = VersionsRequest {
@@ -158,6 +158,26 @@ proptest! {
         prop_assert_eq!(shown, wanted_versions);
         let wanted: Vec<String> = wanted.into_iter().filter(|item| item.1).map(|item| item.0).collect();
         prop_assert_eq!(prefixes, wanted);
+    }
+
+    /// A page may end at a version that is gone when the next one is asked for: nothing is shown twice, and nothing left out.
+    #[test]
+    fn a_page_goes_on_after_a_version_that_is_gone(count in 2u64..6, at in 1u64..6) {
+        let marker = versions::version_id(Lsn(at), [1; 8]);
+        let kv = store(|overlay| {
+            for seq in (1..=count).filter(|seq| *seq != at) {
+                let row = version(BUCKET, "k", seq, &versions::version_id(Lsn(seq), [1; 8]), false);
+                versions::put_version(overlay, &row).unwrap();
+            }
+        });
+        let request = VersionsRequest {
+            bucket: BUCKET, key_marker: "k".into(), version_marker: Some(marker), max: 9, ..VersionsRequest::default()
+        };
+        let page = list_versions(&kv, &request).unwrap();
+        let shown: Vec<(u64, bool)> = page.versions.iter().map(|(row, latest)| (row.seq, *latest)).collect();
+        let rest = (1..=count).rev().filter(|seq| *seq < at);
+        let wanted: Vec<(u64, bool)> = rest.map(|seq| (seq, at >= count && seq == count - u64::from(at == count))).collect();
+        prop_assert_eq!(shown, wanted);
     }
 
     #[test]
@@ -216,6 +236,58 @@ fn deleted_keys_show_neither_themselves_nor_their_prefix() {
     });
     let page = list(&kv, &request("", "/", "", 10)).unwrap();
     assert_eq!(items(&page), [("e/".to_owned(), true)]);
+}
+
+proptest! {
+    /// However few keys a page may pass over: the pages add up to what there is, and each prefix comes once.
+    #[test]
+    fn pages_that_end_among_deleted_keys_add_up(
+        keys in prop::collection::btree_map(key(), (any::<bool>(), 1u64..4), 0..40),
+        most in 0usize..4,
+        max in 1usize..4,
+        delimiter in prop_oneof![Just(""), Just("/")],
+    ) {
+        let kv = store(|overlay| {
+            for (key, (alive, versions)) in &keys {
+                for seq in 1..=*versions {
+                    let row = version(BUCKET, key, seq, "v", seq == *versions && !alive);
+                    overlay.put(OBJECTS, version_key(BUCKET, key, Lsn(seq)), &row);
+                }
+            }
+        });
+        let alive: BTreeSet<String> = keys.iter().filter(|(_, (alive, _))| *alive).map(|(key, _)| key.clone()).collect();
+        let mut asked = request("", delimiter, "", max);
+        let (wanted, mut found) = (naive(&alive, &asked), Vec::new());
+        for _ in 0..200 {
+            let page = list_within(&kv, &asked, most).unwrap();
+            found.extend(items(&page));
+            match page.next {
+                Some(next) => asked.after = next,
+                None => break,
+            }
+        }
+        prop_assert_eq!(found, wanted);
+    }
+}
+
+#[test]
+fn a_page_of_versions_goes_on_at_the_newest_when_its_null_version_is_gone() {
+    let kv = store(|overlay| {
+        for seq in 1..=4 {
+            let id = versions::version_id(Lsn(seq), [1; 8]);
+            versions::put_version(overlay, &version(BUCKET, "k", seq, &id, false)).unwrap();
+        }
+    });
+    let request = VersionsRequest {
+        bucket: BUCKET,
+        key_marker: "k".to_owned(),
+        version_marker: Some("null".to_owned()),
+        max: 9,
+        ..VersionsRequest::default()
+    };
+    let page = list_versions(&kv, &request).unwrap();
+    let found: Vec<(u64, bool)> = page.versions.iter().map(|(row, latest)| (row.seq, *latest)).collect();
+    assert_eq!(found, [(4, true), (3, false), (2, false), (1, false)]);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 use super::message::VoteMessage;
 use super::part::{
     AnswerKind, AppendAnswer, AppendHead, EntryList, FileHead, JoinQuestion, Part, PartKind, Refused, SnapshotHead,
-    VoteAnswer, VoteQuestion,
+    StandQuestion, VoteAnswer, VoteQuestion,
 };
 use super::{Machine, RaftTypes, SnapshotDir};
 use async_trait::async_trait;
@@ -122,6 +122,7 @@ impl Inbox {
             Some(PartKind::Vote(question)) => self.vote(from, question).await,
             Some(PartKind::Append(head)) => self.append(from, head, pieces).await,
             Some(PartKind::Snapshot(head)) => self.snapshot(from, head, pieces).await,
+            Some(PartKind::Stand(question)) => self.stand(from, question).await,
             Some(PartKind::Join(JoinQuestion { token })) => {
                 let joins = self.joins.read().unwrap_or_else(PoisonError::into_inner).clone();
                 let joins = joins.ok_or_else(|| Refused::Stopped("it starts, or ends".to_owned()))?;
@@ -152,6 +153,18 @@ impl Inbox {
         let request = question.value().ok_or_else(|| malformed("a vote"))?;
         let voted = seat.raft.vote(request).await.map_err(stopped)?;
         Ok(AnswerKind::Vote(VoteAnswer::new(&voted)))
+    }
+
+    /// For the leader that this node follows, and nobody else.
+    async fn stand(&self, from: &str, question: StandQuestion) -> Result<AnswerKind, Refused> {
+        let (seat, vote) = self.meant(from, question.to, question.vote.as_ref())?;
+        let ours = seat.raft.metrics().borrow().vote;
+        if ours != vote || !vote.committed {
+            return Err(Refused::OtherLeader);
+        }
+        tracing::info!(from, "the leader ends, and has this node stand for election");
+        seat.raft.trigger().elect().await.map_err(stopped)?;
+        Ok(AnswerKind::Stands(vote.leader_id.term))
     }
 
     async fn append(&self, from: &str, head: AppendHead, mut pieces: Pieces<'_>) -> Result<AnswerKind, Refused> {

@@ -2,7 +2,9 @@
 //!
 //! Invariants
 //! * An entry counts as flushed, and a vote as saved, only after a sync of the write-ahead log that began after it was written.
-//!   Were a vote forgotten, a node could vote twice in a term, and two leaders would each have a majority.
+//!   Were a vote forgotten, a node could vote twice in a term, and two leaders would each have a majority. The one exception is
+//!   a leader's own entries, which do not count before the sync either: [`Ahead`].
+//! * A node that led does not find itself leading in the same term after a start: it may have lost entries that others have.
 //! * After a failed sync nothing is flushed or saved any more until the process ends: the pages that were not written may be
 //!   gone from memory, and a second sync would call them durable (R6).
 //! * Rows are consecutive from the entry after `purged` to the last. One that is missing is damage, never a shorter log: a log
@@ -11,20 +13,21 @@
 //!
 //! Rows have the index's checksum ([`crate::index`]), which covers family and key.
 
+use super::ahead::{Ahead, Unsyncable};
 use super::message::{EntryMessage, LogIdMessage, VoteMessage};
-use super::{RaftTypes, on_thread};
+use super::{Peer, RaftTypes, on_thread};
 use crate::index::{self, IndexError, Overlay, RowFault, damaged, decode};
 use bytes::Bytes;
 use codec::id::ClusterId;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, Entry, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
+use openraft::{AnyError, Entry, LogId, OptionalSend, RaftLogReader, RaftMetrics, StorageError, StorageIOError, Vote};
 use prost::Message;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use storage_node::kv::{Direction, Family, Kv, KvError, RocksKv, RocksOptions};
 
 /// Entries by index, big endian.
@@ -74,6 +77,17 @@ pub enum OpenError {
     /// It is damaged or gives no answer: the node has to join again under a new number.
     #[error("the Raft log can't be read: {0}")]
     Index(#[from] IndexError),
+    /// Entries in the middle are gone, as a power cut may leave it: the node can't vote by what is left, and has to join again under
+    /// a new number.
+    #[error(
+        "the Raft log lacks entry {wanted}, and has entry {found}: a power cut or damage took what lies between; this metadata node has to join again (--rejoin)"
+    )]
+    Gap {
+        /// The first that is missing.
+        wanted: u64,
+        /// The next that is there.
+        found: u64,
+    },
     /// The machine gives no more threads.
     #[error("the Raft log's thread can't be started: {0}")]
     Thread(io::Error),
@@ -97,10 +111,18 @@ struct IdentityRow {
 #[derive(Clone, Debug)]
 pub struct LogStore {
     kv: Arc<dyn Kv>,
-    /// Where callbacks go that wait for a sync.
-    unsynced: mpsc::Sender<LogFlushed<RaftTypes>>,
-    /// A sync failed.
-    failed: Arc<AtomicBool>,
+    /// Where everything goes that waits for a sync.
+    unsynced: mpsc::Sender<Unsynced>,
+    ahead: Arc<Ahead>,
+    node: u64,
+}
+
+/// Entries that are written and not synced yet.
+enum Unsynced {
+    /// Raft waits for them.
+    Awaited(LogFlushed<RaftTypes>),
+    /// Those up to here, which Raft was told are flushed.
+    Ahead(LogId<u64>),
 }
 
 impl LogStore {
@@ -120,22 +142,17 @@ impl LogStore {
             }
             Some(_) => {}
         }
-        let failed = Arc::new(AtomicBool::new(false));
+        let ahead = Arc::new(Ahead::new(identity.node));
         let (unsynced, waiting) = mpsc::channel();
-        let (store, broken) = (kv.clone(), failed.clone());
+        let (store, told) = (kv.clone(), ahead.clone());
         // Ends when the last clone of the log is dropped.
         std::thread::Builder::new()
             .name("raft-log-sync".to_owned())
-            .spawn(move || sync_in_order(&*store, &waiting, &broken))
+            .spawn(move || sync_in_order(&*store, &waiting, &told))
             .map_err(OpenError::Thread)?;
-        let log = LogStore { kv, unsynced, failed };
-        let state = log.state()?;
-        let first = log.keys(0, None, 1)?;
-        if let (Some(purged), Some(first)) = (state.last_purged_log_id, first.first())
-            && first[..] != purged.index.saturating_add(1).to_be_bytes()[..]
-        {
-            return Err(damaged(LOG, first, RowFault::Dangling).into());
-        }
+        let log = LogStore { kv, unsynced, ahead, node: identity.node };
+        log.state()?;
+        log.has_no_gap()?;
         Ok(log)
     }
 
@@ -146,6 +163,42 @@ impl LogStore {
     pub fn is_owned(dir: &Path, options: RocksOptions) -> Result<bool, OpenError> {
         let kv = RocksKv::open_promised(dir, &FAMILIES, options)?;
         Ok(read_row::<IdentityRow>(&kv, IDENTITY)?.is_some())
+    }
+
+    /// From now on this node's entries as a leader may be sent before they are synced: whoever carries the answers to them keeps
+    /// these back by [`Self::until_synced`], and sends nothing while the log hangs: when no sync has ended for longer than `patience`.
+    pub(super) fn let_ahead(&self, patience: Duration) {
+        self.ahead.allow(patience);
+    }
+
+    /// What Raft says of itself.
+    pub(super) fn learn(&self, metrics: &RaftMetrics<u64, Peer>) {
+        self.ahead.learn(metrics);
+    }
+
+    /// Whether a sync has failed: this node can promise nothing any more.
+    pub(super) fn has_failed(&self) -> bool {
+        self.ahead.has_failed()
+    }
+
+    /// Whether this node's own entries have waited too long for a sync.
+    pub(super) fn hangs(&self) -> bool {
+        self.ahead.hangs()
+    }
+
+    /// Returns when a write or a sync has failed, with why: nothing is promised any more.
+    pub(super) async fn failure(&self) -> String {
+        self.ahead.failure().await
+    }
+
+    /// Whether all up to an entry is synced here.
+    pub(super) fn is_synced(&self, at: LogId<u64>) -> bool {
+        self.ahead.is_synced(at)
+    }
+
+    /// Waits until all up to an entry is synced here.
+    pub(super) async fn until_synced(&self, at: LogId<u64>) -> Result<(), Unsyncable> {
+        self.ahead.until_synced(at).await
     }
 
     /// Makes an empty store the log of `identity`, as if it was purged up to `last`: a cluster of one begins after an index that
@@ -162,6 +215,31 @@ impl LogStore {
     /// Blocks.
     pub(crate) fn read_committed_from(&self, from: u64, upto: u64) -> Result<Vec<Entry<RaftTypes>>, IndexError> {
         self.entries(from, upto.checked_add(1), READ_BYTES)
+    }
+
+    /// Committed entries from `from` to `upto` in order, read as many at a time as [`Self::read_committed_from`] gives; they end
+    /// where one is not there. Blocks.
+    pub(crate) fn committed(
+        &self,
+        from: u64,
+        upto: u64,
+    ) -> impl Iterator<Item = Result<Entry<RaftTypes>, IndexError>> + '_ {
+        let (mut next, mut read, mut ended) = (from, Vec::new().into_iter(), false);
+        std::iter::from_fn(move || {
+            if read.len() == 0 && !ended && next <= upto {
+                match self.read_committed_from(next, upto) {
+                    Ok(entries) => read = entries.into_iter(),
+                    Err(error) => {
+                        ended = true;
+                        return Some(Err(error));
+                    }
+                }
+                ended = read.len() == 0;
+            }
+            let entry: Entry<RaftTypes> = read.next()?;
+            next = entry.log_id.index.saturating_add(1);
+            Some(Ok(entry))
+        })
     }
 
     /// The first index that is not purged. Blocks.
@@ -184,6 +262,23 @@ impl LogStore {
             None => purged,
         };
         Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+    }
+
+    /// Looks at every key: all entries from the first one that is not purged are there. A power cut may have kept later rows of a
+    /// leader's log and taken earlier ones, as many go ahead of their sync at once. Nobody would miss those until they are asked
+    /// for: the node would vote by the last one, be elected for it, and end.
+    fn has_no_gap(&self) -> Result<(), OpenError> {
+        let mut next = read_row::<LogIdMessage>(&*self.kv, PURGED)?.map(|at| at.index.saturating_add(1));
+        let mut scan = self.kv.scan(LOG, &[], Direction::Forward)?;
+        while let Some((key, _)) = scan.next()? {
+            let index = <[u8; 8]>::try_from(&key[..]).map(u64::from_be_bytes);
+            let index = index.map_err(|_| damaged(LOG, &key, RowFault::Key))?;
+            if let Some(wanted) = next.filter(|wanted| *wanted != index) {
+                return Err(OpenError::Gap { wanted, found: index });
+            }
+            next = Some(index.saturating_add(1));
+        }
+        Ok(())
     }
 
     fn entries(&self, from: u64, end: Option<u64>, limit: usize) -> Result<Vec<Entry<RaftTypes>>, IndexError> {
@@ -239,7 +334,7 @@ impl LogStore {
     where
         F: FnOnce(&LogStore, &mut Overlay<'_>) -> Result<(), IndexError> + Send + 'static,
     {
-        if self.failed.load(Ordering::Acquire) {
+        if self.ahead.has_failed() {
             return Err(io::Error::other("a sync of the Raft log failed before; the node has to be started again"));
         }
         let log = self.clone();
@@ -248,7 +343,7 @@ impl LogStore {
             change(&log, &mut rows)?;
             log.kv.write(rows.into_batch())?;
             if synced {
-                log.kv.flush().inspect_err(|_| log.failed.store(true, Ordering::Release))?;
+                log.kv.flush().inspect_err(|error| log.ahead.fail(error))?;
             }
             Ok::<(), IndexError>(())
         });
@@ -264,21 +359,26 @@ impl LogStore {
     }
 }
 
-/// Answers callbacks after a sync that began when they were there: however many gather during one sync, the next serves all.
-fn sync_in_order(kv: &dyn Kv, waiting: &mpsc::Receiver<LogFlushed<RaftTypes>>, failed: &AtomicBool) {
+/// Answers what waits after a sync that began when it was there: however many gather during one sync, the next serves all.
+fn sync_in_order(kv: &dyn Kv, waiting: &mpsc::Receiver<Unsynced>, ahead: &Ahead) {
     while let Ok(first) = waiting.recv() {
-        let mut flushed = vec![first];
-        flushed.extend(waiting.try_iter());
-        let before = failed.load(Ordering::Acquire);
+        let mut written = vec![first];
+        written.extend(waiting.try_iter());
+        let before = ahead.has_failed();
         let synced =
             if before { Err("a sync failed before".to_owned()) } else { kv.flush().map_err(|e| e.to_string()) };
-        if let Err(error) = &synced
-            && !failed.swap(true, Ordering::AcqRel)
-        {
-            tracing::error!(%error, "the Raft log can't be synced; this metadata node stops");
+        if let Err(error) = &synced {
+            ahead.fail(error);
+            if !before {
+                tracing::error!(%error, "the Raft log can't be synced; this metadata node stops");
+            }
         }
-        for callback in flushed {
-            callback.log_io_completed(synced.clone().map_err(io::Error::other));
+        for entries in written {
+            match entries {
+                Unsynced::Awaited(callback) => callback.log_io_completed(synced.clone().map_err(io::Error::other)),
+                Unsynced::Ahead(upto) if synced.is_ok() => ahead.synced(upto),
+                Unsynced::Ahead(_) => {}
+            }
         }
     }
 }
@@ -346,6 +446,7 @@ impl RaftLogStorage<RaftTypes> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
         let row = VoteMessage::from(*vote);
+        self.ahead.vote(vote);
         let saved = self.write(true, move |_, rows| {
             rows.put(STATE, VOTE, &row);
             Ok(())
@@ -355,7 +456,10 @@ impl RaftLogStorage<RaftTypes> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
         let vote = self.read(|log| read_row::<VoteMessage>(&*log.kv, VOTE)).await;
-        Ok(vote.map_err(StorageIOError::read_vote)?.map(Into::into))
+        let vote: Option<Vote<u64>> = vote.map_err(StorageIOError::read_vote)?.map(Into::into);
+        // Raft would let the leader of this vote lead on at once.
+        let own = |vote: &Vote<u64>| vote.leader_id.node_id == self.node;
+        Ok(vote.map(|vote| if own(&vote) { Vote { committed: false, ..vote } } else { vote }))
     }
 
     /// Not synced: it only says how far a restart may apply at once, and an older one is as true.
@@ -380,21 +484,27 @@ impl RaftLogStorage<RaftTypes> for LogStore {
         I: IntoIterator<Item = Entry<RaftTypes>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<(u64, EntryMessage)> =
-            entries.into_iter().map(|entry| (entry.log_id.index, EntryMessage::from(&entry))).collect();
+        let entries: Vec<Entry<RaftTypes>> = entries.into_iter().collect();
+        let ahead = self.ahead.appends(&entries);
         let written = self.write(false, move |_, rows| {
-            for (index, message) in &entries {
-                rows.put(LOG, index.to_be_bytes().to_vec(), message);
+            for entry in &entries {
+                rows.put(LOG, entry.log_id.index.to_be_bytes().to_vec(), &EntryMessage::from(entry));
             }
             Ok(())
         });
-        match written.await {
-            Ok(()) => {
-                // The thread lives as long as `self`; were it gone, the dropped callback would say so.
-                let _gone = self.unsynced.send(callback);
+        match (written.await, ahead) {
+            // The thread lives as long as `self`; were it gone, the dropped callback would say so.
+            (Ok(()), None) => {
+                let _gone = self.unsynced.send(Unsynced::Awaited(callback));
                 Ok(())
             }
-            Err(error) => {
+            (Ok(()), Some(last)) => {
+                let told = self.unsynced.send(Unsynced::Ahead(last));
+                callback.log_io_completed(told.map_err(|_| io::Error::other("nobody syncs the Raft log any more")));
+                Ok(())
+            }
+            (Err(error), _) => {
+                self.ahead.fail(&error);
                 let failed = StorageIOError::write_logs(&error);
                 callback.log_io_completed(Err(error));
                 Err(failed.into())

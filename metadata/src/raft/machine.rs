@@ -16,6 +16,8 @@ use super::{Applied, Peer, RaftTypes, SnapshotDir, on_thread};
 use crate::index::{self, IndexError, Overlay, RowFault, View, damaged};
 use crate::state::{self, ApplyError};
 use codec::id::{Epoch, Lsn};
+use codec::journal::JournalError;
+use codec::level::{FormatLevel, Later, TooNew};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     AnyError, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
@@ -27,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 use storage_node::kv::{Family, Kv, KvError, RocksKv, RocksOptions};
+use storage_node::level::CurrentLevel;
 use tokio::sync::watch;
 
 /// Raft's own rows in the index: no effect puts them there, and they are no part of what a rebuild has to bring back.
@@ -76,6 +79,9 @@ pub enum MachineError {
         /// What happened.
         error: io::Error,
     },
+    /// What is here, or is to be applied, is of a later release: this program neither applies it nor goes on.
+    #[error(transparent)]
+    Later(#[from] Later),
     /// A snapshot does not hold what it was sent as.
     #[error("the snapshot in {0} is not the one that was announced")]
     Foreign(PathBuf),
@@ -102,6 +108,10 @@ struct Inner {
     made: AtomicU64,
     /// The last entry that this node, as a leader, knows to be on 1+m drives.
     journaled: watch::Sender<u64>,
+    /// By which this process writes: that of the index.
+    level: CurrentLevel,
+    /// Why nothing more is applied, where what comes next is of a later release.
+    later: watch::Sender<Option<Later>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +126,11 @@ type AppliedState = (Option<LogId<u64>>, StoredMembership<u64, Peer>);
 impl Machine {
     /// The index below `dir`, made if there is none. What an interrupted snapshot left there is removed. Blocks.
     pub fn open(dir: &Path, options: RocksOptions) -> Result<Machine, MachineError> {
+        Machine::open_at(dir, options, CurrentLevel::default())
+    }
+
+    /// [`Self::open`]; the format level of the index is said to `level`, now and whenever it is raised.
+    pub(super) fn open_at(dir: &Path, options: RocksOptions, level: CurrentLevel) -> Result<Machine, MachineError> {
         make_dir(dir)?;
         let name = match fs::read_to_string(dir.join(CURRENT)) {
             Ok(name) => name,
@@ -128,6 +143,8 @@ impl Machine {
         let number = name.strip_prefix("index-").and_then(|number| number.parse::<u64>().ok());
         let number = number.ok_or_else(|| MachineError::Foreign(dir.join(CURRENT)))?;
         let kv = open_index(&dir.join(&name), options)?;
+        // Before anything is removed: a later release may keep what this one would take for stale.
+        level.raise(level_of(&kv)?);
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let path = entry.map_err(at(dir))?.path();
             let is_index = |name: &str| name.starts_with("index-") || name == SNAPSHOTS;
@@ -140,7 +157,13 @@ impl Machine {
         let state = Mutex::new(State { kv: Arc::new(kv), snapshot: None });
         let made = AtomicU64::new(number.saturating_add(1));
         let journaled = watch::Sender::new(0);
-        Ok(Machine { inner: Arc::new(Inner { dir: dir.to_owned(), options, state, made, journaled }) })
+        let (dir, later) = (dir.to_owned(), watch::Sender::new(None));
+        Ok(Machine { inner: Arc::new(Inner { dir, options, state, made, journaled, level, later }) })
+    }
+
+    /// Why nothing more is applied, once what comes next is of a later release.
+    pub fn later(&self) -> watch::Receiver<Option<Later>> {
+        self.inner.later.subscribe()
     }
 
     /// Everything up to this entry is on 1+m drives.
@@ -213,9 +236,13 @@ impl Machine {
         let mut before = tail(&rows)?;
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
-            let answer = match record(entry, &before)? {
+            let answer = match record(entry, &before).map_err(|error| self.unless_later(error))? {
                 Some(record) => {
-                    state::apply(&mut rows, record.entry.lsn, &record.entry.hash, &record.effects)?;
+                    let applied = state::apply(&mut rows, record.entry.lsn, &record.entry.hash, &record.effects);
+                    applied.map_err(|error| match error {
+                        ApplyError::TooNew(error) => self.ends_at(error.into()),
+                        error => error.into(),
+                    })?;
                     before = record.tail();
                     record.applied
                 }
@@ -229,7 +256,23 @@ impl Machine {
             answers.push(answer);
         }
         kv.write(rows.into_batch())?;
+        self.inner.level.raise(level_of(&*kv)?);
         Ok(answers)
+    }
+
+    fn unless_later(&self, error: RecordError) -> MachineError {
+        match error {
+            RecordError::Damaged { error: JournalError::Version { what, version }, .. } => {
+                self.ends_at(Later::Layout { what, version })
+            }
+            error => error.into(),
+        }
+    }
+
+    /// Nothing more is applied: not this entry, and nothing that comes after it.
+    fn ends_at(&self, later: Later) -> MachineError {
+        self.inner.later.send_replace(Some(later.clone()));
+        later.into()
     }
 
     fn build(&self) -> Result<Snapshot<RaftTypes>, MachineError> {
@@ -266,6 +309,15 @@ impl Machine {
             drop(kv);
             fs::remove_dir_all(&path).map_err(at(&path))?;
             return Err(MachineError::Foreign(dir.path().to_owned()));
+        }
+        match level_of(&kv) {
+            Ok(level) => self.inner.level.raise(level),
+            Err(MachineError::Later(later)) => {
+                drop(kv);
+                fs::remove_dir_all(&path).map_err(at(&path))?;
+                return Err(self.ends_at(later));
+            }
+            Err(error) => return Err(error),
         }
         kv.flush()?;
         sync_dir(&path)?;
@@ -308,6 +360,14 @@ impl SnapshotDir {
 fn open_index(path: &Path, options: RocksOptions) -> Result<RocksKv, KvError> {
     let families: Vec<Family> = index::FAMILIES.iter().copied().chain([RAFT]).collect();
     RocksKv::open(path, &families, options)
+}
+
+/// The format level of an index, if this program knows it.
+fn level_of(kv: &dyn Kv) -> Result<FormatLevel, MachineError> {
+    let row = index::level(&Overlay::new(kv))?;
+    let level = FormatLevel(row.level);
+    TooNew::check(level, &row.by).map_err(Later::from)?;
+    Ok(level)
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> MachineError {

@@ -15,6 +15,7 @@
 
 use super::found::{self, FoundError};
 use super::gate::Gated;
+use super::heard::Heard;
 use super::log::{FAMILIES, Identity, LogStore, OpenError};
 use super::machine::{Machine, MachineError};
 use super::silence::Silence;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use storage_node::kv::{KvError, RocksKv, RocksOptions};
+use storage_node::level::CurrentLevel;
 use storage_node::sabotage::{Sabotage, SabotageSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -90,6 +92,8 @@ pub struct MemberConfig {
     pub rocks: RocksOptions,
     /// How patient it is.
     pub timings: Timings,
+    /// By which this process writes; raised to that of the index.
+    pub level: CurrentLevel,
     /// Safety steps that a test takes away.
     pub sabotage: SabotageSet,
 }
@@ -118,6 +122,8 @@ pub struct MemberLine {
     pub leader: bool,
     /// The last entry that it is known to have; known to the leader only.
     pub matched: Option<u64>,
+    /// How long it has not answered the leader, who asks with every heartbeat; known to the leader only.
+    pub silent: Option<Duration>,
 }
 
 /// Why a member can't be opened.
@@ -213,6 +219,7 @@ pub struct Member {
     timings: Timings,
     sabotage: SabotageSet,
     leadership: watch::Receiver<Leadership>,
+    heard: Heard,
     reads: mpsc::Sender<Question>,
     serving: AtomicBool,
     tasks: Vec<JoinHandle<()>>,
@@ -236,19 +243,32 @@ impl Member {
         config: MemberConfig,
         network: N,
     ) -> Result<Member, MemberError> {
-        let MemberConfig { identity, dir, rocks, timings, sabotage } = config;
+        let MemberConfig { identity, dir, rocks, timings, level, sabotage } = config;
         let opened = tokio::task::spawn_blocking(move || {
             found::finish(&dir)?;
             let log = RocksKv::open_promised(&dir.join("log"), &FAMILIES, rocks)?;
             let log = LogStore::open(Arc::new(log), identity)?;
-            Ok::<_, MemberError>((log, Machine::open(&dir.join("index"), rocks)?))
+            Ok::<_, MemberError>((log, Machine::open_at(&dir.join("index"), rocks, level)?))
         });
         let (log, machine) = opened.await.map_err(|_| Fatal::Panicked)??;
         let config = Arc::new(raft_config(&timings).validate()?);
         let silence = Silence::default();
-        let network = Gated { network, machine: machine.clone(), silence: silence.clone() };
-        let raft = Raft::new(identity.node, config, network, log.clone(), machine.clone()).await?;
-        let metrics = raft.metrics();
+        let heard = Heard::default();
+        let (gated, told) = (machine.clone(), heard.clone());
+        let network = Gated { network, machine: gated, log: log.clone(), silence: silence.clone(), heard: told };
+        // Only with the gate before the network: it keeps back what may not count yet.
+        log.let_ahead(timings.election_min + timings.election_max);
+        let raft = Raft::new(identity.node, config, network, log.clone(), machine.clone()).await;
+        // Raft applies what is committed before it begins, and says of an entry of a later release that the store failed.
+        let raft = raft.map_err(|fatal| {
+            let later = machine.later().borrow().clone();
+            later.map_or(MemberError::from(fatal), |later| MachineError::Later(later).into())
+        })?;
+        let mut metrics = raft.metrics();
+        // What Raft says first, it says from a task of its own; before, it knows no members, not even this one.
+        if tokio::time::timeout(timings.deadline, metrics.changed()).await.is_err() {
+            tracing::warn!("Raft does not say who its members are yet");
+        }
         // A cluster of one has nobody to wait for.
         if is_alone(&metrics.borrow()) {
             raft.trigger().elect().await?;
@@ -257,7 +277,7 @@ impl Member {
         let (reads, questions) = mpsc::channel(READS);
         let mut tasks = vec![
             tokio::spawn(silence.keep(metrics.clone(), timings)),
-            tokio::spawn(watch_leadership(metrics, timings, tell)),
+            tokio::spawn(watch_leadership(metrics, timings, tell, log.clone(), heard.clone())),
             tokio::spawn(answer_reads(raft.clone(), questions, timings)),
         ];
         if let Some(every) = timings.shorten_every {
@@ -265,7 +285,7 @@ impl Member {
         }
         let id = identity.node;
         let serving = AtomicBool::new(false);
-        Ok(Member { id, raft, machine, log, timings, sabotage, leadership, reads, serving, tasks })
+        Ok(Member { id, raft, machine, log, timings, sabotage, leadership, heard, reads, serving, tasks })
     }
 
     /// Begins a cluster of one: this node, under `config.identity`, from the index in `index`, which nobody has open and which
@@ -361,6 +381,7 @@ impl Member {
                 None if *id == self.id => metrics.last_log_index,
                 None => None,
             },
+            silent: self.heard.silent(*id).map(|silent| if *id == self.id { Duration::ZERO } else { silent }),
         };
         membership.nodes().map(line).collect()
     }
@@ -509,9 +530,16 @@ async fn watch_leadership(
     mut metrics: watch::Receiver<RaftMetrics<u64, Peer>>,
     timings: Timings,
     tell: watch::Sender<Leadership>,
+    log: LogStore,
+    heard: Heard,
 ) {
     loop {
-        let now = leadership(&metrics.borrow_and_update(), timings.election_max);
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            log.learn(&metrics);
+            leadership(&metrics, timings.election_max)
+        };
+        heard.leads(now.leading.then_some(now.term));
         tell.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;

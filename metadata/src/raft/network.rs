@@ -190,7 +190,7 @@ pub(super) fn append_head(to: u64, rpc: &AppendEntriesRequest<RaftTypes>, len: u
     }
 }
 
-fn unexpected() -> WayError {
+pub(super) fn unexpected() -> WayError {
     WayError::Unreadable("it answered another question".to_owned())
 }
 

@@ -17,16 +17,17 @@ use prost::{Message, Oneof};
 pub(crate) const PIECE: usize = (1 << 20) - (4 << 10);
 
 /// The names of the calls, as logs show them; what is asked is said by the first part.
-pub(crate) const CALLS: [&str; 4] = [VOTE, APPEND, SNAPSHOT, JOIN];
+pub(crate) const CALLS: [&str; 5] = [VOTE, APPEND, SNAPSHOT, JOIN, STAND];
 pub(crate) const VOTE: &str = "Vote";
 pub(crate) const APPEND: &str = "Append";
 pub(crate) const SNAPSHOT: &str = "Snapshot";
 pub(crate) const JOIN: &str = "Join";
+pub(crate) const STAND: &str = "Stand";
 
 /// A part of a call.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Part {
-    #[prost(oneof = "PartKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "PartKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<PartKind>,
 }
 
@@ -56,6 +57,9 @@ pub(crate) enum PartKind {
     /// A member asks a node to take part.
     #[prost(message, tag = "8")]
     Join(JoinQuestion),
+    /// A leader that ends asks a node to stand for election.
+    #[prost(message, tag = "9")]
+    Stand(StandQuestion),
 }
 
 impl From<PartKind> for Part {
@@ -128,10 +132,19 @@ pub(crate) struct JoinQuestion {
     pub token: Bytes,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StandQuestion {
+    #[prost(fixed64, tag = "1")]
+    pub to: u64,
+    /// That of the leader.
+    #[prost(message, optional, tag = "2")]
+    pub vote: Option<VoteMessage>,
+}
+
 /// The answer to a call.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Answer {
-    #[prost(oneof = "AnswerKind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "AnswerKind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<AnswerKind>,
 }
 
@@ -150,6 +163,9 @@ pub(crate) enum AnswerKind {
     /// The number of the node that takes part now.
     #[prost(fixed64, tag = "5")]
     Joined(u64),
+    /// The term that the node followed when it stood.
+    #[prost(uint64, tag = "6")]
+    Stands(u64),
 }
 
 impl From<AnswerKind> for Answer {
@@ -216,6 +232,9 @@ pub enum Refused {
     /// It takes part under this name and is not to be made anew.
     #[error("it can't take part: {0}")]
     Occupied(String),
+    /// It follows another leader than the one that asks.
+    #[error("it follows another leader")]
+    OtherLeader,
     /// Of a newer version.
     #[error("it refuses for a reason that this version does not know: {0}")]
     Unknown(String),
@@ -233,6 +252,7 @@ impl Refused {
             Refused::Overtaken => 6,
             Refused::OtherKey(_) => 7,
             Refused::Occupied(_) => 8,
+            Refused::OtherLeader => 9,
         }
     }
 
@@ -245,7 +265,7 @@ impl Refused {
             | Refused::OtherKey(text)
             | Refused::Occupied(text)
             | Refused::Unknown(text) => text.chars().take(1024).collect(),
-            Refused::Waiting | Refused::Overtaken => String::new(),
+            Refused::Waiting | Refused::Overtaken | Refused::OtherLeader => String::new(),
         };
         AnswerKind::Refused(RefusedAnswer { why: self.number(), text }).into()
     }
@@ -263,6 +283,7 @@ impl From<RefusedAnswer> for Refused {
             6 => Refused::Overtaken,
             7 => Refused::OtherKey(text),
             8 => Refused::Occupied(text),
+            9 => Refused::OtherLeader,
             _ => Refused::Unknown(text),
         }
     }

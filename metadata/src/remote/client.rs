@@ -2,19 +2,24 @@
 
 use super::peers::Failed;
 use super::{Inner, RemoteMetadata};
-use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape};
+use crate::client::{
+    CommitError, FrameReadError, LookupError, MAX_NEWEST, MetadataClient, Mode, Status, StripeFrame, StripeShape,
+};
 use crate::command::{Command, Outcome, Refusal};
+use crate::iam::session::{LONGEST_ACCESS_KEY, LONGEST_TOKEN};
+use crate::iam::{IamCall, IamFailure, Signer, Signing, SigningMessage, Value};
 use crate::journal::{Held, JournalMap, Patience};
-use crate::keys::{Account, Domain, Secret};
+use crate::keys::{Account, Domain, Purpose, Secret};
 use crate::listing::{
     ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
 use crate::lookup::{Hit, Located};
 use crate::rpc::command::{CommitMessage, OutcomeMessage};
+use crate::rpc::iam::{IamAnswer, IamQuestion, OfSigner};
 use crate::rpc::message::{
-    AccountWithSecret, BucketList, DomainMessage, HitList, KeysPage, LocatedList, MaybeAccount, MaybeBucket,
-    MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfKey, OfName, OfNumber, OfPage, OfUpload, PartList, PartsAnswer,
-    UploadsAnswer, VersionsAnswer, pack_chunks,
+    AccountWithSecret, BucketList, ConfigList, DomainMessage, HitList, KeysPage, LocatedList, MaybeAccount,
+    MaybeBucket, MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfKey, OfName, OfNumber, OfPage, OfUpload, OfVersion,
+    PartList, PartsAnswer, UploadsAnswer, VersionsAnswer, pack_chunks,
 };
 use crate::rpc::{MOST_ASKED, Name};
 use crate::service::drive_lines;
@@ -23,10 +28,14 @@ use crate::stripe_writer::StripeWriter;
 use crate::topology::Topology;
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{AccountRow, BucketRow, PartRow, UploadName, UploadRow, VersionRow};
+use codec::effect::{
+    AccountRow, BucketConfigName, BucketConfigRow, BucketRow, ConfigKind, PartRow, UploadName, UploadRow, VersionRow,
+    Versioning,
+};
 use codec::encrypt::{ChunkKey, DataKey};
 use codec::frame::verify_stored;
 use codec::id::{BucketId, ChunkId, DomainId, Epoch, Lsn};
+use codec::level::FormatLevel;
 use codec::stripe::FramePlace;
 use prost::Message;
 use std::sync::Arc;
@@ -38,16 +47,30 @@ fn unreadable() -> LookupError {
     LookupError::Unavailable { reason: "an answer of metadata can't be read".to_owned() }
 }
 
+/// The first level at which there are domains of this purpose. A leader of a release before hears only whether it encrypts.
+fn needed_for(purpose: &Purpose) -> FormatLevel {
+    match purpose {
+        Purpose::Plain | Purpose::Managed => FormatLevel::BEFORE,
+        Purpose::Customer | Purpose::Kms(_) => FormatLevel::VERSIONS,
+    }
+}
+
 fn domain_of(mut message: DomainMessage) -> Option<Arc<Domain>> {
     let chunk_key = ChunkKey::from_slice(&message.chunk_key);
     let data_key = match message.data_key.is_empty() {
         true => Some(None),
         false => DataKey::from_slice(&message.data_key).map(Some),
     };
+    let node_key = match message.node_key.is_empty() {
+        true => data_key.clone(),
+        false => DataKey::from_slice(&message.node_key).map(Some),
+    };
     message.chunk_key.zeroize();
     message.data_key.zeroize();
+    message.node_key.zeroize();
+    let purpose = Purpose::said(message.class, data_key.as_ref()?.is_some(), &message.key)?;
     let (id, account) = (DomainId(message.id), message.account);
-    Some(Arc::new(Domain { id, account, chunk_key: chunk_key?, data_key: data_key? }))
+    Some(Arc::new(Domain { id, account, purpose, chunk_key: chunk_key?, data_key: data_key?, node_key: node_key? }))
 }
 
 /// The bytes, if they are the frame of a chunk.
@@ -62,6 +85,10 @@ impl Inner {
 
     async fn commit(&self, writer: Epoch, command: Command) -> Result<Outcome, CommitError> {
         let unavailable = |reason: &str| CommitError::Unavailable { reason: reason.to_owned() };
+        let (needs, at) = (command.needs_level(), self.peers.level().get());
+        if needs > at {
+            return Err(Refusal::NeedsLevel { needs, at }.into());
+        }
         let message = CommitMessage::new(writer, command);
         let message = message.ok_or_else(|| unavailable("a gateway does not commit this"))?;
         let answer: Result<OutcomeMessage, CommitError> =
@@ -77,9 +104,27 @@ impl Inner {
         answer?.value().ok_or_else(|| unavailable("what came of the commit can't be read"))
     }
 
+    /// Whether the leader may be of a release that knows of no versions and no configurations, and of no question for them. There are
+    /// none in its cluster.
+    fn is_before_versions(&self) -> bool {
+        self.peers.level().get() < FormatLevel::VERSIONS
+    }
+
+    /// A bucket that keeps versions or has a configuration says that the cluster's level was raised. Were that heard of with the next
+    /// session only, a policy that another gateway has just set would not be followed until then.
+    fn learn_of(&self, bucket: &BucketRow) {
+        if bucket.config_seq > 0 || bucket.versioning() != Versioning::Never {
+            self.peers.level().raise(FormatLevel::VERSIONS);
+        }
+    }
+
     /// Keeps a domain, and returns it.
     pub(super) fn know(&self, domain: Arc<Domain>, asked: Instant) -> Arc<Domain> {
-        self.domains.put((domain.account.clone(), domain.data_key.is_some()), domain.clone(), asked);
+        // Whether a key of the key store may be used is asked each time: it may be disabled by the next request.
+        if matches!(domain.purpose, Purpose::Kms(_)) {
+            return domain;
+        }
+        self.domains.put((domain.account.clone(), domain.purpose.clone()), domain.clone(), asked);
         self.domains_by_id.put(domain.id, domain.clone(), asked);
         domain
     }
@@ -139,17 +184,27 @@ impl MetadataClient for RemoteMetadata {
         self.inner.stripes.epoch()
     }
 
+    fn frame_version(&self) -> u8 {
+        self.inner.peers.level().versions().frame
+    }
+
+    fn level(&self) -> FormatLevel {
+        self.inner.peers.level().get()
+    }
+
     async fn commit(&self, writer: Epoch, command: Command) -> Result<Outcome, CommitError> {
         self.inner.commit(writer, command).await
     }
 
     async fn bucket(&self, name: &str) -> Result<Option<BucketRow>, LookupError> {
         let found: MaybeBucket = self.inner.lookup(Name::Bucket, &OfName { name: name.to_owned() }).await?;
+        found.row.iter().for_each(|row| self.inner.learn_of(row));
         Ok(found.row)
     }
 
     async fn buckets(&self, owner: &str) -> Result<Vec<BucketRow>, LookupError> {
         let found: BucketList = self.inner.lookup(Name::Buckets, &OfName { name: owner.to_owned() }).await?;
+        found.rows.iter().for_each(|row| self.inner.learn_of(row));
         Ok(found.rows)
     }
 
@@ -157,6 +212,48 @@ impl MetadataClient for RemoteMetadata {
         let question = OfKey { bucket: bucket.0, key: key.to_owned() };
         let found: MaybeVersion = self.inner.lookup(Name::CurrentVersion, &question).await?;
         Ok(found.row)
+    }
+
+    async fn version(&self, bucket: BucketId, key: &str, id: &str) -> Result<Option<VersionRow>, LookupError> {
+        if self.inner.is_before_versions() {
+            return Ok(self.current_version(bucket, key).await?.filter(|version| version.version_id == id));
+        }
+        let question = OfVersion { bucket: bucket.0, key: key.to_owned(), id: id.to_owned(), max: 1 };
+        let found: MaybeVersion = self.inner.lookup(Name::Version, &question).await?;
+        Ok(found.row)
+    }
+
+    async fn newest_versions(&self, bucket: BucketId, key: &str, limit: usize) -> Result<Vec<VersionRow>, LookupError> {
+        if self.inner.is_before_versions() {
+            return Ok(self.current_version(bucket, key).await?.into_iter().take(limit).collect());
+        }
+        let max = limit.min(MAX_NEWEST) as u32;
+        let question = OfVersion { bucket: bucket.0, key: key.to_owned(), id: String::new(), max };
+        let found: VersionsAnswer = self.inner.lookup(Name::NewestVersions, &question).await?;
+        Ok(found.rows)
+    }
+
+    async fn bucket_config(
+        &self,
+        bucket: BucketId,
+        kind: ConfigKind,
+        id: &str,
+    ) -> Result<Option<BucketConfigRow>, LookupError> {
+        if self.inner.is_before_versions() {
+            return Ok(None);
+        }
+        let question = BucketConfigName { bucket: bucket.0, kind: kind.into(), id: id.to_owned() };
+        let found: ConfigList = self.inner.lookup(Name::BucketConfig, &question).await?;
+        Ok(found.rows.into_iter().next())
+    }
+
+    async fn bucket_configs(&self, bucket: BucketId, kind: ConfigKind) -> Result<Vec<BucketConfigRow>, LookupError> {
+        if self.inner.is_before_versions() {
+            return Ok(Vec::new());
+        }
+        let question = BucketConfigName { bucket: bucket.0, kind: kind.into(), id: String::new() };
+        let found: ConfigList = self.inner.lookup(Name::BucketConfigs, &question).await?;
+        Ok(found.rows)
     }
 
     async fn list(&self, request: ListRequest) -> Result<ListPage, LookupError> {
@@ -209,19 +306,75 @@ impl MetadataClient for RemoteMetadata {
         Ok(account)
     }
 
+    async fn signer(&self, access_key: &str, token: Option<&str>) -> Result<Signing, LookupError> {
+        if self.inner.is_before_versions() {
+            // There are no users, and a token is of nothing.
+            let account = self.account_by_access_key(access_key).await?;
+            return Ok(account.map_or(Signing::Unknown, |account| match token {
+                Some(_) => Signing::InvalidToken,
+                None => Signer::of_account(account.row.clone(), account.secret.clone()),
+            }));
+        }
+        // No row has such a key, and no such token was ever given out: none of it is worth being remembered.
+        if access_key.len() > LONGEST_ACCESS_KEY {
+            return Ok(Signing::Unknown);
+        }
+        if token.is_some_and(|token| token.len() > LONGEST_TOKEN) {
+            return Ok(Signing::InvalidToken);
+        }
+        let key = (access_key.to_owned(), token.map(str::to_owned));
+        if let Some(known) = self.inner.signers.get(&key) {
+            return Ok(known);
+        }
+        let asked = Instant::now();
+        let question = OfSigner { access_key: key.0.clone(), token: key.1.clone() };
+        let found: SigningMessage = self.inner.lookup(Name::Signer, &question).await?;
+        let signing = found.value().ok_or_else(unreadable)?;
+        self.inner.signers.put(key, signing.clone(), asked);
+        Ok(signing)
+    }
+
+    async fn iam(&self, call: IamCall) -> Result<Value, IamFailure> {
+        if self.inner.is_before_versions() {
+            let (needs, at) = (FormatLevel::VERSIONS, self.inner.peers.level().get());
+            return Err(CommitError::Refused(Refusal::NeedsLevel { needs, at }).into());
+        }
+        let answer: IamAnswer = self.inner.ask(Name::Iam, &IamQuestion::from(call)).await.map_err(Failed::commit)?;
+        let value = answer.value();
+        // Whoever has taken something away here sees at once that it is gone.
+        self.inner.signers.clear();
+        value
+    }
+
     async fn account(&self, id: &str) -> Result<Option<AccountRow>, LookupError> {
         let found: MaybeAccount = self.inner.lookup(Name::Account, &OfName { name: id.to_owned() }).await?;
         Ok(found.row)
     }
 
-    async fn domain(&self, account: &str, encrypted: bool) -> Result<Arc<Domain>, CommitError> {
-        if let Some(known) = self.inner.domains.get(&(account.to_owned(), encrypted)) {
+    async fn account_by_email(&self, address: &str) -> Result<Option<AccountRow>, LookupError> {
+        if self.inner.is_before_versions() {
+            // No account has an address.
+            return Ok(None);
+        }
+        let question = OfName { name: address.to_owned() };
+        let found: MaybeAccount = self.inner.lookup(Name::AccountByEmail, &question).await?;
+        Ok(found.row)
+    }
+
+    async fn domain(&self, account: &str, purpose: &Purpose) -> Result<Arc<Domain>, CommitError> {
+        if let Some(known) = self.inner.domains.get(&(account.to_owned(), purpose.clone())) {
             return Ok(known);
         }
+        let (needs, at) = (needed_for(purpose), self.inner.peers.level().get());
+        if needs > at {
+            return Err(Refusal::NeedsLevel { needs, at }.into());
+        }
         let asked = Instant::now();
-        let question = OfDomain { account: account.to_owned(), encrypted };
+        let (encrypted, class, key) = (purpose.encrypts(), purpose.class().into(), purpose.key().to_owned());
+        let question = OfDomain { account: account.to_owned(), encrypted, class, key };
         let found: DomainMessage = self.inner.ask(Name::Domain, &question).await.map_err(Failed::commit)?;
-        let domain = domain_of(found).filter(|domain| domain.data_key.is_some() == encrypted);
+        // A leader of an earlier release knows one kind of encryption, and would give that for another.
+        let domain = domain_of(found).filter(|domain| domain.purpose == *purpose);
         let unusable = || CommitError::Unavailable { reason: "a dedup domain without its keys".to_owned() };
         Ok(self.inner.know(domain.ok_or_else(unusable)?, asked))
     }
@@ -302,5 +455,19 @@ impl MetadataClient for RemoteMetadata {
             survives: session.survives.clone(),
             warnings: session.warnings.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else objects would be stored under keys of the store's own where keys of the client or of the key store were asked for.
+    #[test]
+    fn a_leader_of_a_release_before_is_not_asked_for_an_encryption_that_it_does_not_know() {
+        assert!(needed_for(&Purpose::Plain) <= FormatLevel::BEFORE);
+        assert!(needed_for(&Purpose::Managed) <= FormatLevel::BEFORE);
+        assert_eq!(needed_for(&Purpose::Customer), FormatLevel::VERSIONS);
+        assert_eq!(needed_for(&Purpose::Kms("key".to_owned())), FormatLevel::VERSIONS);
     }
 }

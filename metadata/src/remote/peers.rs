@@ -12,9 +12,11 @@ use crate::rpc::answer::{Answer, ErrorMessage, LeaderMessage, Said};
 use crate::rpc::{ANSWER_LIMIT, Name, SERVICE};
 use bytes::Bytes;
 use codec::id::ChunkId;
+use codec::level::FormatLevel;
 use prost::Message;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use storage_node::level::CurrentLevel;
 use storage_node::remote::{NodeAddress, RemoteError};
 use storage_node::rpc::{CallError, Client, Lane, Peer};
 use storage_node::service::identity::{NodeName, Role};
@@ -94,6 +96,20 @@ impl Peers {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The format level, as it was last heard of.
+    pub fn level(&self) -> &CurrentLevel {
+        self.credentials.level()
+    }
+
+    /// Takes up the level that who leads has said. A gateway follows it downwards too: the raise was lost, and that was accepted.
+    pub fn hear_of_level(&self, level: FormatLevel) {
+        match self.credentials.identity().role {
+            Role::Gateway => self.level().follow(level),
+            // Of a metadata process that serves S3 too: its own index says it.
+            _ => self.level().raise(level),
+        }
     }
 
     /// Who leads, as far as is known.

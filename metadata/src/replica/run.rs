@@ -7,25 +7,41 @@
 //!   has not answered for the time of an election: by then another may lead, and this one could only keep callers waiting.
 //!   That is not what safety rests on: a commit needs a majority, a read asks one first, and the drives refuse whom a
 //!   successor has superseded.
+//! * A leader whose service has failed for a reason that no drive can end starts another one, and when that fails, too, it gives way
+//!   to another node, whose index and log are its own. It would lead on otherwise, and refuse every write, until somebody
+//!   ended it. What the drives lack is no such reason: every leader would lack it, and they would only take turns.
 //! * What was taken away does nothing more: its tasks are aborted, and the next start waits until they are gone. A commit that was
-//!   on its way may still happen.
+//!   on its way may still happen. And no storage node is told any more to begin in an epoch of it.
 
 use super::{Leading, NotLeading};
 use crate::client::{MetadataClient, Mode};
-use crate::raft::{Leadership, Member};
+use crate::raft::{HandedOver, Leadership, Member, Peer, WayError};
 use crate::service::Metadata;
 use crate::start::{Config, LeaderParts, StartError, lead};
 use async_trait::async_trait;
+use openraft::Vote;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A start that came to nothing, or to a service that only reads, is tried again after this.
 const RETRY: Duration = Duration::from_secs(3);
 /// A service that takes no writes, and has not found its way back by itself, is started again after this.
 const STUCK: Duration = Duration::from_secs(20);
+/// A service that fails sooner than this, counted from its start, has failed again, and so has a start that does.
+const WELL: Duration = Duration::from_secs(60);
+/// So often on end this node fails to serve before it gives way to another.
+const FAILURES: u32 = 2;
+/// It gives way no more often than this: a fault that all nodes have must not have them take turns all the time.
+const GIVES_WAY_EVERY: Duration = Duration::from_secs(120);
+/// The longest pause between two starts that fail.
+const RETRY_MOST: Duration = Duration::from_secs(48);
+/// How long a node that ends, and leads, waits for what is under way before it has another one lead: a service ends at once, a
+/// start may wait for storage nodes for minutes, and is not cancelled.
+const UNDER_WAY: Duration = Duration::from_secs(5);
 /// How often a service is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -90,8 +106,14 @@ impl Replica {
         let (serving, problem) = Default::default();
         let state = Arc::new(State { member: member.clone(), serving, problem });
         let stop = watch::Sender::new(false);
-        let running =
-            Running { member: member.clone(), state: state.clone(), parts, config, stopping: stop.subscribe() };
+        let running = Running {
+            member: member.clone(),
+            state: state.clone(),
+            parts,
+            config,
+            stopping: stop.subscribe(),
+            gave_way: None,
+        };
         let task = Mutex::new(Some(tokio::spawn(running.run())));
         let leadership = member.watch();
         Replica { member, state, leadership, stop, task }
@@ -102,16 +124,39 @@ impl Replica {
         self.state.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the service, if there is one, and Raft on this node: the others elect another leader.
+    /// Ends the service, if there is one, and Raft on this node: the others elect another leader when they notice.
     pub async fn shutdown(&self) {
+        self.end().await;
+        self.member.shutdown().await;
+    }
+
+    /// Before [`Self::shutdown`]: ends the service, and has another node lead if this one does ([`Member::hand_over`]). A start that is
+    /// under way does not keep it: were it waited for, the process would be cut off before another node leads. It finds that
+    /// this node leads no more, like any start that loses its leadership.
+    pub async fn hand_over<F, A>(&self, ask: F) -> HandedOver
+    where
+        F: Fn(u64, Peer, Vote<u64>) -> A,
+        A: Future<Output = Result<(), WayError>>,
+    {
+        self.end_within(UNDER_WAY).await;
+        self.member.hand_over(ask).await
+    }
+
+    /// Ends the service for good, and waits until nothing of it is under way.
+    async fn end(&self) {
+        self.end_within(Duration::MAX).await;
+    }
+
+    /// The same, and waits no longer than this.
+    async fn end_within(&self, limit: Duration) {
         self.stop.send_replace(true);
         self.state.end();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // It ends when a start that is under way does; it can't fail.
-            let _ = task.await;
+        let Some(mut task) = task else { return };
+        // It ends when a start that is under way does; it can't fail.
+        if timeout(limit, &mut task).await.is_err() {
+            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         }
-        self.member.shutdown().await;
     }
 }
 
@@ -141,6 +186,8 @@ struct Running {
     parts: LeaderParts,
     config: Config,
     stopping: watch::Receiver<bool>,
+    /// When this node last gave way to others.
+    gave_way: Option<Instant>,
 }
 
 impl Running {
@@ -157,13 +204,16 @@ impl Running {
             tracing::info!(term, "this metadata node leads");
             self.lead(term).await;
             self.state.ended().await;
+            self.parts.nodes.leave();
             self.state.has_problem(None);
         }
     }
 
     /// Serves until this node does not lead any more in `term`, and nothing of it is under way.
     async fn lead(&mut self, term: u64) {
+        let mut failures = 0;
         loop {
+            let began = Instant::now();
             // Not cancelled: what a start has begun must be ended with it.
             let mut starting = tokio::spawn(lead(self.parts.clone(), self.config.clone(), self.member.clone()));
             let started = tokio::select! {
@@ -176,31 +226,53 @@ impl Running {
                     return;
                 }
             };
-            match started {
+            let failed = match started {
                 Ok(Ok(metadata)) => self.serve(Arc::new(metadata), term).await,
-                Ok(Err(StartError::NotLeading(_))) => {}
-                Ok(Err(error)) => self.failed(&error.to_string()),
-                Err(panicked) => self.failed(&panicked.to_string()),
-            }
+                Ok(Err(StartError::NotLeading(_))) => false,
+                Ok(Err(error)) => self.failed(&error.to_string(), error.is_of_this_node()),
+                Err(panicked) => self.failed(&panicked.to_string(), true),
+            };
             if self.is_over(term) {
                 return;
             }
+            failures = failures_after(failures, failed, began.elapsed());
+            if failures >= FAILURES && self.gives_way().await {
+                return;
+            }
             tokio::select! {
-                () = sleep(RETRY) => {}
+                () = sleep(pause_after(failures)) => {}
                 () = self.over(term) => return,
             }
         }
     }
 
-    fn failed(&self, error: &str) {
+    /// A start came to nothing; whether that is this node's own fault.
+    fn failed(&self, error: &str, own: bool) -> bool {
         tracing::error!(error, "this metadata node leads and can't serve; it tries again");
         self.state.has_problem(Some(error.to_owned()));
+        own
     }
 
-    /// Shows a service until leadership is over, or the service has to be started again.
-    async fn serve(&mut self, metadata: Arc<Metadata>, term: u64) {
+    /// Has another node lead, if there is one and it is not too soon. The service is gone by now, and writes are refused anyway.
+    async fn gives_way(&mut self) -> bool {
+        if self.gave_way.is_some_and(|at| at.elapsed() < GIVES_WAY_EVERY) {
+            return false;
+        }
+        self.gave_way = Some(Instant::now());
+        tracing::error!("this metadata node leads and fails again and again: it gives way to another, if there is one");
+        self.state.ended().await;
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            gone = self.member.give_way() => gone,
+            _ = stopping.wait_for(|stop| *stop) => true,
+        }
+    }
+
+    /// Shows a service until leadership is over, or the service has to be started again. Whether it has failed by itself.
+    async fn serve(&mut self, metadata: Arc<Metadata>, term: u64) -> bool {
         if self.is_over(term) {
-            return metadata.ended().await;
+            metadata.ended().await;
+            return false;
         }
         self.state.has_problem(None);
         let before = self.state.show(Some(metadata.clone()));
@@ -210,18 +282,21 @@ impl Running {
         tokio::select! {
             () = self.over(term) => {
                 self.state.end();
-                return metadata.ended().await;
+                metadata.ended().await;
+                return false;
             }
             () = stuck(&metadata) => {}
         }
+        let failed = metadata.has_failed();
         let reason = metadata.status().reason;
         tracing::warn!(reason, "this metadata node leads and takes no writes; its service is started again");
         self.state.has_problem(Some(reason));
         // One that never wrote goes on reading until the next one is there; one that did may not write beside it.
-        if metadata.may_write() {
+        if metadata.is_writer() {
             self.state.end();
             metadata.ended().await;
         }
+        failed
     }
 
     fn is_over(&self, term: u64) -> bool {
@@ -241,11 +316,29 @@ impl Running {
     }
 }
 
+/// How often this node has failed on end, after something that has failed or not, and lasted so long.
+fn failures_after(before: u32, failed: bool, lasted: Duration) -> u32 {
+    match failed {
+        true if lasted < WELL => before.saturating_add(1),
+        true => 1,
+        false => 0,
+    }
+}
+
+/// How long until the next start.
+fn pause_after(failures: u32) -> Duration {
+    let doubled = failures.saturating_sub(1).min(8);
+    RETRY.saturating_mul(1 << doubled).min(RETRY_MOST)
+}
+
 /// Returns when a service is not going to take writes again by itself.
 async fn stuck(metadata: &Metadata) {
     let mut since = None;
     loop {
         sleep(LOOK).await;
+        if metadata.has_failed() {
+            return;
+        }
         if metadata.status().mode == Mode::Serving {
             since = None;
             continue;

@@ -2,6 +2,7 @@
 //! acknowledges what can still be undone.
 
 mod ends;
+mod failing;
 mod fenced;
 mod joining;
 mod world;
@@ -17,6 +18,7 @@ use codec::id::Lsn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use storage_node::client::NodeClient;
 use storage_node::sabotage::Sabotage;
 
 /// Puts an object by whoever leads, as often as it takes.
@@ -34,6 +36,16 @@ async fn town() -> (Town, Client) {
     let (town, mut client) = (Town::begin(6, "3+2").await, Client::default());
     client.create_bucket(&*town.serving().await).await;
     (town, client)
+}
+
+/// The journal is what the leader's log says, and the drives alone bring back the same index and every object.
+async fn assert_the_drives_have_all(town: Town, metadata: &Metadata, client: &Client) {
+    let leading = town.leading().await;
+    assert_journal_is_the_log(metadata, &leading).await;
+    let before = digest(&*leading.member.machine().kv()).unwrap();
+    let (_world, rebuilt) = town.wiped().await;
+    assert_eq!(digest(&**rebuilt.kv()).unwrap(), before);
+    client.check(&rebuilt).await;
 }
 
 /// The entries that the journal has, as one node's log says that they are.
@@ -101,6 +113,22 @@ async fn what_was_acknowledged_is_there_whoever_leads() {
     client.check(&rebuilt).await;
 }
 
+/// Nobody could lead as long as the node was away whose drive comes first: the start asked it whether it had ever had a register.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_leads_while_any_one_drive_is_away() {
+    let (town, mut client) = town().await;
+    town.add(2).await;
+    town.add(3).await;
+    put(&town, &mut client, "before", &noise(1, 900)).await;
+    let old = town.leading().await;
+    let first = old.drives.drives().await.into_iter().map(|drive| drive.id).min().unwrap();
+    (1..=3).for_each(|id| town.place(id).drives.lose(first));
+    town.cut(&[old.member.id()]);
+    put(&town, &mut client, "after", &noise(2, 900)).await;
+    assert_ne!(town.leading().await.member.id(), old.member.id());
+    client.check(&*town.serving().await).await;
+}
+
 /// A leader that ends between Raft's commit and the journal: the entry is no drive's yet, and the next leader brings it there
 /// before it serves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,12 +158,7 @@ async fn what_was_agreed_on_and_not_journaled_is_journaled_by_the_next_leader() 
     let metadata = town.serving().await;
     client.acked.insert("between".to_owned(), noise(2, 900));
     client.check(&metadata).await;
-    let leading = town.leading().await;
-    assert_journal_is_the_log(&metadata, &leading).await;
-    let before = digest(&*leading.member.machine().kv()).unwrap();
-    let (_world, rebuilt) = town.wiped().await;
-    assert_eq!(digest(&**rebuilt.kv()).unwrap(), before);
-    client.check(&rebuilt).await;
+    assert_the_drives_have_all(town, &metadata, &client).await;
 }
 
 /// Members come and go, 1 -> 3 -> 1, while somebody writes all the time.

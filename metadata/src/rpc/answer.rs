@@ -3,6 +3,7 @@
 use super::command::{refusal_message, refusal_of};
 use super::message::pack_chunks;
 use crate::client::{CommitError, FrameReadError, LookupError};
+use crate::command::Refusal;
 use crate::raft::Peer;
 use crate::replica::NotLeading;
 use bytes::Bytes;
@@ -106,6 +107,7 @@ impl From<LookupError> for ErrorMessage {
     fn from(of: LookupError) -> ErrorMessage {
         match of {
             LookupError::Unavailable { reason } => error(Kind::Unavailable, reason),
+            LookupError::Kms { key, fault } => CommitError::Refused(Refusal::Kms { key, fault }).into(),
             LookupError::Damaged { reason } => error(Kind::Damaged, reason),
             LookupError::Unknown { what } => error(Kind::Unknown, what),
         }
@@ -141,6 +143,10 @@ impl ErrorMessage {
 
     pub fn lookup(self) -> LookupError {
         match Kind::try_from(self.kind).unwrap_or(Kind::Unspecified) {
+            Kind::Refused => match self.refusal.as_ref().and_then(refusal_of) {
+                Some(Refusal::Kms { key, fault }) => LookupError::Kms { key, fault },
+                _ => LookupError::Unavailable { reason: self.reason },
+            },
             Kind::Damaged => LookupError::Damaged { reason: self.reason },
             Kind::Unknown => LookupError::Unknown { what: self.reason },
             _ => LookupError::Unavailable { reason: self.reason },

@@ -3,13 +3,17 @@
 //! What has no message here a gateway can't say: whatever decides over drives, settings, accounts, epochs or the life of data.
 
 use super::message::{pack_chunks, unpack_chunks};
+use crate::audit::{self, AskedBy};
 use crate::command::{
     Command, CommitObject, CompleteUpload, Condition, CreateBucket, CreateUpload, ManifestFault, NewChunk, NewFrame,
-    Outcome, Refusal,
+    Outcome, Refusal, Replaced,
 };
+use crate::kms::KmsFault;
+use access::lock::{Locked, RetentionError};
 use bytes::Bytes;
-use codec::effect::{BucketRow, Content, ObjectMeta, PartRow, StripeRow, UploadName, VersionRow};
-use codec::id::{BucketId, ChunkId, DomainId, Epoch, StripeId};
+use codec::effect::{BucketRow, Content, ObjectKeyRow, ObjectMeta, PartRow, StripeRow, UploadName, VersionRow};
+use codec::id::{BucketId, ChunkId, DomainId, Epoch, Lsn, StripeId};
+use codec::level::FormatLevel;
 use prost::{Message, Oneof};
 
 macro_rules! messages {
@@ -22,14 +26,42 @@ macro_rules! messages {
     };
 }
 
+mod s3;
+
 /// What a gateway asks for.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct CommitMessage {
     /// The epoch that the request began in.
     #[prost(uint64, tag = "1")]
     pub writer: u64,
-    #[prost(oneof = "Asked", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Asked", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 17, 18")]
     pub command: Option<Asked>,
+    /// Who asks for it, as far as the gateway knows.
+    #[prost(message, optional, tag = "35")]
+    pub by: Option<AskerMessage>,
+}
+
+/// Who asks a gateway for something.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct AskerMessage {
+    #[prost(string, tag = "1")]
+    pub by: String,
+    #[prost(string, tag = "2")]
+    pub access_key: String,
+    #[prost(string, tag = "3")]
+    pub from: String,
+}
+
+impl From<AskedBy> for AskerMessage {
+    fn from(AskedBy { by, access_key, from }: AskedBy) -> AskerMessage {
+        AskerMessage { by, access_key, from }
+    }
+}
+
+impl From<AskerMessage> for AskedBy {
+    fn from(AskerMessage { by, access_key, from }: AskerMessage) -> AskedBy {
+        AskedBy { by, access_key, from }
+    }
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -56,6 +88,14 @@ pub(crate) enum Asked {
     CompleteUpload(CompleteMessage),
     #[prost(message, tag = "12")]
     AbortUpload(UploadName),
+    #[prost(message, tag = "13")]
+    ChangeBucket(s3::ChangeBucketMessage),
+    #[prost(message, tag = "14")]
+    PutBucketConfig(s3::BucketConfigMessage),
+    #[prost(message, tag = "17")]
+    DeleteVersions(s3::VersionsMessage),
+    #[prost(message, tag = "18")]
+    ChangeVersion(s3::ChangeVersionMessage),
 }
 
 messages! {
@@ -66,6 +106,7 @@ messages! {
         #[prost(bool, tag = "4")] encrypt: bool,
         #[prost(int32, tag = "5")] zstd_level: i32,
         #[prost(uint64, tag = "6")] now_ms: u64,
+        #[prost(message, optional, tag = "7")] with: Option<s3::BucketWithMessage>,
     }
     ConfigureBucketMessage {
         #[prost(uint64, tag = "1")] bucket: u64,
@@ -102,6 +143,7 @@ messages! {
         #[prost(message, optional, tag = "5")] content: Option<Content>,
         #[prost(message, repeated, tag = "6")] chunks: Vec<ChunkMessage>,
         #[prost(uint64, tag = "7")] now_ms: u64,
+        #[prost(message, optional, tag = "8")] attached: Option<s3::AttachedMessage>,
     }
     KeyMessage {
         #[prost(string, tag = "1")] key: String,
@@ -122,6 +164,8 @@ messages! {
         #[prost(uint64, tag = "8")] domain: u64,
         #[prost(bool, tag = "9")] encrypted: bool,
         #[prost(uint64, tag = "10")] now_ms: u64,
+        #[prost(message, optional, tag = "11")] attached: Option<s3::AttachedMessage>,
+        #[prost(message, optional, tag = "12")] sealed: Option<ObjectKeyRow>,
     }
     PartMessage {
         #[prost(message, optional, tag = "1")] upload: Option<UploadName>,
@@ -141,9 +185,19 @@ messages! {
         #[prost(message, repeated, tag = "4")] chunks: Vec<ChunkMessage>,
         #[prost(message, optional, tag = "5")] condition: Option<ConditionMessage>,
         #[prost(uint64, tag = "6")] now_ms: u64,
+        /// 8 bytes.
+        #[prost(bytes = "bytes", tag = "7")] nonce: Bytes,
     }
     OutcomeMessage {
-        #[prost(oneof = "Came", tags = "1, 2, 3, 4, 5, 6, 7, 8")] came: Option<Came>,
+        #[prost(oneof = "Came", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")] came: Option<Came>,
+        /// Of `Committed`. Releases before this field do not say it.
+        #[prost(message, optional, tag = "10")] replaced: Option<ReplacedMessage>,
+    }
+    ReplacedMessage {
+        #[prost(uint64, tag = "1")] lsn: u64,
+        #[prost(string, tag = "2")] etag: String,
+        #[prost(uint64, tag = "3")] size: u64,
+        #[prost(bool, tag = "4")] delete_marker: bool,
     }
     DeletedMessage { #[prost(message, optional, tag = "1")] row: Option<VersionRow> }
     DeletedKey {
@@ -181,6 +235,8 @@ pub(crate) enum Came {
     UploadCreated(UploadName),
     #[prost(message, tag = "8")]
     PartCommitted(PartRow),
+    #[prost(message, tag = "9")]
+    VersionsDeleted(s3::GoneMessages),
 }
 
 fn condition_message(condition: &Condition) -> Option<ConditionMessage> {
@@ -244,8 +300,9 @@ impl CommitMessage {
     /// `None`: no command of a gateway.
     pub fn new(writer: Epoch, command: Command) -> Option<CommitMessage> {
         let asked = match command {
-            Command::CreateBucket(CreateBucket { name, owner, location, encrypt, zstd_level, now_ms }) => {
-                Asked::CreateBucket(CreateBucketMessage { name, owner, location, encrypt, zstd_level, now_ms })
+            Command::CreateBucket(CreateBucket { name, owner, location, encrypt, zstd_level, now_ms, with }) => {
+                let with = s3::with_message(with);
+                Asked::CreateBucket(CreateBucketMessage { name, owner, location, encrypt, zstd_level, now_ms, with })
             }
             Command::DeleteBucket { bucket } => Asked::DeleteBucket(bucket.0),
             Command::ConfigureBucket { bucket: BucketId(bucket), encrypt, zstd_level } => {
@@ -267,16 +324,22 @@ impl CommitMessage {
             }
             Command::CompleteUpload(complete) => Asked::CompleteUpload(complete_message(complete)),
             Command::AbortUpload { upload } => Asked::AbortUpload(upload),
+            Command::ChangeBucket { bucket, change } => Asked::ChangeBucket(s3::change_bucket_message(bucket, change)),
+            Command::PutBucketConfig(put) => Asked::PutBucketConfig(s3::config_message(put)),
+            Command::DeleteVersions(delete) => Asked::DeleteVersions(s3::versions_message(delete)),
+            Command::ChangeVersion(change) => Asked::ChangeVersion(s3::change_message(change)),
             _ => return None,
         };
-        Some(CommitMessage { writer: writer.0, command: Some(asked) })
+        let by = audit::asker().map(AskerMessage::from);
+        Some(CommitMessage { writer: writer.0, command: Some(asked), by })
     }
 
     /// `None`: nothing that this version understands.
     pub fn value(self) -> Option<(Epoch, Command)> {
         let command = match self.command? {
-            Asked::CreateBucket(CreateBucketMessage { name, owner, location, encrypt, zstd_level, now_ms }) => {
-                Command::CreateBucket(CreateBucket { name, owner, location, encrypt, zstd_level, now_ms })
+            Asked::CreateBucket(CreateBucketMessage { name, owner, location, encrypt, zstd_level, now_ms, with }) => {
+                let with = s3::with_of(with)?;
+                Command::CreateBucket(CreateBucket { name, owner, location, encrypt, zstd_level, now_ms, with })
             }
             Asked::DeleteBucket(bucket) => Command::DeleteBucket { bucket: BucketId(bucket) },
             Asked::ConfigureBucket(ConfigureBucketMessage { bucket, encrypt, zstd_level }) => {
@@ -302,21 +365,30 @@ impl CommitMessage {
             }
             Asked::CompleteUpload(complete) => Command::CompleteUpload(complete_of(complete)?),
             Asked::AbortUpload(upload) => Command::AbortUpload { upload },
+            Asked::ChangeBucket(message) => {
+                let (bucket, change) = s3::change_bucket_of(message)?;
+                Command::ChangeBucket { bucket, change }
+            }
+            Asked::PutBucketConfig(message) => Command::PutBucketConfig(s3::config_of(message)?),
+            Asked::DeleteVersions(message) => Command::DeleteVersions(s3::versions_of(message)?),
+            Asked::ChangeVersion(message) => Command::ChangeVersion(s3::change_of(message)?),
         };
         Some((Epoch(self.writer), command))
     }
 }
 
 fn object_message(object: CommitObject) -> ObjectMessage {
-    let CommitObject { bucket, key, condition, meta, content, chunks, now_ms } = object;
+    let CommitObject { bucket: BucketId(bucket), key, condition, meta, content, chunks, now_ms, attached } = object;
     let (condition, chunks) = (condition_message(&condition), chunk_messages(chunks));
-    ObjectMessage { bucket: bucket.0, key, condition, meta: Some(meta), content: Some(content), chunks, now_ms }
+    let (meta, content, attached) = (Some(meta), Some(content), s3::attached_message(attached));
+    ObjectMessage { bucket, key, condition, meta, content, chunks, now_ms, attached }
 }
 
 fn object_of(message: ObjectMessage) -> Option<CommitObject> {
-    let ObjectMessage { bucket, key, condition, meta, content, chunks, now_ms } = message;
+    let ObjectMessage { bucket, key, condition, meta, content, chunks, now_ms, attached } = message;
     let (condition, chunks) = (condition_of(condition)?, chunks_of(chunks)?);
-    Some(CommitObject { bucket: BucketId(bucket), key, condition, meta: meta?, content: content?, chunks, now_ms })
+    let (bucket, meta, content, attached) = (BucketId(bucket), meta?, content?, s3::attached_of(attached)?);
+    Some(CommitObject { bucket, key, condition, meta, content, chunks, now_ms, attached })
 }
 
 fn upload_message(upload: CreateUpload) -> CreateUploadMessage {
@@ -331,6 +403,8 @@ fn upload_message(upload: CreateUpload) -> CreateUploadMessage {
         domain: upload.domain.0,
         encrypted: upload.encrypted,
         now_ms: upload.now_ms,
+        attached: s3::attached_message(upload.attached),
+        sealed: upload.sealed,
     }
 }
 
@@ -346,31 +420,47 @@ fn upload_of(message: CreateUploadMessage) -> Option<CreateUpload> {
         domain: DomainId(message.domain),
         encrypted: message.encrypted,
         now_ms: message.now_ms,
+        attached: s3::attached_of(message.attached)?,
+        sealed: message.sealed,
     })
 }
 
 fn complete_message(complete: CompleteUpload) -> CompleteMessage {
-    let CompleteUpload { upload, parts, content, chunks, condition, now_ms } = complete;
+    let CompleteUpload { upload, parts, content, chunks, condition, now_ms, nonce } = complete;
     let parts = parts.into_iter().map(|(number, etag)| ListedPart { number, etag }).collect();
     let (chunks, condition) = (chunk_messages(chunks), condition_message(&condition));
-    CompleteMessage { upload: Some(upload), parts, content: Some(content), chunks, condition, now_ms }
+    let (upload, content, nonce) = (Some(upload), Some(content), s3::nonce_message(nonce));
+    CompleteMessage { upload, parts, content, chunks, condition, now_ms, nonce }
 }
 
 fn complete_of(message: CompleteMessage) -> Option<CompleteUpload> {
-    let CompleteMessage { upload, parts, content, chunks, condition, now_ms } = message;
+    let CompleteMessage { upload, parts, content, chunks, condition, now_ms, nonce } = message;
     let parts = parts.into_iter().map(|part| (part.number, part.etag)).collect();
     let (chunks, condition) = (chunks_of(chunks)?, condition_of(condition)?);
-    Some(CompleteUpload { upload: upload?, parts, content: content?, chunks, condition, now_ms })
+    let (upload, content, nonce) = (upload?, content?, s3::nonce_of(&nonce)?);
+    Some(CompleteUpload { upload, parts, content, chunks, condition, now_ms, nonce })
+}
+
+fn replaced_message(of: Replaced) -> ReplacedMessage {
+    ReplacedMessage { lsn: of.lsn.0, etag: of.etag, size: of.size, delete_marker: of.delete_marker }
+}
+
+fn replaced_of(of: ReplacedMessage) -> Replaced {
+    Replaced { lsn: Lsn(of.lsn), etag: of.etag, size: of.size, delete_marker: of.delete_marker }
 }
 
 impl OutcomeMessage {
     /// `None`: of no command of a gateway.
     pub fn new(outcome: Outcome) -> Option<OutcomeMessage> {
+        let mut of_commit = None;
         let came = match outcome {
             Outcome::Done => Came::Done(true),
             Outcome::BucketCreated(row) => Came::BucketCreated(row),
             Outcome::BucketDeleted { uploads_left } => Came::BucketDeleted(uploads_left),
-            Outcome::Committed(row) => Came::Committed(*row),
+            Outcome::Committed(row, replaced) => {
+                of_commit = replaced.map(|replaced| replaced_message(*replaced));
+                Came::Committed(*row)
+            }
             Outcome::Deleted(row) => Came::Deleted(DeletedMessage { row: row.map(|row| *row) }),
             Outcome::DeletedMany(keys) => {
                 let key = |key: Result<bool, Refusal>| match key {
@@ -381,17 +471,19 @@ impl OutcomeMessage {
             }
             Outcome::UploadCreated(name) => Came::UploadCreated(name),
             Outcome::PartCommitted(row) => Came::PartCommitted(*row),
+            Outcome::VersionsDeleted(versions) => Came::VersionsDeleted(s3::gone_messages(versions)?),
             _ => return None,
         };
-        Some(OutcomeMessage { came: Some(came) })
+        Some(OutcomeMessage { came: Some(came), replaced: of_commit })
     }
 
     pub fn value(self) -> Option<Outcome> {
-        Some(match self.came? {
+        let OutcomeMessage { came, replaced } = self;
+        Some(match came? {
             Came::Done(_) => Outcome::Done,
             Came::BucketCreated(row) => Outcome::BucketCreated(row),
             Came::BucketDeleted(uploads_left) => Outcome::BucketDeleted { uploads_left },
-            Came::Committed(row) => Outcome::Committed(Box::new(row)),
+            Came::Committed(row) => Outcome::Committed(Box::new(row), replaced.map(|of| Box::new(replaced_of(of)))),
             Came::Deleted(DeletedMessage { row }) => Outcome::Deleted(row.map(Box::new)),
             Came::DeletedMany(DeletedKeys { keys }) => {
                 let key = |key: DeletedKey| match key.refusal {
@@ -402,6 +494,7 @@ impl OutcomeMessage {
             }
             Came::UploadCreated(name) => Outcome::UploadCreated(name),
             Came::PartCommitted(row) => Outcome::PartCommitted(Box::new(row)),
+            Came::VersionsDeleted(versions) => Outcome::VersionsDeleted(s3::gone_of(versions)?),
         })
     }
 }
@@ -437,6 +530,17 @@ pub(crate) fn refusal_message(refusal: &Refusal) -> Option<RefusalMessage> {
         Refusal::NoSuchAccount => plain(16),
         Refusal::TooLarge => plain(17),
         Refusal::NoSuchDomain(id) => RefusalMessage { a: id.0, ..plain(18) },
+        Refusal::NeedsLevel { needs, at } => RefusalMessage { a: needs.0.into(), b: at.0.into(), ..plain(19) },
+        Refusal::NoSuchVersion => plain(20),
+        Refusal::Locked(locked) => RefusalMessage { a: locked_number(*locked), ..plain(21) },
+        Refusal::VersioningLocked => plain(22),
+        Refusal::IsDeleteMarker => plain(23),
+        Refusal::NotVersioned => plain(24),
+        Refusal::QuotaExceeded { account } => RefusalMessage { a: (*account).into(), ..plain(25) },
+        Refusal::NoLock => plain(26),
+        Refusal::Retention(error) => RefusalMessage { a: retention_number(*error), ..plain(27) },
+        Refusal::Kms { key, fault } => RefusalMessage { a: kms_number(*fault), text: key.clone(), ..plain(45) },
+        Refusal::NoSuchWebhook(name) => RefusalMessage { text: name.clone(), ..plain(50) },
         _ => return None,
     })
 }
@@ -462,7 +566,74 @@ pub(crate) fn refusal_of(message: &RefusalMessage) -> Option<Refusal> {
         16 => Refusal::NoSuchAccount,
         17 => Refusal::TooLarge,
         18 => Refusal::NoSuchDomain(DomainId(message.a)),
+        19 => Refusal::NeedsLevel { needs: level_of(message.a)?, at: level_of(message.b)? },
+        20 => Refusal::NoSuchVersion,
+        21 => Refusal::Locked(locked_of(message.a)?),
+        22 => Refusal::VersioningLocked,
+        23 => Refusal::IsDeleteMarker,
+        24 => Refusal::NotVersioned,
+        25 => Refusal::QuotaExceeded { account: message.a == 1 },
+        26 => Refusal::NoLock,
+        27 => Refusal::Retention(retention_of(message.a)?),
+        50 => Refusal::NoSuchWebhook(message.text.clone()),
+        45 => Refusal::Kms { key: message.text.clone(), fault: kms_of(message.a)? },
         _ => return None,
+    })
+}
+
+fn kms_number(fault: KmsFault) -> u64 {
+    match fault {
+        KmsFault::Unknown => 1,
+        KmsFault::Disabled => 2,
+        KmsFault::Leaving => 3,
+        KmsFault::Destroyed => 4,
+    }
+}
+
+fn kms_of(number: u64) -> Option<KmsFault> {
+    Some(match number {
+        1 => KmsFault::Unknown,
+        2 => KmsFault::Disabled,
+        3 => KmsFault::Leaving,
+        4 => KmsFault::Destroyed,
+        _ => return None,
+    })
+}
+
+fn level_of(number: u64) -> Option<FormatLevel> {
+    u32::try_from(number).ok().map(FormatLevel)
+}
+
+fn locked_number(locked: Locked) -> u64 {
+    match locked {
+        Locked::Hold => 1,
+        Locked::Compliance => 2,
+        Locked::Governance => 3,
+    }
+}
+
+fn locked_of(number: u64) -> Option<Locked> {
+    Some(match number {
+        1 => Locked::Hold,
+        2 => Locked::Compliance,
+        3 => Locked::Governance,
+        _ => return None,
+    })
+}
+
+fn retention_number(error: RetentionError) -> u64 {
+    match error {
+        RetentionError::Locked(locked) => locked_number(locked),
+        RetentionError::Past => 10,
+        RetentionError::TooFar => 11,
+    }
+}
+
+fn retention_of(number: u64) -> Option<RetentionError> {
+    Some(match number {
+        10 => RetentionError::Past,
+        11 => RetentionError::TooFar,
+        locked => RetentionError::Locked(locked_of(locked)?),
     })
 }
 

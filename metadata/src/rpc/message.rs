@@ -7,7 +7,8 @@ use crate::listing::{
 use crate::lookup::{Hit, Located};
 use bytes::Bytes;
 use codec::effect::{
-    AccountRow, BucketRow, DriveRow, NodeRow, PartRow, Place, StripeRow, UploadName, UploadRow, VersionRow,
+    AccountRow, BucketConfigRow, BucketRow, DriveRow, NodeRow, PartRow, Place, StripeRow, UploadName, UploadRow,
+    VersionRow,
 };
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Lsn};
 use codec::stripe::StripeDescriptor;
@@ -27,14 +28,29 @@ macro_rules! messages {
 }
 
 messages! {
-    /// Nothing to ask or to say.
-    Nothing {}
+    /// For a session.
+    OfSession {
+        /// The release of who asks, for people.
+        #[prost(string, tag = "1")] software: String,
+        /// The mark of the session that is known; empty: none.
+        #[prost(bytes = "bytes", tag = "2")] known: Bytes,
+    }
     /// A name, an id in ASCII, or an access key.
     OfName { #[prost(string, tag = "1")] name: String }
     /// A number, such as a dedup domain.
     OfNumber { #[prost(uint64, tag = "1")] number: u64 }
     /// A key of a bucket.
     OfKey { #[prost(uint64, tag = "1")] bucket: u64, #[prost(string, tag = "2")] key: String }
+    /// A version of a key by its id, or up to `max` of its newest.
+    OfVersion {
+        #[prost(uint64, tag = "1")] bucket: u64,
+        #[prost(string, tag = "2")] key: String,
+        /// Empty: the null version.
+        #[prost(string, tag = "3")] id: String,
+        #[prost(uint32, tag = "4")] max: u32,
+    }
+    /// Configurations of a bucket.
+    ConfigList { #[prost(message, repeated, tag = "1")] rows: Vec<BucketConfigRow> }
     /// A page of keys, versions or uploads: the requests have the same shape.
     OfPage {
         #[prost(uint64, tag = "1")] bucket: u64,
@@ -53,7 +69,14 @@ messages! {
         #[prost(uint32, repeated, tag = "4")] numbers: Vec<u32>,
     }
     /// A dedup domain, by what it is for.
-    OfDomain { #[prost(string, tag = "1")] account: String, #[prost(bool, tag = "2")] encrypted: bool }
+    OfDomain {
+        #[prost(string, tag = "1")] account: String,
+        #[prost(bool, tag = "2")] encrypted: bool,
+        /// [`codec::effect::ProtectionClass`]; Unspecified: as `encrypted` says.
+        #[prost(int32, tag = "3")] class: i32,
+        /// The key of the key store.
+        #[prost(string, tag = "4")] key: String,
+    }
     /// Chunks.
     OfChunks {
         #[prost(uint64, tag = "1")] domain: u64,
@@ -157,6 +180,12 @@ messages! {
         #[prost(string, repeated, tag = "11")] warnings: Vec<String>,
         #[prost(string, tag = "12")] survives: String,
         #[prost(uint64, tag = "13")] lost: u64,
+        /// The format level; 0: of a release before there were any.
+        #[prost(uint32, tag = "14")] level: u32,
+        /// What it is known by, but for `applied` and `sealed`; empty: of a release that sends all each time.
+        #[prost(bytes = "bytes", tag = "15")] mark: Bytes,
+        /// It is the one that is known, but for `applied` and `sealed`: nothing else is set.
+        #[prost(bool, tag = "16")] same: bool,
     }
 }
 
@@ -181,9 +210,18 @@ pub(crate) struct DomainMessage {
     pub account: String,
     #[prost(bytes = "vec", tag = "3")]
     pub chunk_key: Vec<u8>,
-    /// Empty for a plaintext domain.
+    /// Empty for a plaintext domain, and for SSE-C.
     #[prost(bytes = "vec", tag = "4")]
     pub data_key: Vec<u8>,
+    /// [`codec::effect::ProtectionClass`]; Unspecified: SSE-S3 with a data key, plaintext without.
+    #[prost(int32, tag = "5")]
+    pub class: i32,
+    /// The key of the key store.
+    #[prost(string, tag = "6")]
+    pub key: String,
+    /// The key of manifest nodes, where it is not the data key.
+    #[prost(bytes = "vec", tag = "7")]
+    pub node_key: Vec<u8>,
 }
 
 impl std::fmt::Debug for AccountWithSecret {

@@ -1,22 +1,27 @@
 //! The answering end: each message becomes a call of [`MetadataClient`], and what comes of it becomes a message.
 
 use super::answer::{Answer, ErrorMessage};
+use super::callers::Callers;
 use super::command::{CommitMessage, OutcomeMessage};
 use super::message::{
-    AccountWithSecret, BucketList, DomainMessage, Granted, HitList, KeysPage, LocatedList, MaybeAccount, MaybeBucket,
-    MaybePart, MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfGrant, OfKey, OfName, OfNumber, OfPage, OfUpload,
-    PartList, PartsAnswer, UploadsAnswer, VersionsAnswer, unpack_chunks,
+    AccountWithSecret, BucketList, ConfigList, DomainMessage, Granted, HitList, KeysPage, LocatedList, MaybeAccount,
+    MaybeBucket, MaybePart, MaybeUpload, MaybeVersion, OfChunks, OfDomain, OfGrant, OfKey, OfName, OfNumber, OfPage,
+    OfSession, OfUpload, OfVersion, PartList, PartsAnswer, UploadsAnswer, VersionsAnswer, unpack_chunks,
 };
+use super::sessions::Sessions;
 use super::{MOST_ASKED, Name, SERVICE};
+use crate::audit::{self, AskedBy};
 use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient};
 use crate::command::Command;
-use crate::keys::Domain;
+use crate::keys::{Domain, Purpose};
+use crate::listing::MAX_PAGE;
 use crate::replica::{Leading, NotLeading};
 use crate::service::Metadata;
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::AccountRow;
+use codec::effect::{AccountRow, BucketConfigName, ConfigKind};
 use codec::id::{BucketId, ChunkId, DomainId, Epoch};
+use codec::level::FormatLevel;
 use codec::stripe::StripeDescriptor;
 use prost::Message;
 use std::collections::HashMap;
@@ -49,15 +54,27 @@ pub struct Service {
     leading: Arc<dyn Leading>,
     /// Each gateway's last wish for an epoch, as far as that matters.
     wishes: Mutex<HashMap<Identity, Wish>>,
+    callers: Arc<Callers>,
+    sessions: Sessions,
 }
 
 impl Service {
     /// The service of a node.
     pub fn new(leading: Arc<dyn Leading>) -> Service {
-        Service { leading, wishes: Mutex::default() }
+        Service { leading, wishes: Mutex::default(), callers: Arc::default(), sessions: Sessions::default() }
     }
 
-    async fn answered(&self, name: Name, peer: &Identity, question: Bytes) -> Result<Answer, Trouble> {
+    /// Who asked for a session lately, while this node led.
+    pub fn callers(&self) -> Arc<Callers> {
+        Arc::clone(&self.callers)
+    }
+
+    async fn answered(
+        &self,
+        name: Name,
+        (peer, level): (&Identity, FormatLevel),
+        question: Bytes,
+    ) -> Result<Answer, Trouble> {
         let mut meta = self.leading.serving()?;
         if name.is_fresh() {
             self.leading.linearizable().await?;
@@ -74,6 +91,12 @@ impl Service {
                 Ok(Answer::done(&Granted { epoch: epoch.0 }))
             }
             Name::Commit => commit(&meta, peer, question).await,
+            Name::Session => {
+                let OfSession { software, known } = read(question)?;
+                self.callers.asks(peer, &software, level);
+                let session = self.sessions.answer(&meta, &known);
+                Ok(session.map_err(|error| LookupError::Unavailable { reason: error.to_string() })?)
+            }
             _ => answer(&meta, name, question).await,
         }
     }
@@ -104,7 +127,7 @@ impl Service {
 }
 
 /// Why there is no answer of the call's own.
-enum Trouble {
+pub(super) enum Trouble {
     /// Nothing was done.
     NotLeading(NotLeading),
     /// An error of the call.
@@ -144,7 +167,14 @@ impl Handler for Service {
     async fn answer(&self, mut call: Call) -> Result<Bytes, Status> {
         let name = Name::parse(&call.name).ok_or_else(|| Status::unimplemented("metadata has no such call"))?;
         let question = call.whole(name.question_limit()).await?;
-        let answer = match self.answered(name, &call.peer, question).await {
+        let bytes = name.answer_bytes(question.len(), page(name, &question));
+        match name.is_page() {
+            true => call.room_for_page(bytes).await?,
+            false => call.room_for_answer(bytes).await?,
+        }
+        // Nothing is asked before the handshake.
+        let level = call.release.as_ref().map_or(FormatLevel::BEFORE, |release| release.level);
+        let answer = match self.answered(name, (&call.peer, level), question).await {
             Ok(answer) => answer,
             Err(Trouble::NotLeading(error)) => error.into(),
             Err(Trouble::Error(error)) => Answer::error(*error),
@@ -154,42 +184,54 @@ impl Handler for Service {
     }
 }
 
-fn read<Q: Message + Default>(question: Bytes) -> Result<Q, Trouble> {
+pub(super) fn read<Q: Message + Default>(question: Bytes) -> Result<Q, Trouble> {
     Q::decode(question).map_err(|_| Trouble::Malformed)
 }
 
-fn known<T>(value: Option<T>) -> Result<T, Trouble> {
+/// Most rows that a page may have; 0 where no page is asked for.
+fn page(name: Name, question: &Bytes) -> usize {
+    let asked = match name {
+        Name::List | Name::ListVersions | Name::ListUploads => OfPage::decode(&question[..]).map(|page| page.max),
+        Name::ListParts => OfUpload::decode(&question[..]).map(|page| page.max),
+        Name::NewestVersions => OfVersion::decode(&question[..]).map(|page| page.max),
+        _ => Ok(0),
+    };
+    // What can't be understood is refused later.
+    asked.map_or(0, |rows| (rows as usize).min(MAX_PAGE))
+}
+
+pub(super) fn known<T>(value: Option<T>) -> Result<T, Trouble> {
     value.ok_or(Trouble::Malformed)
 }
 
 async fn answer(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
     match name {
         // Those that need to know who asks are answered by then.
-        Name::Session | Name::Grant | Name::Commit => session(meta),
+        Name::Session | Name::Grant | Name::Commit => Err(Trouble::Malformed),
         Name::List | Name::ListVersions | Name::ListUploads | Name::ListParts => list(meta, name, question).await,
         Name::Bucket | Name::Buckets | Name::CurrentVersion | Name::Upload | Name::Parts => {
             row(meta, name, question).await
         }
-        Name::AccountByAccessKey | Name::Account | Name::Domain | Name::DomainById => {
+        Name::Version | Name::NewestVersions => version(meta, name, question).await,
+        Name::BucketConfig | Name::BucketConfigs => config(meta, name, question).await,
+        Name::AccountByAccessKey | Name::Account | Name::AccountByEmail | Name::Domain | Name::DomainById => {
             secret(meta, name, question).await
         }
         Name::FindChunks | Name::Locate | Name::ReadFrame => chunk(meta, name, question).await,
+        Name::Signer | Name::Iam => super::iam::answer(meta, name, question).await,
     }
 }
 
-fn session(meta: &Metadata) -> Result<Answer, Trouble> {
-    let session = meta.session().map_err(|error| LookupError::Unavailable { reason: error.to_string() })?;
-    Ok(Answer::done(&session.to_message()))
-}
-
 async fn commit(meta: &Metadata, peer: &Identity, question: Bytes) -> Result<Answer, Trouble> {
-    let (writer, command) = known(read::<CommitMessage>(question)?.value())?;
+    let message = read::<CommitMessage>(question)?;
+    let by = message.by.clone().map(AskedBy::from).unwrap_or_default();
+    let (writer, command) = known(message.value())?;
     if peer.role == Role::Gateway {
         for epoch in [Some(writer), stripe_epoch(&command)].into_iter().flatten() {
             meta.check_held(peer.name.as_str(), epoch)?;
         }
     }
-    let outcome = OutcomeMessage::new(meta.commit(writer, command).await?);
+    let outcome = OutcomeMessage::new(audit::within(by, meta.commit(writer, command)).await?);
     Ok(Answer::done(&known(outcome)?))
 }
 
@@ -241,6 +283,25 @@ async fn row(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Tro
     })
 }
 
+async fn version(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
+    let OfVersion { bucket, key, id, max } = read(question)?;
+    if name == Name::Version {
+        return Ok(Answer::done(&MaybeVersion { row: meta.version(BucketId(bucket), &key, &id).await? }));
+    }
+    let rows = meta.newest_versions(BucketId(bucket), &key, max as usize).await?;
+    Ok(Answer::done(&VersionsAnswer { rows, ..VersionsAnswer::default() }))
+}
+
+async fn config(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
+    let BucketConfigName { bucket, kind, id } = read(question)?;
+    let (bucket, kind) = (BucketId(bucket), known(ConfigKind::try_from(kind).ok())?);
+    let rows = match name {
+        Name::BucketConfig => meta.bucket_config(bucket, kind, &id).await?.into_iter().collect(),
+        _ => meta.bucket_configs(bucket, kind).await?,
+    };
+    Ok(Answer::done(&ConfigList { rows }))
+}
+
 async fn secret(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, Trouble> {
     Ok(match name {
         Name::AccountByAccessKey => {
@@ -255,9 +316,14 @@ async fn secret(meta: &Metadata, name: Name, question: Bytes) -> Result<Answer, 
             let OfName { name } = read(question)?;
             Answer::done(&MaybeAccount { row: meta.account(&name).await?.map(shown) })
         }
+        Name::AccountByEmail => {
+            let OfName { name } = read(question)?;
+            Answer::done(&MaybeAccount { row: meta.account_by_email(&name).await?.map(shown) })
+        }
         Name::Domain => {
-            let OfDomain { account, encrypted } = read(question)?;
-            Answer::done(&domain_message(&*meta.domain(&account, encrypted).await?))
+            let OfDomain { account, encrypted, class, key } = read(question)?;
+            let purpose = Purpose::said(class, encrypted, &key).ok_or(Trouble::Malformed)?;
+            Answer::done(&domain_message(&*meta.domain(&account, &purpose).await?))
         }
         _ => {
             let OfNumber { number } = read(question)?;
@@ -277,6 +343,9 @@ fn domain_message(domain: &Domain) -> DomainMessage {
         account: domain.account.clone(),
         chunk_key: domain.chunk_key.expose().to_vec(),
         data_key: domain.data_key.as_ref().map(|key| key.expose().to_vec()).unwrap_or_default(),
+        class: domain.purpose.class().into(),
+        key: domain.purpose.key().to_owned(),
+        node_key: domain.node_key.as_ref().map(|key| key.expose().to_vec()).unwrap_or_default(),
     }
 }
 

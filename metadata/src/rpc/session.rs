@@ -9,6 +9,7 @@ use bytes::Bytes;
 use codec::effect::{DriveRow, NodeState};
 use codec::erasure::Geometry;
 use codec::id::{DriveId, Lsn};
+use codec::level::FormatLevel;
 use std::collections::BTreeSet;
 use storage_node::client::DriveStatus;
 use storage_node::remote::NodeAddress;
@@ -43,6 +44,8 @@ pub struct Session {
     /// The last entry that was lost where the loss was accepted; 0 where none was. What was known before another one is
     /// perhaps not so any more.
     pub lost: Lsn,
+    /// The format level. A gateway that has not heard of a raise yet writes what the level before it allowed, which everybody reads.
+    pub level: FormatLevel,
 }
 
 impl Session {
@@ -72,7 +75,18 @@ impl Session {
             warnings: self.warnings.clone(),
             survives: self.survives.clone(),
             lost: self.lost.0,
+            level: self.level.0,
+            ..SessionMessage::default()
         }
+    }
+
+    /// What an answer says to one that knew `before`, of this mark; `None`: nothing that this version understands.
+    pub(crate) fn of_answer(message: SessionMessage, before: Option<(&Session, &Bytes)>) -> Option<Session> {
+        if !message.same {
+            return Session::of_message(message);
+        }
+        let (before, _) = before.filter(|(_, mark)| !mark.is_empty() && **mark == message.mark)?;
+        Some(Session { applied: Lsn(message.applied), sealed: Lsn(message.sealed), ..before.clone() })
     }
 
     /// `None`: no session that this version understands.
@@ -92,6 +106,8 @@ impl Session {
             survives: message.survives,
             warnings: message.warnings,
             lost: Lsn(message.lost),
+            // A metadata node from before there were levels says none.
+            level: FormatLevel(message.level).max(FormatLevel::BEFORE),
         })
     }
 }
@@ -116,6 +132,7 @@ impl Metadata {
             survives: status.survives,
             warnings: status.warnings,
             lost: Lsn(index::accepted_losses(&view)?.iter().map(|loss| loss.known).max().unwrap_or(0)),
+            level: self.format_level(),
         })
     }
 }

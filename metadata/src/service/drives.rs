@@ -9,6 +9,8 @@
 //! * A drive is removed by its row, once nothing is placed there any more or an operator has declared it lost. From then on
 //!   what it holds never counts again. It leaves the register with the next look at the drives.
 
+mod room;
+
 use super::{CommitError, Metadata};
 use crate::client::MetadataClient;
 use crate::command::Command;
@@ -17,7 +19,7 @@ use crate::fail_slow::Slow;
 use crate::index::{self, IndexError, STRIPES};
 use crate::journal::JournalStopped;
 use crate::lookup::{self, Wounds};
-use crate::topology::{self, MIN_FREE, Topology};
+use crate::topology::{self, Level};
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, StripeRow};
 use codec::id::{DriveId, StripeId};
@@ -83,12 +85,27 @@ pub enum DriveChangeError {
         /// k+m, or as many as the widest stripe or the journal needs.
         needed: usize,
     },
+    /// By the rule of placement the others hold fewer shards of a stripe.
+    #[error(
+        "the other drives hold {left} shards of a stripe with no more than may be lost on one {level}, as the rule wants, and {needed} \
+         are needed: add drives on another {level} first"
+    )]
+    Rule {
+        /// The rule.
+        level: Level,
+        /// Shards of one stripe that the others hold by it.
+        left: usize,
+        /// k+m, or as many as the widest stripe has, or as fit by the rule now.
+        needed: usize,
+    },
     /// What is on the drive has no room on the others.
-    #[error("{bytes} bytes are to be moved, the other drives have room for {room}: add a drive first")]
+    #[error("{bytes} bytes are to be moved, the other drives have room for {room}{}: add a drive first", by_rule(*.level))]
     NoRoom {
+        /// The rule.
+        level: Level,
         /// Bytes on drives that are being emptied, these included.
         bytes: u64,
-        /// Bytes free elsewhere.
+        /// Of these, how many find room elsewhere, where the rule lets them.
         room: u64,
     },
     /// Shards are still placed there.
@@ -148,6 +165,13 @@ pub enum DriveChangeError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+fn by_rule(level: Level) -> String {
+    match level {
+        Level::Drive => String::new(),
+        level => format!(" where they may go: no more shards of a stripe than may be lost on one {level}"),
+    }
 }
 
 fn names(drives: &[DriveId]) -> String {
@@ -429,29 +453,6 @@ impl Metadata {
 
     async fn put_row(&self, row: DriveRow) -> Result<(), CommitError> {
         self.commit(self.epoch(), Command::RegisterDrive(row)).await.map(drop)
-    }
-
-    /// Whether the other drives can take what lies on these, and stripes as they are.
-    async fn check_room(&self, status: &[DriveStatus], drives: &BTreeSet<DriveId>) -> Result<(), DriveChangeError> {
-        let rows = index::drives(&self.view())?;
-        let topology = Topology::new(&rows, status);
-        let others: Vec<u64> =
-            topology.usable().filter(|other| !drives.contains(&other.id)).map(|other| other.free).collect();
-        let full = usize::from(self.geometry.k()) + usize::from(self.geometry.m());
-        let count = self.count(status, true).await?.ok_or(DriveChangeError::NotCounted)?;
-        let widest = drives.iter().filter_map(|drive| count.get(drive)).map(|used| used.widest).max().unwrap_or(0);
-        let widest = widest.max(1 + usize::from(self.geometry.m()));
-        // Where stripes are narrower already they stay so; otherwise emptying a drive must not make them.
-        let needed = if topology.usable().count() >= full { full.max(widest) } else { widest };
-        if others.len() < needed {
-            return Err(DriveChangeError::TooFewDrives { left: others.len(), needed });
-        }
-        let draining = rows.iter().filter(|row| row.state == DriveState::Draining as i32);
-        let leaving: BTreeSet<DriveId> =
-            draining.filter_map(|row| DriveId::from_slice(&row.id)).chain(drives.iter().copied()).collect();
-        let bytes = leaving.iter().filter_map(|drive| count.get(drive)).map(|used| used.bytes).sum();
-        let room = others.iter().map(|free| free.saturating_sub(MIN_FREE)).sum();
-        if bytes > room { Err(DriveChangeError::NoRoom { bytes, room }) } else { Ok(()) }
     }
 
     async fn check_removal(&self, row: &DriveRow, drive: DriveId, lost: bool) -> Result<(), DriveChangeError> {

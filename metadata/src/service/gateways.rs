@@ -1,12 +1,17 @@
 //! The service as gateways see it.
 
+use super::telling::Telling;
 use super::{Metadata, Writing};
-use crate::client::{CommitError, FrameReadError, LookupError, MetadataClient, Mode, Status, StripeFrame, StripeShape};
+use crate::client::{
+    CommitError, FrameReadError, LookupError, MAX_NEWEST, MetadataClient, Mode, Status, StripeFrame, StripeShape,
+};
 use crate::command::{Command, Outcome, Refusal};
 use crate::commit::Request;
 use crate::epochs::EpochError;
+use crate::iam::{IamCall, IamFailure, Signing, Value};
 use crate::index::{self, IndexError, Overlay};
-use crate::keys::{Account, Domain, KeyError};
+use crate::keys::{Account, Domain, KeyError, Purpose, domain_purpose};
+use crate::kms::KmsError;
 use crate::listing::{
     self, ListPage, ListRequest, PartsPage, PartsRequest, UploadsPage, UploadsRequest, VersionsPage, VersionsRequest,
 };
@@ -16,8 +21,12 @@ use crate::stripe_writer::StripeWriter;
 use crate::topology::Topology;
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::effect::{AccountRow, BucketRow, DomainRow, PartRow, UploadName, UploadRow, VersionRow};
+use codec::effect::{
+    AccountRow, BucketConfigRow, BucketRow, ConfigKind, DomainRow, PartRow, UploadName, UploadRow, VersionRow,
+};
+use codec::encrypt::DataKey;
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch};
+use codec::level::FormatLevel;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -48,7 +57,7 @@ fn key_error(error: KeyError) -> LookupError {
 impl Metadata {
     /// Reads what may take many rows, and so many waits for the drive below the index, on a thread that may wait: on one of the
     /// runtime's it would hold up every request that is served there.
-    async fn apart<T: Send + 'static>(
+    pub(super) async fn apart<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Kv) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, LookupError> {
@@ -60,14 +69,46 @@ impl Metadata {
         }
     }
 
-    fn cached_domain(&self, row: &DomainRow) -> Result<Arc<Domain>, LookupError> {
+    fn cached_domain(&self, row: &DomainRow) -> Result<Arc<Domain>, KeyError> {
         let id = DomainId(row.id);
         if let Some(domain) = self.domains.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(domain.clone());
         }
-        let domain = Arc::new(self.keys.unwrap_domain(row).map_err(key_error)?);
+        let domain = Arc::new(self.keys.unwrap_domain(row)?);
         self.domains.write().unwrap_or_else(PoisonError::into_inner).insert(id, domain.clone());
         Ok(domain)
+    }
+
+    /// A domain for whoever walks manifests: without what only the key store unwraps.
+    pub(crate) fn structure(&self, id: DomainId) -> Result<Arc<Domain>, LookupError> {
+        let row = index::domain(&self.view(), id).map_err(lookup_error)?;
+        let row = row.ok_or_else(|| LookupError::Unknown { what: format!("dedup domain {id}") })?;
+        self.cached_domain(&row).map_err(key_error)
+    }
+
+    /// A domain with all its keys. The key store is asked each time.
+    async fn opened(&self, row: &DomainRow) -> Result<Arc<Domain>, KmsError> {
+        let domain = self.cached_domain(row)?;
+        let Purpose::Kms(key) = &domain.purpose else { return Ok(domain) };
+        let bound = domain_purpose("data", &row.account, &domain.purpose);
+        let secret = self.kms.unwrap(&row.account, key, &bound, &row.wrapped_data_key).await?;
+        let data_key = DataKey::from_slice(&secret);
+        let data_key = data_key.ok_or_else(|| KeyError::Secret(format!("the data key of domain {}", row.id)))?;
+        Ok(Arc::new(Domain { data_key: Some(data_key), ..(*domain).clone() }))
+    }
+
+    async fn new_domain(&self, account: &str, purpose: &Purpose) -> Result<DomainRow, CommitError> {
+        let mut row = self.keys.new_domain(account, purpose).map_err(unavailable)?;
+        if let Purpose::Kms(key) = purpose {
+            let data_key = DataKey::random().map_err(unavailable)?;
+            let bound = domain_purpose("data", account, purpose);
+            let wrapped = self.kms.wrap(account, key, &bound, data_key.expose()).await;
+            row.wrapped_data_key = wrapped.map_err(|error| match error {
+                KmsError::Key { key, fault } => Refusal::Kms { key, fault }.into(),
+                other => unavailable(other),
+            })?;
+        }
+        Ok(row)
     }
 
     /// The target for a shard's payload, in bytes; 0 while only reads are served.
@@ -139,12 +180,23 @@ impl MetadataClient for Metadata {
         self.writing.as_ref().map_or(self.epoch, |writing| writing.stripes.epoch())
     }
 
+    fn frame_version(&self) -> u8 {
+        self.shared.level.versions().frame
+    }
+
+    fn level(&self) -> FormatLevel {
+        self.shared.level()
+    }
+
     async fn commit(&self, writer: Epoch, command: Command) -> Result<Outcome, CommitError> {
         let writing = self.writing()?;
+        self.check_webhooks(&command)?;
+        let told = self.shared.audit.about(&command);
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit(writer, Box::new(command), reply);
         writing.requests.send(request).await.map_err(|_| unavailable("the service is stopping"))?;
-        let outcome = answer.await.map_err(|_| unavailable("the service is stopping"))??;
+        let telling = Telling::new(self.shared.clone(), told, answer);
+        let outcome = telling.answer().await.ok_or_else(|| unavailable("the service is stopping"))??;
         if outcome == (Outcome::BucketDeleted { uploads_left: true }) {
             self.shared.wake_sweeper.notify_one();
         }
@@ -162,6 +214,28 @@ impl MetadataClient for Metadata {
 
     async fn current_version(&self, bucket: BucketId, key: &str) -> Result<Option<VersionRow>, LookupError> {
         index::current_version(&self.view(), bucket, key).map_err(lookup_error)
+    }
+
+    async fn version(&self, bucket: BucketId, key: &str, id: &str) -> Result<Option<VersionRow>, LookupError> {
+        index::versions::version(&self.view(), bucket, key, id).map_err(lookup_error)
+    }
+
+    async fn newest_versions(&self, bucket: BucketId, key: &str, limit: usize) -> Result<Vec<VersionRow>, LookupError> {
+        let (key, limit) = (key.to_owned(), limit.min(MAX_NEWEST));
+        self.apart(move |kv| index::versions::newest_versions(&Overlay::new(kv), bucket, &key, limit)).await
+    }
+
+    async fn bucket_config(
+        &self,
+        bucket: BucketId,
+        kind: ConfigKind,
+        id: &str,
+    ) -> Result<Option<BucketConfigRow>, LookupError> {
+        index::access::bucket_config(&self.view(), bucket, kind, id).map_err(lookup_error)
+    }
+
+    async fn bucket_configs(&self, bucket: BucketId, kind: ConfigKind) -> Result<Vec<BucketConfigRow>, LookupError> {
+        self.apart(move |kv| index::access::bucket_configs(&Overlay::new(kv), bucket, kind)).await
     }
 
     async fn list(&self, request: ListRequest) -> Result<ListPage, LookupError> {
@@ -193,6 +267,17 @@ impl MetadataClient for Metadata {
         self.apart(read).await
     }
 
+    async fn signer(&self, access_key: &str, token: Option<&str>) -> Result<Signing, LookupError> {
+        let unreadable = || LookupError::Damaged { reason: "who signs can't be read".to_owned() };
+        let found = self.signing(access_key, token)?;
+        let signing = found.value_by(|account, held| self.lately.held(access_key, account, held));
+        signing.ok_or_else(unreadable)
+    }
+
+    async fn iam(&self, call: IamCall) -> Result<Value, IamFailure> {
+        self.iam_call(call).await
+    }
+
     async fn account_by_access_key(&self, access_key: &str) -> Result<Option<Arc<Account>>, LookupError> {
         let row = index::account_by_access_key(&self.view(), access_key).map_err(lookup_error)?;
         row.map(|row| self.keys.unwrap_account(row).map(Arc::new).map_err(key_error)).transpose()
@@ -202,12 +287,19 @@ impl MetadataClient for Metadata {
         index::account(&self.view(), id).map_err(lookup_error)
     }
 
-    async fn domain(&self, account: &str, encrypted: bool) -> Result<Arc<Domain>, CommitError> {
-        let known = index::domain_of(&self.view(), account, encrypted).map_err(unavailable)?;
+    async fn account_by_email(&self, address: &str) -> Result<Option<AccountRow>, LookupError> {
+        let accounts = index::accounts(&self.view()).map_err(lookup_error)?;
+        let meant = |row: &AccountRow| !row.email.is_empty() && row.email.eq_ignore_ascii_case(address);
+        let mut found = accounts.into_iter().filter(meant);
+        Ok(found.next().filter(|_| found.next().is_none()))
+    }
+
+    async fn domain(&self, account: &str, purpose: &Purpose) -> Result<Arc<Domain>, CommitError> {
+        let known = index::domain_of(&self.view(), account, purpose).map_err(unavailable)?;
         let row = match known {
             Some(row) => row,
             None => {
-                let new = self.keys.new_domain(account, encrypted).map_err(unavailable)?;
+                let new = self.new_domain(account, purpose).await?;
                 if self.shared.sabotage.is(Sabotage::DomainKeysFirst) {
                     return self.cached_domain(&DomainRow { id: u64::MAX, ..new }).map_err(unavailable);
                 }
@@ -217,13 +309,20 @@ impl MetadataClient for Metadata {
                 }
             }
         };
-        self.cached_domain(&row).map_err(unavailable)
+        self.opened(&row).await.map_err(|error| match error {
+            KmsError::Key { key, fault } => Refusal::Kms { key, fault }.into(),
+            other => unavailable(other),
+        })
     }
 
     async fn domain_by_id(&self, id: DomainId) -> Result<Arc<Domain>, LookupError> {
         let row = index::domain(&self.view(), id).map_err(lookup_error)?;
         let row = row.ok_or_else(|| LookupError::Unknown { what: format!("dedup domain {id}") })?;
-        self.cached_domain(&row)
+        self.opened(&row).await.map_err(|error| match error {
+            KmsError::Key { key, fault } => LookupError::Kms { key, fault },
+            KmsError::Unavailable(reason) => LookupError::Unavailable { reason },
+            KmsError::Damaged(error) => key_error(error),
+        })
     }
 
     async fn find_chunks(&self, domain: DomainId, ids: &[ChunkId]) -> Result<Vec<Option<Hit>>, LookupError> {

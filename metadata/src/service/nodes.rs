@@ -164,7 +164,8 @@ impl Metadata {
                 Some(sight) => sight.problem.clone(),
                 None => "it is not asked".to_owned(),
             };
-            let answers = sight.is_some_and(|sight| !sight.silent);
+            // Only who says nothing may yet come up: who is another one stays that.
+            let answers = sight.is_some_and(|sight| !sight.silent || sight.other);
             if answers || Instant::now() >= limit {
                 self.node.follow(&before)?;
                 return Err(NodeChangeError::Unusable { name: at.name.clone(), address: at.address.clone(), problem });
@@ -316,7 +317,8 @@ impl Metadata {
                 address: row.address.clone(),
                 state,
                 problem: if problem.is_empty() && stalled() { "a drive does not answer".to_owned() } else { problem },
-                drives: (own().count(), there.count()),
+                // What a silent node's drives were last seen as tells nothing of now.
+                drives: (own().count(), if silent { 0 } else { there.count() }),
                 spare: status.iter().filter(is_known).count(),
                 space: seen().fold((0, 0), |(total, free), s| (total + s.total, free + s.free)),
             })

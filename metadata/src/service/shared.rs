@@ -1,6 +1,8 @@
 //! What the service's parts share: drives, index, and what is known of them at present.
 
+use crate::audit::{AskedBy, Audit, Told};
 use crate::clock::Clock;
+use crate::command::Outcome;
 use crate::fail_slow::{FailSlow, Sample};
 use crate::index::{self, IndexError, Overlay};
 use crate::journal::{JournalMap, JournalReadError};
@@ -11,14 +13,17 @@ use bytes::Bytes;
 use codec::erasure::Geometry;
 use codec::frame::verify_stored;
 use codec::id::{DriveId, Lsn};
+use codec::level::FormatLevel;
 use codec::register::Register;
 use codec::stripe::FramePlace;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use storage_node::client::{DriveStatus, NodeClient, Reserve, STALLED_AFTER};
 use storage_node::kv::Kv;
+use storage_node::level::CurrentLevel;
 use storage_node::sabotage::SabotageSet;
 use storage_node::stripe_io::{ReadOptions, read_frame};
 use tokio::sync::Notify;
@@ -37,6 +42,10 @@ pub struct Shared {
     pub sabotage: SabotageSet,
     /// The longest entry that a journal segment can take.
     pub max_entry: usize,
+    /// What is written goes by it.
+    pub level: CurrentLevel,
+    /// When the service began; milliseconds of monotonic time.
+    pub began_ms: u64,
     /// Held by whoever reads a frame from the journal; sealing waits for them before it frees segments.
     pub readers: tokio::sync::RwLock<()>,
     /// Wakes the sealing task.
@@ -51,6 +60,8 @@ pub struct Shared {
     pub claims: Claims,
     /// What placement does with the drives as they are.
     pub sampled: Sampled,
+    /// Who asked for what.
+    pub audit: Audit,
     volatile: RwLock<Volatile>,
 }
 
@@ -69,13 +80,23 @@ pub enum Alarm {
     Superseded,
     /// A rule of placement that is asked for and can't be kept.
     Rule,
+    /// The audit log can't be written.
+    Audit,
+    /// One of two key-encryption keys is missing.
+    KeyMissing,
+    /// Secrets that no key opens that is here.
+    Closed,
 }
 
 /// What changes while the service runs. Nothing of it is needed after a restart.
 #[derive(Debug, Default)]
 pub(super) struct Volatile {
     pub(super) read_only: Option<String>,
+    /// Writes are not served again by this service.
+    for_good: bool,
     pub(super) alarms: BTreeMap<Alarm, String>,
+    /// Secrets that no key opens that is here.
+    pub(super) closed: u64,
     pub(super) register: Option<Register>,
     pub(super) losses: Losses,
     pub(super) drives: Vec<DriveStatus>,
@@ -86,6 +107,25 @@ pub(super) struct Volatile {
     doubted: BTreeMap<DriveId, u32>,
     pub(super) applied: Lsn,
     pub(super) sealed: Lsn,
+}
+
+impl Shared {
+    /// Writes the audit log into a directory from now on. Without it changes are served all the same, as they are in the journal;
+    /// that nobody writes down who asks for them is an alarm.
+    pub(crate) fn open_audit(&self, directory: &Path) {
+        let applied = self.volatile().applied;
+        let opened = self.audit.open(directory, applied);
+        let failed = |error| format!("the audit log in {} can't be written: {error}", directory.display());
+        self.set_alarm(Alarm::Audit, opened.err().map(failed));
+    }
+
+    /// Writes into the audit log what came of a command.
+    pub(crate) fn note(&self, told: Vec<Told>, by: &AskedBy, came: Result<&Outcome, String>) {
+        if !told.is_empty() || matches!(came, Ok(Outcome::Committed(_, Some(_)))) {
+            let applied = self.volatile().applied;
+            self.audit.note(told, by, applied, self.clock.wall_ms(), came);
+        }
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -108,11 +148,14 @@ pub struct SharedParts {
     pub sabotage: SabotageSet,
     /// The longest entry that a journal segment can take.
     pub max_entry: usize,
+    /// What is written goes by it.
+    pub level: CurrentLevel,
 }
 
 impl Shared {
     /// Shared state before anything was committed.
     pub fn new(parts: SharedParts, applied: Lsn, sealed: Lsn) -> Shared {
+        let began_ms = parts.clock.monotonic_ms();
         let unsealed = parts.map.weight_upto(Lsn(u64::MAX));
         Shared {
             node: parts.node,
@@ -121,6 +164,8 @@ impl Shared {
             clock: parts.clock,
             sabotage: parts.sabotage,
             max_entry: parts.max_entry,
+            level: parts.level,
+            began_ms,
             readers: tokio::sync::RwLock::new(()),
             wake_sealer: Notify::new(),
             wake_sweeper: Notify::new(),
@@ -128,6 +173,7 @@ impl Shared {
             batches: AtomicU64::new(0),
             claims: Claims::default(),
             sampled: Sampled::default(),
+            audit: Audit::default(),
             volatile: RwLock::new(Volatile { applied, sealed, ..Volatile::default() }),
         }
     }
@@ -136,7 +182,7 @@ impl Shared {
         self.volatile.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn volatile_mut(&self) -> RwLockWriteGuard<'_, Volatile> {
+    pub(super) fn volatile_mut(&self) -> RwLockWriteGuard<'_, Volatile> {
         self.volatile.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,7 +193,18 @@ impl Shared {
 
     /// Writes are served again.
     pub fn set_writable(&self) {
-        self.volatile_mut().read_only = None;
+        let mut volatile = self.volatile_mut();
+        (volatile.read_only, volatile.for_good) = (None, false);
+    }
+
+    /// Why writes are not served is nothing that the drives could end.
+    pub fn set_for_good(&self) {
+        self.volatile_mut().for_good = true;
+    }
+
+    /// Whether only another start can serve writes again.
+    pub fn is_for_good(&self) -> bool {
+        self.volatile().for_good
     }
 
     /// Raises an alarm, in words, or ends it: the first thing among [`Status::warnings`].
@@ -245,8 +302,24 @@ impl Shared {
         self.volatile().drives.clone()
     }
 
+    /// The format level, as of the last batch that is durable and applied.
+    pub fn level(&self) -> FormatLevel {
+        self.level.get()
+    }
+
+    /// Takes up what the index says of the format level. Only when it is journaled may anybody write by it: a frame of a version
+    /// that the next start's level does not have would be refused by a release that the cluster still takes.
+    pub fn see_level(&self) -> Result<(), IndexError> {
+        self.level.raise(FormatLevel(index::level(&Overlay::new(&*self.kv))?.level));
+        Ok(())
+    }
+
     /// A batch is durable and applied.
     pub fn committed(&self, last: Lsn, bytes: u64) {
+        // Until it can be read what is written goes by the level before, which everybody reads.
+        if let Err(error) = self.see_level() {
+            tracing::warn!(%error, "the format level can't be read");
+        }
         self.volatile_mut().applied = last;
         self.unsealed.fetch_add(bytes, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);

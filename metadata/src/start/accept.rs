@@ -1,6 +1,6 @@
 //! Accepting a loss: the journal is cut where what is left of it ends, and the service starts from there.
 
-use super::key::Key;
+use super::key::{Basis, Key};
 use super::serve::{begin_drives, next_epoch, serve};
 use super::{AnyParts, Config, Means, PutAside, Scene, StartError, empty_index, open, or_stop};
 use crate::journal::{Journal, JournalStart};
@@ -48,7 +48,7 @@ async fn accept(
     // What the index says to be sealed may be among what is lost, so the drives alone are asked what is left. All of this is
     // known before anything changes: what comes to nothing must leave the old index in its place, to be read from.
     scene.copies = survey(&*scene.node, Lsn(0), config.patience.deadline, &config.sabotage).await?;
-    let reach = replay::reach(&*scene.node).await;
+    let reach = replay::reach(&*scene.node).await?;
     scene.chain = best_chain(&scene.copies, IndexMark { sealed: reach.sealed, ..IndexMark::NONE }, &config.sabotage);
     let (mut loss, sealed) =
         loss::cut(&mut scene.chain, &reach, scene.mark, &scene.copies).map_err(ReplayError::from)?;
@@ -58,7 +58,7 @@ async fn accept(
     let removed = scene.register.registered.iter().filter(|d| !register.registered.contains(d)).copied().collect();
     scene.register = register;
     let old = scene.kv.clone().ok_or(StartError::NoRegister)?;
-    let keys = key.check(&scene, &*old, reach.key_check, false, config.patience).await?;
+    let keys = key.check(&scene, Basis::Ledger(&reach, &*old), config.patience).await?;
     drop(old);
     let epoch = announce(&parts, &config, &mut scene, Lsn(loss.known)).await?;
     // From here on the old index is only read for the report.

@@ -19,11 +19,11 @@ use crate::service::Shared;
 use crate::stripe_writer::{StoreError, StripeWriter};
 use bytes::Bytes;
 use codec::effect::{AcceptedLossRow, ChunkRow, SettingRow};
-use codec::frame::{HEADER_ENCRYPTED, parse_header, verify_stored};
-use codec::id::{ChunkId, DomainId, Epoch};
+use codec::frame::{FrameError, MAX_HEADER, parse_header, verify_stored};
+use codec::id::{ChunkId, DomainId, Epoch, StripeId};
 use codec::stripe::StripeClass;
 use std::collections::BTreeMap;
-use storage_node::client::Reserve;
+use storage_node::client::{ReadError, Reserve};
 use storage_node::kv::Direction;
 use storage_node::stripe_io::{ReadOptions, StripeLayout, read_range};
 
@@ -45,6 +45,19 @@ pub(super) enum AdoptError {
     /// The chunks' new places were not committed.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// A drive has stripes of a later release.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A stripe holds frames of a later release, and what comes behind them is not known.
+    #[error("stripe {stripe}, shard {shard}: {error}")]
+    Later {
+        /// The stripe.
+        stripe: StripeId,
+        /// Its shard.
+        shard: u8,
+        /// The first of them.
+        error: FrameError,
+    },
 }
 
 /// What adopting works with.
@@ -63,17 +76,21 @@ impl Adopter<'_> {
     pub(super) async fn adopt(mut self) -> Result<(), AdoptError> {
         let Some(known) = pending(&Overlay::new(&*self.shared.kv))? else { return Ok(()) };
         let mut lost = self.lost_chunks()?;
-        let (wanted, mut adopted) = (lost.len(), 0);
+        let (wanted, mut adopted, mut later) = (lost.len(), 0, None);
         if wanted > 0 {
             tracing::warn!(chunks = wanted, "chunks lie in journal entries that are gone; looking for them in stripes");
             let kv = self.shared.kv.clone();
             let unknown = |id| matches!(index::stripe(&Overlay::new(&*kv), id), Ok(None));
-            for layout in ledger::find_where(&*self.shared.node, StripeClass::Data, &unknown).await {
-                let found = self.frames(&layout, &mut lost).await;
+            for layout in ledger::find_where(&*self.shared.node, StripeClass::Data, &unknown).await? {
+                let found = self.frames(&layout, &mut lost, &mut later).await;
                 adopted += found.len();
                 self.store(found).await?;
             }
             tracing::warn!(adopted, lost = lost.len(), "chunks of lost journal entries");
+        }
+        // The search is not done, and the next start's program may read what this one can't.
+        if let Some(later) = later {
+            return Err(later);
         }
         let value = Bytes::from(known.to_string());
         self.commit(Command::PutSetting(SettingRow { name: ADOPTED_SETTING.to_owned(), value })).await
@@ -93,13 +110,23 @@ impl Adopter<'_> {
         Ok(lost)
     }
 
-    /// The frames in a stripe that are wanted and whole; they are wanted no more.
-    async fn frames(&self, layout: &StripeLayout, lost: &mut BTreeMap<ChunkId, ChunkRow>) -> Batch {
+    /// The frames in a stripe that are wanted and whole; they are wanted no more. `later`: why some of it can't be told.
+    async fn frames(
+        &self,
+        layout: &StripeLayout,
+        lost: &mut BTreeMap<ChunkId, ChunkRow>,
+        later: &mut Option<AdoptError>,
+    ) -> Batch {
+        let stripe = layout.descriptor.id;
         let mut found = Vec::new();
         for shard in layout.descriptor.data_present() {
             let whole = 0..layout.descriptor.shard_len(shard);
             match read_range(&*self.shared.node, layout, shard, whole, ReadOptions::default()).await {
-                Ok(bytes) => take_frames(&bytes, lost, &mut found),
+                Ok(bytes) => {
+                    if let Err(error) = take_frames(&bytes, lost, &mut found) {
+                        *later = Some(AdoptError::Later { stripe, shard, error });
+                    }
+                }
                 Err(error) => tracing::warn!(stripe = %layout.descriptor.id, shard, %error, "not looked at"),
             }
         }
@@ -145,13 +172,19 @@ impl Adopter<'_> {
     }
 }
 
-/// Takes the wanted frames out of a data shard: whole frames, one behind the other.
-fn take_frames(shard: &Bytes, lost: &mut BTreeMap<ChunkId, ChunkRow>, found: &mut Batch) {
+/// Takes the wanted frames out of a data shard: whole frames, one behind the other. How long one of a later release is can't be
+/// told, so what is behind it would be lost for good if the search counted as done (R16).
+fn take_frames(shard: &Bytes, lost: &mut BTreeMap<ChunkId, ChunkRow>, found: &mut Batch) -> Result<(), FrameError> {
     let mut at: usize = 0;
-    while let Ok(header) = parse_header(&shard[at..shard.len().min(at.saturating_add(HEADER_ENCRYPTED))]) {
+    loop {
+        let header = match parse_header(&shard[at..shard.len().min(at.saturating_add(MAX_HEADER))]) {
+            Ok(header) => header,
+            Err(error @ FrameError::Version(_)) => return Err(error),
+            Err(_) => return Ok(()),
+        };
         let end = at.saturating_add(header.frame_len());
         if end > shard.len() {
-            return;
+            return Ok(());
         }
         let frame = shard.slice(at..end);
         let same = |row: &ChunkRow| row.domain == header.domain.0 && row.plain_len == header.plain_len;
@@ -177,4 +210,40 @@ fn pending(view: &dyn View) -> Result<Option<u64>, IndexError> {
     // One that does not read is one that was never written.
     let done: u64 = done.and_then(|row| String::from_utf8_lossy(&row.value).parse().ok()).unwrap_or(0);
     Ok(known.filter(|known| *known > done))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use codec::frame::{ChunkKey, FIRST_VERSION, FrameSpec, chunk_id, encode};
+
+    /// It was the end of the shard, and the frames behind it were lost for good.
+    #[test]
+    fn a_frame_of_a_later_release_is_not_the_end_of_a_shard() {
+        let frames: Vec<Vec<u8>> = (1..4u8)
+            .map(|n| {
+                let plain = vec![n; 500];
+                let id = chunk_id(&ChunkKey::new([7; 32]), &plain);
+                let spec = FrameSpec { version: FIRST_VERSION, domain: DomainId(1), id, level: 1, data_key: None };
+                encode(&spec, &plain).unwrap()
+            })
+            .collect();
+        let taken = |frames: &[Vec<u8>]| {
+            let (mut lost, mut found) = (BTreeMap::new(), Vec::new());
+            for frame in frames {
+                if let Ok(header) = parse_header(frame) {
+                    let row = ChunkRow { domain: header.domain.0, plain_len: header.plain_len, ..ChunkRow::default() };
+                    lost.insert(header.id, row);
+                }
+            }
+            take_frames(&frames.concat().into(), &mut lost, &mut found).map(|()| found.len())
+        };
+        assert_eq!(taken(&frames), Ok(3));
+        let mut later = frames.clone();
+        later[1][4] = u8::MAX;
+        assert_eq!(taken(&later), Err(FrameError::Version(u8::MAX)));
+        later[1] = vec![0; 100];
+        assert_eq!(taken(&later), Ok(1), "what is behind the last frame");
+    }
 }

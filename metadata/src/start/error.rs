@@ -5,9 +5,11 @@ use crate::keys::KeyError;
 use crate::raft::{MachineError, RecordError};
 use crate::replay::ReplayError;
 use crate::replica::NotLeading;
+use crate::state::ApplyError;
 use crate::topology::RuleUnmet;
 use codec::erasure::{ErasureError, Geometry};
 use codec::id::{ClusterId, DriveId, Epoch, Lsn};
+use codec::level::TooNew;
 use storage_node::client::ReadError;
 use storage_node::disk::DiskError;
 use storage_node::drive::{DriveError, ProbedState};
@@ -53,6 +55,9 @@ pub enum StartError {
         /// What it is.
         state: ProbedState,
     },
+    /// What is here was raised to a format level that this program does not know. Nothing was changed.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
     /// The metadata nodes are of an older state than the drives: restored from a copy, or others were begun from the drives since.
     #[error(
         "the drives' journal goes on to LSN {drives}, these metadata nodes end at LSN {index}: they are of an older state. \
@@ -196,6 +201,33 @@ pub enum StartError {
     /// There is nothing to accept: the service can start as it is.
     #[error("there is no loss to accept")]
     NoLoss,
+}
+
+impl StartError {
+    /// Whether it is this node's own state that can't be used (its index, its Raft log, its key): another metadata node, with
+    /// its own, may be able to lead. What the drives lack every leader would lack.
+    pub(crate) fn is_of_this_node(&self) -> bool {
+        use StartError::{Index, Key, Log, Machine, Random, Replay};
+        !self.is_too_old() && matches!(self, Machine(_) | Log(_) | Index(_) | Replay(_) | Key(_) | Random)
+    }
+
+    /// Whether this program is too old for what is there: a later release is to be started, and nothing else is wrong.
+    pub fn is_too_old(&self) -> bool {
+        let of_media = matches!(
+            self,
+            StartError::Read(ReadError::Later(_))
+                | StartError::Replay(ReplayError::Later(_) | ReplayError::Unlisted(ReadError::Later(_)))
+        );
+        let of_drive = match self {
+            StartError::Refused { source, .. }
+            | StartError::Disk(source)
+            | StartError::Drive(DriveError::Disk(source)) => source.is_newer(),
+            _ => false,
+        };
+        let of_raft = matches!(self, StartError::Machine(MachineError::Later(_)));
+        let of_entry = matches!(self, StartError::Replay(ReplayError::Apply(ApplyError::TooNew(_))));
+        of_media || of_drive || of_raft || of_entry || matches!(self, StartError::TooNew(_))
+    }
 }
 
 impl From<KvError> for StartError {

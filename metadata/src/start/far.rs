@@ -80,16 +80,20 @@ async fn answers(nodes: &dyn NodeHost, within: Duration) -> Vec<DriveStatus> {
     }
 }
 
-/// Whether any drive has a register. One that can't be read is there: only "never written" means a fresh drive.
+/// Whether any drive has a register. One that can't be read is there: only "never written" means a fresh drive. Drives that can't be
+/// reached say neither: the others do, or nothing is known. (One node that was away kept every leader from serving where its drive
+/// came first.)
 async fn any_register(nodes: &Arc<dyn NodeHost>, drives: &[DriveStatus]) -> Result<bool, StartError> {
+    let mut away = None;
     for drive in drives {
         match nodes.read_register(drive.id).await {
             Ok(bytes) if bytes.is_empty() => {}
             Ok(_) | Err(ReadError::DriveFailed { .. } | ReadError::Damaged { .. }) => return Ok(true),
+            Err(error @ ReadError::Unreachable) => away = Some(error),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(false)
+    away.map_or(Ok(false), |error| Err(error.into()))
 }
 
 /// The drives of a first start: all of them, and all can be used.

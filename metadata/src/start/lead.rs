@@ -10,6 +10,8 @@
 //! * The drives may lack the `Seal` of all that they have: a leader ended between the agreement on it and the journal. Then they
 //!   seem to be empty to an index that has it. They are looked at again, as if nothing were sealed: segments are freed only after
 //!   their `Seal` is journaled.
+//! * Drives may have been put back to an older copy of themselves (`past.rs`): they are verified, and nothing is deleted. That is
+//!   agreed on before the drives are written to, which takes away what it was told by.
 //! * Drives that are ahead of the index, or have other entries, are not these metadata nodes' drives any more: they were restored from an older state, or
 //!   others were begun from the drives in the meantime. Nothing is served then, not even reads.
 //!
@@ -17,6 +19,7 @@
 //! was superseded while it started may begin the nodes in an epoch above its successor's; so it makes sure that it leads right
 //! before that, and the successor starts again when its orders are refused (`replica/run.rs`).
 
+use super::past::{self, PutBack};
 use super::serve::{read_only, serve};
 use super::{Config, Drives, IndexHome, Means, PutAside, Scene, StartError, open};
 use crate::clock::{Clock, Entropy};
@@ -27,6 +30,7 @@ use crate::replica::NotLeading;
 use crate::service::Metadata;
 use crate::survey::{Chain, IndexMark, best_chain, survey};
 use codec::id::{ClusterId, Lsn};
+use codec::level::FormatLevel;
 use std::sync::Arc;
 use storage_node::host::NodeHost;
 use storage_node::kv::{Kv, KvError};
@@ -56,12 +60,19 @@ pub(super) struct Lead {
     pub term: u64,
     /// The end of what the drives have.
     pub journaled: Tail,
+    /// The drives that are from before that.
+    pub put_back: PutBack,
 }
 
 impl Lead {
     /// What the committer needs.
     pub fn agreement(&self) -> Agreement {
         Agreement::new(self.member.clone(), self.journaled)
+    }
+
+    /// Has it agreed on what follows from drives that were put back, before this start writes over what says that they were.
+    pub async fn remember(&self, clock: &dyn Clock, level: FormatLevel) -> Result<(), StartError> {
+        self.put_back.agree(&self.member, self.term, clock.wall_ms(), level).await
     }
 
     /// Makes sure that this node leads, and has led all the time since this start began to look.
@@ -128,7 +139,10 @@ pub async fn lead(parts: LeaderParts, config: Config, member: Arc<Member>) -> Re
     };
     match (scene.judge_index(&config, mark), end) {
         (Ok(()), Some(journaled)) => {
-            means.lead = Some(Lead { member, term, journaled });
+            let last = member.machine().tail()?;
+            let ticks = past::ticks_behind(&member, journaled, scene.mark.applied).await?;
+            let put_back = past::find(&scene.copies, &scene.register, &last, ticks);
+            means.lead = Some(Lead { member, term, journaled, put_back });
             serve(means, config, scene, key, None).await
         }
         (Ok(()), None) => Err(StartError::NoRegister),
@@ -170,20 +184,14 @@ async fn look_behind_seal(
 async fn agreed_on(member: &Arc<Member>, lsn: Lsn, index: IndexMark) -> Result<Option<[u8; 32]>, StartError> {
     let log = member.log().clone();
     let walked = tokio::task::spawn_blocking(move || {
-        let (mut tail, mut found, mut next) = (None::<Tail>, None, log.first_index()?);
-        while next <= index.applied.0 {
-            let entries = log.read_committed_from(next, index.applied.0)?;
-            if entries.is_empty() {
-                return Ok(None);
-            }
-            for entry in &entries {
-                tail = match tail {
-                    Some(before) => record(entry, &before).map_err(StartError::Log)?.map(|record| record.tail()),
-                    None => proposed(entry),
-                };
-                found = found.or(tail.filter(|tail| tail.lsn == lsn).map(|tail| tail.hash));
-                next = entry.log_id.index.saturating_add(1);
-            }
+        let (mut tail, mut found) = (None::<Tail>, None);
+        for entry in log.committed(log.first_index()?, index.applied.0) {
+            let entry = entry?;
+            tail = match tail {
+                Some(before) => record(&entry, &before).map_err(StartError::Log)?.map(|record| record.tail()),
+                None => proposed(&entry),
+            };
+            found = found.or(tail.filter(|tail| tail.lsn == lsn).map(|tail| tail.hash));
         }
         let leads_there = tail.is_some_and(|tail| (tail.lsn, tail.hash) == (index.applied, index.hash));
         Ok(found.filter(|_| leads_there))
@@ -195,17 +203,11 @@ async fn agreed_on(member: &Arc<Member>, lsn: Lsn, index: IndexMark) -> Result<O
 async fn bridges(member: &Arc<Member>, end: Tail, index: IndexMark) -> Result<bool, StartError> {
     let (log, mut tail) = (member.log().clone(), end);
     let walked = tokio::task::spawn_blocking(move || {
-        while tail.lsn < index.applied {
-            let entries = log.read_committed_from(tail.lsn.next().0, index.applied.0)?;
-            if entries.is_empty() {
-                return Ok(false);
-            }
-            for entry in &entries {
-                match record(entry, &tail) {
-                    Ok(Some(record)) => tail = record.tail(),
-                    Ok(None) | Err(RecordError::Gap { .. }) => return Ok(false),
-                    Err(error @ RecordError::Damaged { .. }) => return Err(StartError::Log(error)),
-                }
+        for entry in log.committed(tail.lsn.next().0, index.applied.0) {
+            match record(&entry?, &tail) {
+                Ok(Some(record)) => tail = record.tail(),
+                Ok(None) | Err(RecordError::Gap { .. }) => return Ok(false),
+                Err(error @ RecordError::Damaged { .. }) => return Err(StartError::Log(error)),
             }
         }
         Ok((tail.lsn, tail.hash) == (index.applied, index.hash))

@@ -3,7 +3,7 @@
 use super::accept::Accepted;
 use super::adopt::Adopter;
 use super::first::first_members;
-use super::key::Key;
+use super::key::{Basis, Key};
 use super::lead::Lead;
 use super::{Config, Means, Scene, StartError, random, rule};
 use crate::checkpoint;
@@ -14,9 +14,11 @@ use crate::epochs::{Epochs, Proposed};
 use crate::index::{self, Overlay};
 use crate::journal::{Journal, JournalMap, JournalStart, JournalStopped};
 use crate::keep::keeper::{Keeper, KeeperParts};
+use crate::keep::lifecycle::{Lifecycle, LifecycleParts};
 use crate::keep::reclaim::{self, ReclaimError, ReclaimParts, Reclaimer, orphans};
 use crate::keep::returning::Returning;
 use crate::keys::Keys;
+use crate::kms::Destroying;
 use crate::nodes;
 use crate::replay::{Replay, ReplayError, index_mark};
 use crate::seal::Sealer;
@@ -28,6 +30,7 @@ use crate::topology;
 use bytes::Bytes;
 use codec::effect::{DriveRow, DriveState, SettingRow};
 use codec::id::{DriveId, Epoch, Lsn};
+use codec::level::{FormatLevel, TooNew};
 use codec::register::Register;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +57,7 @@ pub(super) async fn read_only(
 ) -> Result<Metadata, StartError> {
     tracing::error!(%reason, "writes are not served");
     let kv = scene.kv.clone().ok_or(StartError::NoRegister)?;
-    let keys = key.check(&scene, &*kv, None, false, config.patience).await?;
+    let keys = key.check(&scene, Basis::Reading(&*kv), config.patience).await?;
     let Scene { node, mark, copies, register, mut chain, geometry, .. } = scene;
     let epoch = index::epoch(&Overlay::new(&*kv))?;
     // The chain ends at an entry that is lost; what lies before it can still be read by those whose index names it.
@@ -63,13 +66,15 @@ pub(super) async fn read_only(
     }
     let present: Vec<DriveId> = copies.iter().map(|copy| copy.drive).collect();
     let map = Arc::new(JournalMap::new(chain.held, config.patience));
-    let shared = shared_of(&node, &kv, map, &parts.clock, &config);
+    let shared = shared_of(&node, &kv, map, &parts.clock, &config)?;
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
     shared.set_register(register.clone());
     shared.set_read_only(reason.to_string());
     shared.set_alarm(Alarm::ReadOnly, help(&reason, &*kv, &register, &present));
     let tasks = tasks::reading(&shared, &config, geometry);
-    Ok(Metadata::new(shared, node, keys, geometry, epoch, None, tasks))
+    let metadata = Metadata::new(shared, node, keys, geometry, epoch, None, tasks);
+    metadata.look_at_keys().await;
+    Ok(metadata)
 }
 
 /// Which drives would let writes be served again, where more drives would.
@@ -108,16 +113,26 @@ fn shared_of(
     map: Arc<JournalMap>,
     clock: &Arc<dyn Clock>,
     config: &Config,
-) -> SharedParts {
+) -> Result<SharedParts, StartError> {
+    config.level.raise(known_level(&**kv)?);
     let max_entry = usize::try_from(config.journal_segment.saturating_sub(RECORD_OVERHEAD)).unwrap_or(usize::MAX);
-    SharedParts {
+    Ok(SharedParts {
         node: node.clone(),
         kv: kv.clone(),
         map,
         clock: clock.clone(),
         sabotage: config.sabotage.clone(),
         max_entry: max_entry.min(codec::journal::MAX_ENTRY),
-    }
+        level: config.level.clone(),
+    })
+}
+
+/// The format level of the index, if this program knows it.
+fn known_level(kv: &dyn Kv) -> Result<FormatLevel, StartError> {
+    let row = index::level(&Overlay::new(kv))?;
+    let level = FormatLevel(row.level);
+    TooNew::check(level, &row.by)?;
+    Ok(level)
 }
 
 /// Steps 3 to 6.
@@ -132,6 +147,8 @@ pub(super) async fn serve(
     // An empty index: nothing was ever applied to it. A checkpoint saves replaying all that led to it.
     if scene.mark.applied == Lsn(0) && !scene.first && accepted.is_none() {
         checkpoint::restore(&*scene.node, &*kv, &scene.chain).await?;
+        // It may be all that says so: nothing of a later layout need have come after it.
+        known_level(&*kv)?;
         scene.mark = index_mark(&*kv)?;
     }
     let mut replay = Replay::new(&*kv, scene.mark, config.sabotage.clone());
@@ -142,7 +159,7 @@ pub(super) async fn serve(
         }
         Err(error) => return Err(error.into()),
     }
-    let keys = key.check(&scene, &*kv, None, accepted.is_none(), config.patience).await?;
+    let keys = key.check(&scene, Basis::Index(&*kv), config.patience).await?;
     let epoch = match &accepted {
         Some(accepted) => accepted.epoch,
         None => next_epoch(&scene, &kv, &*parts.entropy, parts.lead.as_ref()).await?,
@@ -156,6 +173,7 @@ pub(super) async fn serve(
     // found would be written over a newer one.
     if let Some(lead) = &parts.lead {
         lead.confirm().await?;
+        lead.remember(&*parts.clock, known_level(&*kv)?).await?;
     }
     let map = Arc::new(JournalMap::new(std::mem::take(&mut scene.chain.held), config.patience));
     let mut journal = Journal::new(JournalStart {
@@ -172,7 +190,7 @@ pub(super) async fn serve(
     let begun = begin_journal(&mut journal, &scene).await;
     if let Err(stopped) = begun {
         scene.chain.held = std::collections::BTreeMap::new();
-        let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
+        let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config)?;
         return stopped_service(config, scene, shared, keys, stopped);
     }
     match replay.journal(&*scene.node, &map, scene.chain.last.0).await {
@@ -294,7 +312,7 @@ async fn finish_start(
     let last = index::clock(&Overlay::new(&*kv))?;
     let retention = RetentionClock::resume(last.clone(), &*parts.clock).sabotaged(last.as_ref(), &config.sabotage);
     let mark = index_mark(&*kv)?;
-    let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config);
+    let shared = shared_of(&scene.node, &kv, map, &parts.clock, &config)?;
     let shared = Arc::new(Shared::new(shared, mark.applied, mark.sealed));
     let mut committer = Committer::new(journal, shared.clone(), config.max_batch);
     if let Some(lead) = &parts.lead {
@@ -332,7 +350,8 @@ async fn finish_start(
             found.into_iter().next().map(|(drive, epoch)| ReclaimError::Foreign { drive, epoch })
         }
     };
-    if let Some(reason) = evidence.map(|evidence| evidence.to_string()) {
+    let put_back = parts.lead.as_ref().map(|lead| lead.put_back.clone()).unwrap_or_default();
+    if let Some(reason) = evidence.filter(|_| !put_back.is_all()).map(|evidence| evidence.to_string()) {
         tracing::error!(reason, "nothing is deleted until an operator releases it");
         commands.push(Asked { writer: epoch, command: Command::HoldReclaim { reason }, reply: None });
     }
@@ -364,7 +383,7 @@ async fn finish_start(
     };
     let mut running = vec![tokio::spawn(committing)];
     running.extend(tasks::reading(&shared, &config, scene.geometry));
-    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention, &stripes));
+    running.extend(tasks::writing(&shared, &config, &sealer, &requests, retention.clone(), &stripes));
     let keeper = Keeper::new(KeeperParts {
         shared: shared.clone(),
         sealer: sealer.clone(),
@@ -377,6 +396,15 @@ async fn finish_start(
         tracing::warn!(%error, "what was found before this start is taken up by the first round of repair");
     }
     running.extend(keeper.tasks());
+    if put_back.is_all() {
+        // What is gone is known at once, and not with the daily look.
+        let keeper = keeper.clone();
+        running.push(tokio::spawn(async move {
+            if let Err(error) = keeper.take_inventory().await {
+                tracing::warn!(%error, "the inventory of drives that were put back was not taken");
+            }
+        }));
+    }
     let reclaimer = Reclaimer::new(ReclaimParts {
         shared: shared.clone(),
         keys: keys.clone(),
@@ -390,6 +418,17 @@ async fn finish_start(
     });
     running.push(tokio::spawn(reclaimer.clone().run()));
     running.push(tokio::spawn(reclaimer.clone().run_narrower(keeper.clone())));
+    let lifecycle = Lifecycle::new(LifecycleParts {
+        shared: shared.clone(),
+        stripes: stripes.clone(),
+        requests: requests.clone(),
+        retention,
+        entropy: parts.entropy.clone(),
+        config: config.lifecycle,
+    });
+    running.push(tokio::spawn(lifecycle.clone().run()));
+    let destroying = Destroying::new(shared.clone(), requests.clone(), epoch);
+    running.push(tokio::spawn(destroying.clone().run()));
     let disks = parts.disks().to_vec();
     let returning = Arc::new(Returning::new(shared.clone(), scene.node.clone(), scene.cluster, disks));
     if let Some(every) = config.check_every {
@@ -413,8 +452,13 @@ async fn finish_start(
     if let Some(every) = config.reclaim.renew_every {
         running.push(tokio::spawn(epochs.clone().run(every)));
     }
-    let writing = Writing { requests, stripes, sealer, keeper, reclaimer, returning, epochs };
-    Ok(Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running))
+    if let Some(directory) = &config.audit {
+        shared.open_audit(directory);
+    }
+    let writing = Writing { requests, stripes, sealer, keeper, reclaimer, lifecycle, destroying, returning, epochs };
+    let metadata = Metadata::new(shared, scene.node, keys, scene.geometry, epoch, Some(writing), running);
+    metadata.look_at_keys().await;
+    Ok(metadata)
 }
 
 /// A drive that was removed is no drive of this cluster any more, also when somebody brings it again: what it holds is from
@@ -450,9 +494,14 @@ fn first_commands(
     }
     ask(epoch, Command::StartEpoch { epoch, journal });
     if index::setting(&view, GEOMETRY_SETTING)?.is_none() {
+        // Before what says that there is a cluster: one that is found without a level is of before there were any.
+        ask(epoch, Command::RaiseLevel(FormatLevel::NEWEST));
         let value = Bytes::from(scene.geometry.to_string());
         ask(epoch, Command::PutSetting(SettingRow { name: GEOMETRY_SETTING.to_owned(), value }));
+        // At the newest level, and by both from the first entry on: nothing says again which keys are right until one is replaced.
+        keys.wrap_twice();
         ask(epoch, Command::PutSetting(keys.check_setting()?));
+        ask(epoch, Command::PutSetting(keys.new_session_setting()?));
     }
     for id in &scene.register.registered {
         let status = drives.iter().find(|d| d.id == *id);

@@ -1,14 +1,18 @@
 //! Effects to index rows. Total: damaged effects and rows are errors.
 
+use crate::index::access::{self, NameKind};
 use crate::index::replication::{self, When};
+use crate::index::usage::{self, USAGE_SETTING};
 use crate::index::{
-    self, ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, META, OBJECTS, Overlay, STRIPES, UPLOADS, View,
-    access_key_key, account_key, account_name_key, bucket_id_key, bucket_key, domain_key, domain_owner_key, part_key,
-    setting_key, upload_key, version_key,
+    self, ACCOUNTS, BUCKETS, CHUNKS, DRIVES, IndexError, META, Overlay, STRIPES, UPLOADS, View, access_key_key,
+    account_key, account_name_key, bucket_id_key, bucket_key, domain_key, domain_row_key, named_key, part_key,
+    setting_key, upload_key, versions,
 };
-use codec::effect::{AccountRow, BucketRow, EffectKind, Effects, UploadName};
+use codec::effect::{AccountRow, BucketRow, EffectKind, Effects, LevelRow, UploadName};
 use codec::id::{BucketId, ChunkId, DomainId, DriveId, Epoch, Lsn, StripeId};
+use codec::level::{FormatLevel, TooNew};
 use codec::stripe::StripeDescriptor;
+use prost::Message;
 
 /// Why effects were not applied. The overlay is then of no use: drop it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +36,9 @@ pub enum ApplyError {
         /// Which field.
         what: &'static str,
     },
+    /// The entry raises the format level to one that this program does not know: it must neither apply it nor what follows.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
 }
 
 /// Applies an entry's effects, and notes the entry as the last applied.
@@ -45,6 +52,7 @@ pub fn apply(overlay: &mut Overlay<'_>, lsn: Lsn, hash: &[u8; 32], effects: &Eff
         kind.and_then(|kind| apply_one(overlay, When { lsn, wall_ms: effects.wall_ms }, kind)).map_err(|fault| {
             match fault {
                 Fault::Index(error) => ApplyError::Index(error),
+                Fault::TooNew(error) => ApplyError::TooNew(error),
                 Fault::Field(what) => ApplyError::Damaged { lsn, what },
             }
         })?;
@@ -65,6 +73,7 @@ fn accepts_loss_after(effects: &Effects, applied: Lsn, lsn: Lsn) -> bool {
 
 enum Fault {
     Index(IndexError),
+    TooNew(TooNew),
     Field(&'static str),
 }
 
@@ -76,6 +85,7 @@ impl From<IndexError> for Fault {
 
 fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(), Fault> {
     let lsn = at.lsn;
+    usage::note(overlay, kind)?;
     match kind {
         EffectKind::PutBucket(row) => {
             overlay.put(BUCKETS, bucket_key(&row.name), row);
@@ -83,11 +93,11 @@ fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(
         }
         EffectKind::DeleteBucket(row) => delete_bucket(overlay, row)?,
         EffectKind::PutVersion(row) => {
-            overlay.put(OBJECTS, version_key(BucketId(row.bucket), &row.key, Lsn(row.seq)), row);
+            versions::put_version(overlay, row)?;
             replication::note_change(overlay, BucketId(row.bucket), &row.key, at)?;
         }
         EffectKind::DeleteVersion(name) => {
-            overlay.delete(OBJECTS, version_key(BucketId(name.bucket), &name.key, Lsn(name.seq)));
+            versions::delete_version(overlay, name)?;
             replication::note_change(overlay, BucketId(name.bucket), &name.key, at)?;
         }
         EffectKind::PutUpload(row) => {
@@ -122,12 +132,20 @@ fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(
         EffectKind::PutNode(row) if row.name.is_empty() => return Err(Fault::Field("node.name")),
         EffectKind::PutNode(row) => index::put_node(overlay, row),
         EffectKind::PutAccount(row) => put_account(overlay, row)?,
-        EffectKind::DeleteAccount(row) => delete_account(overlay, &row.id)?,
+        EffectKind::DeleteAccount(row) => {
+            delete_account(overlay, &row.id)?;
+            usage::drop_account(overlay, &row.id);
+        }
         EffectKind::PutDomain(row) => {
             overlay.put(ACCOUNTS, domain_key(DomainId(row.id)), row);
-            overlay.put_raw(ACCOUNTS, domain_owner_key(&row.account, row.encrypted), row.id.to_be_bytes().to_vec());
+            overlay.put_raw(ACCOUNTS, domain_row_key(row), row.id.to_be_bytes().to_vec());
         }
-        EffectKind::PutSetting(row) => overlay.put(META, setting_key(&row.name), row),
+        EffectKind::PutSetting(row) => {
+            if row.name == USAGE_SETTING {
+                usage::step(overlay, row)?;
+            }
+            overlay.put(META, setting_key(&row.name), row);
+        }
         EffectKind::StripeFreed(name) => {
             let id = StripeId { epoch: Epoch(name.epoch), counter: name.counter };
             index::reclaim::stripe_freed(overlay, id)?;
@@ -136,6 +154,7 @@ fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(
             index::put_epoch(overlay, Epoch(row.epoch));
             index::reclaim::grant(overlay, lsn, row)?;
         }
+        EffectKind::PutLevel(row) => put_level(overlay, row)?,
         EffectKind::GrantEpoch(row) => index::reclaim::grant_to_gateway(overlay, lsn, row)?,
         EffectKind::ClockTick(tick) => {
             index::reclaim::note_tick(overlay, lsn, tick)?;
@@ -150,16 +169,65 @@ fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(
         EffectKind::AcceptedLoss(row) => {
             index::put_accepted_loss(overlay, row);
         }
+        EffectKind::PutBucketConfig(row) => {
+            let name = row.name.as_ref().ok_or(Fault::Field("config.name"))?;
+            access::put_bucket_config(overlay, name, row);
+        }
+        EffectKind::DeleteBucketConfig(name) => access::delete_bucket_config(overlay, name),
+        EffectKind::PutUser(row) => put_named(overlay, NameKind::User, (&row.account, &row.name), row)?,
+        EffectKind::DeleteUser(name) => access::delete_user(overlay, name)?,
+        EffectKind::PutAccessKey(row) if row.access_key.is_empty() => return Err(Fault::Field("access_key")),
+        EffectKind::PutAccessKey(row) => access::put_access_key(overlay, row)?,
+        EffectKind::DeleteAccessKey(row) => access::delete_access_key(overlay, &row.access_key)?,
+        EffectKind::PutPolicy(row) => {
+            let name = row.policy.as_ref().map_or("", |policy| &policy.name);
+            put_named(overlay, NameKind::Policy, (&row.account, name), row)?;
+        }
+        EffectKind::DeletePolicy(name) => access::delete_named(overlay, NameKind::Policy, name),
+        EffectKind::PutRole(row) => put_named(overlay, NameKind::Role, (&row.account, &row.name), row)?,
+        EffectKind::DeleteRole(name) => access::delete_named(overlay, NameKind::Role, name),
+        EffectKind::PutGroup(row) => put_named(overlay, NameKind::Group, (&row.account, &row.name), row)?,
+        EffectKind::DeleteGroup(name) => access::delete_named(overlay, NameKind::Group, name),
+        EffectKind::PutKmsKey(row) if row.id.is_empty() => return Err(Fault::Field("kms.id")),
+        EffectKind::PutKmsKey(row) => access::put_kms_key(overlay, row),
+        EffectKind::Notices(row) => index::notices::change(overlay, row)?,
     }
     Ok(())
 }
 
 fn delete_bucket(overlay: &mut Overlay<'_>, row: &BucketRow) -> Result<(), Fault> {
+    usage::drop_bucket(overlay, row)?;
     // The name may be another bucket's by now only if entries were lost; then it stays.
     if index::bucket(overlay, &row.name)?.is_some_and(|current| current.id == row.id) {
         overlay.delete(BUCKETS, bucket_key(&row.name));
     }
     overlay.delete(BUCKETS, bucket_id_key(BucketId(row.id)));
+    access::delete_bucket_configs(overlay, BucketId(row.id))?;
+    Ok(())
+}
+
+/// Sets the row of a user, policy, role or group.
+fn put_named(
+    overlay: &mut Overlay<'_>,
+    kind: NameKind,
+    (account, name): (&str, &str),
+    row: &impl Message,
+) -> Result<(), Fault> {
+    if account.is_empty() || name.is_empty() {
+        return Err(Fault::Field("name"));
+    }
+    overlay.put(ACCOUNTS, named_key(kind, account, Some(name)), row);
+    Ok(())
+}
+
+fn put_level(overlay: &mut Overlay<'_>, row: &LevelRow) -> Result<(), Fault> {
+    TooNew::check(FormatLevel(row.level), &row.by).map_err(Fault::TooNew)?;
+    if row.level > index::level(overlay)?.level {
+        index::put_level(overlay, row);
+    }
+    if FormatLevel(row.level) >= FormatLevel::VERSIONS {
+        usage::begin(overlay)?;
+    }
     Ok(())
 }
 

@@ -1,16 +1,18 @@
 //! Stripes, sealing, drives, accounts, domains, settings, epochs and the retention clock.
 
 use super::chunks::fits;
-use super::{DecideError, Draft, check_open};
+use super::{DecideError, Draft, check_open, iam};
 use crate::command::{GEOMETRY_SETTING, MAX_ROWS, NewChunk, Outcome, REQUEST_LIFE_MS, Refusal, SURVIVE_SETTING, Seal};
 use crate::index::{self, access_key_key, account_name_key, reclaim};
+use crate::keys::Purpose;
 use crate::placement::cells;
 use crate::topology::Level;
 use codec::effect::{
-    AccountRow, CheckpointRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, GrantRow, NodeRow,
-    NodeState, SettingRow, StripeRow,
+    AccountRow, CheckpointRow, ClockTick, DomainRow, DriveRow, DriveState, EffectKind, EpochRow, GrantRow, LevelRow,
+    NodeRow, NodeState, SettingRow, StripeRow,
 };
 use codec::id::{DriveId, Epoch, Lsn, StripeId};
+use codec::level::{FormatLevel, SOFTWARE};
 use codec::stripe::{StripeClass, StripeDescriptor};
 use std::collections::{BTreeMap, BTreeSet};
 use storage_node::sabotage::Sabotage;
@@ -146,21 +148,51 @@ pub(super) fn put_account(draft: &mut Draft<'_>, row: &AccountRow) -> Result<Out
             return Err(Refusal::AccountTaken.into());
         }
     }
+    // An access key belongs to one only, or who signs with it would be whoever is looked for first.
+    if index::access::access_key(draft.view, &row.access_key)?.is_some() {
+        return Err(Refusal::AccountTaken.into());
+    }
     if index::account(draft.view, &row.id)?.as_ref() != Some(row) {
         draft.rows.push(EffectKind::PutAccount(row.clone()));
     }
     Ok(Outcome::Done)
 }
 
+/// Decided here and not by whoever asks: of two who make the same account at once the second would take the first one's keys away,
+/// and both would be told that theirs count.
+pub(super) fn create_account(draft: &mut Draft<'_>, row: &AccountRow) -> Result<Outcome, DecideError> {
+    match index::account(draft.view, &row.id)? {
+        Some(_) => Err(Refusal::AccountExists.into()),
+        None => put_account(draft, row),
+    }
+}
+
+/// Only one that is there: whoever replaces keys that others know must not be told that he has when the id was a wrong one.
+pub(super) fn replace_account(draft: &mut Draft<'_>, row: &AccountRow) -> Result<Outcome, DecideError> {
+    let known = index::account(draft.view, &row.id)?.ok_or(Refusal::NoSuchAccount)?;
+    let or = |given: &String, known: String| if given.is_empty() { known } else { given.clone() };
+    let (name, display_name) = (or(&row.name, known.name), or(&row.display_name, known.display_name));
+    let email = or(&row.email, known.email);
+    let (access_key, wrapped_secret) = (row.access_key.clone(), row.wrapped_secret.clone());
+    // What is set by other commands stays as it is.
+    put_account(draft, &AccountRow { name, display_name, email, access_key, wrapped_secret, ..known })
+}
+
+/// What is counted before the commit may be another number by then, and a bucket without an owner is out of everybody's reach.
 pub(super) fn delete_account(draft: &mut Draft<'_>, id: &str) -> Result<Outcome, DecideError> {
     let row = index::account(draft.view, id)?.ok_or(Refusal::NoSuchAccount)?;
+    let buckets = index::buckets_of(draft.view, id)?.len();
+    if buckets > 0 {
+        return Err(Refusal::AccountOwns { buckets }.into());
+    }
+    iam::forget(draft, id)?;
     draft.rows.push(EffectKind::DeleteAccount(row));
     Ok(Outcome::Done)
 }
 
 /// The first one to ask makes the domain; everybody after gets the same.
 pub(super) fn put_domain(draft: &mut Draft<'_>, row: &DomainRow) -> Result<Outcome, DecideError> {
-    if let Some(known) = index::domain_of(draft.view, &row.account, row.encrypted)? {
+    if let Some(known) = index::domain_of(draft.view, &row.account, &Purpose::of_row(row))? {
         return Ok(Outcome::Domain(known));
     }
     let row = DomainRow { id: draft.at.lsn.0, ..row.clone() };
@@ -285,6 +317,15 @@ pub(super) fn put_node(draft: &mut Draft<'_>, row: &NodeRow) -> Result<Outcome, 
     }
     if index::node(draft.view, &row.name)?.as_ref() != Some(row) {
         draft.rows.push(EffectKind::PutNode(row.clone()));
+    }
+    Ok(Outcome::Done)
+}
+
+/// One journaled entry, so a crash leaves the old level or the new one.
+pub(super) fn raise_level(draft: &mut Draft<'_>, level: FormatLevel) -> Result<Outcome, DecideError> {
+    let at = FormatLevel(index::level(draft.view)?.level);
+    if level > at {
+        draft.rows.push(EffectKind::PutLevel(LevelRow { level: level.0, by: SOFTWARE.to_owned() }));
     }
     Ok(Outcome::Done)
 }

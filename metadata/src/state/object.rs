@@ -1,21 +1,24 @@
 //! Object versions, and the conditions on them.
 
-use super::{DecideError, Draft, bucket};
-use crate::command::{CommitObject, Condition, MAX_DELETE_KEYS, MAX_KEY, Outcome, Refusal};
+use super::removal::{Why, remove};
+use super::{DecideError, Draft, bucket, delete, protect};
+use crate::command::{Attached, CommitObject, Condition, MAX_KEY, Outcome, Refusal, Replaced};
 use crate::index;
-use codec::effect::{Content, EffectKind, ObjectMeta, VersionName, VersionRow};
+use access::versions::{self, Added};
+use codec::effect::{BucketRow, Content, EffectKind, ObjectMeta, RetentionRow, VersionRow};
 use codec::id::{BucketId, Lsn};
-use std::collections::BTreeSet;
+use codec::level::FormatLevel;
 use storage_node::sabotage::Sabotage;
 
 pub(super) fn commit(draft: &mut Draft<'_>, commit: &CommitObject) -> Result<Outcome, DecideError> {
-    bucket::existing(draft, commit.bucket)?;
+    let bucket = bucket::existing(draft, commit.bucket)?;
     check_key(&commit.key)?;
     check_write(draft, commit.bucket, &commit.key, &commit.condition)?;
     draft.chunks.add_inline(&commit.chunks)?;
     draft.hold(&commit.content)?;
-    let new = New { meta: commit.meta.clone(), content: commit.content.clone(), now_ms: commit.now_ms };
-    put_version(draft, commit.bucket, &commit.key, new)
+    let (meta, content, attached) = (commit.meta.clone(), commit.content.clone(), commit.attached.clone());
+    let lock = protect::of_new(draft, &bucket, attached.retention.as_ref(), attached.hold)?;
+    put_version(draft, &bucket, &commit.key, New { meta, content, attached, lock, now_ms: commit.now_ms })
 }
 
 pub(super) fn check_key(key: &str) -> Result<(), Refusal> {
@@ -26,94 +29,83 @@ pub(super) fn check_key(key: &str) -> Result<(), Refusal> {
 pub(super) struct New {
     pub meta: ObjectMeta,
     pub content: Content,
+    pub attached: Attached,
+    /// What keeps it, as [`protect`] has decided.
+    pub lock: (Option<RetentionRow>, bool),
     pub now_ms: u64,
 }
 
-/// Makes the new null version visible in place of the old one, in one entry. The new content's chunks are held already, so
-/// chunks that both have stay Live.
+/// Makes a new version visible, in one entry: on top of the others where the bucket keeps versions, and in place of the null version
+/// where it does not. The new content's chunks are held already, so chunks that both have stay Live.
 pub(super) fn put_version(
     draft: &mut Draft<'_>,
-    bucket: BucketId,
+    bucket: &BucketRow,
     key: &str,
     new: New,
 ) -> Result<Outcome, DecideError> {
-    if let Some(old) = index::null_version(draft.view, bucket, key)? {
-        drop_version(draft, &old)?;
+    let New { meta, mut content, attached, lock: (retention, hold), now_ms } = new;
+    let old = index::null_version(draft.view, bucket.bucket_id(), key)?;
+    let seen: Vec<_> = old.iter().map(delete::seen).collect();
+    let change = versions::put(&seen, delete::versioning(bucket));
+    let replaced = match (change.removes, &old) {
+        (Some(_), Some(old)) => {
+            remove(draft, old, Why::Overwrite)?;
+            Some(Box::new(replaced(old)))
+        }
+        _ => None,
+    };
+    let version_id = match change.adds {
+        Some(Added::WithId) => index::versions::version_id(draft.at.lsn, attached.nonce),
+        Some(Added::Null) | None => String::new(),
+    };
+    if draft.at.level < FormatLevel::VERSIONS {
+        content.parts.clear();
     }
     let row = VersionRow {
-        bucket: bucket.0,
+        bucket: bucket.id,
         key: key.to_owned(),
         seq: draft.at.lsn.0,
-        version_id: String::new(),
-        modified_ms: new.now_ms,
-        meta: Some(new.meta),
-        content: Some(new.content),
-        delete_marker: false,
+        version_id,
+        modified_ms: now_ms,
+        meta: Some(meta),
+        content: Some(content),
+        tags: attached.tags,
+        acl: attached.acl,
+        owner: said_owner(draft, bucket, &attached.owner),
+        retention,
+        hold,
+        clock_ms: said_clock(draft)?,
+        #[cfg(feature = "next-release")]
+        level: said_level(draft.at.level),
+        ..VersionRow::default()
     };
     draft.rows.push(EffectKind::PutVersion(row.clone()));
-    Ok(Outcome::Committed(Box::new(row)))
+    Ok(Outcome::Committed(Box::new(row), replaced))
 }
 
-fn drop_version(draft: &mut Draft<'_>, old: &VersionRow) -> Result<(), DecideError> {
-    draft.release(old.content.as_ref())?;
-    let name = VersionName { bucket: old.bucket, key: old.key.clone(), seq: Lsn(old.seq).0 };
-    draft.rows.push(EffectKind::DeleteVersion(name));
-    Ok(())
+fn replaced(old: &VersionRow) -> Replaced {
+    let of = delete::seen(old);
+    Replaced { lsn: Lsn(old.seq), etag: of.etag, size: of.size, delete_marker: of.delete_marker }
 }
 
-pub(super) fn delete(
-    draft: &mut Draft<'_>,
-    bucket: BucketId,
-    key: &str,
-    condition: &Condition,
-) -> Result<Outcome, DecideError> {
-    bucket::existing(draft, bucket)?;
-    let old = delete_one(draft, bucket, key, condition)?;
-    Ok(Outcome::Deleted(old.map(Box::new)))
+/// Whose a new version is: nobody's, which is its bucket's owner's, where it is that account's or could not be said yet.
+pub(super) fn said_owner(draft: &Draft<'_>, bucket: &BucketRow, owner: &str) -> String {
+    let same = owner == bucket.owner || draft.at.level < FormatLevel::VERSIONS;
+    if same { String::new() } else { owner.to_owned() }
 }
 
-pub(super) fn delete_many(
-    draft: &mut Draft<'_>,
-    bucket: BucketId,
-    keys: &[(String, Condition)],
-) -> Result<Outcome, DecideError> {
-    bucket::existing(draft, bucket)?;
-    if keys.len() > MAX_DELETE_KEYS {
-        return Err(Refusal::TooLarge.into());
+/// The retention clock for a new version: nothing before the level that brought the field, nor before the first tick.
+pub(super) fn said_clock(draft: &Draft<'_>) -> Result<u64, DecideError> {
+    if draft.at.level < FormatLevel::VERSIONS {
+        return Ok(0);
     }
-    let mut done = BTreeSet::new();
-    let mut results = Vec::with_capacity(keys.len());
-    for (key, condition) in keys {
-        // A key that is listed twice is gone the second time.
-        let result = match done.contains(key.as_str()) {
-            true => check_delete(draft, None, condition).map(|()| None).map_err(DecideError::from),
-            false => delete_one(draft, bucket, key, condition),
-        };
-        results.push(match result {
-            Ok(old) => {
-                done.insert(key.as_str());
-                Ok(old.is_some())
-            }
-            Err(DecideError::Refused(refusal)) => Err(refusal),
-            Err(error) => return Err(error),
-        });
-    }
-    Ok(Outcome::DeletedMany(results))
+    Ok(index::clock(draft.view)?.map_or(0, |tick| tick.retention_ms))
 }
 
-fn delete_one(
-    draft: &mut Draft<'_>,
-    bucket: BucketId,
-    key: &str,
-    condition: &Condition,
-) -> Result<Option<VersionRow>, DecideError> {
-    let current = index::current_version(draft.view, bucket, key)?.filter(|version| !version.delete_marker);
-    check_delete(draft, current.as_ref(), condition)?;
-    let old = index::null_version(draft.view, bucket, key)?;
-    if let Some(old) = &old {
-        drop_version(draft, old)?;
-    }
-    Ok(old)
+/// What a version says of the level that it was committed at: nothing before the level that brought the field.
+#[cfg(feature = "next-release")]
+pub(super) fn said_level(level: FormatLevel) -> u32 {
+    if level >= FormatLevel(5) { level.0 } else { 0 }
 }
 
 /// The condition of a PUT, copy or completion, on the key's current version. A delete marker is no version.
@@ -133,13 +125,6 @@ pub(super) fn check_write(
         _ if holds(condition, current.as_ref()) => Ok(()),
         _ => Err(Refusal::PreconditionFailed.into()),
     }
-}
-
-fn check_delete(draft: &Draft<'_>, current: Option<&VersionRow>, condition: &Condition) -> Result<(), Refusal> {
-    if holds(condition, current) || draft.at.sabotage.is(Sabotage::CommitCondition) {
-        return Ok(());
-    }
-    Err(Refusal::PreconditionFailed)
 }
 
 fn holds(condition: &Condition, current: Option<&VersionRow>) -> bool {

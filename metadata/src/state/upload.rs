@@ -1,19 +1,22 @@
 //! Multipart uploads.
 
 use super::object::{self, New, check_key, check_write, put_version};
-use super::{DecideError, Draft, bucket};
+use super::{DecideError, Draft, bucket, protect};
 use crate::command::{
-    CompleteUpload, CreateUpload, MAX_PART_NUMBER, MIN_PART, ManifestFault, NewChunk, Outcome, Refusal,
+    Attached, CompleteUpload, CreateUpload, MAX_PART_NUMBER, MIN_PART, Made, ManifestFault, NewChunk, Outcome, Refusal,
 };
 use crate::index;
-use codec::effect::{Content, EffectKind, PartRow, UploadName, UploadRow};
+use codec::effect::{BucketRow, Content, EffectKind, PartRow, UploadName, UploadRow};
 use codec::id::BucketId;
 use std::collections::BTreeMap;
 
 pub(super) fn create(draft: &mut Draft<'_>, create: &CreateUpload) -> Result<Outcome, DecideError> {
-    bucket::existing(draft, create.bucket)?;
+    let bucket = bucket::existing(draft, create.bucket)?;
     check_key(&create.key)?;
     draft.chunks.check_domain(create.domain)?;
+    // The lock that is asked for is refused now, and not when everything is sent. It begins when the upload is completed.
+    let attached = &create.attached;
+    protect::of_new(draft, &bucket, attached.retention.as_ref(), attached.hold)?;
     let upload_id = format!("{:016x}{}", draft.at.lsn.0, hex::encode(create.nonce));
     let name = UploadName { bucket: create.bucket.0, key: create.key.clone(), upload_id };
     draft.rows.push(EffectKind::PutUpload(UploadRow {
@@ -26,14 +29,21 @@ pub(super) fn create(draft: &mut Draft<'_>, create: &CreateUpload) -> Result<Out
         full_object_checksum: create.full_object_checksum,
         domain: create.domain.0,
         encrypted: create.encrypted,
+        tags: attached.tags.clone(),
+        acl: attached.acl.clone(),
+        owner: object::said_owner(draft, &bucket, &attached.owner),
+        retention: attached.retention,
+        hold: attached.hold,
+        sealed: create.sealed.clone(),
+        clock_ms: object::said_clock(draft)?,
     }));
     Ok(Outcome::UploadCreated(name))
 }
 
 /// The upload, in a bucket that still exists.
-fn open_upload(draft: &Draft<'_>, name: &UploadName) -> Result<UploadRow, DecideError> {
-    bucket::existing(draft, BucketId(name.bucket))?;
-    Ok(index::upload(draft.view, name)?.ok_or(Refusal::NoSuchUpload)?)
+fn open_upload(draft: &Draft<'_>, name: &UploadName) -> Result<(BucketRow, UploadRow), DecideError> {
+    let bucket = bucket::existing(draft, BucketId(name.bucket))?;
+    Ok((bucket, index::upload(draft.view, name)?.ok_or(Refusal::NoSuchUpload)?))
 }
 
 pub(super) fn commit_part(
@@ -44,7 +54,7 @@ pub(super) fn commit_part(
     chunks: &[NewChunk],
     now_ms: u64,
 ) -> Result<Outcome, DecideError> {
-    let upload = open_upload(draft, name)?;
+    let (_, upload) = open_upload(draft, name)?;
     if !(1..=MAX_PART_NUMBER).contains(&number) {
         return Err(Refusal::InvalidPart { number }.into());
     }
@@ -62,7 +72,7 @@ pub(super) fn commit_part(
 }
 
 pub(super) fn complete(draft: &mut Draft<'_>, complete: &CompleteUpload) -> Result<Outcome, DecideError> {
-    let upload = open_upload(draft, &complete.upload)?;
+    let (bucket, upload) = open_upload(draft, &complete.upload)?;
     let sizes = check_parts(draft, &complete.upload, &complete.parts)?;
     if complete.content.domain != upload.domain {
         return Err(Refusal::BadManifest(ManifestFault::Chunk).into());
@@ -71,14 +81,23 @@ pub(super) fn complete(draft: &mut Draft<'_>, complete: &CompleteUpload) -> Resu
     if sum != Some(complete.content.size) || complete.content.part_sizes != sizes {
         return Err(Refusal::BadManifest(ManifestFault::Length).into());
     }
-    let bucket = BucketId(complete.upload.bucket);
-    check_write(draft, bucket, &complete.upload.key, &complete.condition)?;
+    check_write(draft, bucket.bucket_id(), &complete.upload.key, &complete.condition)?;
     draft.chunks.add_inline(&complete.chunks)?;
     draft.hold(&complete.content)?;
     release_upload(draft, complete.upload.clone())?;
-    let meta = upload.meta.unwrap_or_default();
-    let new: New = object::New { meta, content: complete.content.clone(), now_ms: complete.now_ms };
-    put_version(draft, bucket, &complete.upload.key, new)
+    let attached = Attached {
+        tags: upload.tags,
+        acl: upload.acl,
+        owner: upload.owner,
+        retention: upload.retention,
+        hold: upload.hold,
+        nonce: complete.nonce,
+        made: Made::default(),
+    };
+    let (meta, content) = (upload.meta.unwrap_or_default(), complete.content.clone());
+    let lock = protect::of_upload(draft, &bucket, attached.retention.as_ref(), attached.hold)?;
+    let new = New { meta, content, attached, lock, now_ms: complete.now_ms };
+    put_version(draft, &bucket, &complete.upload.key, new)
 }
 
 /// Checks the listed parts as S3 does, and returns their sizes.
@@ -110,11 +129,12 @@ pub(super) fn abort(draft: &mut Draft<'_>, name: &UploadName) -> Result<Outcome,
     Ok(Outcome::Done)
 }
 
-/// Drops an upload and the references of all its parts.
-pub(super) fn release_upload(draft: &mut Draft<'_>, name: UploadName) -> Result<(), DecideError> {
-    for part in index::parts(draft.view, &name)? {
+/// Drops an upload and the references of all its parts. How many it had: whoever drops many at once has to bound that.
+pub(super) fn release_upload(draft: &mut Draft<'_>, name: UploadName) -> Result<usize, DecideError> {
+    let parts = index::parts(draft.view, &name)?;
+    for part in &parts {
         draft.release(part.content.as_ref())?;
     }
     draft.rows.push(EffectKind::DeleteUpload(name));
-    Ok(())
+    Ok(parts.len())
 }

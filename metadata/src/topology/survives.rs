@@ -166,6 +166,16 @@ impl Topology {
         Level::SHARED.map(|level| self.held(drives, level).first().copied().unwrap_or(0))
     }
 
+    /// By how many shards nodes, racks and sites have more of a stripe on these drives than `most`, where there are several.
+    pub(crate) fn excess(&self, drives: &[DriveId], most: usize) -> [usize; 3] {
+        Level::SHARED.map(|level| self.held(drives, level).into_iter().map(|held| held.saturating_sub(most)).sum())
+    }
+
+    /// How many nodes, racks and sites have more of a stripe on these drives than `most`.
+    pub(crate) fn over(&self, drives: &[DriveId], most: usize) -> [usize; 3] {
+        Level::SHARED.map(|level| self.held(drives, level).into_iter().filter(|held| *held > most).count())
+    }
+
     /// How many shards each node, rack or site has of these, the most first.
     fn held(&self, drives: &[DriveId], level: Level) -> Vec<usize> {
         let mut held: BTreeMap<Option<u32>, usize> = BTreeMap::new();

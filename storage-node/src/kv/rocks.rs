@@ -261,7 +261,7 @@ fn sort_error(path: &Path, error: rocksdb::Error) -> KvError {
     let place = path.display().to_string();
     match error.kind() {
         ErrorKind::Corruption => KvError::Corrupt { path: place, detail },
-        ErrorKind::IOError if nearly_full(path) => KvError::Full { path: place, detail },
+        ErrorKind::IOError if says_full(&detail) || nearly_full(path) => KvError::Full { path: place, detail },
         _ => KvError::Io { path: place, detail },
     }
 }
@@ -270,6 +270,8 @@ fn sort_error(path: &Path, error: rocksdb::Error) -> KvError {
 /// the store will not open, and it is disposable. Only trouble around the store (no room, a failing disk) is kept apart.
 fn open_error(path: &Path, error: rocksdb::Error) -> KvError {
     match error.kind() {
+        // First: the file that had no room is removed again, so that there may be some now, and nothing is missing or damaged.
+        ErrorKind::IOError if says_full(error.as_ref()) => sort_error(path, error),
         ErrorKind::NotFound | ErrorKind::InvalidArgument | ErrorKind::NotSupported | ErrorKind::Incomplete => {
             KvError::Corrupt { path: path.display().to_string(), detail: error.to_string() }
         }
@@ -279,6 +281,11 @@ fn open_error(path: &Path, error: rocksdb::Error) -> KvError {
         }
         _ => sort_error(path, error),
     }
+}
+
+/// RocksDB's own words, whatever the language of the system, and those of a quota.
+fn says_full(detail: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded"].iter().any(|words| detail.contains(words))
 }
 
 fn nearly_full(path: &Path) -> bool {

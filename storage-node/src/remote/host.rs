@@ -5,13 +5,13 @@
 //!   see that the drive was away. It does not grow because an answer was lost: the same process has held the drive all the
 //!   time, and to verify all that is on it takes days.
 //! * A node that has not begun in the epoch that it was to begin in is told again each time that it answers for its drives, by
-//!   one caller at a time.
+//!   one caller at a time, for as long as this process leads ([`NodeHost::leave`]): afterwards it is still asked for its drives.
 
 use super::RemoteNode;
-use super::link::Trouble;
+use super::link::{ConnectError, Trouble};
 use crate::client::{DriveStatus, NodeClient, WriteError};
 use crate::drive::{DriveError, ProbedDrive, ProbedState};
-use crate::host::{NodeHost, NodeSight};
+use crate::host::{Grants, NodeHost, NodeSight};
 use crate::remote::NodeAddress;
 use crate::service::Refusal;
 use crate::service::fault::Fault;
@@ -20,6 +20,7 @@ use crate::service::message::{DriveList, Nothing, OfDrive, OfEpoch, OfPlace, Tak
 use crate::service::method::Method;
 use async_trait::async_trait;
 use codec::id::{DriveId, Epoch};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
@@ -43,6 +44,7 @@ impl RemoteNode {
         (known.silent, known.quiet, known.asked) = (false, None, None);
         known.answered = known.answered.max(Some(asked));
         known.highest = Some(Epoch(list.highest)).filter(|highest| highest.0 > 0);
+        known.heard = list.granted;
         known.drives.clone_from(&drives);
         let due = known.epoch.filter(|epoch| epoch.0 != list.begun && !known.telling);
         if let (Some(epoch), Some(me)) = (due, self.me.upgrade()) {
@@ -63,7 +65,7 @@ impl RemoteNode {
 
     /// Tells the node to begin. An error is a refusal: the node has been told to begin in a higher epoch.
     async fn tell(&self, epoch: Epoch) -> Result<(), DriveError> {
-        let question = OfEpoch { epoch: epoch.0 };
+        let question = OfEpoch { epoch: epoch.0, level: self.target.level.get().0 };
         let told = self.ask::<_, Nothing>(Method::Begin, question, self.deadlines.long).await;
         {
             let mut known = self.known();
@@ -100,11 +102,39 @@ impl NodeHost for RemoteNode {
         self.target.leads.store(epoch.0, Ordering::Release);
         {
             let mut known = self.known();
+            if known.epoch != Some(epoch) {
+                // Granted in another epoch: by an earlier service of this process.
+                known.grants = None;
+            }
             known.epoch = Some(epoch);
             known.superseded = None;
             known.telling = true;
         }
         self.tell(epoch).await
+    }
+
+    fn leave(&self) {
+        let mut known = self.known();
+        (known.epoch, known.grants, known.superseded, known.telling) = (None, None, None, false);
+    }
+
+    async fn granted(&self, grants: Arc<Grants>) {
+        {
+            let mut known = self.known();
+            // Two are told at the same time: the one that was read first may come last.
+            if known.grants.as_ref().is_none_or(|newest| newest.as_of() <= grants.as_of()) {
+                known.grants = Some(grants);
+            }
+            if known.quiet.is_some() {
+                return;
+            }
+        }
+        // With the next question, in a task of its own: a node that is slow is told all the same.
+        let Some(me) = self.me.upgrade() else { return };
+        let telling = tokio::spawn(async move { me.ask_drives().await });
+        if tokio::time::timeout(self.deadlines.prompt, telling).await.is_err() {
+            tracing::warn!(node = %self.target.node, "a storage node has not heard yet which epochs were granted");
+        }
     }
 
     async fn highest_epoch(&self) -> Option<Epoch> {
@@ -162,7 +192,10 @@ impl NodeHost for RemoteNode {
             (None, Some(problem)) if silent => problem.to_string(),
             _ => String::new(),
         };
-        vec![NodeSight { at, number: self.number, silent, problem }]
+        let other = silent && known.problem.as_ref().is_some_and(ConnectError::is_another);
+        let release = self.control.linked().map(|link| link.release());
+        let answered = known.answered;
+        vec![NodeSight { at, number: self.number, silent, problem, answered, other, release }]
     }
 
     fn superseded(&self) -> Option<DriveError> {

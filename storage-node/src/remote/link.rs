@@ -6,9 +6,10 @@
 //!   unknown, and the caller must decide.
 //! * While a node can't be reached, attempts are made at growing intervals, and calls in between fail at once.
 
+use crate::level::CurrentLevel;
 use crate::service::fault::{Fault, FaultMessage};
-use crate::service::formats::{self, End};
-use crate::service::gate::{EPOCH, ORDER, Refusal, TO};
+use crate::service::formats::{self, End, Theirs};
+use crate::service::gate::{EPOCH, ORDER, Refusal, Release, TO};
 use crate::service::identity::{Identity, IdentityError};
 use crate::service::message::{Hello, Welcome};
 use crate::service::method::Method;
@@ -19,6 +20,7 @@ use crate::service::wire::{
 use crate::trace;
 use bytes::Bytes;
 use codec::id::ClusterId;
+use codec::level::FormatLevel;
 use futures::Stream;
 use futures::future::{BoxFuture, FutureExt};
 use http::uri::PathAndQuery;
@@ -155,6 +157,25 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether somebody is there who is not the one that is meant, or can't be worked with: waiting does not change that.
+    pub(super) fn is_another(&self) -> bool {
+        match self {
+            ConnectError::WrongCluster { .. }
+            | ConnectError::WrongNode { .. }
+            | ConnectError::NoNode { .. }
+            | ConnectError::Untrusted { .. }
+            | ConnectError::NotTaken { .. }
+            | ConnectError::Incompatible { .. } => true,
+            ConnectError::Refused { refusal, .. } => matches!(refusal, Refusal::WrongCluster | Refusal::WrongNode),
+            ConnectError::Unreachable { .. }
+            | ConnectError::Late { .. }
+            | ConnectError::Broken { .. }
+            | ConnectError::Unreadable { .. } => false,
+        }
+    }
+}
+
 /// What a call came to, other than an answer.
 #[derive(Debug)]
 pub(crate) enum Trouble {
@@ -182,6 +203,8 @@ pub(crate) struct Target {
     pub leads: Arc<AtomicU64>,
     pub versions: RangeInclusive<u32>,
     pub software: String,
+    /// By which this process writes.
+    pub level: CurrentLevel,
     pub connect: Duration,
     /// The longest pause between two attempts to connect.
     pub pause: Duration,
@@ -284,6 +307,9 @@ pub(crate) struct Link {
     leads: Arc<AtomicU64>,
     /// What the node said of itself.
     pub welcome: Welcome,
+    /// The newest format level that the node knows, and the one by which this process writes now.
+    knows: FormatLevel,
+    level: CurrentLevel,
 }
 
 impl Link {
@@ -337,7 +363,9 @@ impl Link {
             client: Bytes::copy_from_slice(&target.client),
             lane,
             software: target.software.clone(),
-            formats: formats::ours(),
+            formats: formats::ours(&target.level),
+            knows: FormatLevel::NEWEST.0,
+            at: target.level.get().0,
         };
         let failed = |status: Status| target.failed(&status, target.connect);
         grpc.ready().await.map_err(|error| failed(Status::from_error(Box::new(error))))?;
@@ -350,18 +378,27 @@ impl Link {
         }
         let us = End { name: &target.own.name, role: target.own.role, software: &target.software };
         let them = End { name: &target.node.name, role: target.node.role, software: &welcome.software };
-        if let Some(reason) = formats::mismatch(us, them, &welcome.formats) {
+        let theirs = Theirs { formats: &welcome.formats, knows: welcome.knows, at: welcome.at };
+        if let Some(reason) = formats::mismatch(us, them, theirs, &target.level) {
             return Err(ConnectError::Incompatible { address: target.address.clone(), reason });
         }
         if !target.versions.contains(&welcome.version) {
             return Err(target.unreadable(format!("it chose version {} of the protocol", welcome.version)));
         }
         let to = format!("{}/{}", target.node.cluster, target.node.name);
-        Ok(Link { grpc, channel, to, orders: AtomicU64::new(0), leads: Arc::clone(&target.leads), welcome })
+        let (knows, level) = (theirs.level(), target.level.clone());
+        let leads = Arc::clone(&target.leads);
+        Ok(Link { grpc, channel, to, orders: AtomicU64::new(0), leads, welcome, knows, level })
     }
 
-    fn is_closed(&self) -> bool {
-        self.channel.0.is_closed()
+    /// Whether nothing more may be asked over it: it is closed, or the node does not know the format level as raised since.
+    fn is_over(&self) -> bool {
+        self.channel.0.is_closed() || self.knows < self.level.get()
+    }
+
+    /// What program the node runs.
+    pub fn release(&self) -> Release {
+        Release { software: self.welcome.software.clone(), level: self.knows }
     }
 
     fn request<T>(&self, message: T, limit: Duration) -> Request<T> {
@@ -509,13 +546,13 @@ impl Lane {
 
     /// The connection, if there is one now.
     pub fn linked(&self) -> Option<Arc<Link>> {
-        self.state.try_lock().ok()?.link.as_ref().filter(|link| !link.is_closed()).map(Arc::clone)
+        self.state.try_lock().ok()?.link.as_ref().filter(|link| !link.is_over()).map(Arc::clone)
     }
 
     /// The connection; made, if there is none. Only one is made at a time, and the others wait for it.
     pub async fn link(&self, target: &Target) -> Result<Arc<Link>, ConnectError> {
         let mut state = self.state.lock().await;
-        if let Some(link) = state.link.as_ref().filter(|link| !link.is_closed()) {
+        if let Some(link) = state.link.as_ref().filter(|link| !link.is_over()) {
             return Ok(Arc::clone(link));
         }
         state.link = None;

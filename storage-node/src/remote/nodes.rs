@@ -14,7 +14,7 @@ pub use members::NodeAddress;
 use self::members::Members;
 use crate::client::{DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError};
 use crate::drive::{DriveError, ProbedDrive};
-use crate::host::{NodeHost, NodeSight};
+use crate::host::{Grants, NodeHost, NodeSight};
 use crate::keep::{
     Authority, Finding, Freed, RebuildError, RebuildOrder, Rebuilt, ScrubOrder, ScrubStatus, ShardRef, Subject,
     Verified,
@@ -31,7 +31,7 @@ use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
 use futures::future::join_all;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -48,7 +48,9 @@ enum Nowhere {
 
 /// Several nodes, near or far, behind one [`NodeClient`].
 pub struct Nodes {
-    members: Members,
+    members: Arc<Members>,
+    /// What was granted last, for nodes that come later.
+    grants: Mutex<Option<Arc<Grants>>>,
     /// When all nodes had last answered, or not, for an unknown drive. Held while they are asked: others wait for the answers.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -56,14 +58,19 @@ pub struct Nodes {
 impl Nodes {
     /// These nodes, and no others; which drives they have is asked when it is first needed.
     pub fn new(nodes: Vec<Arc<dyn NodeHost>>) -> Arc<Nodes> {
-        Arc::new(Nodes { members: Members::new(nodes, None, None), asked: Default::default() })
+        Nodes::with(Members::new(nodes, None, None))
     }
 
     /// The nodes of a list, which may change ([`NodeHost::follow`]). Does not connect.
     pub fn connecting(credentials: Credentials, list: &[NodeAddress]) -> Result<Arc<Nodes>, RemoteError> {
         let members = Members::new(Vec::new(), Some(credentials), None);
         members.follow(list)?;
-        Ok(Arc::new(Nodes { members, asked: Default::default() }))
+        Ok(Nodes::with(members))
+    }
+
+    fn with(members: Members) -> Arc<Nodes> {
+        let members = Arc::new(members);
+        Arc::new(Nodes { members, grants: Mutex::default(), asked: Default::default() })
     }
 
     /// The node of this process, by the name in its credentials, and those of a list.
@@ -75,7 +82,7 @@ impl Nodes {
         let name = credentials.identity().name.clone();
         let members = Members::new(vec![own], Some(credentials), Some(name));
         members.follow(list)?;
-        Ok(Arc::new(Nodes { members, asked: Default::default() }))
+        Ok(Nodes::with(members))
     }
 
     /// Asks all nodes, all at once, and learns whose drives are where.
@@ -274,8 +281,26 @@ impl NodeClient for Nodes {
 #[async_trait]
 impl NodeHost for Nodes {
     async fn begin(&self, epoch: Epoch) -> Result<(), DriveError> {
+        // Of an earlier service, in another epoch.
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner).take();
         let members = self.members.begun(epoch);
         join_all(members.iter().map(|member| member.host.begin(epoch))).await.into_iter().collect()
+    }
+
+    fn leave(&self) {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.members.left().iter().for_each(|member| member.host.leave());
+    }
+
+    async fn granted(&self, grants: Arc<Grants>) {
+        {
+            let mut known = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+            // Two are told at the same time: the one that was read first may come last.
+            if known.as_ref().is_none_or(|newest| newest.as_of() <= grants.as_of()) {
+                known.replace(Arc::clone(&grants));
+            }
+        }
+        join_all(self.members.all().iter().map(|member| member.host.granted(Arc::clone(&grants)))).await;
     }
 
     async fn highest_epoch(&self) -> Option<Epoch> {
@@ -329,9 +354,18 @@ impl NodeHost for Nodes {
 
     fn follow(&self, list: &[NodeAddress]) -> Result<(), RemoteError> {
         let Some((epoch, new)) = self.members.follow(list)? else { return Ok(()) };
+        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for host in new {
+            let (grants, members) = (grants.clone(), Arc::clone(&self.members));
             // Aside: filling a reserve takes long. One that refuses says so by `superseded`.
-            tokio::spawn(async move { host.begin(epoch).await.ok() });
+            tokio::spawn(async move {
+                // Where this process leads no more by now, nobody would end it.
+                if members.is_begun(epoch)
+                    && let (Ok(()), Some(grants)) = (host.begin(epoch).await, grants)
+                {
+                    host.granted(grants).await;
+                }
+            });
         }
         Ok(())
     }

@@ -10,7 +10,8 @@
 use super::link::Trouble;
 use super::{Known, RemoteNode};
 use crate::client::{DriveHealth, DriveStatus, STALLED_AFTER, WRITE_DEADLINE};
-use crate::service::message::{DriveList, DriveMessage, Nothing};
+use crate::service::grants::MOST;
+use crate::service::message::{DriveList, DriveMessage, GrantList, OfDrives};
 use crate::service::method::Method;
 use codec::id::DriveId;
 use std::sync::Weak;
@@ -98,12 +99,26 @@ impl RemoteNode {
         drives
     }
 
+    /// The question, with the level, and what the node has not heard yet of what was granted.
+    fn of_drives(&self) -> OfDrives {
+        let known = self.known();
+        let Some(epoch) = known.epoch else { return OfDrives::default() };
+        let question = OfDrives { leader: epoch.0, level: self.target.level.get().0, ..OfDrives::default() };
+        match known.grants.as_ref().filter(|grants| grants.version() != known.heard) {
+            None => question,
+            Some(many) if many.epochs().len() > MOST => {
+                OfDrives { too_many: Some(GrantList::of_too_many(epoch, many)), ..question }
+            }
+            Some(grants) => OfDrives { grants: Some(GrantList::new(epoch, grants)), ..question },
+        }
+    }
+
     /// Asks, and takes in what comes of it.
-    async fn ask_drives(&self) -> Option<Vec<DriveStatus>> {
+    pub(super) async fn ask_drives(&self) -> Option<Vec<DriveStatus>> {
         let asked = Instant::now();
         self.known().asked.get_or_insert(asked);
         let answer = async {
-            let list: DriveList = self.ask(Method::Drives, Nothing {}, self.deadlines.ask).await?;
+            let list: DriveList = self.ask(Method::Drives, self.of_drives(), self.deadlines.ask).await?;
             let drives = self.read(list.drives.iter().cloned().map(DriveMessage::value).collect::<Option<Vec<_>>>())?;
             Ok::<_, Trouble>((list, drives))
         };

@@ -3,7 +3,7 @@
 use super::{BYTES, HELLO};
 use crate::service::StartError;
 use crate::service::call::{Once, late, timeout_of, until};
-use crate::service::gate::{Gate, Gates};
+use crate::service::gate::{Gate, Gates, Release};
 use crate::service::identity::{Identity, Role};
 use crate::service::message::{Hello, Welcome};
 use crate::service::port::{Answers, Port, PortConfig};
@@ -19,7 +19,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -48,6 +48,9 @@ pub struct RpcConfig {
     pub questions: usize,
     /// Bytes of answers that may wait to be taken, in the same way.
     pub answers: usize,
+    /// The same for pages of listings, beside it: they take long to make and are large, and what they have no room for stands in line
+    /// before what comes after it. A commit, or a look at the session, must not be behind them.
+    pub pages: usize,
     /// Connections at the same time.
     pub connections: usize,
     /// Connections that have not shown a certificate yet.
@@ -71,6 +74,7 @@ impl Default for RpcConfig {
         RpcConfig {
             questions: 256 << 20,
             answers: 256 << 20,
+            pages: 256 << 20,
             connections: 1024,
             handshakes: 256,
             handshakes_per_address: 64,
@@ -78,7 +82,7 @@ impl Default for RpcConfig {
             handshake: Duration::from_secs(10),
             stall: Duration::from_secs(30),
             versions: PROTOCOL,
-            software: format!("stele {}", env!("CARGO_PKG_VERSION")),
+            software: codec::level::SOFTWARE.to_owned(),
         }
     }
 }
@@ -96,7 +100,12 @@ impl Server {
         services: Vec<Arc<dyn Handler>>,
         config: RpcConfig,
     ) -> Result<Server, StartError> {
-        let gates = Gates::new(credentials.identity().clone(), config.software.clone(), config.versions.clone());
+        let gates = Gates::new(
+            credentials.identity().clone(),
+            config.software.clone(),
+            config.versions.clone(),
+            credentials.level().clone(),
+        );
         let acceptor = TlsAcceptor::from(credentials.server()?);
         let port = PortConfig {
             connections: config.connections,
@@ -108,7 +117,8 @@ impl Server {
         };
         // Each has rooms of its own: gateways that take all there is must not keep the votes of metadata nodes waiting.
         let room = |handler| {
-            Arc::new(Serving { handler, questions: Room::new(config.questions), answers: Room::new(config.answers) })
+            let (questions, answers) = (Room::new(config.questions), Room::new(config.answers));
+            Arc::new(Serving { handler, questions, answers, pages: Room::new(config.pages) })
         };
         let services = services.into_iter().map(room).collect();
         let calls = Calls(Arc::new(Shared { services, config }));
@@ -137,6 +147,7 @@ struct Serving {
     handler: Arc<dyn Handler>,
     questions: Room,
     answers: Room,
+    pages: Room,
 }
 
 struct Calls(Arc<Shared>);
@@ -174,14 +185,28 @@ async fn answer(shared: Arc<Shared>, gate: Arc<Gate>, request: http::Request<Bod
     let limit = timeout_of(request.headers()).map_or(shared.config.deadline, |asked| asked.min(shared.config.deadline));
     let deadline = Instant::now() + limit;
     let announced = request.headers().get(BYTES).and_then(|bytes| bytes.to_str().ok()?.parse().ok());
-    let peer = gate.peer.clone();
+    let (peer, release) = (gate.peer.clone(), gate.release());
     let answered = async move {
         let call = move |request: Request<Streaming<Piece>>| async move {
             let (stall, pieces, asks) = (shared.config.stall, request.into_inner(), peer.clone());
-            let at = Arc::clone(&serving);
-            let call = Call { peer, name, deadline, announced, pieces, stall, serving: at, held: None, ended: false };
+            let (at, answer) = (Arc::clone(&serving), AnswerRoom::default());
+            let reserved = Arc::clone(&answer);
+            let call = Call {
+                peer,
+                release,
+                name,
+                deadline,
+                announced,
+                pieces,
+                stall,
+                serving: at,
+                held: None,
+                answer,
+                ended: false,
+            };
             let bytes = timeout_at(deadline, serving.handler.answer(call)).await.map_err(|_| late())??;
-            Ok(Response::new(send(&serving.answers, &asks, bytes, deadline).await?))
+            let reserved = reserved.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Ok(Response::new(send(&serving.answers, &asks, bytes, deadline, reserved).await?))
         };
         let mut grpc = Grpc::new(Wire::<Piece, Piece>::default()).max_decoding_message_size(MESSAGE_LIMIT);
         grpc.streaming(Once::new(call), request).await
@@ -191,10 +216,29 @@ async fn answer(shared: Arc<Shared>, gate: Arc<Gate>, request: http::Request<Bod
 
 type Answer = BoxStream<'static, Result<Piece, Status>>;
 
-/// An answer, and its room until it is taken.
-async fn send(room: &Room, to: &Identity, bytes: Bytes, deadline: Instant) -> Result<Answer, Status> {
+/// The room that was taken for an answer before it was made, if one was.
+type AnswerRoom = Arc<Mutex<Option<Held>>>;
+
+/// An answer, and its room until it is taken. `reserved`: room that was taken before it was made.
+async fn send(
+    room: &Room,
+    to: &Identity,
+    bytes: Bytes,
+    deadline: Instant,
+    reserved: Option<Held>,
+) -> Result<Answer, Status> {
     let len = bytes.len();
-    let permit = room.take(to, len, deadline).await?;
+    let permit = match reserved {
+        Some(mut held) if held.bytes() >= room.needs(len) => {
+            held.shrink(len);
+            held
+        }
+        // Given back first: two that each wait for more while they hold some would wait for each other.
+        less => {
+            drop(less);
+            room.take(to, len, deadline).await?
+        }
+    };
     let sent = stream::iter(pieces(bytes)).map(move |piece| {
         let _held_until_sent = &permit;
         Ok(piece)
@@ -214,6 +258,8 @@ async fn hello(shared: &Shared, gate: &Arc<Gate>, request: http::Request<Body>) 
 pub struct Call {
     /// Who asks, by a certificate that was verified.
     pub peer: Identity,
+    /// What program he runs.
+    pub release: Option<Release>,
     /// The name of the call.
     pub name: String,
     /// When its sender stops waiting.
@@ -224,6 +270,7 @@ pub struct Call {
     serving: Arc<Serving>,
     /// The room of the question; given back with the call.
     held: Option<Held>,
+    answer: AnswerRoom,
     ended: bool,
 }
 
@@ -245,6 +292,29 @@ impl Call {
         }
         let bytes = assembly.end().filter(|bytes| bytes.len() == len);
         bytes.ok_or_else(|| Status::data_loss("the question ended early"))
+    }
+
+    /// Waits for room for an answer of up to `bytes`, before it is made: however many ask, what is made and not taken yet is bounded.
+    /// An answer for which there is less waits for its room once it is there.
+    ///
+    /// # Errors
+    /// There is no room in time.
+    pub async fn room_for_answer(&self, bytes: usize) -> Result<(), Status> {
+        self.reserve(&self.serving.answers, bytes).await
+    }
+
+    /// The same for a page of a listing.
+    ///
+    /// # Errors
+    /// There is no room in time.
+    pub async fn room_for_page(&self, bytes: usize) -> Result<(), Status> {
+        self.reserve(&self.serving.pages, bytes).await
+    }
+
+    async fn reserve(&self, room: &Room, bytes: usize) -> Result<(), Status> {
+        let held = room.take(&self.peer, bytes, self.deadline).await?;
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
+        Ok(())
     }
 
     /// The next piece of a question that is taken as a stream, up to 1 MiB; `None` at its proper end.

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -20,7 +21,17 @@ const SERVICE: &str = "stele.test.v1.Echo";
 const LIMIT: usize = 8 << 20;
 const TIME: Duration = Duration::from_secs(60);
 
-struct Echo;
+/// Longest answer of "Large".
+const LARGE: usize = 3 << 20;
+
+#[derive(Default)]
+struct Echo {
+    /// Large answers that are being made, and the most that ever were.
+    made: AtomicU32,
+    most: AtomicU32,
+    /// Pages that have room.
+    pages: AtomicU32,
+}
 
 #[async_trait]
 impl Handler for Echo {
@@ -30,7 +41,7 @@ impl Handler for Echo {
 
     fn allows(&self, call: &str, role: Role) -> Option<bool> {
         match call {
-            "Whole" | "Sum" | "Never" => Some(role == Role::Metadata),
+            "Whole" | "Sum" | "Never" | "Large" | "Page" => Some(role == Role::Metadata),
             _ => None,
         }
     }
@@ -45,6 +56,20 @@ impl Handler for Echo {
                 }
                 Ok(Bytes::copy_from_slice(&sum.to_be_bytes()))
             }
+            "Large" => {
+                call.room_for_answer(LARGE).await?;
+                let made = self.made.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most.fetch_max(made, Ordering::SeqCst);
+                // Long enough for all to be made at the same time, if they may.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                self.made.fetch_sub(1, Ordering::SeqCst);
+                Ok(vec![7; LARGE].into())
+            }
+            "Page" => {
+                call.room_for_page(LARGE).await?;
+                self.pages.fetch_add(1, Ordering::SeqCst);
+                std::future::pending().await
+            }
             _ => std::future::pending().await,
         }
     }
@@ -53,6 +78,7 @@ impl Handler for Echo {
 struct World {
     ca: ClusterCa,
     server: Server,
+    echo: Arc<Echo>,
 }
 
 impl World {
@@ -60,8 +86,10 @@ impl World {
         let ca = ClusterCa::create(CLUSTER).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = credentials(&ca.issue(&identity(CLUSTER, Role::Metadata, "m1"), YEAR).unwrap());
-        let server = Server::start(listener, &own, vec![Arc::new(Echo)], RpcConfig::default()).unwrap();
-        World { ca, server }
+        let echo = Arc::new(Echo::default());
+        let config = RpcConfig { answers: 8 << 20, pages: 8 << 20, ..RpcConfig::default() };
+        let server = Server::start(listener, &own, vec![echo.clone()], config).unwrap();
+        World { ca, server, echo }
     }
 
     fn credentials(&self, who: &Identity) -> Credentials {
@@ -89,6 +117,43 @@ async fn questions_and_answers_of_any_length_pass() {
     assert_eq!(sum[..], ((5_u64 << 20) + 3).to_be_bytes());
     let none = client.send(Lane::Control, "Sum", stream::empty(), 8, TIME).await.unwrap();
     assert_eq!(none[..], [0; 8]);
+}
+
+/// Room was taken once an answer was there: any number of listings was held in memory, waiting for it.
+#[tokio::test]
+async fn no_more_answers_are_made_than_there_is_room_for() {
+    let world = World::start().await;
+    let client = world.client(Role::Metadata, "m1");
+    let ask = || client.ask(Lane::Bulk, "Large", Bytes::from_static(b"x"), LIMIT, TIME);
+    for answer in futures::future::join_all((0..5).map(|_| ask())).await {
+        assert_eq!(answer.unwrap().len(), LARGE);
+    }
+    // One process has half of 8 MiB.
+    assert_eq!(world.echo.most.load(Ordering::SeqCst), 1);
+    // One that is longer than it said goes out as well.
+    let long = client.ask(Lane::Bulk, "Whole", Bytes::from(vec![1; 5 << 20]), LIMIT, TIME).await.unwrap();
+    assert_eq!(long.len(), 5 << 20);
+}
+
+/// Pages that have no room stood in line before everything that the same process asked after them.
+#[tokio::test]
+async fn what_waits_for_room_for_pages_keeps_nothing_else_waiting() {
+    let world = World::start().await;
+    let client = world.client(Role::Metadata, "m1");
+    let page = || Box::pin(client.ask(Lane::Bulk, "Page", Bytes::from_static(b"x"), LIMIT, TIME));
+    let large = async {
+        // One has the share, and is never done.
+        while world.echo.pages.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        client.ask(Lane::Control, "Large", Bytes::from_static(b"x"), LIMIT, TIME).await
+    };
+    let pages = futures::future::select_all((0..3).map(|_| page()));
+    match futures::future::select(Box::pin(large), pages).await {
+        futures::future::Either::Left((answer, _)) => assert_eq!(answer.unwrap().len(), LARGE),
+        futures::future::Either::Right((ended, _)) => panic!("a page ended first: {:?}", ended.0),
+    }
+    assert_eq!(world.echo.pages.load(Ordering::SeqCst), 1, "the others wait");
 }
 
 #[tokio::test]

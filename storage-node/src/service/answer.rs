@@ -3,10 +3,10 @@
 use super::call::{Answered, Asked, Problem, ask, range};
 use super::gate::Refusal;
 use super::message::{
-    DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfEpoch, OfJournal, OfList,
-    OfPlace, OfShard, OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList, SegmentMessage,
-    Settle, Strings, SubjectMessage, Taken, VerifiedList, VerifiedMessage, drive_bytes, drive_id, pack_refs,
-    pack_shards, shard_id, unpack_refs, unpack_shards,
+    DriveList, DriveMessage, FindingList, FindingMessage, Nothing, Numbers, OfDrive, OfDrives, OfEpoch, OfJournal,
+    OfList, OfPlace, OfShard, OfShards, Order, Register, ScrubList, ScrubMessage, ScrubTold, SegmentList,
+    SegmentMessage, Settle, Strings, SubjectMessage, Taken, VerifiedList, VerifiedMessage, drive_bytes, drive_id,
+    pack_refs, pack_shards, shard_id, unpack_refs, unpack_shards,
 };
 use super::method::Method;
 use crate::client::{DriveHealth, DriveStatus, WriteError};
@@ -15,6 +15,7 @@ use crate::host::{DriveSource, NodeHost};
 use crate::keep::{Authority, RebuildError};
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn};
+use codec::level::FormatLevel;
 use codec::segment::JournalHead;
 use futures::FutureExt;
 use prost::Message;
@@ -70,7 +71,7 @@ pub(crate) fn serve(asked: Asked, request: Request) -> Answered {
     match asked.method {
         Method::Drives => {
             let context = asked.clone();
-            ask(asked, request, move |_: Nothing| drives(context))
+            ask(asked, request, move |of: OfDrives| drives(context, of))
         }
         Method::Begin => {
             let context = asked.clone();
@@ -113,14 +114,23 @@ pub(crate) fn serve(asked: Asked, request: Request) -> Answered {
     }
 }
 
-async fn drives(asked: Asked) -> Answer {
+async fn drives(asked: Asked, of: OfDrives) -> Answer {
+    let (gates, from) = (&asked.shared.gates, &asked.gate.peer);
+    gates.hear_of_level(from, Epoch(of.leader), FormatLevel(of.level));
+    if let Some(grants) = of.grants {
+        gates.hear(from, grants);
+    }
+    if let Some(list) = of.too_many {
+        gates.hear_of_too_many(from, &list);
+    }
     let (node, epoch) = (&asked.shared.node, |epoch: Option<Epoch>| epoch.map_or(0, |epoch| epoch.0));
     // Before the drives are asked: one that is begun meanwhile is asked again.
     let begun = epoch(asked.shared.gates.begun());
     let drives = node.drives().await.iter().map(DriveMessage::new).collect();
     // Also the epoch of a start that ended before it wrote anything: no drive has seen it, and a lower one is refused.
     let highest = epoch(node.highest_epoch().await.max(asked.shared.gates.told()));
-    bytes(&DriveList { drives, incarnation: asked.shared.incarnation, begun, highest })
+    let granted = asked.shared.gates.heard();
+    bytes(&DriveList { drives, incarnation: asked.shared.incarnation, begun, highest, granted })
 }
 
 async fn begin_node(asked: Asked, of: OfEpoch) -> Answer {
@@ -134,6 +144,7 @@ async fn begin_node(asked: Asked, of: OfEpoch) -> Answer {
     };
     asked.shared.node.led_by(&leader).map_err(not_begun)?;
     asked.shared.gates.taken(epoch);
+    asked.shared.gates.hear_of_level(&asked.gate.peer, epoch, FormatLevel(of.level));
     asked.shared.node.begin_for(leader).await.map_err(not_begun)?;
     asked.shared.gates.has_begun(epoch);
     bytes(&Nothing {})

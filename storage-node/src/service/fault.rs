@@ -193,6 +193,7 @@ fn read_message(error: &ReadError) -> FaultMessage {
         ReadError::DriveFailed { drive, reason } => text(of_drive(104, drive), reason),
         ReadError::UnknownDrive(drive) => of_drive(105, drive),
         ReadError::Unreachable => plain(106),
+        ReadError::Later(reason) => text(plain(107), reason),
     }
 }
 
@@ -210,6 +211,7 @@ fn read_of(message: &FaultMessage) -> Option<ReadError> {
         104 => ReadError::DriveFailed { drive: drive()?, reason: message.text.clone() },
         105 => ReadError::UnknownDrive(drive()?),
         106 => ReadError::Unreachable,
+        107 => ReadError::Later(message.text.clone()),
         _ => return None,
     })
 }
@@ -307,6 +309,7 @@ mod tests {
             ReadError::DriveFailed { drive: DRIVE, reason: "no answer".into() },
             ReadError::UnknownDrive(DRIVE),
             ReadError::Unreachable,
+            ReadError::Later("effects of version 9".into()),
         ]
     }
 
@@ -332,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_guessed() {
-        for kind in [0, 13, 99, 107, 205, 1000] {
+        for kind in [0, 13, 99, 108, 205, 1000] {
             assert_eq!(Fault::of_message(&plain(kind)), None);
         }
         assert_eq!(Fault::of_message(&plain(1)), None, "no drive");

@@ -11,18 +11,24 @@
 //!   what the client sent since. What decides across clients is in the orders themselves: epochs, LSNs, [`Authority`]; and
 //!   once metadata has begun the node, orders for the journal and for freeing are taken from that process alone, in that epoch,
 //!   until one with a higher epoch begins it. The drives remember which it is, so a restart changes nothing.
+//! * The cluster's format level is known from the leader: with its order to begin, and with each of its questions for the drives. It is
+//!   not kept over a restart: until somebody has begun it, the node knows of no raise and works with every program. What keeps one that
+//!   is too old from doing harm meanwhile is that its readers say so of what is newer (`codec/src/level.rs`), and end.
 //! * Whether such an order is in force is asked when it comes and again when its message has arrived, and a takeover waits for
 //!   those that passed: once it is done, none of an earlier leader is given to a drive any more, and none of the new one before.
 //!
 //! [`Authority`]: crate::keep::Authority
 
-use super::formats::{self, End};
-use super::identity::{Identity, NodeName};
+use super::formats::{self, End, Theirs};
+use super::grants::Heard;
+use super::identity::{Identity, NodeName, Role};
 use super::message::{Hello, Welcome};
 use super::method::Method;
 use crate::leader::Leader;
+use crate::level::CurrentLevel;
 use bytes::Bytes;
 use codec::id::{ClusterId, DriveId, Epoch};
+use codec::level::FormatLevel;
 use http::HeaderMap;
 use std::collections::HashMap;
 use std::fmt;
@@ -129,9 +135,13 @@ pub(crate) struct Gates {
     pub identity: Identity,
     pub software: String,
     versions: RangeInclusive<u32>,
+    /// Whoever does not know it is refused, also on a connection from before it was raised.
+    pub level: CurrentLevel,
     connections: AtomicU64,
     newest: Mutex<HashMap<ClientKey, u64>>,
     leader: Mutex<Option<Leading>>,
+    /// What the leader has granted to gateways.
+    pub grants: Heard,
     /// Read while an order of a leader is carried out, so that a takeover can wait for those that were let pass before it.
     orders: Arc<RwLock<()>>,
 }
@@ -152,14 +162,16 @@ struct Leading {
 const TAKEOVER: Duration = Duration::from_secs(5);
 
 impl Gates {
-    pub fn new(identity: Identity, software: String, versions: RangeInclusive<u32>) -> Arc<Gates> {
+    pub fn new(identity: Identity, software: String, versions: RangeInclusive<u32>, level: CurrentLevel) -> Arc<Gates> {
         Arc::new(Gates {
             identity,
             software,
             versions,
+            level,
             connections: AtomicU64::new(0),
             newest: Mutex::default(),
             leader: Mutex::default(),
+            grants: Heard::default(),
             orders: Arc::default(),
         })
     }
@@ -172,6 +184,29 @@ impl Gates {
     /// The highest epoch in which the node was told to begin, whatever came of it.
     pub fn told(&self) -> Option<Epoch> {
         self.leader().as_ref().map(|leading| leading.leader.epoch)
+    }
+
+    /// Whether it is this process that has begun the node, in this epoch.
+    pub fn is_led_by(&self, epoch: Epoch, who: &Identity) -> bool {
+        let leader = self.leader();
+        leader
+            .as_ref()
+            .is_some_and(|l| l.client.is_some() && l.leader.epoch == epoch && l.leader.name == who.to_string())
+    }
+
+    /// Takes up the cluster's format level from the process that leads, and from no other: one that says a higher one than there is
+    /// would have everybody refused here until the node is started again.
+    pub fn hear_of_level(&self, from: &Identity, leader: Epoch, level: FormatLevel) {
+        let leads = from.role == Role::Metadata && leader != Epoch(0) && self.is_led_by(leader, from);
+        // 0: one of a release that does not tell.
+        if !leads || level == FormatLevel(0) {
+            return;
+        }
+        match self.identity.role {
+            Role::StorageNode => self.level.follow(level),
+            // Of a metadata process that serves drives too: its own index says it.
+            _ => self.level.raise(level),
+        }
     }
 
     /// Takes up whom the drives follow, if that is somebody newer.
@@ -261,6 +296,16 @@ struct Opened {
     key: ClientKey,
     number: u64,
     orders: Orders,
+    release: Release,
+}
+
+/// What program is at the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Release {
+    /// Its name, for people.
+    pub software: String,
+    /// The newest format level that it knows.
+    pub level: FormatLevel,
 }
 
 /// The gate of one connection.
@@ -306,30 +351,34 @@ impl Gate {
         }
         let us = End { name: &ours.name, role: ours.role, software: &self.gates.software };
         let them = End { name: &self.peer.name, role: self.peer.role, software: &hello.software };
-        if let Some(why) = formats::mismatch(us, them, &hello.formats) {
+        let theirs = Theirs { formats: &hello.formats, knows: hello.knows, at: hello.at };
+        if let Some(why) = formats::mismatch(us, them, theirs, &self.gates.level) {
             return Err(self.refuse(Refusal::Format, why));
         }
         let Ok(client) = <[u8; 16]>::try_from(&*hello.client) else {
             return Err(self.refuse(Refusal::NoHandshake, "the client does not name itself"));
         };
-        self.open((self.peer.clone(), client, hello.lane))?;
+        let release = Release { software: hello.software.clone(), level: theirs.level() };
+        self.open((self.peer.clone(), client, hello.lane), release)?;
         Ok(Welcome {
             version,
             cluster: Bytes::copy_from_slice(ours.cluster.as_bytes()),
             node: ours.name.to_string(),
             software: self.gates.software.clone(),
-            formats: formats::ours(),
+            formats: formats::ours(&self.gates.level),
+            knows: FormatLevel::NEWEST.0,
+            at: self.gates.level.get().0,
         })
     }
 
-    fn open(&self, key: ClientKey) -> Result<(), Status> {
+    fn open(&self, key: ClientKey, release: Release) -> Result<(), Status> {
         let mut opened = self.opened();
         if opened.is_some() {
             return Err(self.refuse(Refusal::Replayed, "a second handshake on one connection"));
         }
         let number = self.gates.connections.fetch_add(1, Ordering::Relaxed);
         self.gates.newest().insert(key.clone(), number);
-        *opened = Some(Opened { key, number, orders: Orders::new() });
+        *opened = Some(Opened { key, number, orders: Orders::new(), release });
         Ok(())
     }
 
@@ -368,6 +417,12 @@ impl Gate {
         if self.gates.newest().get(&opened.key) != Some(&opened.number) {
             return Err(self.refuse(Refusal::Superseded, "the client has made a newer connection"));
         }
+        // Its handshake may be from before the level was raised: from now on it could be given what it can't read.
+        let Release { software, level } = &opened.release;
+        let who = format!("{} ({software})", self.peer.name);
+        if let Some(why) = formats::too_old(who, *level, self.gates.level.get()) {
+            return Err(self.refuse(Refusal::Format, why));
+        }
         if of_leader {
             self.check_leader(&opened.key, epoch_of(headers))?;
         }
@@ -375,6 +430,11 @@ impl Gate {
             return Err(self.refuse(Refusal::Replayed, format!("order {order} was used before, or is too old")));
         }
         Ok(())
+    }
+
+    /// What program is at the other end; `None` before the handshake.
+    pub fn release(&self) -> Option<Release> {
+        self.opened().as_ref().map(|opened| opened.release.clone())
     }
 
     /// Whether the handshake of the connection is done.
@@ -417,7 +477,8 @@ impl Gate {
         };
         let leader = Leader { epoch, name: opened.key.0.to_string() };
         let mut leading = self.gates.leader();
-        let stays = |known: &&Leader| known.epoch > epoch || known.epoch == epoch && **known != leader;
+        let other = |known: &Leader| known.epoch == epoch && known.is_named() && *known != leader;
+        let stays = |known: &&Leader| known.epoch > epoch || other(known);
         if let Some(known) = leading.as_ref().map(|leading| &leading.leader).filter(stays) {
             let why = format!("this node follows {known}, and {leader} is not newer");
             return Err(self.refuse(Refusal::Superseded, why));
@@ -487,229 +548,4 @@ pub(crate) fn order_of(headers: &HeaderMap) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::service::identity::Role;
-    use futures::FutureExt;
-
-    const CLUSTER: ClusterId = ClusterId([7; 16]);
-
-    fn identity(role: Role, name: &str) -> Identity {
-        Identity { cluster: CLUSTER, role, name: NodeName::new(name).unwrap() }
-    }
-
-    fn gates() -> Arc<Gates> {
-        Gates::new(identity(Role::StorageNode, "n1"), "test".into(), 2..=3)
-    }
-
-    fn hello() -> Hello {
-        Hello {
-            oldest: 1,
-            newest: 2,
-            cluster: Bytes::copy_from_slice(&[7; 16]),
-            node: "n1".into(),
-            client: Bytes::copy_from_slice(&[1; 16]),
-            lane: 0,
-            software: "stele 2".into(),
-            formats: formats::ours(),
-        }
-    }
-
-    fn headers(order: u64) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(TO, format!("{CLUSTER}/n1").parse().unwrap());
-        headers.insert(ORDER, order.to_string().parse().unwrap());
-        headers
-    }
-
-    fn leader(gates: &Arc<Gates>, name: &str, client: u8) -> Gate {
-        let gate = Gate::new(Arc::clone(gates), identity(Role::Metadata, name));
-        gate.hello(&Hello { client: Bytes::copy_from_slice(&[client; 16]), ..hello() }).unwrap();
-        gate
-    }
-
-    fn why<T>(result: Result<T, Status>) -> Option<Refusal> {
-        result.err().and_then(|status| Refusal::of(&status))
-    }
-
-    #[test]
-    fn an_order_number_counts_once() {
-        let mut orders = Orders::new();
-        for order in [0, 3, 1, 5000, 4999, 5000 - WINDOW + 1, 1 << 40] {
-            assert!(orders.take(order), "{order}");
-            assert!(!orders.take(order), "{order}");
-        }
-        for order in [0, 1, 2, 5000, 4998, (1 << 40) - WINDOW - 1, u64::MAX] {
-            assert!(!orders.take(order), "{order}");
-        }
-        assert!(orders.take((1 << 40) - 1));
-    }
-
-    #[test]
-    fn the_handshake_names_cluster_node_and_version() {
-        let gate = || Gate::new(gates(), identity(Role::Gateway, "g1"));
-        assert_eq!(gate().hello(&hello()).unwrap().version, 2);
-        let other = Bytes::copy_from_slice(&[8; 16]);
-        assert_eq!(why(gate().hello(&Hello { cluster: other, ..hello() })), Some(Refusal::WrongCluster));
-        assert_eq!(why(gate().hello(&Hello { cluster: Bytes::new(), ..hello() })), Some(Refusal::WrongCluster));
-        assert_eq!(why(gate().hello(&Hello { node: "n2".into(), ..hello() })), Some(Refusal::WrongNode));
-        let version = gate().hello(&Hello { newest: 1, ..hello() });
-        let named =
-            |status: &Status| status.message().contains("n1 (test)") && status.message().contains("g1 (stele 2)");
-        assert!(version.as_ref().is_err_and(named), "{version:?}");
-        assert_eq!(why(version), Some(Refusal::Version));
-        let mut newer = hello();
-        newer.formats[0].writes += 1;
-        let format = gate().hello(&newer);
-        assert!(format.as_ref().is_err_and(named), "{format:?}");
-        assert_eq!(why(format), Some(Refusal::Format));
-        assert_eq!(why(gate().hello(&Hello { oldest: 4, newest: 9, ..hello() })), Some(Refusal::Version));
-        assert_eq!(why(gate().hello(&Hello { client: Bytes::new(), ..hello() })), Some(Refusal::NoHandshake));
-        let foreign = Identity { cluster: ClusterId([8; 16]), ..identity(Role::Metadata, "m1") };
-        assert_eq!(why(Gate::new(gates(), foreign).hello(&hello())), Some(Refusal::WrongCluster));
-    }
-
-    #[test]
-    fn a_request_passes_once_and_only_where_it_belongs() {
-        let gate = Gate::new(gates(), identity(Role::Gateway, "g1"));
-        let read = |headers: &HeaderMap| why(gate.admit(Method::ReadShard, headers));
-        assert_eq!(read(&headers(0)), Some(Refusal::NoHandshake));
-        gate.hello(&hello()).unwrap();
-        assert_eq!(why(gate.hello(&hello())), Some(Refusal::Replayed));
-        assert_eq!(read(&headers(0)), None);
-        assert_eq!(read(&headers(0)), Some(Refusal::Replayed));
-        let mut wrong = headers(1);
-        wrong.insert(TO, format!("{CLUSTER}/n2").parse().unwrap());
-        assert_eq!(read(&wrong), Some(Refusal::WrongNode));
-        wrong.insert(TO, format!("{}/n1", ClusterId([8; 16])).parse().unwrap());
-        assert_eq!(read(&wrong), Some(Refusal::WrongCluster));
-        wrong.remove(TO);
-        assert_eq!(read(&wrong), Some(Refusal::NoHandshake));
-        assert_eq!(why(gate.admit(Method::FreeShards, &headers(2))), Some(Refusal::Role));
-        assert_eq!(read(&headers(2)), None, "what was refused has not used its number");
-    }
-
-    #[test]
-    fn a_newer_connection_ends_the_one_before_it_and_no_other() {
-        let gates = gates();
-        let open = |lane| {
-            let gate = Gate::new(Arc::clone(&gates), identity(Role::Metadata, "m1"));
-            gate.hello(&Hello { lane, ..hello() }).unwrap();
-            gate
-        };
-        let (first, other) = (open(0), open(1));
-        assert_eq!(why(first.admit(Method::WriteRegister, &headers(0))), None);
-        let second = open(0);
-        assert_eq!(why(first.admit(Method::WriteRegister, &headers(1))), Some(Refusal::Superseded));
-        drop(first);
-        assert_eq!(why(second.admit(Method::WriteRegister, &headers(0))), None);
-        assert_eq!(why(other.admit(Method::WriteRegister, &headers(0))), None);
-        drop((second, other));
-        assert!(gates.newest().is_empty());
-    }
-
-    #[test]
-    fn a_register_of_a_superseded_connection_is_refused() {
-        let gates = gates();
-        let open = || {
-            let gate = Gate::new(Arc::clone(&gates), identity(Role::Metadata, "m1"));
-            gate.hello(&hello()).unwrap();
-            gate
-        };
-        let first = open();
-        assert_eq!(why(first.admit(Method::WriteRegister, &headers(0))), None);
-        // Admitted, and its message comes after the client has come back on another connection.
-        let second = open();
-        assert_eq!(why(first.admit_register(DriveId([1; 16]), Some(0))), Some(Refusal::Superseded));
-        assert_eq!(why(second.admit_register(DriveId([1; 16]), Some(0))), None);
-    }
-
-    #[test]
-    fn orders_for_the_journal_come_from_who_has_begun_the_node() {
-        let gates = gates();
-        let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
-        assert_eq!(why(old.lead(Epoch(5), None)), None);
-        assert_eq!(why(old.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded), "not taken over yet");
-        gates.taken(Epoch(5));
-        assert_eq!(why(old.admit(Method::JournalAppend, &headers(0))), None);
-        assert_eq!(why(new.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded));
-        assert_eq!(why(new.lead(Epoch(5), None)), Some(Refusal::Superseded));
-        assert_eq!(why(new.lead(Epoch(6), None)), None);
-        assert_eq!(why(old.lead(Epoch(5), None)), Some(Refusal::Superseded));
-        gates.taken(Epoch(5));
-        assert_eq!(why(new.admit(Method::JournalAppend, &headers(1))), Some(Refusal::Superseded), "another's");
-        gates.taken(Epoch(6));
-        for method in [Method::JournalAppend, Method::WriteRegister, Method::FreeShards] {
-            assert_eq!(why(old.admit(method, &headers(1))), Some(Refusal::Superseded));
-        }
-        assert_eq!(why(old.admit(Method::ReadShard, &headers(1))), None, "reading is free");
-        assert_eq!(why(new.admit(Method::JournalAppend, &headers(1))), None);
-        // The same process, by another connection of its own: it names its epoch, or begins the node once more.
-        let again = leader(&gates, "m2", 3);
-        assert_eq!(why(again.admit(Method::JournalAppend, &headers(0))), Some(Refusal::Superseded));
-        let mut in_epoch = headers(0);
-        in_epoch.insert(EPOCH, "6".parse().unwrap());
-        assert_eq!(why(again.admit(Method::JournalAppend, &in_epoch)), None);
-        in_epoch.insert(EPOCH, "5".parse().unwrap());
-        assert_eq!(why(again.admit(Method::JournalAppend, &in_epoch)), Some(Refusal::Superseded));
-        assert_eq!(why(again.lead(Epoch(6), None)), None);
-        assert_eq!(why(again.admit(Method::JournalAppend, &headers(1))), None);
-        // An epoch that somebody else has, in whatever way it was learned.
-        in_epoch.insert(EPOCH, "6".parse().unwrap());
-        assert_eq!(why(old.admit(Method::JournalAppend, &in_epoch)), Some(Refusal::Superseded));
-    }
-
-    #[tokio::test]
-    async fn an_order_that_passed_is_not_in_force_after_a_takeover_which_waits_for_those_that_are() {
-        for method in Method::ALL.iter().filter(|method| method.is_of_leader()) {
-            let gates = gates();
-            let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
-            old.lead(Epoch(5), None).unwrap();
-            gates.taken(Epoch(5));
-            assert_eq!(why(old.admit(*method, &headers(0))), None);
-            let carried_out = old.in_force(None).await.unwrap();
-            new.lead(Epoch(6), None).unwrap();
-            let refused = tokio::time::timeout(TAKEOVER, old.in_force(None)).await.unwrap();
-            assert_eq!(why(refused), Some(Refusal::Superseded), "{}", method.name());
-            // The takeover waits for the one that had begun, and for no other.
-            assert!(gates.taken_over().now_or_never().is_none(), "{}", method.name());
-            drop(carried_out);
-            assert!(gates.taken_over().now_or_never().is_some(), "{}", method.name());
-            gates.taken(Epoch(6));
-            assert!(new.in_force(Some(Epoch(6))).await.is_ok());
-        }
-    }
-
-    #[test]
-    fn whom_the_drives_follow_leads_before_it_has_come_back() {
-        let gates = gates();
-        let followed = Leader { epoch: Epoch(6), name: identity(Role::Metadata, "m2").to_string() };
-        gates.remember(Some(followed.clone()));
-        let (old, new) = (leader(&gates, "m1", 1), leader(&gates, "m2", 2));
-        assert_eq!(why(old.admit(Method::FreeShards, &headers(0))), Some(Refusal::Superseded));
-        assert_eq!((gates.begun(), gates.told()), (None, Some(Epoch(6))));
-        for epoch in [5, 6] {
-            let refused = old.lead(Epoch(epoch), None).unwrap_err();
-            assert!(refused.message().contains("metadata/m2"), "{}", refused.message());
-        }
-        assert_eq!(new.lead(Epoch(6), None).unwrap(), followed);
-        // A drive that came from another node, where somebody newer leads.
-        let newer = Leader { epoch: Epoch(8), name: identity(Role::Metadata, "m3").to_string() };
-        assert_eq!(why(new.lead(Epoch(7), Some(newer))), Some(Refusal::Superseded));
-        assert_eq!(why(new.admit(Method::FreeShards, &headers(0))), Some(Refusal::Superseded));
-        assert_eq!(why(new.lead(Epoch(9), None)), None);
-    }
-
-    #[test]
-    fn an_older_register_never_follows_a_newer_one() {
-        let gate = Gate::new(gates(), identity(Role::Metadata, "m1"));
-        gate.hello(&hello()).unwrap();
-        let (one, two) = (DriveId([1; 16]), DriveId([2; 16]));
-        assert_eq!(why(gate.admit_register(one, Some(5))), None);
-        assert_eq!(why(gate.admit_register(one, Some(4))), Some(Refusal::Replayed));
-        assert_eq!(why(gate.admit_register(one, Some(5))), Some(Refusal::Replayed));
-        assert_eq!(why(gate.admit_register(two, Some(4))), None);
-        assert_eq!(why(gate.admit_register(one, Some(6))), None);
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use crate::remote::NodeAddress;
 use crate::service::identity::NodeName;
 use bytes::Bytes;
 use codec::id::{DriveId, Epoch, Lsn, ShardId, StripeId};
+use codec::level::Later;
 use codec::segment::JournalHead;
 use codec::stripe::{StripeClass, StripeDescriptor};
 use prost::Message;
@@ -112,6 +113,9 @@ messages! {
         #[prost(string, tag = "7")] software: String,
         /// What the client writes and reads.
         #[prost(message, repeated, tag = "8")] formats: Vec<Format>,
+        /// The newest format level that the client knows, and the one by which it writes; 0: of a release before there were any.
+        #[prost(uint32, tag = "9")] knows: u32,
+        #[prost(uint32, tag = "10")] at: u32,
     }
     /// The versions of one layout.
     Format {
@@ -130,9 +134,35 @@ messages! {
         #[prost(string, tag = "4")] software: String,
         /// What the node writes and reads.
         #[prost(message, repeated, tag = "5")] formats: Vec<Format>,
+        /// The newest format level that the node knows, and the one by which it writes; 0: of a release before there were any.
+        #[prost(uint32, tag = "6")] knows: u32,
+        #[prost(uint32, tag = "7")] at: u32,
     }
     /// A question about the node, or an answer that says nothing but "done".
     Nothing {}
+    /// A question for the drives; from who leads, with what it has granted.
+    OfDrives {
+        #[prost(message, optional, tag = "1")] grants: Option<GrantList>,
+        /// It has granted more than is told; a list of nothing.
+        #[prost(message, optional, tag = "2")] too_many: Option<GrantList>,
+        /// The epoch in which it leads; 0 from one that does not.
+        #[prost(uint64, tag = "3")] leader: u64,
+        /// The cluster's format level, from who leads.
+        #[prost(uint32, tag = "4")] level: u32,
+    }
+    /// Which gateway may write in which epochs.
+    GrantList {
+        /// The epoch in which the one leads that says so.
+        #[prost(uint64, tag = "1")] leader: u64,
+        /// Made from the content; never 0.
+        #[prost(fixed64, tag = "2")] version: u64,
+        #[prost(fixed64, repeated, tag = "3")] epochs: Vec<u64>,
+        /// For each epoch, whose it is: a position in `names`.
+        #[prost(uint32, repeated, tag = "4")] of: Vec<u32>,
+        #[prost(string, repeated, tag = "5")] names: Vec<String>,
+        /// The last epoch that had been granted to anybody: of two lists, the one with the lower is older.
+        #[prost(uint64, tag = "6")] as_of: u64,
+    }
     /// A question about a drive.
     OfDrive { #[prost(bytes = "bytes", tag = "1")] drive: Bytes }
     /// A question about a shard, or for a range of it.
@@ -227,9 +257,15 @@ messages! {
         #[prost(uint64, tag = "3")] begun: u64,
         /// The highest epoch that any of the drives has seen; 0: none.
         #[prost(uint64, tag = "4")] highest: u64,
+        /// The version of what the leader has granted, as the node has heard; 0: nothing.
+        #[prost(fixed64, tag = "5")] granted: u64,
     }
     /// An order to begin.
-    OfEpoch { #[prost(uint64, tag = "1")] epoch: u64 }
+    OfEpoch {
+        #[prost(uint64, tag = "1")] epoch: u64,
+        /// The cluster's format level, as far as its sender knows.
+        #[prost(uint32, tag = "2")] level: u32,
+    }
     /// A drive.
     DriveMessage {
         #[prost(bytes = "bytes", tag = "1")] id: Bytes,
@@ -412,8 +448,9 @@ impl Strings {
         Strings { strings: scan.entries.iter().map(|entry| entry.bytes.clone()).collect(), end, a, b }
     }
 
-    /// The entries are verified once more, each against the hash that it carries.
-    pub fn scan(self) -> Option<JournalScan> {
+    /// The entries are verified once more, each against the hash that it carries. Those that a later release wrote were read by the
+    /// node and are not by this program: `Some(Err)`, since the node and its drive are as good as ever (R16).
+    pub fn scan(self) -> Option<Result<JournalScan, Later>> {
         let end = match self.end {
             1 => ScanEnd::More(Lsn(self.a)),
             2 => ScanEnd::Clean,
@@ -421,8 +458,11 @@ impl Strings {
             4 => ScanEnd::Damaged { block: self.a, barrier: self.b },
             _ => return None,
         };
-        let entries = self.strings.into_iter().map(|bytes| codec::journal::parse_entry(bytes).ok());
-        Some(JournalScan { entries: entries.collect::<Option<_>>()?, end })
+        let entries: Result<Vec<_>, _> = self.strings.iter().cloned().map(codec::journal::parse_entry).collect();
+        match entries {
+            Ok(entries) => Some(Ok(JournalScan { entries, end })),
+            Err(error) => Later::of_entries(&self.strings, &error).map(Err),
+        }
     }
 }
 

@@ -30,8 +30,22 @@ pub(crate) struct Room {
 
 /// A part of a room; given back when it is dropped.
 pub(crate) struct Held {
-    _of_own: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    of_own: OwnedSemaphorePermit,
+    of_all: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// So many bytes of the whole room, in full KiB.
+    pub fn bytes(&self) -> usize {
+        self.of_all.num_permits() * 1024
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        for permit in [&mut self.of_own, &mut self.of_all] {
+            drop(permit.split(permit.num_permits().saturating_sub(bytes.div_ceil(1024))));
+        }
+    }
 }
 
 fn semaphore(bytes: usize) -> Arc<Semaphore> {
@@ -49,7 +63,12 @@ impl Room {
         let share = (self.most / SHARE).max(1024);
         let of_own = room(self.share_of(who, share), bytes.min(share), deadline).await?;
         let of_all = room(Arc::clone(&self.all), bytes.min(self.most), deadline).await?;
-        Ok(Held { _of_own: of_own, _of_all: of_all })
+        Ok(Held { of_own, of_all })
+    }
+
+    /// How much of the room so many bytes take: never more than there is.
+    pub fn needs(&self, bytes: usize) -> usize {
+        bytes.min(self.most)
     }
 
     fn share_of(&self, who: &Identity, share: usize) -> Arc<Semaphore> {
@@ -95,6 +114,11 @@ mod tests {
         assert!(take("g1", 4 << 20).is_some() && take("g3", 4 << 20).is_some());
         drop(second);
         assert!(take("g3", 9 << 20).is_some(), "larger than the room, and alone in it");
+        let mut much = take("g1", 4 << 20).unwrap();
+        assert!(take("g1", 1024).is_none());
+        much.shrink((3 << 20) - 1);
+        assert_eq!(much.bytes(), 3 << 20);
+        assert!(take("g1", 1 << 20).is_some() && take("g1", (1 << 20) + 1).is_none());
     }
 
     #[tokio::test]

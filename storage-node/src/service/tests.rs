@@ -8,6 +8,7 @@ mod conformance;
 mod faults;
 mod issue;
 mod leaders;
+mod levels;
 mod silence;
 mod two_nodes;
 

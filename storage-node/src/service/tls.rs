@@ -6,6 +6,7 @@
 
 use super::identity::{Identity, IdentityError, Role, cluster_of_ca};
 use super::issue::{CA_FILE, CERTIFICATE_FILE, IssueError, KEY_FILE, read_file, read_key};
+use crate::level::CurrentLevel;
 use codec::id::ClusterId;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,6 +19,7 @@ use rustls::{
 };
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What both sides speak over TLS.
 const ALPN: &[u8] = b"h2";
@@ -47,6 +49,37 @@ pub enum TlsError {
     Tls(#[from] rustls::Error),
 }
 
+/// Why TLS does not take a certificate, as far as somebody can do something about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unusable {
+    /// Another CA has issued it.
+    Issuer,
+    /// It has run out.
+    Expired,
+    /// It is not valid yet, or the clock is wrong.
+    NotYet,
+    /// The private key is another's.
+    Key,
+}
+
+/// What an error of TLS over the own certificate means; `None`: something else.
+pub fn unusable(error: &rustls::Error) -> Option<Unusable> {
+    use rustls::Error;
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            Some(Unusable::Issuer)
+        }
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Some(Unusable::Expired)
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            Some(Unusable::NotYet)
+        }
+        Error::InconsistentKeys(_) => Some(Unusable::Key),
+        _ => None,
+    }
+}
+
 /// Whom a client met instead of the node that it wanted.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum WrongPeer {
@@ -66,6 +99,7 @@ pub struct Credentials {
     key: Arc<PrivateKeyDer<'static>>,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
+    level: CurrentLevel,
 }
 
 impl Credentials {
@@ -79,6 +113,8 @@ impl Credentials {
     pub fn from_pem(ca: &str, certificate: &str, key: &str) -> Result<Credentials, TlsError> {
         let credentials = Self::unchecked(ca, certificate, key)?;
         credentials.check_own()?;
+        // A key that is not the certificate's is found here, and not by each port when it begins.
+        credentials.server()?;
         Ok(credentials)
     }
 
@@ -96,7 +132,14 @@ impl Credentials {
         let mut roots = RootCertStore::empty();
         roots.add(ca)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Ok(Credentials { identity, chain, key: Arc::new(key), roots: Arc::new(roots), provider })
+        Ok(Credentials {
+            identity,
+            chain,
+            key: Arc::new(key),
+            roots: Arc::new(roots),
+            provider,
+            level: CurrentLevel::default(),
+        })
     }
 
     /// Who the process is.
@@ -104,11 +147,35 @@ impl Credentials {
         &self.identity
     }
 
+    /// The format level by which the process writes, as it tells whoever it meets; the same for all clones of these credentials.
+    pub fn level(&self) -> &CurrentLevel {
+        &self.level
+    }
+
     /// A certificate that has run out, or is of another CA, is found here rather than by each peer in turn.
     fn check_own(&self) -> Result<(), TlsError> {
         let [own, others @ ..] = self.chain.as_slice() else { return Err(TlsError::Pem("certificate")) };
         self.client_verifier()?.verify_client_cert(own, others, UnixTime::now())?;
         Ok(())
+    }
+
+    /// For how many more days the certificate is good, and the CA's with it; `most` if that is as long or longer. A process whose
+    /// certificate runs out goes on over connections that it has, makes no other, and does not start again.
+    pub fn days_left(&self, most: u32) -> u32 {
+        let [own, others @ ..] = self.chain.as_slice() else { return 0 };
+        let Ok(verifier) = self.client_verifier() else { return 0 };
+        let now = UnixTime::now().as_secs();
+        let is_good = |days: u32| {
+            let then = Duration::from_secs(now.saturating_add(u64::from(days) * 86_400));
+            verifier.verify_client_cert(own, others, UnixTime::since_unix_epoch(then)).is_ok()
+        };
+        // What has begun to be valid is so until it runs out, so there is one end to be found.
+        let (mut good, mut bad) = (0, most.saturating_add(1));
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            if is_good(middle) { good = middle } else { bad = middle }
+        }
+        good
     }
 
     fn client_verifier(&self) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {

@@ -9,6 +9,7 @@
 
 use super::call::{Answered, Asked, Once, Problem, late, room};
 use super::fault::Fault;
+use super::grants::NotGranted;
 use super::identity::Role;
 use super::message::drive_id;
 use super::method::Method;
@@ -130,11 +131,15 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
         if asked.gate.peer.role == Role::Gateway && !clients {
             return Err(Problem::Status(asked.gate.refuse_role(asked.method)));
         }
-        // What is written in an epoch is seen by every later start, which takes a higher one: a gateway that could name any would
-        // leave the cluster without (R1).
-        let most = asked.shared.gates.told().map(|told| told.count().saturating_add(GRANTED));
-        if asked.gate.peer.role != Role::Metadata && most.is_some_and(|most| header.id().stripe.epoch.count() > most) {
-            return Err(NEVER_GRANTED.into());
+        match asked.shared.gates.may_write(&asked.gate.peer, header.id().stripe.epoch) {
+            Ok(()) => {}
+            Err(NotGranted::ToAnybody) => return Err(NEVER_GRANTED.into()),
+            Err(NotGranted::ToThis) => {
+                tracing::warn!(peer = %asked.gate.peer, stripe = %header.id().stripe, "its epoch is not granted to its writer here");
+                return Err(Problem::Status(Status::unavailable(
+                    "the stripe's epoch is not granted to you, as far as is known here",
+                )));
+            }
         }
         if header.descriptor.cluster != asked.gate.peer.cluster {
             return Err(Problem::Status(super::gate::Refusal::WrongCluster.status("a stripe of another cluster")));
@@ -142,10 +147,6 @@ fn check(asked: &Asked, head: &UploadHead, header: &Header) -> Result<(), Proble
     }
     Ok(())
 }
-
-/// How many epochs may have been granted since the leader took its own. It grants one an hour to each gateway: a hundred of them
-/// need a few years for as many.
-const GRANTED: u32 = 1 << 22;
 
 /// Bytes for which an upload is given as long as for a piece that is on its way.
 const PACE: usize = 256 << 10;

@@ -37,6 +37,10 @@ use std::time::{Duration, Instant};
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub const EPOCH: Epoch = Epoch(1 << 32 | 5);
+/// Longer than a busy machine takes for what does not wait for a disk that hangs, and shorter than such a disk hangs (30 s).
+pub const NOT_WAITED_FOR: Duration = Duration::from_secs(20);
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn drive_id(i: usize) -> DriveId {
     DriveId([i as u8 + 1; 16])

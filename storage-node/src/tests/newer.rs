@@ -9,7 +9,9 @@ use crate::segment::{
     seal_segment_header, segment_path,
 };
 use codec::block::{self, blocks_for};
-use codec::segment::SegmentClass;
+use codec::effect::EFFECT_VERSION;
+use codec::journal::encode_empty_entry;
+use codec::segment::{JournalHead, SegmentClass};
 
 /// A small file whose version, behind its magic, is another.
 fn newer_small(bytes: &[u8]) -> Vec<u8> {
@@ -86,4 +88,50 @@ async fn r16_a_drive_with_what_a_newer_stele_wrote_is_refused_by_name() {
     let node = open_with(&trace, memory_kv(), config()).await;
     assert_readable(&node, drive, 2, 5000).await;
     assert_eq!(node.damage(drive).unwrap(), []);
+}
+
+/// The entry after another, without effects, as a later release would write it: of effects that are not known here.
+fn of_a_later_release(before: &Bytes, lsn: Lsn) -> Bytes {
+    let hash = 72..104;
+    let previous = before[hash.clone()].try_into().unwrap();
+    let mut bytes = encode_empty_entry(lsn, EPOCH, previous).unwrap().bytes.to_vec();
+    bytes[6..8].copy_from_slice(&(EFFECT_VERSION + 1).to_le_bytes());
+    let mut hasher = blake3::Hasher::new_derive_key("stele 2026 journal entry v1");
+    let hashed = *hasher.update(&bytes[..hash.start]).finalize().as_bytes();
+    bytes[hash].copy_from_slice(&hashed);
+    bytes.into()
+}
+
+/// They were called damaged: a start of the older release without an index took what is before them for all there is.
+#[tokio::test]
+async fn r16_journal_entries_of_a_later_release_are_no_damage() {
+    let (_trace, node, drive) = one_drive().await;
+    let mut all = entries(2, 100);
+    all.push(of_a_later_release(&all[1], Lsn(3)));
+    let number = node.journal_begin(drive, JournalHead { ensemble: 1, first_lsn: Lsn(1) }).await.unwrap();
+    for batched in [&all[..2], &all[2..]] {
+        let (header, payload) = batch(batched);
+        node.journal_append(drive, header, payload, Reserve::Client).await.unwrap();
+    }
+    let Err(ReadError::Later(why)) = node.journal_scan(drive, number, Lsn(1)).await else { panic!("it was scanned") };
+    assert!(
+        why.contains(&format!("effects of version {}", EFFECT_VERSION + 1)) && why.contains("later release"),
+        "{why}"
+    );
+    assert_eq!(node.damage(drive).unwrap(), []);
+}
+
+/// A node of the later release reads them, and so says nothing of it: what this program could not read counted as no answer, the
+/// drive as absent, and its entries as lost.
+#[test]
+fn r16_entries_of_a_later_release_that_a_node_can_read_are_named_by_its_client() {
+    use crate::service::message::Strings;
+    let mut strings = entries(2, 100);
+    strings.push(of_a_later_release(&strings[1], Lsn(3)));
+    let answer = |strings: &[Bytes]| Strings { strings: strings.to_vec(), end: 2, ..Strings::default() };
+    let Some(Err(later)) = answer(&strings).scan() else { panic!("it was scanned") };
+    assert!(later.to_string().contains(&format!("effects of version {}", EFFECT_VERSION + 1)), "{later}");
+    assert_eq!(answer(&strings[..2]).scan().unwrap().unwrap().entries.len(), 2);
+    let damaged = Bytes::from(strings[1].iter().map(|byte| byte ^ 1).collect::<Vec<u8>>());
+    assert!(answer(&[damaged]).scan().is_none(), "no answer that can be used");
 }

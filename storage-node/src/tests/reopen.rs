@@ -119,19 +119,24 @@ async fn a_drive_that_hangs_does_not_hold_up_the_start_and_is_used_when_it_answe
     put(&node, drive_id(1), 1, LEN).await.unwrap();
     node.stop().await;
     let probed = trace.disks().into_iter().map(|disk| probe(disk as Arc<dyn Disk>, Some(CLUSTER))).collect();
-    let hang = trace.inject(Fault::slow(Duration::from_secs(2)).on(DiskOp::List).drive(1).times(1));
+    let hang = trace.inject(Fault::hang().on(DiskOp::List).drive(1).times(1));
     let begun = Instant::now();
-    let config = NodeConfig { open_deadline: Duration::from_millis(200), ..config() };
+    let config = NodeConfig { open_deadline: Duration::from_secs(2), ..config() };
     let node = StorageNode::open(config, probed, memory_kv()).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(1500));
+    assert!(begun.elapsed() < NOT_WAITED_FOR, "{:?}", begun.elapsed());
     assert_eq!(trace.hits(hang), 1);
     node.begin(EPOCH).await.unwrap();
     assert!(has_failed(&health(&node, drive_id(1)).await));
     assert_readable(&node, drive_id(0), 0, LEN).await;
     // Whoever hangs still holds its lock.
     assert!(node.reopen(drive_id(1)).await.is_err());
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    node.reopen(drive_id(1)).await.unwrap();
+    trace.heal(hang);
+    let answered = async {
+        while node.reopen(drive_id(1)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("it is used when it answers");
     assert_readable(&node, drive_id(1), 1, LEN).await;
 }
 
@@ -143,11 +148,13 @@ async fn a_drive_that_takes_long_and_goes_on_is_waited_for() {
     }
     node.stop().await;
     // Each step is below the deadline, all of them are not.
-    trace.inject(Fault::slow(Duration::from_millis(60)).on(DiskOp::Open).path(".seg"));
-    let config = NodeConfig { open_deadline: Duration::from_millis(250), ..config() };
+    let step = Duration::from_millis(300);
+    trace.inject(Fault::slow(step).on(DiskOp::Open).path(".seg"));
+    let deadline = 5 * step;
+    let config = NodeConfig { open_deadline: deadline, ..config() };
     let begun = Instant::now();
     let node = open_with(&trace, memory_kv(), config).await;
-    assert!(begun.elapsed() > Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > deadline, "{:?}", begun.elapsed());
     assert_readable(&node, drive, 59, LEN).await;
 }
 
@@ -310,7 +317,9 @@ async fn a_slow_drive_shows_in_its_p99() {
     let trace = Trace::new(2);
     format_all(&trace);
     let node = start(&trace, memory_kv()).await;
-    trace.inject(Fault::slow(Duration::from_millis(20)).on(DiskOp::SyncData).drive(1));
+    // Longer than a busy machine delays the other one.
+    trace.inject(Fault::slow(Duration::from_millis(80)).on(DiskOp::SyncData).drive(1));
+    // A 99th percentile is said of 32 operations and more.
     for i in 0..40 {
         put(&node, drive_id(0), i, 100).await.unwrap();
         put(&node, drive_id(1), i, 100).await.unwrap();
@@ -318,7 +327,7 @@ async fn a_slow_drive_shows_in_its_p99() {
     let of = |drives: &[crate::client::DriveStatus], i| drives.iter().find(|d| d.id == drive_id(i)).unwrap().p99_ms;
     let drives = node.drives().await;
     let (quick, slow) = (of(&drives, 0).unwrap(), of(&drives, 1).unwrap());
-    assert!(slow >= 20 && quick < slow, "{quick} {slow}");
+    assert!(slow >= 80 && quick < slow, "{quick} {slow}");
 }
 
 /// A server that was told to stop waited for the drive that hung until somebody killed it.
@@ -330,7 +339,7 @@ async fn a_drive_that_hangs_does_not_hold_up_the_end() {
     let node = open_with(&trace, memory_kv(), config).await;
     node.begin(EPOCH).await.unwrap();
     put(&node, drive_id(0), 0, LEN).await.unwrap();
-    let hang = trace.inject(Fault::slow(Duration::from_secs(3)).on(DiskOp::SyncData).drive(0).times(1));
+    let hang = trace.inject(Fault::hang().on(DiskOp::SyncData).drive(0).times(1));
     let late = tokio::spawn({
         let node = node.clone();
         async move { put(&node, drive_id(0), 1, LEN).await }
@@ -340,8 +349,9 @@ async fn a_drive_that_hangs_does_not_hold_up_the_end() {
     }
     let begun = Instant::now();
     node.stop().await;
-    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < NOT_WAITED_FOR && !late.is_finished(), "{:?}", begun.elapsed());
     assert_eq!(node.drives().await.len(), 0);
+    trace.heal(hang);
     late.await.unwrap().unwrap();
 }
 

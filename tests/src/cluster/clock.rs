@@ -8,7 +8,7 @@ use std::process::Command;
 const SOURCE: &str = include_str!("clock.c");
 
 /// The clocks of a cluster's processes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Clocks {
     root: PathBuf,
     library: PathBuf,

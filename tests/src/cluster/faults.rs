@@ -1,20 +1,19 @@
-//! What befalls a cluster: drawn from a seed, done, and undone.
+//! What befalls a cluster: drawn from a seed.
 //!
 //! Each kind comes once before any comes again, in an order of chance; whom it befalls is chance, too. One fault concerns at most two
-//! storage nodes, which is what the geometry of the test promises to survive, or all of them when the power is cut. Two faults at once
-//! may come to more: then nothing is acknowledged until one of them is over, and nothing is lost either.
+//! storage nodes or one rack, which is what the geometry of the test promises to survive, or all of them when the power is cut.
+//! Two faults at once may come to more: then nothing is acknowledged until one of them is over, and nothing is lost either.
 
+use crate::cluster::copy::COPY;
 use crate::cluster::links::Flow;
-use crate::cluster::site::{Layout, Site};
+use crate::cluster::site::{Layout, Shape};
 use crate::s3::Random;
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Stands for the metadata process that leads at that moment.
-const LEADER: &str = "the leader";
+pub(super) const LEADER: &str = "the leader";
 
 /// Stands for one that does not.
 const FOLLOWER: &str = "a follower";
@@ -55,6 +54,8 @@ enum Kind {
     KillGateway,
     PauseGateway,
     IsolateGateway,
+    /// For longer than metadata goes without hearing of a gateway, and a gateway without metadata, before either counts as gone.
+    StallGateway,
     /// A gateway does not reach two storage nodes that everybody else reaches.
     SplitGateway,
     PowerCut,
@@ -62,6 +63,17 @@ enum Kind {
     JumpClock,
     /// Those of all jump, each by itself.
     JumpClocks,
+    /// All storage nodes of a rack.
+    KillRack,
+    IsolateRack,
+    /// What a drive held is lost, and it is rebuilt.
+    RebuildDrive,
+    /// The same while another drive, which the plan may choose, has no room.
+    RebuildWhileFull,
+    /// The process that has the second copy.
+    KillCopy,
+    PauseCopy,
+    IsolateCopy,
 }
 
 impl Kind {
@@ -100,11 +112,17 @@ const REPLICATED: [Kind; 9] = [
 ];
 const CLOCKS: [Kind; 2] = [Kind::JumpClock, Kind::JumpClocks];
 const GATEWAYS: [Kind; 4] = [Kind::KillGateway, Kind::PauseGateway, Kind::IsolateGateway, Kind::SplitGateway];
+const RACKS: [Kind; 2] = [Kind::KillRack, Kind::IsolateRack];
+const COPIES: [Kind; 3] = [Kind::KillCopy, Kind::PauseCopy, Kind::IsolateCopy];
+/// Those that take minutes.
+const LONG: [Kind; 2] = [Kind::StallGateway, Kind::RebuildDrive];
 
 /// What is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Deed {
+pub(super) enum Deed {
     Kill(Vec<String>),
+    /// Whoever runs by then.
+    KillAll,
     Pause(String),
     /// The name is found when it is done.
     LoseState(String),
@@ -115,8 +133,13 @@ enum Deed {
         there: Flow,
         back: Flow,
     },
-    /// Of the node in this directory, the first.
-    MoveDrive(PathBuf),
+    /// Of this node, the first.
+    MoveDrive(String),
+    /// The contents of the first drive of this node; `full`: while another has no room.
+    Lose {
+        node: String,
+        full: bool,
+    },
     Fill,
     /// Of the drive in this directory, chosen by the number.
     Flip(PathBuf, u64),
@@ -128,7 +151,7 @@ enum Deed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     what: String,
-    deed: Deed,
+    pub(super) deed: Deed,
     /// How long it lasts.
     pub lasts: Duration,
 }
@@ -139,28 +162,66 @@ impl fmt::Display for Fault {
     }
 }
 
+/// What there is that faults can befall.
+#[derive(Clone, Copy, Debug)]
+pub struct Means {
+    /// The processes.
+    pub layout: Layout,
+    /// Racks, and the like.
+    pub shape: Shape,
+    /// A drive can be filled.
+    pub can_fill: bool,
+    /// Clocks can be set.
+    pub can_jump: bool,
+    /// There is a second copy.
+    pub has_copy: bool,
+    /// There is time for faults that take minutes.
+    pub is_long: bool,
+}
+
 /// Draws faults.
 #[derive(Debug)]
 pub struct Deck {
     random: Random,
     layout: Layout,
+    racks: usize,
+    s3_everywhere: bool,
     kinds: Vec<Kind>,
     left: Vec<Kind>,
 }
 
 impl Deck {
     /// The faults that a cluster like this can have. The same seed gives the same ones.
-    pub fn new(seed: u64, layout: Layout, can_fill: bool, can_jump: bool) -> Deck {
+    pub fn new(seed: u64, means: Means) -> Deck {
+        let Means { layout, shape, can_fill, can_jump, has_copy, is_long } = means;
         let mut kinds = ALWAYS.to_vec();
         kinds.extend(if layout.metadata > 1 { &REPLICATED[..] } else { &ALONE[..] });
         kinds.extend(GATEWAYS.iter().filter(|_| layout.gateways > 0));
         kinds.extend(can_fill.then_some(Kind::FillDrive));
         kinds.extend(CLOCKS.iter().filter(|_| can_jump));
+        kinds.extend(RACKS.iter().filter(|_| shape.racks > 0));
+        kinds.extend(COPIES.iter().filter(|_| has_copy));
+        kinds.extend(LONG.iter().filter(|_| is_long));
+        kinds.extend((is_long && can_fill).then_some(Kind::RebuildWhileFull));
         if let Ok(only) = std::env::var("STELE_FAULTS_ONLY") {
             kinds.retain(|kind| only.split(',').any(|name| name == format!("{kind:?}")));
             assert!(!kinds.is_empty(), "no kind of fault has a name that is in {only}");
         }
-        Deck { random: Random::new(seed), layout, kinds, left: Vec::new() }
+        Deck {
+            random: Random::new(seed),
+            layout,
+            racks: shape.racks,
+            s3_everywhere: shape.s3_everywhere,
+            kinds,
+            left: Vec::new(),
+        }
+    }
+
+    /// The storage nodes of a rack, which has its number.
+    fn rack(&mut self) -> (usize, Vec<String>) {
+        let racks = self.racks.max(1);
+        let rack = usize::try_from(self.random.below(racks as u64)).unwrap_or(0);
+        (rack + 1, self.layout.node_names().into_iter().skip(rack).step_by(racks).collect())
     }
 
     fn one_of(&mut self, mut names: Vec<String>) -> String {
@@ -183,6 +244,7 @@ impl Deck {
         // Most are over soon; some outlast what processes wait for each other. A leader that is gone for less than an election
         // is one that nobody misses.
         let (shortest, longest) = match self.random.below(5) {
+            _ if kind == Kind::StallGateway => (20_000, 25_000),
             0 => (500, 18_000),
             _ if kind.is_of_the_leader() => (6_000, 5_000),
             _ => (500, 4_500),
@@ -192,10 +254,15 @@ impl Deck {
         Fault { what, deed, lasts }
     }
 
+    fn last(&self) -> String {
+        format!("n{}", self.layout.nodes)
+    }
+
     /// A jump that the process has to live with. Signatures of S3 are good for a quarter of an hour, and certificates have
     /// begun an hour before they were issued.
     fn jump(&mut self, name: String) -> (String, i64) {
-        let serves_s3 = self.layout.s3_names().contains(&name);
+        let serves_s3 = self.layout.s3_names().contains(&name)
+            || (self.s3_everywhere && self.layout.metadata_names().contains(&name));
         let (back, ahead) = if serves_s3 { (600, 600) } else { (3_000, 20 * 86_400) };
         let seconds = i64::try_from(self.random.below(back + ahead)).unwrap_or(0);
         (name, seconds - i64::try_from(back).unwrap_or(0))
@@ -227,7 +294,7 @@ impl Deck {
             Kind::MuteNode => (format!("nobody hears {node}"), alone(&node, Held, Open)),
             Kind::DeafNode => (format!("{node} hears nobody"), alone(&node, Open, Held)),
             Kind::SlowNode => (format!("{node} is slow"), alone(&node, slow, slow)),
-            Kind::LoseDrive => (format!("a drive of {node} is gone"), Deed::MoveDrive(node.into())),
+            Kind::LoseDrive => (format!("a drive of {node} is gone"), Deed::MoveDrive(node)),
             Kind::FillDrive => ("a drive of n1 is full".to_owned(), Deed::Fill),
             // Always the same drive: what nobody has read yet must not come to more than the stripes can lose.
             Kind::Rot => ("a bit of n2 rots".to_owned(), Deed::Flip("n2/d0".into(), self.random.next())),
@@ -243,7 +310,7 @@ impl Deck {
             Kind::IsolateFollower => (format!("{metadata} is isolated"), alone(&metadata, Held, Held)),
             Kind::LoseFollower => (format!("{FOLLOWER} loses its state"), Deed::LoseState(FOLLOWER.to_owned())),
             Kind::KillGateway => (format!("{port} is killed"), Deed::Kill(vec![port])),
-            Kind::PauseGateway => (format!("{port} stands still"), Deed::Pause(port)),
+            Kind::PauseGateway | Kind::StallGateway => (format!("{port} stands still"), Deed::Pause(port)),
             Kind::IsolateGateway => (format!("{port} is isolated"), alone(&port, Held, Held)),
             Kind::SplitGateway => {
                 let others = self.layout.node_names().into_iter().filter(|name| *name != node).collect();
@@ -251,7 +318,24 @@ impl Deck {
                 let what = format!("{port} does not reach {} and {}", those[0], those[1]);
                 (what, Deed::Between { these: vec![port], those, there: Cut, back: Cut })
             }
-            Kind::PowerCut => ("everything is killed at once".to_owned(), Deed::Kill(self.layout.names())),
+            Kind::PowerCut => ("everything is killed at once".to_owned(), Deed::KillAll),
+            Kind::KillRack => {
+                let (rack, nodes) = self.rack();
+                (format!("rack r{rack} is killed"), Deed::Kill(nodes))
+            }
+            Kind::IsolateRack => {
+                let (rack, these) = self.rack();
+                let deed = Deed::Between { these, those: vec![], there: Held, back: Held };
+                (format!("rack r{rack} is isolated"), deed)
+            }
+            Kind::RebuildDrive => (format!("a drive of {node} is lost"), Deed::Lose { node, full: false }),
+            Kind::RebuildWhileFull => {
+                let what = format!("a drive of n1 is full, and one of {} is lost", self.last());
+                (what, Deed::Lose { node: self.last(), full: true })
+            }
+            Kind::KillCopy => (format!("the {COPY} is killed"), Deed::Kill(vec![COPY.to_owned()])),
+            Kind::PauseCopy => (format!("the {COPY} stands still"), Deed::Pause(COPY.to_owned())),
+            Kind::IsolateCopy => (format!("the {COPY} is isolated"), alone(COPY, Held, Held)),
             Kind::JumpClock => {
                 let name = self.one_of(self.layout.names());
                 let jump = self.jump(name);
@@ -265,135 +349,6 @@ impl Deck {
     }
 }
 
-/// A fault that is going on, with the names that it befalls.
-#[derive(Debug)]
-pub struct Ongoing {
-    deed: Deed,
-}
-
-impl Site {
-    /// Does it.
-    pub async fn inflict(&self, fault: &Fault) -> Ongoing {
-        let mut deed = fault.deed.clone();
-        self.resolve(&mut deed).await;
-        match &deed {
-            Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.kill(name)),
-            Deed::Pause(name) => self.supervisor.pause(name),
-            Deed::LoseState(name) => {
-                self.supervisor.kill(name);
-                self.lose_state(name);
-            }
-            Deed::Between { these, those, there, back } => self.flows(these, those, *there, *back),
-            Deed::MoveDrive(drive) => self.move_drive(drive, "d0", "away"),
-            Deed::Flip(drive, chance) => flip(&self.root().join(drive), *chance),
-            Deed::Fill => self.fill(),
-            Deed::Jump(jumps) => self.set_clocks(jumps.iter().map(|(name, seconds)| (name, *seconds))),
-        }
-        Ongoing { deed }
-    }
-
-    /// Undoes it.
-    pub async fn relieve(&self, ongoing: &Ongoing) {
-        match &ongoing.deed {
-            Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.start(name)),
-            Deed::Pause(name) => self.supervisor.resume(name),
-            Deed::LoseState(name) => {
-                self.rejoin(name)
-                    .await
-                    .unwrap_or_else(|failed| panic!("{name} does not come back as a new member: {failed}"));
-            }
-            Deed::Between { these, those, .. } => self.flows(these, those, Flow::Open, Flow::Open),
-            Deed::MoveDrive(drive) => self.move_drive(drive, "away", "d0"),
-            // It is for repair to undo that.
-            Deed::Flip(..) => {}
-            Deed::Jump(jumps) => self.set_clocks(jumps.iter().map(|(name, _)| (name, 0))),
-            Deed::Fill => {
-                if let Some(ballast) = self.ballast() {
-                    // An error means that it is gone: two at once were the same.
-                    drop(std::fs::remove_file(ballast));
-                }
-            }
-        }
-    }
-
-    /// Puts names in the place of "the leader" and "a follower".
-    async fn resolve(&self, deed: &mut Deed) {
-        let names: Vec<&mut String> = match deed {
-            Deed::Kill(names) => names.iter_mut().collect(),
-            Deed::Pause(name) | Deed::LoseState(name) => vec![name],
-            Deed::Between { these, .. } => these.iter_mut().collect(),
-            Deed::MoveDrive(_) | Deed::Flip(..) | Deed::Fill | Deed::Jump(_) => vec![],
-        };
-        for name in names.into_iter().filter(|name| *name == LEADER || *name == FOLLOWER) {
-            let leader = self.leader().await;
-            println!("      the leader is {leader}");
-            let mut followers = self.layout.metadata_names().into_iter().filter(|name| *name != leader);
-            *name = if name == LEADER { leader.clone() } else { followers.next_back().unwrap_or(leader.clone()) };
-        }
-    }
-
-    fn flows(&self, these: &[String], those: &[String], there: Flow, back: Flow) {
-        let everybody = self.supervisor.names();
-        let those = if those.is_empty() { &everybody } else { those };
-        for (one, other) in these.iter().flat_map(|one| those.iter().map(move |other| (one, other))) {
-            if one != other {
-                self.network.set(one, other, there);
-                self.network.set(other, one, back);
-            }
-        }
-    }
-
-    fn move_drive(&self, node: &Path, from: &str, to: &str) {
-        let node = self.root().join(node);
-        // It is there already when two faults at once are the same.
-        if !node.join(to).exists() {
-            std::fs::rename(node.join(from), node.join(to)).expect("a directory can be renamed");
-        }
-    }
-
-    fn set_clocks<'a>(&self, clocks: impl Iterator<Item = (&'a String, i64)>) {
-        let Some(to) = self.clocks() else { return };
-        clocks.for_each(|(name, seconds)| to.set(name, seconds));
-    }
-
-    fn ballast(&self) -> Option<PathBuf> {
-        self.small().map(|small| small.join("ballast"))
-    }
-
-    /// Leaves nothing free on the small file system.
-    fn fill(&self) {
-        let Some(path) = self.ballast() else { return };
-        let file = File::create(path).expect("a file can be created");
-        let (mut len, mut piece) = (0, 64u64 << 20);
-        // Pieces that no longer fit are halved.
-        while piece >= 4096 {
-            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), len, piece) {
-                Ok(()) => len += piece,
-                Err(_) => piece /= 2,
-            }
-        }
-    }
-}
-
-/// Turns a bit of some data segment round. What a segment has not been written to yet is left alone by that, mostly.
-fn flip(drive: &Path, chance: u64) {
-    let segments = std::fs::read_dir(drive.join("segments")).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = segments.map(|entry| entry.path()).collect();
-    files.sort();
-    let mut random = Random::new(chance);
-    let at = usize::try_from(random.below(files.len() as u64)).unwrap_or(0);
-    let Some(file) = files.get(at).and_then(|path| File::options().read(true).write(true).open(path).ok()) else {
-        return;
-    };
-    let mut byte = [0];
-    // The header of a segment is written again by its node alone; leave it be.
-    let len = file.metadata().map_or(0, |about| about.len()).min(8 << 20);
-    let offset = 4096 + random.below(len.saturating_sub(4097));
-    if file.read_exact_at(&mut byte, offset).is_ok() {
-        file.write_all_at(&[byte[0] ^ 4], offset).expect("a segment can be written");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,9 +356,11 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let layout = Layout { nodes: 6, drives: 2, metadata: 3, gateways: 2 };
+        let shape = Shape { racks: 3, ..Shape::default() };
+        let means = Means { layout, shape, can_fill: true, can_jump: true, has_copy: true, is_long: true };
         let draw = |seed| {
-            let mut deck = Deck::new(seed, layout, true, true);
-            (0..30).flat_map(|_| deck.draw()).collect::<Vec<_>>()
+            let mut deck = Deck::new(seed, means);
+            (0..40).flat_map(|_| deck.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
@@ -419,6 +376,9 @@ mod tests {
             "at once",
             "reach",
             "jump",
+            "rack",
+            "copy",
+            "is lost",
         ] {
             assert!(all.iter().any(|fault| fault.what.contains(what)), "{what}");
         }

@@ -61,6 +61,49 @@ struct Known {
     /// What was seen that no order of operations explains: wrong bytes, a code that may not be.
     wrong: Vec<String>,
     written: u64,
+    /// Versions of the keys of buckets that keep them.
+    versions: BTreeMap<String, Vec<Version>>,
+}
+
+/// A version that was acknowledged or seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its id.
+    pub id: String,
+    /// The number of its content.
+    pub content: u64,
+    /// When its put was begun, and by when it was there.
+    begun: u64,
+    there: u64,
+}
+
+impl Version {
+    /// Clients remove only some by their ids, so that there are others which are above them for ever.
+    fn is_removed(&self) -> bool {
+        !self.content.is_multiple_of(2)
+    }
+}
+
+impl Known {
+    /// Notes that there is a version: each content is in one, since each was sent once.
+    fn version(&mut self, key: &str, id: &str, content: u64, now: u64) {
+        let all = self.versions.entry(key.to_owned()).or_default();
+        let like = all.iter().find(|version| version.id == id || version.content == content);
+        if let Some(like) = like {
+            if like.id != id || like.content != content {
+                self.wrong.push(format!("{key}: version {id} has content {content}, and there is {like:?}"));
+            }
+            return;
+        }
+        let put = self.keys.get(key).and_then(|ops| ops.iter().find(|op| op.act == Act::Put(content)));
+        let Some(begun) = put.map(|put| put.begun) else {
+            self.wrong.push(format!("{key}: version {id} has content {content}, which was put elsewhere"));
+            return;
+        };
+        all.push(Version { id: id.to_owned(), content, begun, there: now });
+        let made = Op { act: Act::Put(content), begun, ended: None };
+        self.keys.entry(format!("{key}|{id}")).or_default().push(made);
+    }
 }
 
 /// The history of a test.
@@ -84,6 +127,8 @@ pub struct Figures {
     pub keys: usize,
     /// Operations, answered or not.
     pub operations: usize,
+    /// Versions that were acknowledged or seen in buckets that keep them.
+    pub versions: usize,
     /// Changes that nobody answered.
     pub open: usize,
     /// Bytes of all contents that were sent.
@@ -163,6 +208,37 @@ impl History {
         self.known().keys.entry(key.to_owned()).or_default().push(Op { act: Act::Read(id), begun, ended });
     }
 
+    /// The put was answered with the id of the version that it made.
+    pub fn version_made(&self, ticket: &Ticket, id: &str, content: u64) {
+        let now = self.tick();
+        let mut known = self.known();
+        known.version(&ticket.key, id, content, now);
+        let ops = known.keys.get_mut(&format!("{}|{id}", ticket.key));
+        let put = ops.and_then(|ops| ops.iter_mut().find(|op| op.act == Act::Put(content)));
+        if let Some(put) = put {
+            put.ended.get_or_insert(now);
+        }
+    }
+
+    /// A version of a key was seen with a content, by an observation that was begun at `begun`. Its put may never have been answered.
+    pub fn version_seen(&self, key: &str, id: &str, begun: u64, content: u64) {
+        let now = self.tick();
+        self.known().version(key, id, content, now);
+        self.seen(&format!("{key}|{id}"), begun, Some(content));
+    }
+
+    /// The versions of a key.
+    pub fn versions(&self, key: &str) -> Vec<Version> {
+        self.known().versions.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Those that may be removed by their ids without a change of what the key shows: a later one is there for ever.
+    pub fn removable(&self, key: &str) -> Vec<Version> {
+        let all = self.versions(key);
+        let last = all.iter().filter(|version| !version.is_removed()).map(|version| version.begun).max();
+        all.into_iter().filter(|version| version.is_removed() && last > Some(version.there)).collect()
+    }
+
     /// An answer that was no success.
     pub fn failed(&self, what: String) {
         *self.known().failures.entry(what).or_default() += 1;
@@ -215,6 +291,7 @@ impl History {
         Figures {
             keys: known.keys.len(),
             operations: all().count(),
+            versions: known.versions.values().map(Vec::len).sum(),
             open: all().filter(|op| op.ended.is_none()).count(),
             written: known.written,
             failures: known.failures.clone(),
@@ -254,6 +331,37 @@ mod tests {
         history.seen("k", history.tick(), None);
         assert_eq!(history.judge().len(), 1);
         assert_eq!(history.figures().operations, 4);
+    }
+
+    #[test]
+    fn a_version_that_was_acknowledged_or_seen_stays() {
+        let history = History::default();
+        let contents: Vec<u64> = (0..3).map(|_| history.content(10, false).id).collect();
+        let tickets: Vec<Ticket> = contents.iter().map(|&id| history.begin("b|k", Act::Put(id))).collect();
+        history.version_made(&tickets[0], "v1", contents[0]);
+        // Nobody answered the second, but it is there; the third may never have been.
+        history.version_seen("b|k", "v2", history.tick(), contents[1]);
+        assert_eq!(history.judge(), Vec::<String>::new());
+        assert_eq!(history.figures().versions, 2);
+        history.seen("b|k|v1", history.tick(), None);
+        assert_eq!(history.judge().len(), 1, "an acknowledged version is gone");
+        history.seen("b|k|v2", history.tick(), None);
+        assert_eq!(history.judge().len(), 2, "a version that was seen is gone");
+        history.version_seen("b|k", "v3", history.tick(), contents[0]);
+        assert_eq!(history.judge().len(), 4, "one put made two versions");
+    }
+
+    #[test]
+    fn what_is_removed_is_never_what_the_key_shows() {
+        let history = History::default();
+        let put = |id: &str| {
+            let content = history.content(10, false).id;
+            let ticket = history.begin("b|k", Act::Put(content));
+            history.version_made(&ticket, id, content);
+        };
+        ["1", "2", "3"].into_iter().for_each(put);
+        let removable: Vec<String> = history.removable("b|k").into_iter().map(|version| version.id).collect();
+        assert_eq!(removable, ["1"], "the second one is kept, and nothing is above the third");
     }
 
     #[test]

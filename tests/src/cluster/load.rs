@@ -1,6 +1,8 @@
 //! Clients that use the cluster through any of its S3 ports, as an application does: what fails is tried again through another
 //! port, and all that was asked and answered goes into the [`History`].
 
+pub mod versions;
+
 use crate::cluster::history::{Content, History, Ticket};
 use crate::cluster::linear::Act;
 use crate::s3::{Random, client_at, refused};
@@ -14,13 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The one bucket.
+/// The bucket that keeps no versions.
 pub const BUCKET: &str = "archive";
 /// Keys that all clients write, read and delete.
 const HOT: u64 = 16;
 /// How long a request of the load may take, and one that only asks whether the cluster serves.
 const TIME: Duration = Duration::from_secs(12);
-const PROBE_TIME: Duration = Duration::from_secs(4);
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(4);
 /// How often a part of an upload is tried.
 const TRIES: usize = 5;
 
@@ -47,6 +49,9 @@ impl Shared {
         content
     }
 }
+
+/// Size and ETag by key.
+pub type Listed = BTreeMap<String, (usize, String)>;
 
 /// One client.
 #[derive(Debug)]
@@ -75,7 +80,14 @@ impl Worker {
         Worker::with(1000 + number, &[endpoint.to_owned()], Random::new(number), shared, PROBE_TIME)
     }
 
-    fn with(number: u64, endpoints: &[String], random: Random, shared: &Arc<Shared>, time: Duration) -> Worker {
+    /// One that gives each request so long.
+    pub(super) fn with(
+        number: u64,
+        endpoints: &[String],
+        random: Random,
+        shared: &Arc<Shared>,
+        time: Duration,
+    ) -> Worker {
         let clients: Vec<Client> = endpoints.iter().map(|endpoint| client_at(endpoint, time)).collect();
         let at = usize::try_from(number).unwrap_or(0) % clients.len().max(1);
         Worker { number, clients, at, random, shared: Arc::clone(shared), kept: 0 }
@@ -95,7 +107,8 @@ impl Worker {
     pub async fn run(mut self) -> Worker {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let key = format!("hot/{:02}", self.random.below(HOT));
-            let done = match self.random.below(100) {
+            let done = match self.random.below(140) {
+                100.. => self.use_versions().await,
                 0..=27 => self.put(&key).await,
                 28..=39 => self.put_kept().await,
                 40..=48 => self.delete(&key).await,
@@ -292,8 +305,11 @@ impl Worker {
         self.read_first(key, first).await
     }
 
-    /// Reads a key; `first`: only so many bytes.
+    /// Reads a key; `first`: only so many bytes. Keys of buckets that keep versions are read whole.
     pub async fn read_first(&mut self, key: &str, first: Option<usize>) -> Result<(), Failed> {
+        if versions::Register::of(key).is_some() {
+            return self.read_register(key).await;
+        }
         let history = &self.shared.history;
         let begun = history.tick();
         let range = first.map(|count| format!("bytes=0-{}", count.max(1) - 1));
@@ -347,7 +363,7 @@ impl Worker {
     }
 
     /// Size and ETag of every key below a prefix.
-    pub async fn listed(&self, prefix: &str) -> Result<BTreeMap<String, (usize, String)>, Failed> {
+    pub async fn listed(&self, prefix: &str) -> Result<Listed, Failed> {
         let mut listed = BTreeMap::new();
         let mut token = None;
         loop {

@@ -1,26 +1,23 @@
 //! Where everything of a test cluster lies: its certificate authority, certificates, configuration files, drives and logs, below one
-//! temporary directory; and how it is brought up.
+//! temporary directory; how it is brought up, and how it is asked.
 
+use crate::cluster::build::{Builder, Mounted, Place, path, stele};
 use crate::cluster::clock::Clocks;
 use crate::cluster::links::Network;
-use crate::cluster::supervisor::{Program, Supervisor};
-use crate::process::{binary, reserve_port};
+use crate::cluster::supervisor::Supervisor;
+use crate::process::binary;
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpSocket;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long one process may take to be ready on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Data and parity shards of a stripe: one shard on each of six nodes.
-const GEOMETRY: &str = "4+2";
-/// Size of the file system of the drive that is filled, in MiB.
-const SMALL_MIB: u64 = 768;
+/// Pause before the same is asked again.
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// How many processes of each role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,37 +57,21 @@ impl Layout {
         self.node_names().into_iter().chain(self.metadata_names()).chain(gateways).collect()
     }
 
-    fn is_replicated(&self) -> bool {
+    pub(super) fn is_replicated(&self) -> bool {
         self.metadata > 1 || self.gateways > 0
     }
 }
 
-/// A small file system for one drive, unmounted when dropped.
-#[derive(Debug)]
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// `None`, with a word on the terminal, where mounting is not permitted.
-    fn new(at: &Path) -> Option<Mounted> {
-        std::fs::create_dir_all(at).expect("a directory below our own can be made");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={SMALL_MIB}m"), "stele-test"]).arg(at);
-        match mount.output() {
-            Ok(output) if output.status.success() => Some(Mounted(at.to_owned())),
-            other => {
-                println!("no file system can be mounted here, so no drive is filled: {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Lazily: a process that is being killed may still have it open.
-        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount");
-    }
+/// What a cluster may be besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Storage nodes stand in so many racks, the first one in `r1`, the next in `r2` and round again; every stripe survives the loss
+    /// of one. 0: nobody says anything of racks.
+    pub racks: usize,
+    /// So many of the metadata processes are metadata nodes at first, the others wait. 0: all are.
+    pub founders: usize,
+    /// Metadata processes serve S3 as gateways do.
+    pub s3_everywhere: bool,
 }
 
 /// A test cluster. Dropped, it is killed and deleted.
@@ -102,47 +83,18 @@ pub struct Site {
     pub network: Arc<Network>,
     /// How many there are.
     pub layout: Layout,
-    s3: Vec<SocketAddr>,
-    /// Addresses of metadata processes that others are told.
-    metadata_gates: Vec<SocketAddr>,
+    /// What it is besides.
+    pub shape: Shape,
+    /// Held by whoever changes who the metadata nodes are: two such changes at once may leave no majority.
+    pub(super) members: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever takes drives away for good.
+    pub(super) drives: Arc<tokio::sync::Mutex<()>>,
+    pub(super) builder: Mutex<Builder>,
+    /// Storage nodes that came for others, by the names of those that the layout names.
+    pub(super) successors: Mutex<BTreeMap<String, String>>,
     small: Option<Mounted>,
     clocks: Option<Clocks>,
     directory: tempfile::TempDir,
-    /// Keeps the ports.
-    _reserved: Vec<TcpSocket>,
-}
-
-/// Writes the configuration files.
-struct Builder {
-    root: PathBuf,
-    reserved: Vec<TcpSocket>,
-    /// `[[node]]` and `[[metadata]]` lists, each address that of a gate.
-    peers: String,
-    metadata: String,
-    clocks: Option<Clocks>,
-}
-
-impl Builder {
-    fn port(&mut self) -> SocketAddr {
-        let socket = reserve_port();
-        let address = socket.local_addr().expect("a bound socket has an address");
-        self.reserved.push(socket);
-        address
-    }
-
-    fn issue(&self, role: &str, name: &str) {
-        let (ca, out) = (path(&self.root, "ca"), path(&self.root, &format!("tls-{name}")));
-        stele(&["ca", "issue", "--dir", &ca, "--role", role, "--name", name, "--out", &out]);
-    }
-
-    fn program(&self, role: &'static str, name: &str, health: SocketAddr, text: String) -> Program {
-        self.issue(role, name);
-        let config = self.root.join(format!("{name}.toml"));
-        std::fs::write(&config, text).expect("a file below our own directory can be written");
-        stele(&["config", "check", config.to_str().expect("our paths are text")]);
-        let environment = self.clocks.as_ref().map(|clocks| clocks.environment(name)).unwrap_or_default();
-        Program { role, config, log: self.root.join(format!("{name}.log")), health, environment }
-    }
 }
 
 impl Drop for Site {
@@ -157,102 +109,108 @@ impl Drop for Site {
 impl Site {
     /// Sets a cluster up and starts it.
     pub async fn start(layout: Layout) -> Result<Site, String> {
-        let site = Site::set_up(layout).await;
+        Site::start_as(layout, Shape::default()).await
+    }
+
+    /// [`Site::start`] of a cluster with something besides.
+    pub async fn start_as(layout: Layout, shape: Shape) -> Result<Site, String> {
+        let site = Site::set_up(layout, shape).await;
         for name in site.layout.node_names() {
             site.supervisor.start(&name);
         }
         site.all_ready(&site.layout.node_names()).await?;
-        for name in site.layout.metadata_names() {
-            site.supervisor.start(&name);
-        }
-        if site.layout.is_replicated() {
-            site.found(&[]).await?;
-        }
+        site.begin(&[]).await?;
         for name in site.layout.s3_names() {
             site.supervisor.start(&name);
         }
-        site.all_ready(&site.supervisor.names()).await?;
+        site.all_ready(&site.layout.s3_names()).await?;
         Ok(site)
     }
 
     /// Certificates, configuration, gates and formatted drives; nothing runs.
-    async fn set_up(layout: Layout) -> Site {
+    async fn set_up(layout: Layout, shape: Shape) -> Site {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let root = directory.path().to_owned();
         stele(&["ca", "init", "--dir", &path(&root, "ca")]);
         let network = Network::new();
         let supervisor = Supervisor::new(&network);
-        let clocks = Clocks::new(&root);
-        let mut to = Builder { root, reserved: Vec::new(), peers: String::new(), metadata: String::new(), clocks };
-        let mut nodes = Vec::new();
+        let mut to = Builder::new(root, layout, shape);
         for name in layout.node_names() {
-            let listen = to.port();
-            let gate = network.gate(&name, listen).await.expect("a free port");
-            let _ = write!(to.peers, "\n[[node]]\nname = \"{name}\"\naddress = \"{gate}\"\n");
-            nodes.push((name, listen));
+            let place = to.place(&name, &network).await;
+            to.nodes.push(place);
         }
-        let mut metadata = Vec::new();
-        let mut metadata_gates = Vec::new();
         for name in layout.metadata_names() {
-            let listen = to.port();
-            let gate = network.gate(&name, listen).await.expect("a free port");
-            let _ = write!(to.metadata, "\n[[metadata]]\nname = \"{name}\"\naddress = \"{gate}\"\n");
-            metadata_gates.push(gate);
-            metadata.push((name, listen));
+            let place = to.place(&name, &network).await;
+            to.metadata.push(place);
         }
-        let mut small = None;
-        for (name, listen) in nodes {
-            if small.is_none() {
-                small = Mounted::new(&to.root.join(format!("{name}/small")));
-            }
-            let program = to.storage_node(&name, listen, layout.drives, small.is_some() && name == "n1");
-            stele(&["storage-node", "--config", program.config.to_str().expect("our paths are text"), "--format"]);
-            supervisor.add(&name, program);
-        }
-        let mut s3 = Vec::new();
-        for (name, listen) in metadata {
-            let program = to.metadata(&name, listen, layout, &mut s3);
-            supervisor.add(&name, program);
+        let small = Mounted::new(&to.root.join("n1/small"));
+        for (at, place) in to.nodes.clone().iter().enumerate() {
+            let program = to.storage_node(place, at % shape.racks.max(1) + 1, at == 0 && small.is_some());
+            supervisor.add(&place.name, program);
         }
         for name in layout.s3_names().iter().filter(|_| layout.gateways > 0) {
-            let program = to.gateway(name, &mut s3);
-            supervisor.add(name, program);
+            supervisor.add(name, to.gateway(name));
         }
-        Site {
-            supervisor,
-            network,
-            layout,
-            s3,
-            metadata_gates,
-            small,
-            clocks: to.clocks,
-            directory,
-            _reserved: to.reserved,
+        for place in to.metadata.clone() {
+            supervisor.add(&place.name, to.metadata(&place));
         }
+        let (members, drives, successors) = (Arc::default(), Arc::default(), Mutex::default());
+        let clocks = to.clocks.clone();
+        let builder = Mutex::new(to);
+        Site { supervisor, network, layout, shape, members, drives, builder, successors, small, clocks, directory }
+    }
+
+    pub(super) fn builder(&self) -> MutexGuard<'_, Builder> {
+        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A port and a gate before it, for one more process.
+    pub(super) async fn place(&self, name: &str) -> Place {
+        let listen = self.builder().port();
+        let gate = self.network.gate(name, listen).await.expect("a free port");
+        Place { name: name.to_owned(), listen, gate }
+    }
+
+    /// Names of the metadata processes that are metadata nodes at first.
+    pub fn founders(&self) -> Vec<String> {
+        let count = if self.shape.founders == 0 { self.layout.metadata } else { self.shape.founders };
+        self.layout.metadata_names().into_iter().take(count).collect()
+    }
+
+    /// Starts metadata, and makes it metadata nodes of one cluster.
+    async fn begin(&self, how: &[&str]) -> Result<(), String> {
+        for name in self.layout.metadata_names() {
+            self.supervisor.start(&name);
+        }
+        if self.layout.is_replicated() {
+            self.found(how).await?;
+        }
+        self.all_ready(&self.founders()).await
     }
 
     /// Makes one metadata node a cluster of one, and adds the others.
     async fn found(&self, how: &[&str]) -> Result<(), String> {
-        let names = self.layout.metadata_names();
-        let data = path(self.root(), "m1");
+        let data = self.path("m1");
         let mut init = vec!["cluster", "init", "--data", &data];
         init.extend(how);
         self.until(&init).await?;
-        let key = self.root().join("m1/keys/kek");
-        for name in names.iter().skip(1) {
+        let keys = self.root().join("m1/keys");
+        for name in self.layout.metadata_names().iter().skip(1) {
             let to = self.root().join(name).join("keys");
             std::fs::create_dir_all(&to).expect("a directory below our own can be made");
-            std::fs::copy(&key, to.join("kek")).map_err(|error| format!("the key of m1: {error}"))?;
+            for key in ["kek", "kek2"] {
+                std::fs::copy(keys.join(key), to.join(key)).map_err(|error| format!("{key} of m1: {error}"))?;
+            }
         }
-        for (name, gate) in names.iter().zip(&self.metadata_gates).skip(1) {
-            self.until(&["member", "add", name, &gate.to_string(), "--data", &data]).await?;
+        for name in self.founders().iter().skip(1) {
+            self.until(&["member", "add", name, &self.metadata_address(name), "--data", &data]).await?;
         }
         Ok(())
     }
 
     /// Runs a command until it succeeds: the processes that it needs may not be there yet.
-    async fn until(&self, arguments: &[&str]) -> Result<(), String> {
-        let begun = std::time::Instant::now();
+    pub(super) async fn until(&self, arguments: &[&str]) -> Result<(), String> {
+        let begun = Instant::now();
         loop {
             let output = self.stele(arguments).await;
             if output.status.success() {
@@ -267,40 +225,57 @@ impl Site {
             if begun.elapsed() > PATIENCE {
                 return Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
     /// Whether a metadata node is a voter, by what the one with this data directory says.
     async fn votes(&self, name: &str, data: &str) -> bool {
-        let output = self.stele(&["member", "list", "--json", "--data", data]).await;
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let members = answer["members"].as_array().cloned().unwrap_or_default();
-        members.iter().any(|member| member["name"] == name && member["voter"] == true)
+        let answer = self.json(&["member", "list", "--json", "--data", data]).await;
+        voters(&answer).contains(&name.to_owned())
     }
 
     /// Takes what a metadata node that does not run has of Raft: its disk was lost.
     pub fn lose_state(&self, name: &str) {
-        std::fs::remove_dir_all(self.root().join(name).join("raft")).expect("a directory of ours can be removed");
+        match std::fs::remove_dir_all(self.root().join(name).join("raft")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
     }
 
     /// Brings a metadata node without state back as a new member, as an operator does: the old one is removed first.
     pub async fn rejoin(&self, name: &str) -> Result<(), String> {
         self.supervisor.start(name);
-        let gates = self.layout.metadata_names().into_iter().zip(&self.metadata_gates);
-        let gate =
-            gates.filter(|(other, _)| other == name).map(|(_, gate)| gate.to_string()).next().unwrap_or_default();
-        let data = path(self.root(), &self.leader().await);
+        let gate = self.metadata_address(name);
+        let data = self.path(&self.leader().await);
         self.until(&["member", "remove", name, "--data", &data]).await?;
         self.until(&["member", "add", name, &gate, "--data", &data]).await
     }
 
     /// Runs a `stele` command to its end, outside the runtime's threads.
     pub async fn stele(&self, arguments: &[&str]) -> std::process::Output {
-        let mut command = Command::new(binary());
+        self.stele_with(arguments, &[]).await
+    }
+
+    /// [`Site::stele`] of another build.
+    pub async fn stele_of(&self, build: &Path, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(build);
         command.args(arguments).stdin(Stdio::null());
         let run = tokio::task::spawn_blocking(move || command.output());
         run.await.expect("commands do not panic").expect("the stele binary can be started")
+    }
+
+    /// [`Site::stele`] with these in its environment.
+    pub async fn stele_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Output {
+        let mut command = Command::new(binary());
+        command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
+        let run = tokio::task::spawn_blocking(move || command.output());
+        run.await.expect("commands do not panic").expect("the stele binary can be started")
+    }
+
+    /// What a command answers; null when that is no JSON.
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_slice(&self.stele(arguments).await.stdout).unwrap_or_default()
     }
 
     /// Waits until all of these are ready.
@@ -316,8 +291,7 @@ impl Site {
         let names = self.layout.metadata_names();
         let mut said: BTreeMap<String, usize> = BTreeMap::new();
         for name in names.iter().filter(|_| self.layout.is_replicated()) {
-            let output = self.stele(&["member", "list", "--json", "--data", &path(self.root(), name)]).await;
-            let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let answer = self.json(&["member", "list", "--json", "--data", &self.path(name)]).await;
             if let Some(leader) = answer["leader"].as_str() {
                 *said.entry(leader.to_owned()).or_default() += 1;
             }
@@ -326,10 +300,22 @@ impl Site {
         most.unwrap_or_else(|| names[0].clone())
     }
 
+    /// Names of the metadata nodes that vote, as the leader has them.
+    pub async fn voters(&self) -> Vec<String> {
+        let leader = self.path(&self.leader().await);
+        voters(&self.json(&["member", "list", "--json", "--data", &leader]).await)
+    }
+
     /// Where the others reach a metadata node.
     pub fn metadata_address(&self, name: &str) -> String {
-        let place = self.layout.metadata_names().iter().position(|known| known == name);
-        self.metadata_gates[place.expect("a metadata node of this site")].to_string()
+        let place = self.builder().metadata.iter().find(|place| place.name == name).map(|place| place.gate);
+        place.expect("a metadata node of this site").to_string()
+    }
+
+    /// The name of the storage node that stands where the layout has this one; any other name as it is.
+    pub fn now(&self, name: &str) -> String {
+        let successors = self.successors.lock().unwrap_or_else(PoisonError::into_inner);
+        successors.get(name).cloned().unwrap_or_else(|| name.to_owned())
     }
 
     /// The directory of everything.
@@ -337,9 +323,15 @@ impl Site {
         self.directory.path()
     }
 
+    /// Something in it, as commands are told.
+    pub fn path(&self, name: &str) -> String {
+        path(self.root(), name)
+    }
+
     /// `http://host:port` of each S3 port.
     pub fn endpoints(&self) -> Vec<String> {
-        self.s3.iter().map(|address| format!("http://{address}")).collect()
+        let of = |address: &SocketAddr| format!("http://{address}");
+        self.builder().s3.iter().map(of).collect()
     }
 
     /// Below this directory is the file system that can be filled, and `n1` has a drive on it.
@@ -368,72 +360,45 @@ impl Site {
 
     /// Brings metadata back after [`Site::wipe_metadata`].
     pub async fn rebuild_metadata(&self) -> Result<(), String> {
+        self.begin(&["--existing"]).await?;
+        self.all_ready(&self.layout.s3_names()).await
+    }
+
+    /// What the first metadata process that knows says of repair.
+    pub async fn repair_status(&self) -> Value {
+        let mut answer = Value::Null;
         for name in self.layout.metadata_names() {
-            self.supervisor.start(&name);
+            answer = self.json(&["repair", "status", "--json", "--data", &self.path(&name)]).await;
+            if answer["whole_walk"].is_boolean() {
+                break;
+            }
         }
-        if self.layout.is_replicated() {
-            self.found(&["--existing"]).await?;
+        answer
+    }
+
+    /// Waits until no stripe is short of a shard, that is known of all of them, and has been so for `quiet`. `Err`: what repair says
+    /// instead, after `within`.
+    pub async fn whole(&self, within: Duration, quiet: Duration) -> Result<(), Value> {
+        let begun = Instant::now();
+        let mut since: Option<Instant> = None;
+        loop {
+            let answer = self.repair_status().await;
+            let is_empty = answer["by_slack"].as_array().is_some_and(|lines| lines.is_empty());
+            let is_whole = is_empty && answer["whole_walk"] == true;
+            since = since.filter(|_| is_whole).or(is_whole.then(Instant::now));
+            if since.is_some_and(|since| since.elapsed() >= quiet) {
+                return Ok(());
+            }
+            if begun.elapsed() >= within {
+                return Err(answer);
+            }
+            tokio::time::sleep(AGAIN).await;
         }
-        self.all_ready(&self.supervisor.names()).await
     }
 }
 
-impl Builder {
-    fn storage_node(&mut self, name: &str, listen: SocketAddr, drives: usize, has_small: bool) -> Program {
-        let health = self.port();
-        std::fs::create_dir_all(self.root.join(name)).expect("a directory below our own can be made");
-        let mut places: Vec<String> = (0..drives).map(|n| format!("\"{name}/d{n}\"")).collect();
-        if has_small && let Some(last) = places.last_mut() {
-            *last = format!("\"{name}/small/drive\"");
-        }
-        let text = format!(
-            "role = \"storage-node\"\nlisten = \"{listen}\"\nhealth = \"{health}\"\ncredentials = \"tls-{name}\"\n\
-             state = \"{name}/state\"\ndrives = [{}]\n{}",
-            places.join(", "),
-            self.peers
-        );
-        self.program("storage-node", name, health, text)
-    }
-
-    fn metadata(&mut self, name: &str, listen: SocketAddr, layout: Layout, s3: &mut Vec<SocketAddr>) -> Program {
-        let admin = self.port();
-        let mut text = format!(
-            "role = \"metadata\"\ndata = \"{name}\"\nadmin = \"{admin}\"\ncredentials = \"tls-{name}\"\ngeometry = \"{GEOMETRY}\"\n"
-        );
-        if layout.is_replicated() {
-            let _ = writeln!(text, "listen = \"{listen}\"");
-        }
-        if layout.gateways == 0 && s3.is_empty() {
-            let address = self.port();
-            s3.push(address);
-            let _ = writeln!(text, "s3 = {{ listen = \"{address}\" }}");
-        }
-        text.push_str(&self.peers);
-        if layout.is_replicated() {
-            text.push_str(&self.metadata);
-        }
-        self.program("metadata", name, admin, text)
-    }
-
-    fn gateway(&mut self, name: &str, s3: &mut Vec<SocketAddr>) -> Program {
-        let (health, address) = (self.port(), self.port());
-        s3.push(address);
-        let text = format!(
-            "role = \"gateway\"\nhealth = \"{health}\"\ncredentials = \"tls-{name}\"\ns3 = {{ listen = \"{address}\" }}\n{}{}",
-            self.metadata, self.peers
-        );
-        self.program("gateway", name, health, text)
-    }
-}
-
-fn path(root: &Path, name: &str) -> String {
-    root.join(name).to_str().expect("our paths are text").to_owned()
-}
-
-/// Runs a `stele` command, which must succeed.
-fn stele(arguments: &[&str]) {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
-    let output = output.expect("the stele binary can be started");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {}: {error}", output.status);
+fn voters(answer: &Value) -> Vec<String> {
+    let members = answer["members"].as_array().cloned().unwrap_or_default();
+    let voting = members.iter().filter(|member| member["voter"] == true);
+    voting.filter_map(|member| member["name"].as_str().map(str::to_owned)).collect()
 }

@@ -2,7 +2,7 @@
 //! noted. What a fault has killed stays dead until that fault is over.
 
 use crate::cluster::links::Network;
-use crate::process::{ACCESS_KEY, SECRET_KEY, binary, get};
+use crate::process::{ACCESS_KEY, SECRET_KEY, get};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,16 +20,16 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// How a process is started.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// `storage-node` and the like.
-    pub role: &'static str,
-    /// Its configuration file.
-    pub config: PathBuf,
+    /// What it is told: `storage-node --config FILE` and the like.
+    pub arguments: Vec<String>,
     /// Where it prints.
     pub log: PathBuf,
     /// Where health is asked for.
     pub health: SocketAddr,
     /// Environment besides that of every process.
     pub environment: Vec<(String, String)>,
+    /// What is run: `stele`, unless it is another build of it.
+    pub binary: PathBuf,
 }
 
 #[derive(Debug)]
@@ -78,6 +78,19 @@ impl Supervisor {
     /// Adds a process, which does not run yet.
     pub fn add(&self, name: &str, program: Program) {
         lock(&self.slots).all.insert(name.to_owned(), Slot { program, child: None, wanted: false, ended: None });
+    }
+
+    /// From its next start on the process is one of this build of `stele`.
+    pub fn build(&self, name: &str, binary: &Path) {
+        if let Some(slot) = lock(&self.slots).all.get_mut(name) {
+            slot.program.binary = binary.to_owned();
+        }
+    }
+
+    /// It is killed, and none of this name is known any more.
+    pub fn forget(&self, name: &str) {
+        self.kill(name);
+        lock(&self.slots).all.remove(name);
     }
 
     /// Starts it, unless it runs.
@@ -199,8 +212,8 @@ impl Drop for Supervisor {
 impl Slot {
     fn start(&mut self, name: &str, network: &Network) {
         let log = File::options().create(true).append(true).open(&self.program.log).expect("a log can be written");
-        let mut command = Command::new(binary());
-        command.arg(self.program.role).arg("--config").arg(&self.program.config).env_remove("RUST_LOG");
+        let mut command = Command::new(&self.program.binary);
+        command.args(&self.program.arguments).env_remove("RUST_LOG");
         command.env("STELE_ACCESS_KEY", ACCESS_KEY).env("STELE_SECRET_KEY", SECRET_KEY);
         command.envs(self.program.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file has another handle")).stderr(log);

@@ -7,6 +7,7 @@ mod harm;
 mod store;
 
 use harm::{Harm, aside, harm};
+use std::time::{Duration, Instant};
 use store::{Outcome, Store};
 
 /// Six drives, 3+2 with a spare: two are lost, two of those that carry the journal.
@@ -164,8 +165,11 @@ async fn drives_that_come_back_are_used_again() {
     }
     let server = store.start().await;
     store.verify("after they came back").await;
-    let healthy = store.status().await.iter().filter(|drive| drive.state == "healthy").count();
-    assert_eq!(healthy, 6, "all are used again");
+    let begun = Instant::now();
+    while store.status().await.iter().filter(|drive| drive.state == "healthy").count() < 6 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "all are used again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     store.put_more("after they came back").await;
     let written: Vec<bool> = victims[..2].iter().map(|n| store.writes_to(*n)).collect();
     assert_eq!(written, [true, true], "new shards lie on the drives that came back");

@@ -38,7 +38,7 @@ pub fn wrong(check: &'static str, detail: impl fmt::Display) -> Wrong {
 }
 
 /// A history that takes longer hangs.
-const HANGS: Duration = Duration::from_secs(180);
+const HANGS: Duration = Duration::from_secs(600);
 
 async fn carry_out(seed: u64, ops: &[Op]) -> Result<u64, Wrong> {
     let mut run = Run::new(seed).await?;

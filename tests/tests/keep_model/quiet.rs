@@ -16,7 +16,7 @@ use tests::crash::mix;
 use tests::keeping::HOUR;
 
 /// A pass of scrub over these small drives that takes longer hangs.
-const SCRUB_HANGS: Duration = Duration::from_secs(30);
+const SCRUB_HANGS: Duration = Duration::from_secs(180);
 
 /// The stripes that have a row.
 pub fn stripes(store: &Store) -> Result<Vec<(StripeDescriptor, StripeRow)>, Wrong> {

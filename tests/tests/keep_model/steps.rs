@@ -262,11 +262,13 @@ impl Run {
         let bucket = world.bucket(BUCKET).await.map_err(|error| wrong("no bucket", error))?;
         let change = self.begin(key(to), Some(body));
         let request = CopyRequest {
+            attached: Default::default(),
             source,
             bucket,
             key: key(to),
             meta: None,
-            encrypt: false,
+            encrypt: gateway::protect::Protection::Plain,
+            source_key: None,
             condition: Condition::None,
             checksum: None,
         };

@@ -20,7 +20,7 @@ const ROUND_BYTES: i64 = 48 << 20;
 /// Changes that are acknowledged before a kill, so that it means something, unless the machine takes longer than
 /// [`FEW_WITHIN`] over them.
 const FEW: u64 = 25;
-const FEW_WITHIN: Duration = Duration::from_secs(20);
+const FEW_WITHIN: Duration = Duration::from_secs(120);
 /// Objects that are never overwritten are read again in each round, this many of them by chance, and all at the end.
 const KEPT_SAMPLE: usize = 40;
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bodies;
+mod clock;
 mod full;
 mod memory;
 mod secrets;

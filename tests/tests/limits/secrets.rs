@@ -70,7 +70,7 @@ async fn use_it(client: &aws_sdk_s3::Client, start: usize) {
 /// The other secrets of a data directory, in the forms in which they might be printed.
 fn secrets(data: &std::path::Path) -> Vec<(String, String)> {
     let mut secrets = Vec::new();
-    for name in ["keys/kek", "admin-token"] {
+    for name in ["keys/kek", "keys/kek2", "admin-token"] {
         let path = data.join(name);
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name} has mode {mode:o}");

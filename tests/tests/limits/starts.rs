@@ -119,12 +119,22 @@ async fn bad_files_end_with_one_line_and_are_left_alone() {
     other.start().await.stop().await;
     let other_key = fs::read_to_string(other.data.join("keys/kek")).unwrap();
     with_file(&config.data.join("keys/kek"), &other_key, 0o600, async || refused(&config, &["key"]).await).await;
-    // Gone altogether.
-    let (kek, away) = (config.data.join("keys/kek"), directory.path().join("kek"));
-    fs::rename(&kek, &away).unwrap();
+    let other_key = fs::read_to_string(other.data.join("keys/kek2")).unwrap();
+    with_file(&config.data.join("keys/kek2"), &other_key, 0o600, async || refused(&config, &["kek2"]).await).await;
+    // Gone altogether: either of the two is enough, and none is not.
+    let [kek, second] = ["kek", "kek2"].map(|name| (config.data.join("keys").join(name), directory.path().join(name)));
+    fs::rename(&second.0, &second.1).unwrap();
+    let server = config.start().await;
+    assert_eq!(get(&client, "a").await.unwrap(), "one", "with the first key alone");
+    server.stop().await;
+    fs::rename(&kek.0, &kek.1).unwrap();
     refused(&config, &["kek"]).await;
-    assert!(!kek.exists(), "a key for existing data is never made anew");
-    fs::rename(&away, &kek).unwrap();
+    fs::rename(&second.1, &second.0).unwrap();
+    let server = config.start().await;
+    assert_eq!(get(&client, "a").await.unwrap(), "one", "with the second key alone");
+    server.stop().await;
+    assert!(!kek.0.exists(), "a key for existing data is never made anew");
+    fs::rename(&kek.1, &kek.0).unwrap();
 
     let accounts = directory.path().join("accounts.toml");
     let with_accounts = config.clone().arguments(&["--accounts", &accounts.display().to_string()]);

@@ -191,7 +191,7 @@ impl Harness {
     async fn delete(&mut self, key: &str, when: When) {
         let condition = self.condition(key, when);
         let deleted = self.world().delete_if(BUCKET, key, condition).await;
-        match (self.reference.allows(key, when), deleted) {
+        match (self.reference.allows_delete(key, when), deleted) {
             (Ok(()), Ok(Outcome::Deleted(version))) => {
                 assert_eq!(version.is_some(), self.reference.get(key).is_some());
                 self.reference.delete(key);

@@ -50,6 +50,15 @@ impl Reference {
         }
     }
 
+    /// Of a delete: what is not there is gone already whatever was asked of it, as S3 has it, and nobody asks for a delete of
+    /// what is not there.
+    pub fn allows_delete(&self, key: &str, when: When) -> Result<(), Refused> {
+        match (when, self.objects.contains_key(key)) {
+            (When::Absent, _) | (When::Other, true) => Err(Refused::Precondition),
+            (When::Always | When::Present | When::Same | When::Other, _) => Ok(()),
+        }
+    }
+
     pub fn put(&mut self, key: &str, bytes: Bytes, etag: String) {
         self.objects.insert(key.to_owned(), (bytes, etag));
     }

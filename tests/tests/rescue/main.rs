@@ -181,3 +181,20 @@ async fn refusals(store: &Store, drives: &[PathBuf], key: &Path) {
     let nowhere = store.rescue_raw(&[store.directory.path().join("nowhere")], "nowhere-out", &[]).await;
     assert_eq!(nowhere.status.code(), Some(1), "{nowhere:?}");
 }
+
+/// What was put while one of the two keys was not there has its domain's keys under the other one alone. Whoever has the wrong one of
+/// them gets what is not encrypted all the same, as he would with none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_does_not_open_a_domain_takes_nothing_away() {
+    let mut store = Store::new(3);
+    store.config.start().await.kill().await;
+    let key = store.directory.path().join("kek");
+    fs::rename(store.config.data.join("keys/kek"), &key).unwrap();
+    let server = store.config.start().await;
+    store.fill_few().await;
+    server.kill().await;
+    let drives: Vec<PathBuf> = (0..3).map(|n| store.config.drive(n)).collect();
+    let rescued = store.rescue(&drives, "one-key", &["--key-file", key.to_str().unwrap()]).await;
+    assert_eq!((rescued.number("lost"), rescued.number("proved_by_digest")), (1, 3), "{rescued:?}");
+    store.compare(&rescued, |(bucket, key)| !Store::is_encrypted(bucket, key));
+}

@@ -62,16 +62,26 @@ impl Store {
     }
 
     pub fn is_encrypted(bucket: &str, key: &str) -> bool {
-        bucket == "plain" && key.contains("encrypted")
+        bucket == "plain" && key.contains("encrypted") || Self::kms_key(bucket, key).is_some()
+    }
+
+    /// The key of the key store that an object is under. Its entity tag is random, and proves nothing.
+    fn kms_key(bucket: &str, key: &str) -> Option<String> {
+        (bucket == "plain" && key.starts_with("kms/")).then(|| "k1".to_owned())
+    }
+
+    fn method(bucket: &str, key: &str) -> Option<ServerSideEncryption> {
+        let is_kms = Self::kms_key(bucket, key).is_some();
+        let method = if is_kms { ServerSideEncryption::AwsKms } else { ServerSideEncryption::Aes256 };
+        Self::is_encrypted(bucket, key).then_some(method)
     }
 
     async fn put(&mut self, bucket: &str, key: &str, len: usize) {
         self.seed += 1;
         let body = document(self.seed, len);
         let mut request = self.client.put_object().bucket(bucket).key(key).body(ByteStream::from(body.clone()));
-        if Self::is_encrypted(bucket, key) {
-            request = request.server_side_encryption(ServerSideEncryption::Aes256);
-        }
+        request = request.set_server_side_encryption(Self::method(bucket, key));
+        request = request.set_ssekms_key_id(Self::kms_key(bucket, key));
         if self.seed.is_multiple_of(3) {
             request = request.checksum_algorithm(ChecksumAlgorithm::Sha256);
         }
@@ -85,9 +95,8 @@ impl Store {
         let body = document(self.seed, len);
         let mut create =
             self.client.create_multipart_upload().bucket("plain").key(key).set_checksum_algorithm(checksum.clone());
-        if Self::is_encrypted("plain", key) {
-            create = create.server_side_encryption(ServerSideEncryption::Aes256);
-        }
+        create = create.set_server_side_encryption(Self::method("plain", key));
+        create = create.set_ssekms_key_id(Self::kms_key("plain", key));
         let upload = create.send().await.unwrap().upload_id.unwrap();
         let mut parts = Vec::new();
         for (number, part) in (1..).zip(body.chunks(5 << 20)) {
@@ -120,9 +129,13 @@ impl Store {
         for bucket in ["plain", "odd-keys", "empty"] {
             self.client.create_bucket().bucket(bucket).send().await.unwrap();
         }
+        let made = self.config.stele(&["kms", "create", "k1", "--account", "admin"]).await;
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         for n in 0..30 {
             self.put("plain", &format!("sealed/{n}"), 1 + n * 1900).await;
         }
+        self.put("plain", "kms/small", 3000).await;
+        self.put("plain", "kms/large", 3_000_000).await;
         self.put("plain", "sealed/empty", 0).await;
         self.put("plain", "sealed/overwritten", 1000).await;
         self.put("plain", "sealed/deleted", 5000).await;
@@ -139,8 +152,18 @@ impl Store {
         self.put_parts("parts/md5", 12_000_000, None).await;
         self.put_parts("parts/sha256", 6_000_000, Some(ChecksumAlgorithm::Sha256)).await;
         self.put_parts("parts/encrypted", 6_000_000, Some(ChecksumAlgorithm::Crc32)).await;
+        self.put_parts("kms/parts", 6_000_000, Some(ChecksumAlgorithm::Crc32)).await;
         // Never completed: nobody was told that it is there.
         self.client.create_multipart_upload().bucket("plain").key("parts/open").send().await.unwrap();
+    }
+
+    /// Three objects, and one that is encrypted.
+    pub async fn fill_few(&mut self) {
+        self.client.create_bucket().bucket("plain").send().await.unwrap();
+        for (key, len) in [("small", 3000), ("large", 700_000), ("encrypted/small", 3000)] {
+            self.put("plain", key, len).await;
+        }
+        self.put_parts("parts", 6_000_000, None).await;
     }
 
     /// What stays in the journal, or was written after the seal.

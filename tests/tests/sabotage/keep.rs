@@ -15,7 +15,7 @@ use tests::keeping::{self, DAY, Still};
 use tests::oracle::Wrong;
 use tests::world::{Indexes, Shape, World, disks, noise};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn scrub_of(world: &World, drive: DriveId) -> Result<ScrubStatus, Wrong> {
     let status = world.metadata.node().scrub_status().await;
@@ -70,7 +70,8 @@ pub async fn restart_during_a_pass(switch: Switch) -> Result<(), Wrong> {
         world.put("b", &format!("{n}"), &noise(n, 40_000)).await.map_err(failed)?;
     }
     let drive = world.metadata.node().drives().await.first().map(|drive| drive.id).ok_or_else(|| failed("no drive"))?;
-    let slow = Fault::slow(Duration::from_millis(120)).drive(number_of(&trace, Some(drive)));
+    // The pass must not be over before it is interrupted, also where this thread waits for its turn.
+    let slow = Fault::slow(Duration::from_millis(400)).drive(number_of(&trace, Some(drive)));
     trace.inject(slow.on(DiskOp::Read).path("segments/"));
     world.metadata.node().scrub_order(drive, ScrubOrder::Start).await.map_err(failed)?;
     let before = until(&world, drive, |status| status.pass_bytes > 0).await?;
@@ -111,10 +112,18 @@ impl Ticking {
 
     /// A tick that is journaled, and another after the minutes for which one stands.
     async fn ticks(&self, world: &World) -> Result<(), Wrong> {
+        let tick = || index::clock(&Overlay::new(&**world.metadata.kv())).map_err(failed);
         for n in 0..2 {
+            let before = tick()?;
             self.clock.pass(11 * 60_000);
             world.put("b", "tick", &noise(n, 100)).await.map_err(failed)?;
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            let began = Instant::now();
+            while tick()? == before {
+                if began.elapsed() > PATIENCE {
+                    return Err(failed("no tick is journaled"));
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         }
         Ok(())
     }

@@ -108,6 +108,7 @@ fn scenario(step: Sabotage) -> Scenario {
         Sabotage::ReviveCondemned => story!(rules::copy_of_what_was_deleted),
         Sabotage::MissingChunks => story!(rules::chunk_that_nobody_stored),
         Sabotage::CommitCondition => story!(rules::conditions),
+        Sabotage::VersionLock => story!(rules::locked_version),
         Sabotage::SealCondition => story!(rules::seal_of_what_moved),
         Sabotage::RepairCondition => story!(rules::repair_of_what_moved),
         Sabotage::ClockMonotonic => story!(rules::clock_set_back),

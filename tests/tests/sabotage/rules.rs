@@ -4,7 +4,9 @@ use crate::Switch;
 use crate::data::{layout_of, number_of};
 use crate::drives::{failed, holds, store};
 use bytes::Bytes;
-use codec::effect::{ClockTick, Content, ObjectMeta, Place, SealedRow, StripeName, StripeRow};
+use codec::effect::{
+    ClockTick, Content, ObjectMeta, Place, RetentionMode, RetentionRow, SealedRow, StripeName, StripeRow,
+};
 use codec::erasure::Erasure;
 use codec::id::{ChunkId, ClusterId, Lsn, ShardId, StripeId};
 use codec::manifest::{Entry, Manifest};
@@ -12,7 +14,10 @@ use codec::shard::ShardHeader;
 use codec::stripe::{StripeClass, StripePacker};
 use gateway::error::PutError;
 use metadata::client::{CommitError, MetadataClient};
-use metadata::command::{Command, CommitObject, Condition, CreateBucket, Move, Seal, ShardMove};
+use metadata::command::{
+    BucketChange, ChangeVersion, Command, CommitObject, Condition, CreateBucket, DeleteCondition, DeleteVersion,
+    DeleteVersions, Move, Named, Seal, ShardMove, VersionChange,
+};
 use storage_node::client::Reserve;
 use storage_node::drive;
 use tests::oracle::Wrong;
@@ -37,7 +42,15 @@ pub async fn fenced_writer(switch: Switch) -> Result<(), Wrong> {
     switch.on();
     let world = World::start(disks(&trace), &Indexes::lost(), &shape).await.map_err(failed)?;
     let (name, owner) = ("late".to_owned(), OWNER.to_owned());
-    let command = CreateBucket { name, owner, location: String::new(), encrypt: false, zstd_level: 0, now_ms: 1 };
+    let command = CreateBucket {
+        name,
+        owner,
+        location: String::new(),
+        encrypt: false,
+        zstd_level: 0,
+        now_ms: 1,
+        with: Default::default(),
+    };
     let late = world.metadata.commit(old, Command::CreateBucket(command)).await;
     let result = match late {
         Err(CommitError::Refused(_)) => Ok(()),
@@ -61,6 +74,7 @@ pub async fn copy_of_what_was_deleted(switch: Switch) -> Result<(), Wrong> {
         content: content.clone(),
         chunks: Vec::new(),
         now_ms: 1,
+        attached: Default::default(),
     };
     let committed = world.metadata.commit(world.metadata.epoch(), Command::CommitObject(command)).await;
     committed.map_err(failed)?;
@@ -89,6 +103,7 @@ pub async fn chunk_that_nobody_stored(switch: Switch) -> Result<(), Wrong> {
         content: Content { size: 700, manifest, ..known },
         chunks: Vec::new(),
         now_ms: 1,
+        attached: Default::default(),
     };
     let result = match world.metadata.commit(world.metadata.epoch(), Command::CommitObject(command)).await {
         Err(CommitError::Refused(_)) => Ok(()),
@@ -110,6 +125,32 @@ pub async fn conditions(switch: Switch) -> Result<(), Wrong> {
     let result = match (put, delete) {
         (Err(PutError::PreconditionFailed), Err(CommitError::Refused(_))) => holds(&world, &[("a", 1)]).await,
         other => Err(Wrong::new("a condition was not asked", format!("{other:?}"))),
+    };
+    end(world, result).await
+}
+
+/// R15: a version is deleted that is kept in COMPLIANCE mode.
+pub async fn locked_version(switch: Switch) -> Result<(), Wrong> {
+    let world = small(&switch).await?;
+    switch.on();
+    let bucket = world.bucket("b").await.map_err(failed)?.bucket_id();
+    let commit = async |command| world.metadata.commit(world.metadata.epoch(), command).await;
+    for change in [BucketChange::Versioning(true), BucketChange::Lock(None)] {
+        commit(Command::ChangeBucket { bucket, change }).await.map_err(failed)?;
+    }
+    let version = world.version("b", "a").await.map_err(failed)?.ok_or_else(|| failed("no version"))?;
+    let until_ms = version.modified_ms.max(version.clock_ms) + 24 * 3600 * 1000;
+    let kept = RetentionRow { mode: RetentionMode::Compliance.into(), until_ms };
+    let (key, named) = (version.key.clone(), Named::Null);
+    let change = VersionChange::Retention(Some(kept));
+    let change = ChangeVersion { bucket, key, named: named.clone(), change, bypass: false, seq: None };
+    commit(Command::ChangeVersion(change)).await.map_err(failed)?;
+    let condition = DeleteCondition::default();
+    let versions = vec![DeleteVersion { key: version.key, named, condition, bypass: true }];
+    let delete = DeleteVersions { bucket, versions, owner: String::new(), nonce: [1; 8], now_ms: 1 };
+    let result = match commit(Command::DeleteVersions(delete)).await {
+        Err(CommitError::Refused(_)) => holds(&world, &[("a", 1)]).await,
+        other => Err(Wrong::new("a lock was not asked", format!("{other:?}"))),
     };
     end(world, result).await
 }

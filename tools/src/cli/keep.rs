@@ -2,7 +2,9 @@
 
 use super::{NOT_WELL, Server, client, wait};
 use crate::admin_client::{AdminClient, ClientError};
-use crate::keep_answers::{FindingsAnswer, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer, WaitLine};
+use crate::keep_answers::{
+    FindingsAnswer, LifecycleAnswer, PlanAnswer, ReclaimAnswer, RepairAnswer, ScrubAnswer, WaitLine,
+};
 use crate::object_map::{ObjectAnswer, ObjectQuestion};
 use crate::progress::{Progress, Unit};
 use clap::{Args, Subcommand};
@@ -160,6 +162,30 @@ pub(super) fn print_reclaim(answer: &ReclaimAnswer) {
     }
 }
 
+/// Lifecycle in `stele status`. Rules that can't be followed are among the warnings.
+pub(super) fn lifecycle_text(answer: &LifecycleAnswer) -> String {
+    let pass = &answer.pass;
+    let what = format!(
+        "{} expired, {} deleted, {} moved, {} uploads given up, {} kept by a lock, {} left for the next pass",
+        pass.expired, pass.deleted, pass.moved, pass.aborted, pass.locked, pass.skipped
+    );
+    let mut text = match (answer.running, answer.ended_ms, answer.day_ms) {
+        (true, ..) => format!("lifecycle: a pass is in progress: {what}\n"),
+        (false, 0, 0) => "lifecycle: there was no pass yet\n".to_owned(),
+        (false, 0, day_ms) => {
+            format!("lifecycle: the last pass was before the start, for the day that began {}\n", ago(day_ms))
+        }
+        (false, ended_ms, _) => format!("lifecycle: last pass {}: {what}\n", ago(ended_ms)),
+    };
+    if answer.held {
+        text += "  nothing expires while reclaim is held\n";
+    }
+    if !answer.error.is_empty() {
+        text += &format!("  the last round ended early: {}\n", answer.error);
+    }
+    text
+}
+
 fn print_object(answer: &ObjectAnswer) {
     println!("{}/{}: {} bytes, {} chunks, tag {}", answer.bucket, answer.key, answer.size, answer.chunks, answer.etag);
     for stripe in &answer.stripes {
@@ -256,7 +282,7 @@ fn now_ms() -> u64 {
 }
 
 /// A length of time, in its largest unit.
-fn length(ms: u64) -> String {
+pub(super) fn length(ms: u64) -> String {
     match ms / 1000 {
         s @ 0..120 => format!("{s} s"),
         s @ 120..7200 => format!("{} min", s / 60),
@@ -416,5 +442,27 @@ fn print_plan(answer: &PlanAnswer) {
         (true, true) => println!("nothing is to be mended"),
         (true, false) => println!("nothing is to be mended as far as was looked: not all stripes were yet"),
         (false, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keep_answers::LifecycleDone;
+
+    #[test]
+    fn lifecycle_says_when_the_last_pass_was_and_what_it_did() {
+        let none = LifecycleAnswer::default();
+        assert_eq!(lifecycle_text(&none), "lifecycle: there was no pass yet\n");
+        let before = LifecycleAnswer { day_ms: 1, ..none };
+        assert!(lifecycle_text(&before).contains("before the start, for the day that began "));
+        let pass = LifecycleDone { expired: 5, aborted: 2, locked: 3, ..LifecycleDone::default() };
+        let ended = LifecycleAnswer { ended_ms: now_ms(), pass, ..before };
+        let what = "5 expired, 0 deleted, 0 moved, 2 uploads given up, 3 kept by a lock, 0 left for the next pass\n";
+        let text = lifecycle_text(&ended);
+        assert!(text.starts_with("lifecycle: last pass ") && text.ends_with(&format!(" ago: {what}")), "{text}");
+        let running = LifecycleAnswer { running: true, held: true, error: "no room".to_owned(), ..ended };
+        let lines = ["  nothing expires while reclaim is held\n", "  the last round ended early: no room\n"].concat();
+        assert_eq!(lifecycle_text(&running), format!("lifecycle: a pass is in progress: {what}{lines}"));
     }
 }

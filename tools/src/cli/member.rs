@@ -2,10 +2,11 @@
 
 use super::NOT_WELL;
 use super::client;
-use super::keep::{Asked, show};
+use super::keep::{Asked, length, show};
 use crate::admin_client::ClientError;
-use crate::admin_members::{BeginQuestion, MemberInfo, MemberQuestion, MembersAnswer};
-use crate::progress::{Progress, Unit};
+use crate::admin_members::{BeginQuestion, MemberQuestion};
+use crate::member_answers::{GatewayInfo, MemberInfo, MembersAnswer, is_well};
+use crate::progress::{Progress, Unit, with_a_word};
 use clap::Subcommand;
 use hyper::Method;
 use serde::Serialize;
@@ -26,7 +27,8 @@ pub(super) enum Cluster {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Member {
-    /// The metadata nodes, as the one that is asked knows them. Exits with 2 when none leads, or one is not a voter yet.
+    /// The metadata nodes and the gateways, as the one that is asked and the leader know them. Exits with 2 when none leads, or
+    /// one is silent or not a voter yet.
     List(Asked),
     /// Add a metadata node that runs and waits. It catches up first, and votes then. Ask the leader.
     Add {
@@ -65,12 +67,13 @@ pub(super) async fn member(command: Member) -> Result<u8, ClientError> {
         Member::List(asked) => {
             let answer: MembersAnswer = client(&asked.server)?.ask(Method::GET, "/v1/members").await?;
             show(&answer, asked.json, print);
-            let well = answer.leader.is_some() && answer.members.iter().all(|member| member.voter);
-            Ok(if well { 0 } else { NOT_WELL })
+            Ok(if is_well(&answer) { 0 } else { NOT_WELL })
         }
         Member::Add { name, address, asked } => {
+            let waits = format!("waiting for {name} to answer at {address}, for up to 30 s, and to catch up");
             let question = MemberQuestion { name, address };
-            let answer = ask(&asked, "/v1/members/add", &question, "adding a metadata node").await?;
+            let adding = ask(&asked, "/v1/members/add", &question, "adding a metadata node");
+            let answer = with_a_word(&waits, asked.json, adding).await?;
             show(&answer, asked.json, |_| println!("{} is a metadata node now, and votes", question.name));
             Ok(0)
         }
@@ -96,15 +99,68 @@ async fn ask(
 
 fn print(answer: &MembersAnswer) {
     println!("{}: {}", answer.me, answer.condition);
-    answer.members.iter().for_each(print_one);
+    if !answer.unasked.is_empty() {
+        println!("{}; who is silent, only it knows", answer.unasked);
+    }
+    answer.members.iter().for_each(|member| print_one(member, answer));
+    answer.gateways.iter().for_each(print_gateway);
 }
 
-fn print_one(member: &MemberInfo) {
-    let role = match (member.leader, member.voter) {
+fn print_one(member: &MemberInfo, answer: &MembersAnswer) {
+    let lag = match member.lag {
+        Some(lag) if lag > 0 => format!("  {lag} entries behind"),
+        _ => String::new(),
+    };
+    let MemberInfo { name, address, number, .. } = member;
+    println!("{name:<16} {address:<24} {:<8} {number}{lag}  {}", role(member), words(member, &answer.leader));
+}
+
+fn role(member: &MemberInfo) -> &'static str {
+    match (member.leader, member.voter) {
         (true, _) => "leader",
         (_, true) => "voter",
         _ => "learner",
-    };
-    let lag = member.lag.map_or_else(String::new, |lag| format!("  {lag} entries behind"));
-    println!("{:<16} {:<24} {role:<8} {}{lag}", member.name, member.address, member.number);
+    }
+}
+
+/// How a node is, in words.
+fn words(member: &MemberInfo, leader: &Option<String>) -> String {
+    let silent = member.silent_ms.filter(|_| member.is_silent()).map(|ms| format!("silent for {}", length(ms)));
+    match (silent, member.condition.as_str()) {
+        (Some(silent), "") => silent,
+        (Some(silent), why) => format!("{silent}: {why}"),
+        (None, "") if leader.is_none() => "not known".to_owned(),
+        (None, "") => "answers".to_owned(),
+        (None, condition) => condition.to_owned(),
+    }
+}
+
+fn print_gateway(gateway: &GatewayInfo) {
+    let GatewayInfo { name, role, software, heard_ms, .. } = gateway;
+    let what = if role == "gateway" { "gateway" } else { "serves S3" };
+    let software = if software.is_empty() { "an older release" } else { software };
+    match gateway.is_alive() {
+        true => println!("{name:<16} {what}, {software}"),
+        false => println!("{name:<16} {what}, {software}, not heard of for {}", length(*heard_ms)),
+    }
+}
+
+/// The part of `stele status` about the metadata nodes and the gateways.
+pub(super) fn print_in_status(answer: &MembersAnswer) {
+    for member in &answer.members {
+        println!(
+            "metadata {:<16} {:<7}  {}  {}",
+            member.name,
+            role(member),
+            member.address,
+            words(member, &answer.leader)
+        );
+    }
+    if !answer.gateways.is_empty() {
+        let named = |gateway: &GatewayInfo| match gateway.is_alive() {
+            true => gateway.name.clone(),
+            false => format!("{} (not heard of for {})", gateway.name, length(gateway.heard_ms)),
+        };
+        println!("S3 by {}", answer.gateways.iter().map(named).collect::<Vec<_>>().join(", "));
+    }
 }

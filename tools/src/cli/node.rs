@@ -4,7 +4,7 @@ use super::keep::{Asked, show};
 use super::{NOT_WELL, client};
 use crate::admin_client::{AdminClient, ClientError};
 use crate::admin_nodes::{NodeChanged, NodeInfo, NodeQuestion, NodesAnswer};
-use crate::progress::{Progress, Unit};
+use crate::progress::{Progress, Unit, with_a_word};
 use clap::Subcommand;
 use hyper::Method;
 use std::time::Duration;
@@ -62,8 +62,10 @@ pub(super) async fn node(command: Node) -> Result<u8, ClientError> {
     match command {
         Node::List(asked) => list(asked).await,
         Node::Add { name, address, no_drives, asked } => {
+            let waits = format!("waiting for {name} to answer at {address}, for up to 20 s, and for its drives");
             let question = NodeQuestion { name, address: Some(address), no_drives, ..NodeQuestion::default() };
-            let changed = ask(&asked, "/v1/nodes/add", &question, "adding a storage node").await?;
+            let adding = ask(&asked, "/v1/nodes/add", &question, "adding a storage node");
+            let changed = with_a_word(&waits, asked.json, adding).await?;
             show(&changed, asked.json, |changed| {
                 println!("storage node {} belongs to the cluster", changed.name);
                 changed.drives.iter().for_each(|drive| println!("drive {drive} takes new data"));

@@ -2,16 +2,23 @@
 
 use crate::ca::CaError;
 use crate::config_file::{AnyConfig, ConfigError};
+use crate::config_place::{self, Places};
+use crate::member_answers::{FAR, RENEW};
 use crate::roles::gateway::GatewayError;
 use crate::roles::metadata::MetadataError;
 use crate::roles::storage_node::NodeError;
 use clap::{Args, Subcommand};
 use codec::id::ClusterId;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use storage_node::service::identity::Role;
+use storage_node::service::tls::Credentials;
 
 /// How long a certificate is valid unless somebody says otherwise, in days.
 const DAYS: u32 = 825;
+/// How often a process looks at its certificate.
+const DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Args)]
 pub(super) struct StorageNode {
@@ -92,12 +99,53 @@ pub(super) enum RolesError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Ca(#[from] CaError),
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    #[error(transparent)]
-    Gateway(#[from] GatewayError),
+    #[error("{0}")]
+    Node(InFile<NodeError>),
+    #[error("{0}")]
+    Metadata(InFile<MetadataError>),
+    #[error("{0}")]
+    Gateway(InFile<GatewayError>),
+}
+
+/// Why a process ended, with the line of its configuration that the path or address in question comes from.
+#[derive(Debug)]
+pub(super) struct InFile<E> {
+    error: Box<E>,
+    from: config_place::From,
+}
+
+impl<E: fmt::Display> InFile<E> {
+    fn new(file: &Path, error: E) -> InFile<E> {
+        InFile { from: Places::of(file).named_in(&error.to_string()), error: Box::new(error) }
+    }
+}
+
+impl<E> InFile<E> {
+    /// Why it ended.
+    pub(super) fn error(&self) -> &E {
+        &self.error
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for InFile<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.error, self.from)
+    }
+}
+
+/// Says in time that a certificate runs out, and again each day: nothing shows of it until a connection or a start fails.
+fn watch_certificate(file: &Path, credentials: &Credentials) {
+    let (file, credentials) = (file.to_owned(), credentials.clone());
+    tokio::spawn(async move {
+        loop {
+            let days = credentials.days_left(RENEW);
+            if days < RENEW {
+                let config = file.display();
+                tracing::warn!(days, %config, "the certificate of this process runs out in so many days: renew it, and restart");
+            }
+            tokio::time::sleep(DAY).await;
+        }
+    });
 }
 
 pub(super) async fn storage_node(StorageNode { config, format, replace }: StorageNode) -> Result<(), RolesError> {
@@ -105,9 +153,12 @@ pub(super) async fn storage_node(StorageNode { config, format, replace }: Storag
     let file = config;
     let (config, credentials) = crate::config_file::storage_node(&file)?;
     if !format {
-        return Ok(crate::roles::storage_node::run(file, config, credentials).await?);
+        watch_certificate(&file, &credentials);
+        let run = crate::roles::storage_node::run(file.clone(), config, credentials).await;
+        return run.map_err(|error| RolesError::Node(InFile::new(&file, error)));
     }
-    let new = crate::roles::storage_node::format_drives(&config, &credentials, &replace)?;
+    let new = crate::roles::storage_node::format_drives(&config, &credentials, &replace);
+    let new = new.map_err(|error| RolesError::Node(InFile::new(&file, error)))?;
     for (path, drive) in &new {
         println!("{}: drive {drive}", path.display());
     }
@@ -117,16 +168,20 @@ pub(super) async fn storage_node(StorageNode { config, format, replace }: Storag
     Ok(())
 }
 
-pub(super) async fn metadata(Metadata { config, rejoin }: Metadata) -> Result<(), RolesError> {
+pub(super) async fn metadata(Metadata { config: file, rejoin }: Metadata) -> Result<(), RolesError> {
     crate::logging::start();
-    let (config, credentials) = crate::config_file::metadata(&config)?;
-    Ok(crate::roles::metadata::run(config, credentials, rejoin).await?)
+    let (config, credentials) = crate::config_file::metadata(&file)?;
+    watch_certificate(&file, &credentials);
+    let run = crate::roles::metadata::run(config, credentials, rejoin).await;
+    run.map_err(|error| RolesError::Metadata(InFile::new(&file, error)))
 }
 
-pub(super) async fn gateway(Gateway { config }: Gateway) -> Result<(), RolesError> {
+pub(super) async fn gateway(Gateway { config: file }: Gateway) -> Result<(), RolesError> {
     crate::logging::start();
-    let (config, credentials) = crate::config_file::gateway(&config)?;
-    Ok(crate::roles::gateway::run(config, credentials).await?)
+    let (config, credentials) = crate::config_file::gateway(&file)?;
+    watch_certificate(&file, &credentials);
+    let run = crate::roles::gateway::run(config, credentials).await;
+    run.map_err(|error| RolesError::Gateway(InFile::new(&file, error)))
 }
 
 pub(super) fn ca(ca: Ca) -> Result<(), RolesError> {
@@ -152,6 +207,11 @@ pub(super) fn check(file: &Path) -> Result<(), RolesError> {
         | AnyConfig::Metadata(_, credentials)
         | AnyConfig::Gateway(_, credentials) => credentials,
     };
-    println!("{}: good, for {}", file.display(), credentials.identity());
+    let days = credentials.days_left(FAR);
+    println!(
+        "{}: good, for {}, whose certificate is valid for {days} more days",
+        file.display(),
+        credentials.identity()
+    );
     Ok(())
 }

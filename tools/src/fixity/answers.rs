@@ -66,11 +66,14 @@ pub struct ObjectLine {
     pub size: u64,
     /// Content-Type; empty when none was given.
     pub content_type: String,
-    /// Entity tag: the MD5 of the bytes in hex, or `<hex>-<parts>`.
+    /// Entity tag: the MD5 of the bytes in hex, or `<hex>-<parts>`; random where `random_tag`.
     pub etag: String,
+    /// The entity tag is no digest of the bytes: the object is under SSE-C or SSE-KMS.
+    #[serde(default)]
+    pub random_tag: bool,
     /// Checksums that were verified or computed when it was put.
     pub checksums: Vec<ChecksumLine>,
-    /// Stored under SSE-S3.
+    /// Stored encrypted.
     pub encrypted: bool,
     /// `ok`, `unverified`, `degraded`, `damaged`, `unknown` or `lost`.
     pub outcome: String,
@@ -194,6 +197,7 @@ impl ObjectLine {
             size: content.size,
             content_type: version.meta.map(|meta| meta.content_type).unwrap_or_default(),
             etag: content.etag,
+            random_tag: object.random_tag,
             checksums: content
                 .checksums
                 .iter()

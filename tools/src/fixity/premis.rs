@@ -59,7 +59,7 @@ impl Premis {
             true => ("MD5 of the parts' MD5 (S3 multipart ETag)", &line.etag),
             false => ("MD5", &line.etag),
         };
-        if !line.etag.is_empty() {
+        if !line.etag.is_empty() && !line.random_tag {
             fixity(&mut text, algorithm, digest);
         }
         for checksum in &line.checksums {
@@ -286,6 +286,21 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("<premis:object ") && text.contains("1970-01-01T00:00:00Z"), "{text}");
         assert!(text.find("<premis:event>").unwrap() < text.find("<premis:agent>").unwrap());
+    }
+
+    /// A record that is kept for ever said that random bytes were an MD5, and every later check would have contradicted it.
+    #[test]
+    fn a_random_tag_is_no_digest() {
+        let scope = Scope { bucket: "b".into(), prefix: String::new() };
+        let text = |random_tag| {
+            let mut out = Vec::new();
+            let mut premis = Premis::begin(&mut out, &scope, 0, "r".into(), tempfile::tempfile().unwrap()).unwrap();
+            let etag = "0123456789abcdef0123456789abcdef".to_owned();
+            premis.object(&mut out, &ObjectLine { etag, random_tag, ..ObjectLine::default() }).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(text(false).contains("MD5"));
+        assert!(!text(true).contains("MD5") && !text(true).contains("0123456789abcdef"));
     }
 
     #[test]

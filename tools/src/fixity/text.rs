@@ -11,12 +11,17 @@ pub(super) fn object(out: &mut dyn Write, line: &ObjectLine) -> io::Result<()> {
     }
     let slack = line.slack.map(|slack| format!(", slack {slack}")).unwrap_or_default();
     let detail = if line.detail.is_empty() { String::new() } else { format!("  {}", line.detail) };
+    let version = match line.version.as_str() {
+        "null" | "" => String::new(),
+        id => format!("?versionId={id}"),
+    };
     writeln!(
         out,
-        "{:<10}  {}/{}  {} shards: {} verified, {} not verified, {} bad, {} can't be asked{slack}{}",
+        "{:<10}  {}/{}{}  {} shards: {} verified, {} not verified, {} bad, {} can't be asked{slack}{}",
         line.outcome,
         line.bucket,
         printable(&line.key),
+        version,
         line.shards,
         line.verified,
         line.unverified,

@@ -8,6 +8,8 @@
 //!   either it learns that it does not lead, or the successor's copy comes after the look and the write is refused.
 //! * While reclaim is held because what is known here may be older than what was (R10), only what is not there is created: the
 //!   copy may be the last of a version whose entry was lost here.
+//! * What is locked here is not deleted there: a delete marker that is put over a locked version hides it here, and would be the end
+//!   of its copy there.
 //! * Bytes come through the engine, so each was verified against its chunk's id, and they go out with their MD5: what is
 //!   broken on the way is refused there.
 //! * At most one part of each object is in memory, and all of them together in [`Room`].
@@ -20,14 +22,16 @@ use futures::TryStreamExt;
 use gateway::engine::Gateway;
 use gateway::error::GetError;
 use md5::{Digest, Md5};
-use metadata::client::{LookupError, MetadataClient};
-use metadata::index::{IndexError, Overlay, reclaim, replication};
+use metadata::client::{LookupError, MAX_NEWEST, MetadataClient};
+use metadata::index::{self, IndexError, Overlay, reclaim, replication};
+use metadata::keys::Purpose;
+use metadata::lock;
 use metadata::replica::{Leading, NotLeading};
 use metadata::service::Metadata;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The largest part that is written as it came, and the largest object in one piece: then the copy has the same entity tag.
@@ -289,6 +293,7 @@ impl Copier {
         let current = self.meta.current_version(self.bucket(), key).await?.filter(|version| !version.delete_marker);
         let hold = reclaim::unreleased(&Overlay::new(&**self.meta.kv()))?;
         Ok(match (step(current.as_ref(), found.as_ref(), self.rule.deletes, hold.is_some()), current, found) {
+            (Step::Delete, _, Some(_)) if self.keeps_a_version::<CopyError>(key).await? => Copied::Same,
             (Step::Delete, _, Some(found)) => {
                 self.target.delete(key, &found).await?;
                 Copied::Deleted
@@ -308,9 +313,43 @@ impl Copier {
                 self.target.lacks(key).await?;
                 Copied::Same
             }
+            (Step::Nothing, Some(version), Some(found)) if !version.tags.is_empty() || found.tags > 0 => match hold {
+                Some(hold) => return Err(CopyError::Held(hold)),
+                None => self.same_tags(&version).await?,
+            },
             (Step::Replacing, _, _) => return Err(hold.map_or(CopyError::Superseded, CopyError::Held)),
             (Step::Nothing | Step::Delete | Step::Put, _, _) => Copied::Same,
         })
+    }
+
+    /// Whether a version of a key that has none any more, for whoever names no version, is locked here.
+    pub(super) async fn keeps_a_version<E>(&self, key: &str) -> Result<bool, E>
+    where
+        E: From<LookupError> + From<IndexError>,
+    {
+        let versions = self.meta.newest_versions(self.bucket(), key, MAX_NEWEST).await?;
+        let view = Overlay::new(&**self.meta.kv());
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        for version in &versions {
+            if lock::is_kept(&view, version, wall_ms)? {
+                return Ok(true);
+            }
+        }
+        // There are more than are looked at: in a bucket with Object Lock one of them may be.
+        let locks = index::bucket_by_id(&view, self.bucket())?.is_some_and(|bucket| bucket.lock);
+        Ok(locks && versions.len() == MAX_NEWEST)
+    }
+
+    /// Gives an object there the tags that it has here.
+    async fn same_tags(&self, version: &VersionRow) -> Result<Copied, CopyError> {
+        let here: BTreeMap<String, String> =
+            version.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect();
+        if self.target.tags(&version.key).await? == here {
+            return Ok(Copied::Same);
+        }
+        self.target.set_tags(&version.key, &here).await?;
+        Ok(Copied::Put { bytes: 0 })
     }
 
     async fn put(&self, version: &VersionRow, found: Option<&Far>, changed: u64) -> Result<Copied, CopyError> {
@@ -335,7 +374,10 @@ impl Copier {
     async fn put_whole(&self, version: &VersionRow, content: &Content, found: Option<&Far>) -> Result<(), CopyError> {
         let _room = self.room.bytes(content.size).await;
         let bytes = self.read(version, content, 0..content.size).await?;
-        let (piece, marked) = match md5_of(&content.etag) {
+        // Under SSE-KMS and SSE-C a tag looks like an MD5 and is none.
+        let purpose = self.engine.purpose_of(content).await?;
+        let tag = md5_of(&content.etag).filter(|_| matches!(purpose, Purpose::Plain | Purpose::Managed));
+        let (piece, marked) = match tag {
             Some(md5) => (Piece { bytes, md5 }, false),
             None => (digested(bytes).await?, true),
         };

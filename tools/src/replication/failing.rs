@@ -31,6 +31,8 @@ pub(crate) enum Reason {
     Changed,
     /// The object can't be read here.
     Unreadable,
+    /// It is under a client's key, or under a key of the key store that is out of use. Nothing says that it is damaged.
+    NoKey,
     /// Something is in the way on this side.
     Here,
     /// What is there may be newer than what is here, and an operator has not released reclaim yet.
@@ -48,6 +50,7 @@ impl Reason {
             Reason::Refused => "refused",
             Reason::Changed => "changed",
             Reason::Unreadable => "unreadable",
+            Reason::NoKey => "no-key",
             Reason::Here => "here",
             Reason::Held => "held",
         }

@@ -1,8 +1,12 @@
-//! Replication where the service is: it begins when this process serves metadata, and ends when it no longer does.
+//! Replication, webhooks and inventories where the service is: they begin when this process serves metadata, and end when it no
+//! longer does.
 
 use super::Replicator;
 use crate::admin::AdminState;
+use crate::notify::Teller;
+use crate::notify::webhook::Webhooks;
 use gateway::engine::{Config, Gateway};
+use gateway::inventory::Inventories;
 use metadata::client::MetadataClient;
 use metadata::replica::{Alone, Leading};
 use metadata::service::Metadata;
@@ -28,10 +32,11 @@ pub struct Following {
 }
 
 impl Following {
-    /// Looks at what `state` says of the service, and tells it of the [`Replicator`].
-    pub fn start(state: Arc<AdminState>) -> Following {
+    /// Looks at what `state` says of the service, and tells it of the [`Replicator`]. What happens is told to `webhooks` by the same
+    /// process.
+    pub fn start(state: Arc<AdminState>, webhooks: Webhooks) -> Following {
         let (end, ended) = watch::channel(false);
-        Following { end, task: tokio::spawn(follow(state, ended)) }
+        Following { end, task: tokio::spawn(follow(state, webhooks, ended)) }
     }
 
     /// Ends all work. To be waited for before the service is shut down.
@@ -42,8 +47,9 @@ impl Following {
     }
 }
 
-async fn follow(state: Arc<AdminState>, mut ended: watch::Receiver<bool>) {
+async fn follow(state: Arc<AdminState>, webhooks: Webhooks, mut ended: watch::Receiver<bool>) {
     let mut current: Option<Arc<Replicator>> = None;
+    let mut beside: Option<Beside> = None;
     loop {
         let service = state.metadata().ok();
         let same = match (&current, &service) {
@@ -52,32 +58,44 @@ async fn follow(state: Arc<AdminState>, mut ended: watch::Receiver<bool>) {
             _ => false,
         };
         if !same {
-            stop(&state, current.take()).await;
-            current = service.map(|service| {
-                let leading = state.seat().map(|seat| seat as Arc<dyn Leading>);
-                start(service, leading)
-            });
+            stop(&state, current.take(), beside.take()).await;
+            (current, beside) = service.map(|service| start(&state, service, &webhooks)).unzip();
             state.replicating(current.clone());
         }
         // Until it is time to look again, or the end: also when nobody can say it any more.
         if timeout(LOOK, ended.wait_for(|ended| *ended)).await.is_ok() {
-            return stop(&state, current).await;
+            return stop(&state, current, beside).await;
         }
     }
 }
 
-async fn stop(state: &AdminState, replicator: Option<Arc<Replicator>>) {
+/// What runs beside replication for as long as the same service is there.
+struct Beside {
+    teller: Teller,
+    inventories: JoinHandle<()>,
+}
+
+async fn stop(state: &AdminState, replicator: Option<Arc<Replicator>>, beside: Option<Beside>) {
     state.replicating(None);
+    if let Some(Beside { teller, inventories }) = beside {
+        teller.stop().await;
+        inventories.abort();
+        // Aborted: there is no result. One that was begun is made by the next service.
+        let _ended = inventories.await;
+    }
     if let Some(replicator) = replicator {
         replicator.stop().await;
     }
 }
 
-/// `leading`: where this process is one of several.
-fn start(meta: Arc<Metadata>, leading: Option<Arc<dyn Leading>>) -> Arc<Replicator> {
-    // An engine of its own: clients and replication don't wait for each other's places.
+fn start(state: &AdminState, meta: Arc<Metadata>, webhooks: &Webhooks) -> (Arc<Replicator>, Beside) {
+    // An engine of its own: clients and what is done beside them don't wait for each other's places.
     let limits = Config { memory: MEMORY, gets: READS, ..Config::default() };
     let engine = Gateway::new(Arc::clone(&meta) as Arc<dyn MetadataClient>, limits);
-    let leading = leading.unwrap_or_else(|| Arc::new(Alone(Arc::clone(&meta))));
-    Replicator::start(meta, leading, engine)
+    let inventories = Inventories::new(Arc::clone(&meta), Arc::clone(&engine));
+    let beside = Beside { teller: Teller::start(&meta, webhooks), inventories: tokio::spawn(inventories.run()) };
+    // Where this process is one of several.
+    let seat = state.seat().map(|seat| seat as Arc<dyn Leading>);
+    let leading = seat.unwrap_or_else(|| Arc::new(Alone(Arc::clone(&meta))));
+    (Replicator::start(meta, leading, engine), beside)
 }

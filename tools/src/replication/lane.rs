@@ -13,10 +13,11 @@ use super::progress::Progress;
 use super::target::TargetError;
 use codec::effect::{ReplicatedKey, ReplicationRow};
 use codec::id::BucketId;
+use gateway::error::GetError;
 use metadata::client::{CommitError, LookupError, MetadataClient};
 use metadata::command::{Command, WalkReplication};
 use metadata::index::{self, IndexError, Overlay, replication};
-use metadata::listing::ListRequest;
+use metadata::listing::{ListPage, ListRequest};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -232,12 +233,7 @@ impl Lane {
         let bucket = self.bucket();
         let request = ListRequest { bucket, after: rule.walked_to.clone(), max: WALK, ..ListRequest::default() };
         let page = self.copier.meta.list(request).await?;
-        let keys: Vec<String> = page.objects.into_iter().map(|version| version.key).collect();
-        let to = keys.last().unwrap_or(&rule.walked_to).clone();
-        let from = rule.walked_to.clone();
-        let last = page.next.is_none();
-        let step = WalkReplication { bucket, rule: rule.seq, from, to, keys, last };
-        Ok(self.commit(Command::WalkReplication(step)).await?)
+        Ok(self.commit(Command::WalkReplication(step(rule, page))).await?)
     }
 
     fn length(&self) -> Result<u64, IndexError> {
@@ -255,6 +251,15 @@ impl Lane {
     }
 }
 
+/// A page of the walk. It goes on where the page says, which may be behind its last key, or have none: below 100,000 delete markers a
+/// page ends without a key, and a walk that stayed where it was would meet the same markers for ever, and journal each time.
+fn step(rule: &ReplicationRow, page: ListPage) -> WalkReplication {
+    let keys: Vec<String> = page.objects.into_iter().map(|version| version.key).collect();
+    let last = page.next.is_none();
+    let to = page.next.or_else(|| keys.last().cloned()).unwrap_or_else(|| rule.walked_to.clone());
+    WalkReplication { bucket: BucketId(rule.bucket), rule: rule.seq, from: rule.walked_to.clone(), to, keys, last }
+}
+
 /// Why a key failed; `None` when it is to be tried again at once.
 fn reason(error: &CopyError) -> Option<Reason> {
     Some(match error {
@@ -268,9 +273,36 @@ fn reason(error: &CopyError) -> Option<Reason> {
             TargetError::Changed => Reason::Changed,
             TargetError::Unknown(_) | TargetError::Refused(_) => Reason::Refused,
         },
+        CopyError::Unreadable(GetError::Key(_) | GetError::Kms { .. }) => Reason::NoKey,
         CopyError::Unreadable(_) => Reason::Unreadable,
         CopyError::Here(_) => Reason::Here,
         CopyError::Held(_) => Reason::Held,
         CopyError::Late => Reason::Changed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use codec::effect::VersionRow;
+
+    #[test]
+    fn a_walk_passes_deleted_keys_over() {
+        let rule = ReplicationRow { bucket: 7, seq: 3, walked_to: "a".to_owned(), ..ReplicationRow::default() };
+        let page = |keys: &[&str], next: Option<&str>| ListPage {
+            objects: keys.iter().map(|&key| VersionRow { key: key.to_owned(), ..VersionRow::default() }).collect(),
+            next: next.map(str::to_owned),
+            ..ListPage::default()
+        };
+        let to = |keys: &[&str], next| {
+            let step = step(&rule, page(keys, next));
+            assert_eq!((step.from.as_str(), step.keys.len(), step.last), ("a", keys.len(), next.is_none()));
+            step.to
+        };
+        assert_eq!(to(&["b", "c"], Some("c")), "c");
+        assert_eq!(to(&["b"], Some("m")), "m", "a deleted key after the last one");
+        assert_eq!(to(&[], Some("m")), "m", "deleted keys only");
+        assert_eq!(to(&["b"], None), "b");
+        assert_eq!(to(&[], None), "a");
+    }
 }

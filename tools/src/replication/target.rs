@@ -13,14 +13,15 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption, Tagging};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use codec::effect::{Checksum, ChecksumAlgorithm, ObjectMeta, ReplicationRow, VersionRow};
+use codec::effect::{Checksum, ChecksumAlgorithm, ObjectMeta, ReplicationRow, Tag, VersionRow};
 use metadata::keys::Secret;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -41,6 +42,8 @@ const MOST_BEGUN: usize = 1024;
 const DEFAULT_TYPE: &str = "binary/octet-stream";
 /// Most bytes of an endpoint's text that are kept.
 const MAX_TEXT: usize = 300;
+/// Pages of a listing that show nothing and are passed over, of ten million deleted keys with Stele.
+const EMPTY_PAGES: usize = 100;
 
 /// Why the other endpoint did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +82,8 @@ pub(crate) struct Far {
     pub meta: ObjectMeta,
     /// The value of [`MARK`]; empty without it.
     pub mark: String,
+    /// How many tags it says that it has; not every endpoint says.
+    pub tags: u32,
 }
 
 impl Far {
@@ -123,6 +128,8 @@ pub(crate) struct FarLine {
 pub(crate) struct Described {
     meta: ObjectMeta,
     encrypted: bool,
+    /// As the header `x-amz-tagging` has them; empty without any.
+    tagging: String,
 }
 
 impl Described {
@@ -133,7 +140,9 @@ impl Described {
         if marked {
             meta.user.push(codec::effect::UserMeta { name: MARK.to_owned(), value: content.etag });
         }
-        Described { meta, encrypted: content.encrypted }
+        let pair = |tag: &Tag| format!("{}={}", encoded(&tag.key), encoded(&tag.value));
+        let tagging = version.tags.iter().map(pair).collect::<Vec<_>>().join("&");
+        Described { meta, encrypted: content.encrypted, tagging }
     }
 
     fn user(&self) -> Option<HashMap<String, String>> {
@@ -161,6 +170,7 @@ macro_rules! describe {
             .set_website_redirect_location(text(&what.meta.website_redirect))
             .set_metadata(what.user())
             .set_server_side_encryption(what.encryption())
+            .set_tagging(text(&what.tagging))
             .customize()
             // As it was sent here, whether or not it is a date.
             .mutate_request(move |request| {
@@ -247,7 +257,24 @@ impl Target {
             website_redirect: text(head.website_redirect_location()),
         };
         let size = head.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-        Ok(Some(Far { etag: text(head.e_tag()), size, meta: visible(meta), mark }))
+        let tags = head.tag_count().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+        Ok(Some(Far { etag: text(head.e_tag()), size, meta: visible(meta), mark, tags }))
+    }
+
+    /// The tags of an object.
+    pub(crate) async fn tags(&self, key: &str) -> Result<BTreeMap<String, String>, TargetError> {
+        let answer = within(0, self.client.get_object_tagging().bucket(&self.bucket).key(key).send()).await?;
+        Ok(answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect())
+    }
+
+    /// Gives an object other tags.
+    pub(crate) async fn set_tags(&self, key: &str, tags: &BTreeMap<String, String>) -> Result<(), TargetError> {
+        let tag = |(key, value)| aws_sdk_s3::types::Tag::builder().key(key).value(value).build();
+        let tags: Result<Vec<_>, _> = tags.iter().map(tag).collect();
+        let tagging = tags.and_then(|tags| Tagging::builder().set_tag_set(Some(tags)).build());
+        let tagging = tagging.map_err(|error| TargetError::Refused(error.to_string()))?;
+        let request = self.client.put_object_tagging().bucket(&self.bucket).key(key).tagging(tagging);
+        within(0, request.send()).await.map(drop)
     }
 
     /// Fails unless the bucket is there and its listing lacks this key: nothing else tells that a delete has been copied.
@@ -387,24 +414,40 @@ impl Target {
         conditional(&self.delete_knows_none, Some(found), send).await
     }
 
-    /// A page of the listing behind a key, and whether there is more.
+    /// A page of the listing behind a key, and whether there is more. Pages that show nothing and go on are passed over: an endpoint
+    /// that keeps versions may look at so many deleted keys and no more for one answer, as Stele does.
     pub(crate) async fn list(&self, after: &str) -> Result<(Vec<FarLine>, bool), TargetError> {
-        let request = self.client.list_objects_v2().bucket(&self.bucket).encoding_type(EncodingType::Url);
         let after = Some(after.to_owned()).filter(|after| !after.is_empty());
-        let page = within(0, request.set_start_after(after).send()).await?;
-        let encoded = page.encoding_type() == Some(&EncodingType::Url);
-        let mut lines = Vec::new();
-        for object in page.contents() {
-            let name = object.key().unwrap_or_default();
-            let key = match encoded {
-                true => decoded(name).ok_or_else(|| TargetError::Refused("a key that is no text".to_owned()))?,
-                false => name.to_owned(),
-            };
-            let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-            lines.push(FarLine { key, size, etag: object.e_tag().unwrap_or_default().trim_matches('"').to_owned() });
+        let mut token = None;
+        for _ in 0..EMPTY_PAGES {
+            let request = self.client.list_objects_v2().bucket(&self.bucket).encoding_type(EncodingType::Url);
+            let request = request.set_start_after(after.clone()).set_continuation_token(token.clone());
+            let page = within(0, request.send()).await?;
+            let more = page.is_truncated() == Some(true);
+            let next = page.next_continuation_token().map(str::to_owned);
+            if !page.contents().is_empty() || !more || next.is_none() || next == token {
+                return Ok((lines(&page)?, more));
+            }
+            token = next;
         }
-        Ok((lines, page.is_truncated() == Some(true)))
+        Ok((Vec::new(), true))
     }
+}
+
+/// What a page lists.
+fn lines(page: &ListObjectsV2Output) -> Result<Vec<FarLine>, TargetError> {
+    let encoded = page.encoding_type() == Some(&EncodingType::Url);
+    let mut lines = Vec::new();
+    for object in page.contents() {
+        let name = object.key().unwrap_or_default();
+        let key = match encoded {
+            true => decoded(name).ok_or_else(|| TargetError::Refused("a key that is no text".to_owned()))?,
+            false => name.to_owned(),
+        };
+        let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+        lines.push(FarLine { key, size, etag: object.e_tag().unwrap_or_default().trim_matches('"').to_owned() });
+    }
+    Ok(lines)
 }
 
 /// Does a write with its condition. After 501 it is repeated without; if that does it, the operation knows no conditions.
@@ -439,6 +482,15 @@ pub(crate) struct Piece {
 
 fn stream(bytes: Bytes) -> ByteStream {
     ByteStream::new(SdkBody::from(bytes))
+}
+
+/// Everything but letters, digits and `-._~` as `%XX`.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 /// `%XX` decoded, and `+` as a space: what endpoints make of a key that XML could not hold. `None` when it is no UTF-8.
@@ -534,7 +586,7 @@ mod tests {
         let mut meta = Described::new(version, marked).meta;
         let mark = meta.user.iter().position(|user| user.name == MARK).map(|at| meta.user.remove(at).value);
         let etag = if marked { "\"other-2\"".to_owned() } else { "\"abc\"".to_owned() };
-        Far { etag, size: 5, meta, mark: mark.unwrap_or_default() }
+        Far { etag, size: 5, meta, mark: mark.unwrap_or_default(), tags: 0 }
     }
 
     #[test]

@@ -134,7 +134,7 @@ async fn judge(
         answer.waiting += 1;
         return Ok(());
     }
-    if version.is_none() && !copier.rule.deletes {
+    if version.is_none() && (!copier.rule.deletes || copier.keeps_a_version::<VerifyError>(&key).await?) {
         answer.kept += 1;
         return Ok(());
     }

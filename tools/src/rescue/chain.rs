@@ -5,11 +5,12 @@
 //! entry has of the one before it, run by run, to the first entry. Where no run has the entry that is wanted there is a gap:
 //! it is reported, and the walk goes on with the best run below it. Only the ends of runs are kept, some 150 bytes each.
 
-use super::media::{Batch, Media};
+use super::media::{Batch, Media, Unreadable};
 use super::stripes::Stripe;
 use bytes::Bytes;
 use codec::id::{Epoch, Lsn};
 use codec::journal::{Entry, NO_ENTRY, parse_batch};
+use codec::level::Later;
 use codec::stripe::StripeDescriptor;
 use metadata::survey::Mark;
 use serde::Serialize;
@@ -92,8 +93,9 @@ impl Shelf {
 }
 
 impl<'a> Chain<'a> {
-    /// Reads and verifies every run, and puts them in order.
-    pub fn build(media: &'a Media) -> Chain<'a> {
+    /// Reads and verifies every run, and puts them in order. `Err`: some of them are of a later release.
+    pub fn build(media: &'a Media) -> Result<Chain<'a>, Later> {
+        let mut later = media.later().cloned();
         let mut chain = Chain {
             media,
             runs: Vec::new(),
@@ -108,12 +110,21 @@ impl<'a> Chain<'a> {
         let journal = media.batches().iter().map(|batch| Source::Journal(*batch));
         for source in ledger.chain(journal) {
             match chain.read(&source) {
-                Ok(entries) => chain.add(source, &entries, &mut shelves),
-                Err(error) => chain.unreadable.push(error),
+                Ok(entries) => {
+                    later = entries.iter().find_map(Later::raised).or(later);
+                    chain.add(source, &entries, &mut shelves);
+                }
+                Err((at, Unreadable::Damaged(why))) => chain.unreadable.push(format!("{at}: {why}")),
+                // One that names the level says what to start.
+                Err((_, Unreadable::Later(level @ Later::Level(_)))) => later = Some(level),
+                Err((_, Unreadable::Later(layout))) => later = later.or(Some(layout)),
             }
         }
+        if let Some(later) = later {
+            return Err(later);
+        }
         chain.walk(&shelves);
-        chain
+        Ok(chain)
     }
 
     fn add(&mut self, source: Source, entries: &[Entry], shelves: &mut [Shelf; 2]) {
@@ -125,16 +136,18 @@ impl<'a> Chain<'a> {
         self.runs.push(Run { source, first: first.lsn, last: last.lsn, last_hash: last.hash, last_epoch: last.epoch });
     }
 
-    fn read(&self, source: &Source) -> Result<Vec<Entry>, String> {
+    /// The entries of a run; or what it is, and why they can't be read.
+    fn read(&self, source: &Source) -> Result<Vec<Entry>, (String, Unreadable)> {
         match source {
             Source::Ledger(descriptor) => {
-                let named = |error: &dyn std::fmt::Display| format!("ledger stripe {}: {error}", descriptor.id);
-                let joined = Stripe::new(self.media, (**descriptor).clone()).joined().map_err(|error| named(&error))?;
-                parse_batch(&joined).map_err(|error| named(&error))
+                let named = |why| (format!("ledger stripe {}", descriptor.id), why);
+                let joined = Stripe::new(self.media, (**descriptor).clone()).joined();
+                let joined = joined.map_err(|error| named(Unreadable::Damaged(error.to_string())))?;
+                parse_batch(&joined).map_err(|error| named(Unreadable::of_batch(&joined, &error)))
             }
-            Source::Journal(batch) => self.media.read_batch(batch).map_err(|error| {
+            Source::Journal(batch) => self.media.read_batch(batch).map_err(|why| {
                 let range = self.media.batch_range(batch).unwrap_or_default();
-                format!("journal record of entries {} to {}: {error}", range.0, range.1)
+                (format!("journal record of entries {} to {}", range.0, range.1), why)
             }),
         }
     }

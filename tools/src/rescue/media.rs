@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use codec::id::{ClusterId, DriveId, Lsn, ShardId, StripeId};
-use codec::journal::{BatchHeader, Entry};
+use codec::journal::{BatchHeader, Entry, JournalError};
+use codec::level::Later;
 use codec::register::Register;
 use codec::segment::{Closed, SegmentClass};
 use codec::shard::ShardHeader;
@@ -75,6 +76,31 @@ impl DriveReport {
     }
 }
 
+/// Why entries can't be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// They are lost here; others may have them.
+    #[error("{0}")]
+    Damaged(String),
+    /// They are of a later release. Without them what is left would be an older state, and look whole.
+    #[error(transparent)]
+    Later(#[from] Later),
+}
+
+impl Unreadable {
+    /// Of entries that do not parse; `payload`: all of them.
+    pub fn of_batch(payload: &Bytes, error: &JournalError) -> Unreadable {
+        Later::of_batch(payload, error).map_or_else(|| Unreadable::Damaged(error.to_string()), Unreadable::Later)
+    }
+
+    fn of_disk(error: &DiskError) -> Unreadable {
+        match error {
+            DiskError::Newer { what, version, .. } => Later::Layout { what, version: *version }.into(),
+            error => Unreadable::Damaged(error.to_string()),
+        }
+    }
+}
+
 struct DriveView {
     disk: RealDisk,
     id: Option<DriveId>,
@@ -96,6 +122,8 @@ pub struct Media {
     batches: Vec<Batch>,
     registers: Vec<Register>,
     clusters: BTreeMap<ClusterId, u64>,
+    /// A segment has something of a later release in it.
+    later: Option<Later>,
     files: RefCell<HashMap<u32, Arc<dyn DiskFile>>>,
     sabotage: SabotageSet,
 }
@@ -111,6 +139,7 @@ impl Media {
             batches: Vec::new(),
             registers: Vec::new(),
             clusters: BTreeMap::new(),
+            later: None,
             files: RefCell::default(),
             sabotage: SabotageSet::default(),
         };
@@ -233,6 +262,9 @@ impl Media {
         for ((file, meta), closed) in found.into_iter().zip(closed) {
             report.segments += 1;
             if let Err(error) = self.scan_segment(drive, &*file, meta, closed, report) {
+                if let Unreadable::Later(later) = Unreadable::of_disk(&error) {
+                    self.later = Some(later);
+                }
                 report.note(error.to_string());
             }
         }
@@ -307,18 +339,24 @@ impl Media {
         read_payload(&*file, meta, piece.block + 1, range, &self.sabotage).ok()
     }
 
+    /// Why the drives are not for this release, as far as the headers in their segments say.
+    pub fn later(&self) -> Option<&Later> {
+        self.later.as_ref()
+    }
+
     /// The entries of a journal record, each verified, each following the one before it.
-    pub fn read_batch(&self, batch: &Batch) -> Result<Vec<Entry>, String> {
-        let (file, meta) = self.file(batch.segment).ok_or("its segment can't be opened")?;
+    pub fn read_batch(&self, batch: &Batch) -> Result<Vec<Entry>, Unreadable> {
+        let known = self.file(batch.segment);
+        let (file, meta) = known.ok_or_else(|| Unreadable::Damaged("its segment can't be opened".to_owned()))?;
         let fault = |fault: Fault| match fault {
-            Fault::Block(block) => format!("block {block} of {} does not verify", meta.path()),
-            Fault::Disk(error) => error.to_string(),
+            Fault::Block(block) => Unreadable::Damaged(format!("block {block} of {} does not verify", meta.path())),
+            Fault::Disk(error) => Unreadable::of_disk(&error),
         };
         let record = read_record_header(&*file, meta, batch.block).map_err(fault)?;
-        let header = BatchHeader::parse(&record.body).map_err(|error| error.to_string())?;
+        let header = BatchHeader::parse(&record.body).map_err(|error| Unreadable::of_batch(&Bytes::new(), &error))?;
         let payload =
             read_payload(&*file, meta, batch.block + 1, 0..record.payload_len, &self.sabotage).map_err(fault)?;
-        header.open(&payload).map_err(|error| error.to_string())
+        header.open(&payload).map_err(|error| Unreadable::of_batch(&payload, &error))
     }
 
     /// A range of a journal record's payload, every block verified.

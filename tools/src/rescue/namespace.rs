@@ -3,13 +3,13 @@
 //! Rows are applied by the code that serves. Memory: about half a kilobyte for each object, chunk and stripe.
 
 use super::chain::{Chain, Gap};
-use codec::effect::{AcceptedLossRow, BucketRow, ChunkRow, DomainRow, Effect, EffectKind};
+use codec::effect::{AcceptedLossRow, BucketRow, ChunkRow, DomainRow, Effect, EffectKind, KmsKeyRow};
 use codec::id::{BucketId, ChunkId, DomainId, Lsn, StripeId};
 use codec::journal::Entry;
 use codec::stripe::StripeDescriptor;
 use metadata::index::{self, BUCKETS, FAMILIES, IndexError, Overlay, View};
 use metadata::keys::{KEY_CHECK_SETTING, KeyError, Keys};
-use metadata::listing::{ListPage, ListRequest, MAX_PAGE};
+use metadata::listing::{MAX_PAGE, VersionsPage, VersionsRequest};
 use metadata::state::{self, ApplyError};
 use storage_node::kv::memory::MemoryKv;
 use storage_node::kv::{Kv, KvError};
@@ -65,11 +65,17 @@ impl Namespace {
         rows.into_iter().map(|(key, value)| index::decode(BUCKETS, &key, value)).collect()
     }
 
-    /// A page of a bucket's objects.
-    pub fn objects(&self, bucket: BucketId, prefix: &str, after: String) -> Result<ListPage, IndexError> {
-        let delimiter = String::new();
-        let request = ListRequest { bucket, prefix: prefix.to_owned(), delimiter, after, max: MAX_PAGE };
-        metadata::listing::list(&self.kv, &request)
+    /// A page of a bucket's versions, delete markers included. `after`: [`VersionsPage::next`] of the page before.
+    pub fn versions(
+        &self,
+        bucket: BucketId,
+        prefix: &str,
+        after: Option<(String, Option<String>)>,
+    ) -> Result<VersionsPage, IndexError> {
+        let (key_marker, version_marker) = after.unwrap_or_default();
+        let (prefix, delimiter, max) = (prefix.to_owned(), String::new(), MAX_PAGE);
+        let request = VersionsRequest { bucket, prefix, delimiter, key_marker, version_marker, max };
+        metadata::listing::list_versions(&self.kv, &request)
     }
 
     /// A chunk.
@@ -88,15 +94,20 @@ impl Namespace {
         index::domain(&self.view(), id)
     }
 
+    /// A key of the key store.
+    pub fn kms_key(&self, id: &str) -> Result<Option<KmsKeyRow>, IndexError> {
+        index::access::kms_key(&self.view(), id)
+    }
+
     /// How many multipart uploads were open in a bucket.
     pub fn open_uploads(&self, bucket: BucketId) -> Result<usize, IndexError> {
         Ok(index::uploads(&self.view(), bucket, usize::MAX)?.len())
     }
 
-    /// Refuses a key that is not this cluster's.
+    /// Refuses keys of which none is this cluster's: whatever one of them opens is rescued.
     pub fn check_key(&self, keys: &Keys) -> Result<Result<(), KeyError>, IndexError> {
         let setting = index::setting(&self.view(), KEY_CHECK_SETTING)?;
-        Ok(setting.map_or(Ok(()), |setting| keys.check(&setting)))
+        Ok(setting.map_or(Ok(()), |setting| keys.opens(&setting)))
     }
 }
 

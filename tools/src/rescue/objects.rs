@@ -2,7 +2,9 @@
 //!
 //! With the key-encryption key every chunk is verified against its keyed id, as a GET does. Without it, nobody can compute
 //! chunk ids: then each frame is verified by its own hashes and must carry the id that the manifest names, and the object as
-//! a whole by its entity tag (MD5) and its checksums, which are those that the client sent or saw.
+//! a whole by its entity tag (MD5) and its checksums, which are those that the client sent or saw. So it is for an object that is not
+//! encrypted where the key that is given does not open its domain's. Under a key of the key store
+//! (SSE-KMS) the tag is random.
 
 use super::chain::Chain;
 use super::media::Media;
@@ -11,13 +13,13 @@ use super::stripes::{Stripe, StripeError};
 use bytes::Bytes;
 use codec::compress::{DecompressError, decompress};
 use codec::effect::{Checksum, ChecksumAlgorithm, ChunkRow, Content, Place};
-use codec::frame::{Compression, Expect, FrameError, HEADER_PLAIN, decode, verify_stored};
+use codec::frame::{Compression, Expect, FrameError, decode, verify_stored};
 use codec::id::{ChunkId, DomainId, Epoch, Lsn, StripeId};
 use codec::manifest::{MAX_DEPTH, Manifest, ManifestError};
 use codec::stripe::StripeDescriptor;
 use gateway::digest::{Digester, Digests, multipart_etag};
 use metadata::index::IndexError;
-use metadata::keys::{Domain, KeyError, Keys};
+use metadata::keys::{Domain, KeyError, Keys, Purpose};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,9 +29,12 @@ use std::io::{self, Write};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Proof {
+    /// Every chunk by its keyed id, but the entity tag or a checksum that is stored with the object is another than that of its
+    /// bytes.
+    Differs,
     /// Every frame by its own hashes; nothing says that the object as a whole is what was put.
     Frames,
-    /// Every frame, and the object's entity tag or a checksum of all its bytes. No key was given.
+    /// Every frame, and the object's entity tag or a checksum of all its bytes. No key was given that opens its domain's.
     Digest,
     /// Every chunk by its keyed id.
     ChunkIds,
@@ -76,6 +81,12 @@ pub enum LostReason {
     /// Encrypted, and no key.
     #[error("it is encrypted, and no key was given (--key-file)")]
     KeyNeeded,
+    /// Under SSE-C: nobody but its client can read its bytes.
+    #[error("it is encrypted by a key that its client has (SSE-C), and was not read")]
+    ClientsKey,
+    /// Under a key of the key store that was destroyed, or whose entry is lost.
+    #[error("it is encrypted by key {0} of the key store, which was destroyed or is not known")]
+    KmsKey(String),
     /// A key that does not unwrap.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -131,27 +142,52 @@ impl<'a> Reader<'a> {
         let domain = self.domain(content)?;
         let mut body = Body::new(content, out);
         self.walk(&root, domain.as_ref(), 0, &mut body)?;
-        let matched = body.finish(content)?;
-        Ok(match (domain.is_some(), matched) {
-            (true, _) => Proof::ChunkIds,
-            (false, true) => Proof::Digest,
-            (false, false) => Proof::Frames,
-        })
+        // Under a key of the key store the tag is no digest of anything.
+        let is_digest = match &domain {
+            Some(domain) => matches!(domain.purpose, Purpose::Plain | Purpose::Managed),
+            None => !content.encrypted,
+        };
+        match (body.finish(content, is_digest), domain.is_some()) {
+            (Ok(_), true) => Ok(Proof::ChunkIds),
+            (Ok(true), false) => Ok(Proof::Digest),
+            (Ok(false), false) => Ok(Proof::Frames),
+            // Each chunk is the one that was stored: whatever is wrong with the digest, nobody has better bytes.
+            (Err(LostReason::Digest(what)), true) => {
+                tracing::warn!(what, "an object's chunks are what was stored, and its digest is another");
+                Ok(Proof::Differs)
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     fn domain(&self, content: &Content) -> Result<Option<Domain>, LostReason> {
         let id = content.domain_id();
+        if content.sealed.is_some() {
+            return Err(LostReason::ClientsKey);
+        }
         let Some(keys) = self.keys else {
             return if content.encrypted { Err(LostReason::KeyNeeded) } else { Ok(None) };
         };
         if let Some(known) = self.domains.borrow().get(&id) {
             return Ok(Some(known.clone()));
         }
-        // An empty object has no chunks, and its domain may never have been made.
+        // An empty object has no chunks, and its domain may never have been made. What is not encrypted comes back as it does without
+        // any key, where its domain's lies in a gap, or is under a key that is not here: a key must not make less of it.
         let Some(row) = self.names.domain(id)? else {
-            return if content.size == 0 { Ok(None) } else { Err(LostReason::UnknownDomain(id)) };
+            let is_needed = content.encrypted && content.size > 0;
+            return if is_needed { Err(LostReason::UnknownDomain(id)) } else { Ok(None) };
         };
-        let domain = keys.unwrap_domain(&row)?;
+        let mut domain = match keys.unwrap_domain(&row) {
+            Ok(domain) => domain,
+            Err(_) if !content.encrypted => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if let Purpose::Kms(key) = &domain.purpose {
+            // Whatever its state is otherwise: whoever has the drives and the key-encryption key is let in by both.
+            let known = self.names.kms_key(key)?.filter(|known| !known.wrapped.is_empty());
+            let known = known.ok_or_else(|| LostReason::KmsKey(key.clone()))?;
+            domain.data_key = Some(keys.unwrap_by_kms_key(&row, &known)?);
+        }
         self.domains.borrow_mut().insert(id, domain.clone());
         Ok(Some(domain))
     }
@@ -241,7 +277,7 @@ fn decode_frame(frame: &[u8], id: ChunkId, row: &ChunkRow, domain: Option<&Domai
             domain: domain.id,
             plain_len: row.plain_len,
             chunk_key: &domain.chunk_key,
-            data_key: domain.data_key.as_ref(),
+            data_key: if row.is_manifest { domain.node_key.as_ref() } else { domain.data_key.as_ref() },
         };
         return decode(frame, &expect).map_err(failed);
     }
@@ -257,7 +293,7 @@ fn decode_frame(frame: &[u8], id: ChunkId, row: &ChunkRow, domain: Option<&Domai
     if header.encrypted() {
         return Err(LostReason::KeyNeeded);
     }
-    let stored = frame.get(HEADER_PLAIN..).unwrap_or_default();
+    let stored = frame.get(header.header_len()..).unwrap_or_default();
     match header.compression {
         Compression::Raw => Ok(stored.to_vec()),
         Compression::Zstd => {
@@ -315,8 +351,9 @@ impl<'a> Body<'a> {
         self.left = self.sizes.next();
     }
 
-    /// Compares with what was stored with the object. Whether something covered all of its bytes.
-    fn finish(mut self, content: &Content) -> Result<bool, LostReason> {
+    /// Compares with what was stored with the object; with its entity tag only if that `is_digest`. Whether something covered all of
+    /// its bytes.
+    fn finish(mut self, content: &Content, is_digest: bool) -> Result<bool, LostReason> {
         // The last part of nothing at all.
         while self.left == Some(0) {
             self.end_part();
@@ -330,7 +367,7 @@ impl<'a> Body<'a> {
             let tags: Vec<String> = self.parts.iter().map(Digests::etag).collect();
             multipart_etag(tags.iter().map(String::as_str))
         };
-        if let Some(etag) = etag {
+        if let Some(etag) = etag.filter(|_| is_digest) {
             if etag != content.etag {
                 return Err(LostReason::Digest("entity tag"));
             }

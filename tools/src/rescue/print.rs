@@ -24,8 +24,20 @@ pub fn report(report: &RescueReport) {
     println!("  chunk ids                          {}", report.proved_by_chunk_ids);
     println!("  frame hashes and tag or checksum   {}", report.proved_by_digest);
     println!("  frame hashes alone                 {}", report.proved_by_frames);
+    if report.digest_differs > 0 {
+        println!("  chunk ids, and differ from their tag or checksum {}: see {MANIFEST}", report.digest_differs);
+    }
+    if report.noncurrent > 0 {
+        println!("{} of them are not their key's latest version: they are below VERSIONS", report.noncurrent);
+    }
+    if report.delete_markers > 0 {
+        println!("{} delete markers: see {MANIFEST}", report.delete_markers);
+    }
     if report.renamed > 0 {
         println!("{} objects are not named like their keys: see {MANIFEST}", report.renamed);
+    }
+    if report.sealed > 0 {
+        println!("{} objects are under keys of their clients (SSE-C) and are left out: see {MANIFEST}", report.sealed);
     }
     if report.open_uploads > 0 {
         println!("{} multipart uploads were never completed: their parts are left out", report.open_uploads);

@@ -4,11 +4,13 @@
 //! ends, leaves nothing behind but what was never acknowledged.
 //!
 //! Order of a start: health port (alive, not ready), S3 port (bound, so that a wrong address is said at once), a leader of
-//! metadata and an epoch, S3, ready. It waits for metadata for as long as it takes. Order of an end: not ready, S3 drained.
+//! metadata and an epoch, S3, ready. It waits for metadata for as long as it takes; clients that come meanwhile do so for ten
+//! seconds, and are then told to come back. Order of an end: not ready, S3 drained.
 
 use crate::config_file::{GatewayConfig, Peer};
 use crate::open_files::OpenFiles;
 use crate::port::Port;
+use crate::s3_port::S3Port;
 use crate::serve::{STOP_LIMIT, ServeError, ends_in_time, listen, stop_signal};
 use axum::Router;
 use axum::extract::State;
@@ -18,6 +20,7 @@ use gateway::engine::Gateway;
 use gateway::server::Domains;
 use metadata::client::{MetadataClient, Mode};
 use metadata::remote::{RemoteMetadata, RemoteMetadataConfig, RemoteMetadataError};
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use storage_node::remote::{NodeAddress, Nodes, RemoteError};
@@ -27,6 +30,8 @@ use tokio::sync::watch;
 
 /// The pause between two attempts to find a leader.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long clients wait at a gateway that starts, as at one that has lost its metadata.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why there is no gateway.
 #[derive(Debug, thiserror::Error)]
@@ -102,19 +107,22 @@ async fn serve(
     stop: watch::Receiver<bool>,
 ) -> Result<(), GatewayError> {
     let domains = Domains::new(&config.s3.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
+    let settings = S3Port { lifecycle_day: config.test.lifecycle_day, ..config.s3.port() };
     let health = Arc::new(Health::default());
     let port = health_port(listen("the health port", "health", config.health).await?, Arc::clone(&health));
     let listener = listen("S3", "s3.listen", config.s3.listen).await?;
+    let served_at = settings.open(listener).map_err(ServeError::Tls)?;
     println!(
-        "Stele gateway {} of cluster {}: S3 on http://{}, health on http://{}",
+        "Stele gateway {} of cluster {}: S3 on {}://{}, health on http://{}",
         credentials.identity().name,
         credentials.identity().cluster,
+        settings.scheme(),
         config.s3.listen,
         config.health
     );
     let at = |peers: &[Peer]| -> Vec<NodeAddress> { peers.iter().filter_map(Peer::at).collect() };
     let (metadata, nodes) = (at(&config.metadata), at(&config.nodes));
-    let served = serve_s3(S3 { credentials, metadata, nodes, listener, domains }, health, stop).await;
+    let served = serve_s3(S3 { credentials, metadata, nodes, port: served_at, domains, settings }, health, stop).await;
     port.stop().await;
     tracing::info!("stopped");
     Ok(served?)
@@ -129,9 +137,11 @@ pub struct S3 {
     /// Storage nodes to begin with.
     pub nodes: Vec<NodeAddress>,
     /// Where it is served.
-    pub listener: TcpListener,
+    pub port: gateway::server::Port,
     /// Domains under which buckets are host names.
     pub domains: Domains,
+    /// What it takes from its clients.
+    pub settings: S3Port,
 }
 
 /// Waits for metadata, serves until `stop` is told, and drains. How it is, `health` says.
@@ -145,6 +155,7 @@ pub async fn serve_s3(s3: S3, health: Arc<Health>, mut stop: watch::Receiver<boo
     let found = tokio::select! {
         found = find(&credentials, &nodes, &peers, &health) => Arc::new(found?),
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        never = turn_away(&s3.port) => match never {},
     };
     health.set(Stage::Serving(Arc::clone(&found)));
     let status = found.status();
@@ -152,7 +163,7 @@ pub async fn serve_s3(s3: S3, health: Arc<Health>, mut stop: watch::Receiver<boo
     if status.mode == Mode::ReadOnly {
         tracing::warn!(reason = status.reason, "only reads are served");
     }
-    let engine = Gateway::new(found as Arc<dyn MetadataClient>, gateway::engine::Config::default());
+    let engine = Gateway::new(found as Arc<dyn MetadataClient>, s3.settings.engine());
     let service = gateway::server::service(&engine, s3.domains);
     let (ending, mut told) = (Arc::clone(&health), stop.clone());
     let unready = tokio::spawn(async move {
@@ -160,13 +171,20 @@ pub async fn serve_s3(s3: S3, health: Arc<Health>, mut stop: watch::Receiver<boo
         let _either_way = told.wait_for(|stop| *stop).await;
         ending.set(Stage::Stopping);
     });
-    let drained = gateway::server::serve(s3.listener, service, OpenFiles::limits(), stop).await;
+    let drained = gateway::server::serve(s3.port, service, OpenFiles::limits(), stop).await;
     if drained.cut > 0 {
         tracing::warn!(connections = drained.cut, "cut off while draining");
     }
     unready.abort();
     health.set(Stage::Stopping);
     Ok(())
+}
+
+/// Keeps clients waiting in the port's queue for a while, from which they are served if metadata answers by then, and tells them
+/// to come back from then on.
+async fn turn_away(port: &gateway::server::Port) -> Infallible {
+    tokio::time::sleep(PATIENCE).await;
+    gateway::server::turn_all_away(port).await
 }
 
 /// Waits until metadata answers.

@@ -4,18 +4,20 @@
 //! are in the data directory, as with `stele serve`. The order of a start and of an end are those of [`crate::serve`], too.
 
 use super::seat::SeatError;
-use crate::accounts::{first, from_file};
+use crate::accounts::{NewAccount, first, from_file};
 use crate::admin::{self, AdminState};
 use crate::config_file::{MetadataConfig, Peer};
 use crate::data_dir::{Config, DataDir, DataDirError};
 use crate::drive_set::DriveSet;
 use crate::index_home::Indexes;
+use crate::notify::webhook;
 use crate::open_files::OpenFiles;
 use crate::replication::Following;
-use crate::serve::{STOP_LIMIT, ServeError, ends_in_time, listen, put_accounts, start, stop_signal};
-use codec::id::ClusterId;
+use crate::s3_port::S3Port;
+use crate::serve::{STOP_LIMIT, ServeError, ends_in_time, lifecycle, listen, start, stop_signal};
+use crate::set_accounts::put_accounts;
 use gateway::engine::Gateway;
-use gateway::server::Domains;
+use gateway::server::{Domains, Port};
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::keys::Keys;
@@ -26,7 +28,6 @@ use std::time::Duration;
 use storage_node::host::NodeHost;
 use storage_node::remote::{NodeAddress, Nodes, RemoteError};
 use storage_node::service::tls::Credentials;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// How long storage nodes that do not answer are waited for at a start: machines that begin together.
@@ -55,6 +56,17 @@ pub enum MetadataError {
     NotOurs(std::path::PathBuf),
 }
 
+impl MetadataError {
+    /// Whether this program is too old for what is there.
+    pub fn is_too_old(&self) -> bool {
+        match self {
+            MetadataError::Serve(error) => error.is_too_old(),
+            MetadataError::Seat(error) => error.is_too_old(),
+            _ => false,
+        }
+    }
+}
+
 impl From<DataDirError> for MetadataError {
     fn from(error: DataDirError) -> MetadataError {
         MetadataError::Serve(error.into())
@@ -78,8 +90,9 @@ pub async fn run(config: MetadataConfig, credentials: Credentials, rejoin: bool)
 
 /// The S3 port, before it serves.
 pub(super) struct S3 {
-    pub listener: TcpListener,
+    pub port: Port,
     pub domains: Domains,
+    pub settings: S3Port,
 }
 
 async fn serve(
@@ -93,10 +106,12 @@ async fn serve(
     let admin_listener = listen("the admin port", "admin", config.admin).await?;
     data.write_admin_address(admin_listener.local_addr().unwrap_or(config.admin))?;
     let state = Arc::new(AdminState::default());
+    state.accounts_of_file(&named(config)?);
+    let webhooks = webhook::from_file(config.webhooks.as_deref()).map_err(ServeError::Webhooks)?;
     let admin = admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
     let nodes = nodes(config, credentials)?;
     let started = tokio::select! {
-        started = metadata(&data, config, &stored, credentials.identity().cluster, Arc::clone(&nodes)) => started?,
+        started = metadata(&data, config, &stored, credentials, Arc::clone(&nodes)) => started?,
         _ = stop.wait_for(|stop| *stop) => {
             admin.stop().await;
             return Ok(());
@@ -110,13 +125,13 @@ async fn serve(
     }
     state.ready(Arc::clone(&meta), DriveSet::new(Arc::clone(&data), stored, Arc::clone(&meta)));
     announce(config, credentials, &meta);
-    let replication = Following::start(Arc::clone(&state));
+    let replication = Following::start(Arc::clone(&state), webhooks);
     match s3 {
-        Some(S3 { listener, domains }) => {
+        Some(S3 { port, domains, settings }) => {
             let client = Arc::clone(&meta) as Arc<dyn MetadataClient>;
-            let engine = Gateway::new(client, gateway::engine::Config::default());
+            let engine = Gateway::new(client, settings.engine());
             let service = gateway::server::service(&engine, domains);
-            let drained = gateway::server::serve(listener, service, OpenFiles::limits(), stop).await;
+            let drained = gateway::server::serve(port, service, OpenFiles::limits(), stop).await;
             if drained.cut > 0 {
                 tracing::warn!(connections = drained.cut, "cut off while draining");
             }
@@ -148,8 +163,10 @@ pub(super) fn set_up(data: &DataDir, config: &MetadataConfig) -> Result<Config, 
 pub(super) async fn s3(config: &MetadataConfig) -> Result<Option<S3>, MetadataError> {
     let Some(s3) = &config.s3 else { return Ok(None) };
     let domains = Domains::new(&s3.domains).map_err(|error| ServeError::Domain(error.to_string()))?;
+    let settings = S3Port { lifecycle_day: config.test.lifecycle_day, ..s3.port() };
     let listener = listen("S3", "s3.listen", s3.listen).await?;
-    Ok(Some(S3 { listener, domains }))
+    let port = settings.open(listener).map_err(ServeError::Tls)?;
+    Ok(Some(S3 { port, domains, settings }))
 }
 
 pub(super) fn nodes(config: &MetadataConfig, credentials: &Credentials) -> Result<Arc<dyn NodeHost>, RemoteError> {
@@ -158,13 +175,21 @@ pub(super) fn nodes(config: &MetadataConfig, credentials: &Credentials) -> Resul
 }
 
 /// How a start over the drives goes.
-pub(super) fn start_config(config: &MetadataConfig, stored: &Config) -> Result<metadata::start::Config, ServeError> {
+pub(super) fn start_config(
+    config: &MetadataConfig,
+    stored: &Config,
+    credentials: &Credentials,
+) -> Result<metadata::start::Config, ServeError> {
     let planned = stored.geometry.as_deref().map(str::parse).transpose()?;
     Ok(metadata::start::Config {
         cluster: stored.cluster_id(),
+        audit: Some(config.data.join("audit")),
         geometry: config.geometry().or(planned),
         survive: config.placement.survive(),
         wait_for_nodes: NODES,
+        lifecycle: lifecycle(config.test.lifecycle_day),
+        // Whom this process meets is told by what level it writes.
+        level: credentials.level().clone(),
         ..metadata::start::Config::default()
     })
 }
@@ -173,10 +198,11 @@ pub(super) async fn metadata(
     data: &DataDir,
     config: &MetadataConfig,
     stored: &Config,
-    cluster: ClusterId,
+    credentials: &Credentials,
     nodes: Arc<dyn NodeHost>,
 ) -> Result<Metadata, ServeError> {
-    let how = start_config(config, stored)?;
+    let how = start_config(config, stored, credentials)?;
+    let cluster = credentials.identity().cluster;
     let indexes = Arc::new(Indexes::new(data.index_path()));
     start(data, how, || {
         let key_path = data.key_path();
@@ -211,13 +237,18 @@ pub(super) async fn record(
     if config.s3.is_none() && config.listen.is_none() {
         return Ok(());
     }
-    let named = config.s3.as_ref().and_then(|s3| s3.accounts.as_deref()).map(from_file).transpose();
-    let named = named.map_err(ServeError::Accounts)?.unwrap_or_default();
+    let named = named(config)?;
     let given =
         data.credentials_path().exists() || std::env::var_os("STELE_ACCESS_KEY").is_some_and(|key| !key.is_empty());
     let first_account = (given || !existing).then(|| first(data, |name| std::env::var(name).ok())).transpose();
     let first_account = first_account.map_err(ServeError::Accounts)?.map(|(account, _origin)| account);
     Ok(put_accounts(data, meta, first_account.iter().chain(&named)).await?)
+}
+
+/// The accounts of the file that the configuration names.
+fn named(config: &MetadataConfig) -> Result<Vec<NewAccount>, ServeError> {
+    let named = config.s3.as_ref().and_then(|s3| s3.accounts.as_deref()).map(from_file).transpose();
+    Ok(named.map_err(ServeError::Accounts)?.unwrap_or_default())
 }
 
 fn announce(config: &MetadataConfig, credentials: &Credentials, meta: &Metadata) {
@@ -233,7 +264,8 @@ fn announce(config: &MetadataConfig, credentials: &Credentials, meta: &Metadata)
     );
     if let Some(s3) = &config.s3 {
         println!(
-            "S3 on http://{}; the first account's keys are in {}",
+            "S3 on {}://{}; the first account's keys are in {}",
+            s3.port().scheme(),
             s3.listen,
             config.data.join("credentials").display()
         );

@@ -10,8 +10,10 @@ use super::seat::{Seat, SeatError};
 use crate::admin::{self, AdminState};
 use crate::config_file::{self, MetadataConfig};
 use crate::data_dir::DataDir;
+use crate::notify::webhook;
+use crate::passing::Asked;
 use crate::replication::Following;
-use crate::serve::listen;
+use crate::serve::{ServeError, listen};
 use metadata::raft::{Peer, Service};
 use metadata::replica::Leading;
 use std::net::SocketAddr;
@@ -24,6 +26,9 @@ use tokio::sync::watch;
 
 /// How long the end of the port waits for the requests of others.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the end takes at most once something has failed.
+const END: Duration = Duration::from_secs(30);
 
 impl From<SeatError> for MetadataError {
     fn from(error: SeatError) -> MetadataError {
@@ -45,6 +50,7 @@ pub(super) async fn serve(
     data.write_admin_address(admin_listener.local_addr().unwrap_or(config.admin))?;
     let listener = listen("metadata", "listen", address).await?;
     let s3 = s3(config).await?;
+    let webhooks = webhook::from_file(config.webhooks.as_deref()).map_err(ServeError::Webhooks)?;
     let name = credentials.identity().name.to_string();
     // There is one: the configuration was checked for it.
     let own = config.members.iter().find(|member| member.name == name);
@@ -53,15 +59,16 @@ pub(super) async fn serve(
     if rejoin {
         seat.rejoin()?;
     }
-    let services: Vec<Arc<dyn Handler>> = vec![
-        Arc::new(Service(seat.inbox())),
-        Arc::new(metadata::rpc::Service::new(Arc::clone(&seat) as Arc<dyn Leading>)),
-    ];
-    let server = Server::start(listener, credentials, services, RpcConfig::default())?;
+    let for_gateways = Arc::new(metadata::rpc::Service::new(Arc::clone(&seat) as Arc<dyn Leading>));
     let state = Arc::new(AdminState::default());
-    state.seated(Arc::clone(&seat), Arc::clone(&data), stored);
+    state.seated(Arc::clone(&seat), for_gateways.callers(), Arc::clone(&data), stored);
+    let known = Arc::clone(&seat);
+    let names = move || known.members().into_iter().map(|member| member.peer.name).collect();
+    let asked = Arc::new(Asked::by(admin::between_nodes(Arc::clone(&state)), names));
+    let services: Vec<Arc<dyn Handler>> = vec![Arc::new(Service(seat.inbox())), for_gateways, asked];
+    let server = Server::start(listener, credentials, services, RpcConfig::default())?;
     let admin = admin::start(admin_listener, Arc::clone(&state), data.admin_token()?);
-    let replication = Following::start(Arc::clone(&state));
+    let replication = Following::start(Arc::clone(&state), webhooks);
     let served = async {
         tokio::select! {
             resumed = seat.resume() => resumed?,
@@ -76,14 +83,34 @@ pub(super) async fn serve(
             }
         }
     };
-    let served = served.await;
+    let served = tokio::select! {
+        served = served => served,
+        later = seat.too_old() => Err(SeatError::Later(later).into()),
+        stopped = seat.stopped() => Err(ended_by(&seat, stopped).into()),
+    };
     state.stopping();
-    replication.stop().await;
-    seat.shutdown().await;
-    server.stop(DRAIN).await;
-    admin.stop().await;
+    let ended = async {
+        replication.stop().await;
+        seat.shutdown().await;
+        server.stop(DRAIN).await;
+        admin.stop().await;
+    };
+    // Of a process whose disk or Raft fails anything may hang, and nobody would start one again that does not end.
+    if served.is_ok() {
+        ended.await;
+    } else if tokio::time::timeout(END, ended).await.is_err() {
+        tracing::warn!("not everything came to an end; the process ends all the same");
+    }
     tracing::info!("stopped");
     served
+}
+
+/// Said at once: the end may take a moment. What a later release wrote stops Raft, too, and has another exit code.
+fn ended_by(seat: &Seat, stopped: SeatError) -> SeatError {
+    let later = seat.member().and_then(|member| member.machine().later().borrow().clone());
+    let ended = later.map_or(stopped, SeatError::Later);
+    tracing::error!("{ended}");
+    ended
 }
 
 fn announce(config: &MetadataConfig, credentials: &Credentials, seat: &Seat, listens: SocketAddr) {
@@ -96,18 +123,24 @@ fn announce(config: &MetadataConfig, credentials: &Credentials, seat: &Seat, lis
         "Stele metadata {} of cluster {} ({place}) on {listens}; admin on http://{}",
         identity.name, identity.cluster, config.admin
     );
+    if let Some(path) = config.s3.as_ref().and_then(|s3| s3.accounts.as_ref()).filter(|_| seat.member().is_some()) {
+        println!(
+            "warning: {} (s3.accounts) was read by stele cluster init only; stele account put makes and changes accounts now",
+            path.display()
+        );
+    }
 }
 
 /// Serves S3 as a gateway does, whichever metadata node leads.
 async fn serve_s3(
     config: &MetadataConfig,
     credentials: &Credentials,
-    S3 { listener, domains }: S3,
+    S3 { port, domains, settings }: S3,
     stop: watch::Receiver<bool>,
 ) -> Result<(), MetadataError> {
     let at =
         |peers: &[config_file::Peer]| -> Vec<NodeAddress> { peers.iter().filter_map(config_file::Peer::at).collect() };
     let (metadata, nodes) = (at(&config.members), at(&config.nodes));
-    let s3 = gateway::S3 { credentials: credentials.clone(), metadata, nodes, listener, domains };
+    let s3 = gateway::S3 { credentials: credentials.clone(), metadata, nodes, port, domains, settings };
     Ok(gateway::serve_s3(s3, Arc::default(), stop).await?)
 }

@@ -8,132 +8,50 @@
 //! * A cluster is begun over drives that hold data only when an operator has said so: metadata nodes that are merely not reached
 //!   would be superseded.
 
+mod error;
+mod room;
+
+use error::Mixed;
+pub use error::SeatError;
+pub use room::Room;
+
 use crate::config_file::MetadataConfig;
 use crate::data_dir::{Config, DataDir, DataDirError, random};
 use crate::index_home::Indexes;
+use crate::member_answers::{FAR, SILENT};
+use crate::passing::Passing;
 use crate::roles::metadata::{self as role, MetadataError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::effect::SettingRow;
 use codec::id::Epoch;
+use codec::level::Later;
 use metadata::client::{MetadataClient, Mode};
 use metadata::clock::{SystemClock, SystemEntropy};
 use metadata::index::{self, IndexError, Overlay};
-use metadata::keys::{KEY_CHECK_SETTING, KeyError, Keys};
+use metadata::keys::{KEY_CHECK_SETTING, Keys};
 use metadata::raft::{
-    ChangeError, FoundError, Identity, Inbox, Joins, LogStore, Member, MemberConfig, MemberError, MemberLine, Network,
-    Peer, Refused, Timings, TlsWays, WayError, Ways, ask_to_join,
+    FoundError, HandedOver, Identity, Inbox, Joins, LogStore, Member, MemberConfig, MemberError, MemberLine, Network,
+    Peer, Refused, Timings, TlsWays, Ways, ask_to_join, ask_to_stand,
 };
 use metadata::replica::{Leading, NotLeading, Replica};
 use metadata::service::Metadata;
 use metadata::start::{IndexHome, LeaderParts};
-use std::path::PathBuf;
+use metadata::topology::Level;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use storage_node::host::NodeHost;
-use storage_node::kv::{KvError, RocksOptions};
+use storage_node::kv::{Kv, KvError, RocksOptions};
 use storage_node::service::tls::Credentials;
 
 /// How far the index of a follower may be behind its log for the node to count as ready, in entries.
 const CAUGHT_UP: u64 = 1000;
 /// How often a node asks the storage nodes, whether it leads or not.
 const ASK: Duration = Duration::from_secs(2);
-/// A follower that has not heard of its leader for so long is not ready.
-const SILENT: Duration = Duration::from_secs(10);
+/// How often it is looked whether this node has a place.
+const PLACE: Duration = Duration::from_secs(1);
 /// How often, and how long apart, an index that was just closed is tried: whoever still reads it ends soon.
 const CLOSING: (u32, Duration) = (50, Duration::from_millis(100));
-
-/// Why this node's place is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum SeatError {
-    /// The data directory.
-    #[error(transparent)]
-    Data(#[from] DataDirError),
-    /// The start over the drives.
-    #[error(transparent)]
-    Start(Box<MetadataError>),
-    /// The state of this member.
-    #[error(
-        "the state of this metadata node in {path} can't be used: {error}. If it is lost: stele metadata --config FILE --rejoin \
-         puts it aside, and the node waits to be added anew (stele member remove, then add)"
-    )]
-    State {
-        /// Where it is.
-        path: PathBuf,
-        /// What is wrong.
-        error: Box<MemberError>,
-    },
-    /// The key file.
-    #[error("{path}: {source}. All metadata nodes have the same key file: copy it from another")]
-    Key {
-        /// The key file.
-        path: PathBuf,
-        /// What is wrong.
-        source: KeyError,
-    },
-    /// The index of this member.
-    #[error("the index of this metadata node: {0}")]
-    Index(#[from] IndexError),
-    /// It is a member.
-    #[error("this node is a metadata node of the cluster already")]
-    Taken,
-    /// It is none.
-    #[error("this node waits to be added: stele member add on a metadata node of the cluster, or stele cluster init")]
-    Waiting,
-    /// There is data.
-    #[error(
-        "the drives hold a cluster's data. If its metadata nodes run, add this one there (stele member add). If all of them are \
-         lost, or its metadata was one process until now, say --existing"
-    )]
-    Existing,
-    /// The start reads only.
-    #[error("the drives can't be written to: {0}")]
-    ReadOnly(String),
-    /// Storage nodes refuse or fail.
-    #[error("the storage nodes: {0}")]
-    Nodes(String),
-    /// The node that was to be added.
-    #[error("{peer} does not take part: {error}")]
-    Join {
-        /// Which.
-        peer: Peer,
-        /// Why.
-        error: WayError,
-    },
-    /// The members.
-    #[error(transparent)]
-    Change(#[from] ChangeError),
-    /// There is a member of this name.
-    #[error("{0} is a metadata node already; one that has lost its state is removed first, and then added")]
-    Known(Peer),
-    /// There is none.
-    #[error("no metadata node is called {0}")]
-    Unknown(String),
-    /// The cluster is begun, and its only metadata node does not serve yet.
-    #[error("the cluster is begun, and does not serve yet: {0}")]
-    Silent(String),
-    /// Not a name or an address.
-    #[error("{0}")]
-    Malformed(String),
-}
-
-impl From<MetadataError> for SeatError {
-    fn from(error: MetadataError) -> SeatError {
-        SeatError::Start(Box::new(error))
-    }
-}
-
-impl From<NotLeading> for SeatError {
-    fn from(error: NotLeading) -> SeatError {
-        SeatError::Change(ChangeError::NotLeading(error))
-    }
-}
-
-impl SeatError {
-    fn state(path: PathBuf, error: MemberError) -> SeatError {
-        SeatError::State { path, error: Box::new(error) }
-    }
-}
 
 /// A member, and the service that it leads with.
 #[derive(Clone)]
@@ -150,6 +68,7 @@ pub struct Seat {
     /// As the others reach it.
     me: Peer,
     ways: Arc<TlsWays>,
+    passing: Passing,
     inbox: Arc<Inbox>,
     taken: RwLock<Option<Taken>>,
     /// One change of this node's place at a time.
@@ -160,12 +79,14 @@ impl Seat {
     /// A process without a place yet.
     pub fn new(data: Arc<DataDir>, config: MetadataConfig, credentials: Credentials, me: Peer) -> Arc<Seat> {
         let ways = TlsWays::new(Arc::new(credentials.clone()));
+        let passing = Passing::new(credentials.clone());
         let seat = Arc::new(Seat {
             data,
             config,
             credentials,
             me,
             ways,
+            passing,
             inbox: Arc::default(),
             taken: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
@@ -177,6 +98,27 @@ impl Seat {
     /// What answers the other nodes' Rafts.
     pub fn inbox(&self) -> Arc<Inbox> {
         Arc::clone(&self.inbox)
+    }
+
+    /// What asks the other nodes' admin ports.
+    pub fn passing(&self) -> &Passing {
+        &self.passing
+    }
+
+    /// The rule of placement in this node's configuration file.
+    pub fn survive(&self) -> Option<Level> {
+        self.config.placement.survive()
+    }
+
+    /// For how many more days this node's certificate is good.
+    pub fn certificate_days(&self) -> u32 {
+        self.credentials.days_left(FAR)
+    }
+
+    /// The room that the state of this node has; `None` while it waits, or where the system does not say.
+    pub fn room(&self) -> Option<Room> {
+        let index = self.taken()?.member.machine().kv().stats().disk_bytes;
+        Room::at(&self.data.raft_path(), index)
     }
 
     fn taken(&self) -> Option<Taken> {
@@ -201,7 +143,17 @@ impl Seat {
         let opened = Member::open(self.member_config(number), self.network()).await;
         let member = opened.map_err(|error| SeatError::state(self.data.raft_path(), error))?;
         self.check_key(&member, &keys)?;
+        if let Some(other) = self.is_others(&member) {
+            tracing::warn!("{other}");
+        }
         self.sit(member)
+    }
+
+    /// What is wrong where this process has the state of one metadata node and the certificate of another. The others refuse what
+    /// it says, so that it neither votes nor follows.
+    fn is_others(&self, member: &Member) -> Option<Mixed> {
+        let of = member.members().into_iter().find(|line| line.id == member.id())?.peer.name;
+        (of != self.me.name).then(|| Mixed { path: self.data.root().to_owned(), of, me: self.me.name.clone() })
     }
 
     /// Whether there is the state that goes with the number: both stores, and a log that knows whose it is. A log that was lost would
@@ -244,6 +196,7 @@ impl Seat {
             dir: self.data.raft_path(),
             rocks: RocksOptions::default(),
             timings: Timings::default(),
+            level: self.credentials.level().clone(),
             sabotage: Default::default(),
         }
     }
@@ -277,9 +230,10 @@ impl Seat {
             entropy: Arc::new(SystemEntropy),
         };
         let stored = role::set_up(&self.data, &self.config)?;
-        let how = role::start_config(&self.config, &stored).map_err(MetadataError::from)?;
-        // Who takes over while a storage node is gone waits for nobody: clients wait for him.
-        let how = metadata::start::Config { wait_for_nodes: std::time::Duration::ZERO, ..how };
+        let how = role::start_config(&self.config, &stored, &self.credentials).map_err(MetadataError::from)?;
+        // Who takes over while a storage node is gone waits for nobody: clients wait for him. And the rule of placement stays what
+        // it is: were it the file's, each new leader would set its own, and files that differ would change it for ever.
+        let how = metadata::start::Config { wait_for_nodes: Duration::ZERO, survive: None, ..how };
         let replica = Arc::new(Replica::new(Arc::clone(&member), parts, how));
         self.inbox.seat(member.id(), member.raft().clone(), member.machine().clone());
         *self.taken.write().unwrap_or_else(PoisonError::into_inner) = Some(Taken { member, replica });
@@ -341,8 +295,7 @@ impl Seat {
         nodes: Arc<dyn NodeHost>,
         existing: bool,
     ) -> Result<Epoch, SeatError> {
-        let cluster = self.credentials.identity().cluster;
-        let started = role::metadata(&self.data, &self.config, stored, cluster, nodes).await;
+        let started = role::metadata(&self.data, &self.config, stored, &self.credentials, nodes).await;
         let meta = Arc::new(started.map_err(MetadataError::from)?);
         let recorded = async {
             let status = meta.status();
@@ -424,7 +377,12 @@ impl Seat {
             return Ok(member.add(known.id, peer).await?);
         }
         let path = self.data.key_path();
-        let token = self.keys()?.check_setting().map_err(|source| SeatError::Key { path, source })?.value;
+        // The one that is journaled is under both keys, so that a node with another second key is refused now and not at its start.
+        let journaled = index::setting(&Overlay::new(&*member.machine().kv()), KEY_CHECK_SETTING)?;
+        let token = match journaled {
+            Some(check) => check.value,
+            None => self.keys()?.check_setting().map_err(|source| SeatError::Key { path, source })?.value,
+        };
         let joined = ask_to_join(&*self.ways, &peer, token).await;
         let number = joined.map_err(|error| SeatError::Join { peer: peer.clone(), error })?;
         Ok(member.add(number, peer).await?)
@@ -438,6 +396,37 @@ impl Seat {
         let found = found.ok_or_else(|| SeatError::Unknown(name.to_owned()))?;
         member.remove(found.id).await?;
         Ok(found.peer)
+    }
+
+    /// Returns when this node can't apply what the others have agreed on, because a later release wrote it; with why.
+    pub async fn too_old(&self) -> Later {
+        loop {
+            let Some(Taken { member, .. }) = self.taken() else {
+                tokio::time::sleep(PLACE).await;
+                continue;
+            };
+            let mut later = member.machine().later();
+            // The member may be given up for another one: its sender is gone then.
+            let found = later.wait_for(Option::is_some).await.ok().and_then(|later| later.clone());
+            if let Some(later) = found {
+                return later;
+            }
+        }
+    }
+
+    /// Returns when Raft has stopped on this node, with why: it stays so until the process is started again, also when there is room
+    /// again on a disk that was full.
+    pub async fn stopped(&self) -> SeatError {
+        loop {
+            let Some(Taken { member, .. }) = self.taken() else {
+                tokio::time::sleep(PLACE).await;
+                continue;
+            };
+            // Its place may have become another one meanwhile.
+            if let Ok(error) = tokio::time::timeout(PLACE, member.stopped()).await {
+                return SeatError::Stopped { path: self.data.raft_path(), error };
+            }
+        }
     }
 
     /// The members as this node knows them; none while it waits.
@@ -460,6 +449,12 @@ impl Seat {
     /// Whether clients that come to this node find what they need, and a line that says so or why not.
     pub fn condition(&self, reads_only: bool) -> Result<String, String> {
         let Taken { member, replica } = self.taken().ok_or_else(|| SeatError::Waiting.to_string())?;
+        if let Some(error) = member.why_stopped() {
+            return Err(SeatError::Stopped { path: self.data.raft_path(), error }.to_string());
+        }
+        if let Some(other) = self.is_others(&member) {
+            return Err(other.to_string());
+        }
         if let Ok(meta) = replica.serving() {
             let status = meta.status();
             return match status.mode {
@@ -478,7 +473,14 @@ impl Seat {
                 "this is no metadata node yet, or no more (--rejoin makes it one that can be added anew)".to_owned()
             );
         }
-        let Some((_, leader)) = now.leader else { return Err("no leader is known".to_owned()) };
+        let Some((_, leader)) = now.leader else {
+            let mut names: Vec<String> = member.members().into_iter().map(|line| line.peer.name).collect();
+            names.sort();
+            return Err(format!(
+                "no leader is known: of {} a majority must run and reach one another",
+                names.join(", ")
+            ));
+        };
         // One that was removed, or is cut off, still knows whom it followed.
         let heard = self.inbox.heard();
         if heard.is_none_or(|heard| heard > SILENT) {
@@ -495,6 +497,15 @@ impl Seat {
     /// Ends the service and Raft on this node.
     pub async fn shutdown(&self) {
         let _changing = self.changing.lock().await;
+        if let Some(Taken { replica, .. }) = self.taken() {
+            // While the others can still reach this node: its vote counts.
+            let ask = |id, peer: Peer, vote| async move { ask_to_stand(&*self.ways, id, &peer, vote).await };
+            match replica.hand_over(ask).await {
+                HandedOver::To(leader) => tracing::info!(%leader, "another metadata node leads now"),
+                HandedOver::Nobody => tracing::warn!("no other metadata node leads yet"),
+                HandedOver::Nothing => {}
+            }
+        }
         self.inbox.unseat();
         let taken = self.taken.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Taken { replica, .. }) = taken {

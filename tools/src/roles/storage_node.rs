@@ -102,6 +102,15 @@ pub enum NotADrive {
         /// The directory.
         path: PathBuf,
     },
+    /// Not there, and no drive ever was.
+    #[error(
+        "{path} is not there: mount what belongs there, or, if it is to be a new drive, stele storage-node --config FILE --format \
+         makes it one"
+    )]
+    NotThere {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Empty, and a drive was there (R18).
     #[error("{path} is empty, and drive {drive} was there: is it mounted?")]
     Unmounted {
@@ -322,6 +331,7 @@ async fn look(
             }
             (ProbedState::Empty, _, Some(drive)) => absent.push(NotADrive::Unmounted { path, drive }),
             (ProbedState::Empty, _, None) => absent.push(NotADrive::New { path }),
+            (ProbedState::Missing, _, None) => absent.push(NotADrive::NotThere { path }),
             (state, ..) => absent.push(NotADrive::Unusable { path, state: state.clone() }),
         }
     }

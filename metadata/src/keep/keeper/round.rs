@@ -7,6 +7,7 @@ use crate::journal::read_in_time;
 use crate::keep::LONG_WORK;
 use crate::keep::plan::{Plan, Policy, RepairItem, Scene, Stripe, Wait, plan_repairs};
 use crate::keep::repair::{Done, Executor, Failure, commit};
+use crate::keep::spread::{Apart, with_headroom};
 use crate::keep::watch::Sight;
 use crate::keep::wounds::{Wrong, judge};
 use crate::lookup::Wounds;
@@ -62,6 +63,7 @@ impl Keeper {
         let mut round = self.mend(work, &now).await?;
         self.mend_journal(work, now.ms).await;
         self.narrow(work, now.ms).await;
+        self.bring_apart(work, &now, &mut round).await?;
         round.left = work.queue.first(usize::MAX).len();
         round.looking = work.walk.is_some() || !work.drives.back().is_empty();
         Ok(round)
@@ -193,8 +195,8 @@ impl Keeper {
     async fn walk(&self, work: &mut Work, now: &Now) -> Result<(), KeepError> {
         let mut left = self.parts.config.walk_rows.max(1);
         let topology = Topology::new(&now.rows, &now.status);
-        let (several, parity) =
-            (Level::SHARED.map(|level| topology.has_many(level)), usize::from(self.parts.geometry.m()));
+        let several = Level::SHARED.map(|level| topology.has_many(level));
+        let apart = Apart::new(&self.roomy_topology(work, now), usize::from(self.parts.geometry.m()));
         while left > 0
             && let Some(mut walk) = work.walk.take()
         {
@@ -208,17 +210,24 @@ impl Keeper {
                 let row = index::decode::<StripeRow>(STRIPES, &key, value).ok();
                 let Some((id, row)) = StripeId::from_slice(&key).zip(row) else { continue };
                 let drives: Vec<DriveId> = row.drives.iter().filter_map(|drive| DriveId::from_slice(drive)).collect();
-                let held = if several == [false; 3] { [0; 3] } else { topology.most_held(&drives) };
-                for ((crowded, held), several) in walk.crowded.iter_mut().zip(held).zip(several) {
-                    *crowded += u64::from(several && held > parity);
+                let (crowded, could_be_apart) = Keeper::crowding(&topology, &apart, several, &drives);
+                for (count, crowded) in walk.crowded.iter_mut().zip(crowded) {
+                    *count += u64::from(crowded);
                 }
-                if drives.iter().any(|drive| work.drives.concerns(*drive)) && !work.queue.contains(id) {
+                let (queued, concerned) =
+                    (work.queue.contains(id), drives.iter().any(|drive| work.drives.concerns(*drive)));
+                // What is not whole comes first; taken up again and again here it would only cost walks.
+                if could_be_apart && !queued && !concerned {
+                    work.spread.add(id);
+                }
+                if concerned && !queued {
                     self.judge(work, id, now.ms)?;
                 }
             }
             if ended {
                 (work.walked, work.crowded) = (walk.stripes, walk.crowded);
                 work.walked_all = true;
+                work.spread.walked();
                 let again = now.ms.saturating_add(self.parts.config.walk_every_ms);
                 work.walk_at_ms = work.walk_at_ms.min(again);
                 if std::mem::take(&mut work.queue.overflowed) {
@@ -263,10 +272,7 @@ impl Keeper {
             // nothing can be deleted any more, and nothing gives space back.
             drive.free = drive.free.saturating_add(drive.reserve.saturating_sub(JOURNAL_SHARE));
         }
-        let mut topology = self.parts.shared.sparing(Topology::new(&now.rows, &status), &status);
-        for drive in topology.drives.iter_mut().filter(|drive| work.avoid.contains_key(&drive.id)) {
-            drive.usable = false;
-        }
+        let topology = self.topology_with(work, now, &status);
         let policy: &Policy = &self.parts.config.repair;
         let is_lost = |sight| match sight {
             Sight::Silent { since_ms } => since_ms.saturating_add(policy.grace_ms) <= now.ms,
@@ -279,6 +285,24 @@ impl Keeper {
             policy.grace_ms = 0;
         }
         plan_repairs(&scene, stripes, &policy)
+    }
+
+    /// The drives, of which those that are nearly full take nothing: for what moves without need.
+    pub(super) fn roomy_topology(&self, work: &Work, now: &Now) -> Topology {
+        with_headroom(self.free_topology(work, now), &now.status)
+    }
+
+    /// The drives, with the room that is free outside the reserve.
+    fn free_topology(&self, work: &Work, now: &Now) -> Topology {
+        self.topology_with(work, now, &now.status)
+    }
+
+    fn topology_with(&self, work: &Work, now: &Now, status: &[DriveStatus]) -> Topology {
+        let mut topology = self.parts.shared.sparing(Topology::new(&now.rows, status), status);
+        for drive in topology.drives.iter_mut().filter(|drive| work.avoid.contains_key(&drive.id)) {
+            drive.usable = false;
+        }
+        topology
     }
 
     /// Stripes that wait are put behind those that don't.
@@ -305,7 +329,12 @@ impl Keeper {
         }
     }
 
-    async fn carry_out(&self, work: &mut Work, items: Vec<RepairItem>, round: &mut Round) -> Result<(), KeepError> {
+    pub(super) async fn carry_out(
+        &self,
+        work: &mut Work,
+        items: Vec<RepairItem>,
+        round: &mut Round,
+    ) -> Result<(), KeepError> {
         let parts = &self.parts;
         let executor = Executor { shared: &parts.shared, requests: &parts.requests, stripes: &parts.stripes };
         let end_ms = self.now_ms().saturating_add(parts.config.round_ms);

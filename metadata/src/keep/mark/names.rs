@@ -37,5 +37,9 @@ pub(super) async fn find(shared: &Shared, unread: &mut [Unread]) -> Result<(), M
 
 fn name(view: &dyn View, row: &VersionRow) -> String {
     let bucket = index::bucket_by_id(view, BucketId(row.bucket)).ok().flatten();
-    format!("{}/{}", bucket.map_or_else(|| row.bucket.to_string(), |bucket| bucket.name), row.key)
+    let bucket = bucket.map_or_else(|| row.bucket.to_string(), |bucket| bucket.name);
+    match row.version_id.as_str() {
+        "" => format!("{bucket}/{}", row.key),
+        id => format!("{bucket}/{}?versionId={id}", row.key),
+    }
 }

@@ -22,7 +22,7 @@
 //! Without this an unread chunk below another one held its domain for ever: the upper one waited for the domain to be let go
 //! before it went, and its reference to the lower one with it.
 
-use super::{MarkError, NodeError, Pass, chunk_row};
+use super::{MarkError, NodeError, Pass, chunk_row, read_node};
 use crate::index::{CHUNKS, IndexError, OBJECTS, UPLOADS, decode};
 use codec::effect::{ChunkRow, ChunkState, Content, PartRow, VersionRow};
 use codec::id::{ChunkId, DomainId, Lsn};
@@ -85,7 +85,7 @@ impl Pass<'_> {
             if self.nodes_of.contains_key(&id) || self.unread.contains_key(&id) {
                 continue;
             }
-            match self.manifest(id).await {
+            match read_node(self.shared, &self.domains, id).await {
                 Ok(manifest) => {
                     let nodes = nodes(&manifest);
                     next.extend(nodes.iter().map(|node| (*node, domain)));

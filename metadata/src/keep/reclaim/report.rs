@@ -31,6 +31,8 @@ pub struct ReclaimReport {
     pub bytes: u64,
     /// Frames that were moved into fuller stripes.
     pub moved: u64,
+    /// Those of them that were moved into stripes of the archive class.
+    pub archived: u64,
     /// Stripes that were left as they are, because not all of their frames could be read.
     pub unread: u64,
     /// Shards that were left alone, since something else, or nothing that can be read, lies in their place.

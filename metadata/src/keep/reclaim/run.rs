@@ -7,6 +7,7 @@ use codec::id::StripeId;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use storage_node::client::Reserve;
 use tokio::time::Instant;
 
 /// How often the keeper is asked for stripes that find no drive.
@@ -71,7 +72,8 @@ impl Reclaimer {
 
     /// Rewrites stripes at this pace.
     pub(crate) fn restriper<'a>(&'a self, pace: &'a Pace) -> Restriper<'a> {
-        Restriper { reclaimer: self, shared: &self.parts.shared, writer: &self.parts.stripes, pace, recompress: None }
+        let (shared, writer, reserve) = (&*self.parts.shared, &*self.parts.stripes, Reserve::Restripe);
+        Restriper { reclaimer: self, shared, writer, pace, recompress: None, wide: None, reserve }
     }
 
     /// Rewrites what the keeper finds no drive for, as soon as it says so: those stripes are short of shards.

@@ -2,15 +2,12 @@
 //! in the end, at its LSN, and all nodes make the same journal of it; one that was not is nowhere or everywhere.
 
 use super::super::log::{FAMILIES, Identity, LogStore};
-use super::super::{Applied, Machine, Peer, RaftTypes, Record, SnapshotDir, Tail, record};
+use super::super::{Applied, Machine, Peer, RaftTypes, Record, Tail, record};
 use super::machine::{proposal, value_in};
+use super::net::{Net, Reached};
 use codec::id::ClusterId;
-use openraft::error::{NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::{Config, OptionalSend, Raft, RaftLogReader, Snapshot, SnapshotPolicy, Vote};
+use openraft::{Config, Raft, RaftLogReader, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage_node::kv::{RocksKv, RocksOptions};
@@ -25,82 +22,6 @@ struct Node {
     raft: Raft<RaftTypes>,
     machine: Machine,
     log: LogStore,
-}
-
-/// Who can reach whom.
-#[derive(Clone, Default)]
-struct Net {
-    nodes: Arc<Mutex<BTreeMap<u64, Node>>>,
-    cut: Arc<Mutex<BTreeSet<u64>>>,
-}
-
-struct Link {
-    net: Net,
-    from: u64,
-    to: u64,
-}
-
-impl Net {
-    fn reach(&self, from: u64, to: u64) -> Result<Node, Unreachable> {
-        let cut = self.cut.lock().unwrap();
-        let node = self.nodes.lock().unwrap().get(&to).cloned();
-        let apart = cut.contains(&from) || cut.contains(&to);
-        node.filter(|_| !apart).ok_or_else(|| Unreachable::new(&std::io::Error::other("cut off")))
-    }
-}
-
-impl RaftNetworkFactory<RaftTypes> for (Net, u64) {
-    type Network = Link;
-
-    async fn new_client(&mut self, target: u64, _peer: &Peer) -> Link {
-        Link { net: self.0.clone(), from: self.1, to: target }
-    }
-}
-
-type Remote<E> = RPCError<u64, Peer, E>;
-
-impl RaftNetwork<RaftTypes> for Link {
-    async fn append_entries(
-        &mut self,
-        rpc: AppendEntriesRequest<RaftTypes>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, Remote<RaftError<u64>>> {
-        let node = self.net.reach(self.from, self.to)?;
-        let answer = node.raft.append_entries(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
-        self.net.reach(self.from, self.to)?;
-        Ok(answer)
-    }
-
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<u64>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<u64>, Remote<RaftError<u64>>> {
-        let node = self.net.reach(self.from, self.to)?;
-        Ok(node.raft.vote(rpc).await.map_err(|e| RemoteError::new(self.to, e))?)
-    }
-
-    async fn full_snapshot(
-        &mut self,
-        vote: Vote<u64>,
-        snapshot: Snapshot<RaftTypes>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
-    ) -> Result<SnapshotResponse<u64>, StreamingError<RaftTypes, openraft::error::Fatal<u64>>> {
-        let node = self.net.reach(self.from, self.to)?;
-        let incoming = node.machine.incoming().map_err(|e| NetworkError::new(&e))?;
-        copy(&snapshot.snapshot, &incoming);
-        let snapshot = Snapshot { meta: snapshot.meta, snapshot: Box::new(incoming) };
-        let answer = node.raft.install_full_snapshot(vote, snapshot).await;
-        Ok(answer.map_err(|e| RemoteError::new(self.to, e))?)
-    }
-}
-
-fn copy(from: &SnapshotDir, to: &SnapshotDir) {
-    for file in std::fs::read_dir(from.path()).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
-    }
 }
 
 struct Cluster {
@@ -134,17 +55,22 @@ impl Cluster {
         };
         let network = (self.net.clone(), id);
         let config = Arc::new(config.validate().unwrap());
-        let raft = Raft::new(id, config, network, log.clone(), machine.clone()).await.unwrap();
-        self.net.nodes.lock().unwrap().insert(id, Node { raft, machine, log });
+        let raft = Raft::new(id, config, network, log, machine.clone()).await.unwrap();
+        self.net.nodes.lock().unwrap().insert(id, (raft, machine));
     }
 
     async fn stop(&self, id: u64) {
-        let node = self.net.nodes.lock().unwrap().remove(&id).unwrap();
-        node.raft.shutdown().await.unwrap();
+        let (raft, _) = self.net.nodes.lock().unwrap().remove(&id).unwrap();
+        raft.shutdown().await.unwrap();
     }
 
     fn node(&self, id: u64) -> Node {
-        self.net.nodes.lock().unwrap()[&id].clone()
+        let reached = self.net.nodes.lock().unwrap()[&id].clone();
+        self.whole(id, reached)
+    }
+
+    fn whole(&self, id: u64, (raft, machine): Reached) -> Node {
+        Node { raft, machine, log: self.home(id).0 }
     }
 
     fn cut(&self, ids: &[u64]) {
@@ -156,7 +82,8 @@ impl Cluster {
         loop {
             let cut = self.net.cut.lock().unwrap().clone();
             let nodes = self.net.nodes.lock().unwrap().clone();
-            for (id, node) in nodes {
+            for (id, reached) in nodes {
+                let node = self.whole(id, reached);
                 let asked = tokio::time::timeout(DEADLINE, node.raft.ensure_linearizable());
                 if !cut.contains(&id) && matches!(asked.await, Ok(Ok(_))) {
                     return node;

@@ -1,16 +1,17 @@
 //! What becomes of committed entries, and of snapshots.
 
-use super::super::{Applied, Machine, Proposal, RaftTypes, Record, Tail, record};
+use super::super::{Applied, Machine, MachineError, Proposal, RaftTypes, Record, Tail, record};
 use crate::index::{self, Overlay};
 use bytes::Bytes;
-use codec::effect::{Effect, EffectKind, Effects, SettingRow};
+use codec::effect::{Effect, EffectKind, Effects, LevelRow, SettingRow};
 use codec::id::{Epoch, Lsn};
 use codec::journal::{encode_entry, parse_entry};
+use codec::level::{FormatLevel, Later};
 use openraft::storage::RaftStateMachine;
 use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, Membership, RaftSnapshotBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use storage_node::kv::RocksOptions;
+use storage_node::kv::{Kv, RocksOptions};
 
 const SMALL: RocksOptions = RocksOptions { block_cache: 1 << 20, write_buffers: 1 << 20, open_files: 64 };
 
@@ -86,7 +87,7 @@ fn what_raft_used_for_itself_is_an_empty_entry_of_the_epoch_before() {
     assert!(record(&at(1, 0, EntryPayload::Membership(members)), &start).unwrap().is_none(), "index 0 is no LSN");
 }
 
-async fn filled(dir: &std::path::Path, settings: u64) -> Machine {
+pub async fn filled(dir: &std::path::Path, settings: u64) -> Machine {
     let mut machine = Machine::open(dir, SMALL).unwrap();
     for value in 1..=settings {
         let entry = at(1, value, EntryPayload::Normal(proposal(&machine.tail().unwrap(), 5, value)));
@@ -126,6 +127,38 @@ async fn a_snapshot_becomes_the_index_or_nothing() {
     let mut left: Vec<_> = std::fs::read_dir(to.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left.len(), 3, "the index before it and its pieces are gone: {left:?}");
+}
+
+/// A follower that went on would have another state than the others, and nobody would see it.
+#[tokio::test]
+async fn an_entry_of_a_later_release_ends_the_node_and_is_not_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = filled(dir.path(), 2).await;
+    let raise = |machine: &Machine, level: u32| {
+        let before = machine.tail().unwrap();
+        let row = LevelRow { level, by: "stele 9.9".to_owned() };
+        let effects = Effects { effects: vec![Effect::from(EffectKind::PutLevel(row))], wall_ms: 1 };
+        let entry = encode_entry(before.lsn.next(), Epoch(5), before.hash, &effects, &[]).unwrap().bytes;
+        at(1, before.lsn.next().0, EntryPayload::Normal(Proposal { entry }))
+    };
+    let known = FormatLevel::NEWEST.0;
+    machine.apply([raise(&machine, known)]).await.unwrap();
+    let (tail, later) = (machine.tail().unwrap(), machine.later());
+    assert_eq!(*later.borrow(), None);
+    assert!(machine.apply([raise(&machine, known + 1)]).await.is_err());
+    assert_eq!(machine.tail().unwrap(), tail, "nothing of it was applied");
+    let said = later.borrow().as_ref().map(ToString::to_string).unwrap_or_default();
+    assert!(said.contains(&format!("format level {}, raised by stele 9.9", known + 1)), "{said}");
+    // An index that a later release has left, after a restart.
+    let kv = machine.kv();
+    let mut overlay = Overlay::new(&*kv);
+    index::put_level(&mut overlay, &LevelRow { level: known + 1, by: "stele 9.9".to_owned() });
+    kv.write(overlay.into_batch()).unwrap();
+    drop((machine, kv));
+    std::fs::create_dir_all(dir.path().join("index-7")).unwrap();
+    let refused = Machine::open(dir.path(), SMALL).unwrap_err();
+    assert!(matches!(refused, MachineError::Later(Later::Level(_))), "{refused}");
+    assert!(dir.path().join("index-7").exists(), "nothing is tidied up there");
 }
 
 /// A snapshot may be built while a newer one is installed.

@@ -8,9 +8,10 @@ use codec::journal::BatchHeader;
 use codec::segment::JournalHead;
 use codec::shard::ShardHeader;
 use codec::stripe::StripeClass;
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use storage_node::client::{DriveStatus, JournalScan, JournalSegmentInfo, NodeClient, ReadError, Reserve, WriteError};
 use storage_node::drive::{DriveError, ProbedDrive};
 use storage_node::host::NodeHost;
@@ -28,11 +29,35 @@ pub struct Fenced {
     mine: AtomicU64,
     /// Journal appends of this metadata node hang.
     pub journal_hangs: AtomicBool,
+    /// This metadata node can begin no journal segment.
+    pub journal_fails: AtomicBool,
+    /// Drives of a node that does not answer this metadata node. They stay known.
+    away: Mutex<BTreeSet<DriveId>>,
+    /// This metadata node has said that it leads no more.
+    pub left: AtomicBool,
 }
 
 impl Fenced {
     pub fn new(node: Arc<StorageNode>, begun: Arc<AtomicU64>) -> Arc<Fenced> {
-        Arc::new(Fenced { node, begun, mine: AtomicU64::new(0), journal_hangs: AtomicBool::new(false) })
+        let (mine, journal_hangs, journal_fails, away, left) = Default::default();
+        Arc::new(Fenced { node, begun, mine, journal_hangs, journal_fails, away, left })
+    }
+
+    /// The node of `drive` answers no more.
+    pub fn lose(&self, drive: DriveId) {
+        self.away.lock().unwrap().insert(drive);
+    }
+
+    fn is_away(&self, drive: DriveId) -> bool {
+        self.away.lock().unwrap().contains(&drive)
+    }
+
+    fn reach(&self, drive: DriveId) -> Result<(), ReadError> {
+        if self.is_away(drive) { Err(ReadError::Unreachable) } else { Ok(()) }
+    }
+
+    fn reach_to_write(&self, drive: DriveId) -> Result<(), WriteError> {
+        if self.is_away(drive) { Err(WriteError::Unreachable) } else { Ok(()) }
     }
 
     fn writer(&self) -> Result<&StorageNode, WriteError> {
@@ -55,6 +80,7 @@ impl NodeClient for Fenced {
         payload: Bytes,
         reserve: Reserve,
     ) -> Result<(), WriteError> {
+        self.reach_to_write(drive)?;
         self.node.write_shard(drive, header, payload, reserve).await
     }
 
@@ -65,10 +91,12 @@ impl NodeClient for Fenced {
         root: [u8; 32],
         range: Range<u32>,
     ) -> Result<Bytes, ReadError> {
+        self.reach(drive)?;
         self.node.read_shard(drive, shard, root, range).await
     }
 
     async fn read_shard_header(&self, drive: DriveId, shard: ShardId) -> Result<ShardHeader, ReadError> {
+        self.reach(drive)?;
         self.node.read_shard_header(drive, shard).await
     }
 
@@ -79,10 +107,15 @@ impl NodeClient for Fenced {
         after: Option<ShardId>,
         limit: usize,
     ) -> Result<Vec<ShardHeader>, ReadError> {
+        self.reach(drive)?;
         self.node.list_shards(drive, class, after, limit).await
     }
 
     async fn journal_begin(&self, drive: DriveId, head: JournalHead) -> Result<u64, WriteError> {
+        self.reach_to_write(drive)?;
+        if self.journal_fails.load(Ordering::Acquire) {
+            return Err(WriteError::Unreachable);
+        }
         self.writer()?.journal_begin(drive, head).await
     }
 
@@ -93,6 +126,7 @@ impl NodeClient for Fenced {
         payload: Bytes,
         reserve: Reserve,
     ) -> Result<(), WriteError> {
+        self.reach_to_write(drive)?;
         if self.journal_hangs.load(Ordering::Acquire) {
             std::future::pending::<()>().await;
         }
@@ -100,14 +134,17 @@ impl NodeClient for Fenced {
     }
 
     async fn journal_read(&self, drive: DriveId, lsn: Lsn, range: Range<u32>) -> Result<Bytes, ReadError> {
+        self.reach(drive)?;
         self.node.journal_read(drive, lsn, range).await
     }
 
     async fn journal_segments(&self, drive: DriveId) -> Result<Vec<JournalSegmentInfo>, ReadError> {
+        self.reach(drive)?;
         self.node.journal_segments(drive).await
     }
 
     async fn journal_scan(&self, drive: DriveId, number: u64, from: Lsn) -> Result<JournalScan, ReadError> {
+        self.reach(drive)?;
         self.node.journal_scan(drive, number, from).await
     }
 
@@ -116,10 +153,12 @@ impl NodeClient for Fenced {
     }
 
     async fn read_register(&self, drive: DriveId) -> Result<Bytes, ReadError> {
+        self.reach(drive)?;
         self.node.read_register(drive).await
     }
 
     async fn write_register(&self, drive: DriveId, bytes: Bytes) -> Result<(), WriteError> {
+        self.reach_to_write(drive)?;
         self.writer()?.write_register(drive, bytes).await
     }
 
@@ -191,7 +230,12 @@ impl NodeHost for Fenced {
             return Err(DriveError::NotBegun { node: "the only one".to_owned(), epoch, reason });
         }
         self.mine.store(epoch.0, Ordering::Release);
+        self.left.store(false, Ordering::Release);
         self.node.begin(epoch).await
+    }
+
+    fn leave(&self) {
+        self.left.store(true, Ordering::Release);
     }
 
     async fn highest_epoch(&self) -> Option<Epoch> {
@@ -214,6 +258,6 @@ impl NodeHost for Fenced {
     async fn stop(&self) {}
 
     fn silent(&self) -> Vec<String> {
-        Vec::new()
+        self.away.lock().unwrap().iter().map(|drive| format!("the node of {drive}")).collect()
     }
 }

@@ -1,10 +1,11 @@
 //! Members that are added, and leaders that hear nobody.
 
 use super::world::{PATIENCE, Town, peer};
-use super::{put, town};
-use crate::raft::{ChangeError, Member};
+use super::{assert_the_drives_have_all, put, town};
+use crate::raft::{ChangeError, Member, Peer};
 use crate::replica::Leading;
 use crate::start::tests::world::noise;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -113,4 +114,36 @@ async fn a_leader_that_hears_nobody_gives_way() {
     }
     put(&town, &mut client, "last", &noise(9_000, 900)).await;
     client.check(&*town.serving().await).await;
+}
+
+/// A change of members is applied while a leader decides: what it decides follows an entry that is the last no more. It has to decide
+/// again; a leader that stopped for that would lead on, and refuse every write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn members_change_while_a_command_is_decided() {
+    let (town, mut client) = town().await;
+    put(&town, &mut client, "before", &noise(1, 900)).await;
+    let place = town.leading().await;
+    let service = place.replica.serving().unwrap();
+    let applied = || place.member.machine().tail().unwrap().lsn;
+    for round in 0..5 {
+        town.clock.hold(true);
+        let (mut other, asked) = (client.clone(), service.clone());
+        let deciding = tokio::spawn(async move {
+            let key = format!("between-{round}");
+            let put = other.put(&asked, &key, noise(2 + round, 900)).await;
+            (put, other)
+        });
+        until("nobody asks what time it is", || town.clock.waiting.load(Ordering::Acquire) > 0).await;
+        // Whoever it was, by now it is the committer.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let last = applied();
+        let moved = Peer { address: format!("elsewhere-{round}:1"), ..peer(1) };
+        place.member.change_address(1, moved).await.unwrap();
+        until("the change is not applied", || applied() > last).await;
+        town.clock.hold(false);
+        let (put, other) = tokio::time::timeout(PATIENCE, deciding).await.expect("an answer").unwrap();
+        put.expect("a leader that serves");
+        client = other;
+    }
+    assert_the_drives_have_all(town, &service, &client).await;
 }

@@ -2,26 +2,24 @@
 
 use super::fenced::Fenced;
 use crate::client::MetadataClient;
-use crate::clock::{SystemClock, SystemEntropy};
+use crate::clock::{Clock, SystemClock, SystemEntropy};
 use crate::index::FAMILIES;
 use crate::keys::Keys;
-use crate::raft::{Identity, Machine, Member, MemberConfig, MemberError, Peer, RaftTypes, SnapshotDir, Timings};
+use crate::raft::tests::net::Net;
+use crate::raft::{Identity, Member, MemberConfig, MemberError, Peer, Timings, WayError};
 use crate::replica::{Leading, Replica};
 use crate::service::Metadata;
 use crate::start::tests::world::World;
 use crate::start::{Config, LeaderParts};
 use codec::encrypt::KeyEncryptionKey;
 use codec::id::{ClusterId, Epoch, Lsn};
-use openraft::error::{NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::{OptionalSend, Raft, Snapshot, Vote};
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use openraft::Vote;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+use storage_node::disk::faulty::CrashChoice;
 use storage_node::drive::probe;
 use storage_node::kv::{Direction, Kv, KvBatch, KvError, RocksKv, RocksOptions};
 use storage_node::node::{NodeConfig, StorageNode};
@@ -30,96 +28,34 @@ use storage_node::sabotage::SabotageSet;
 pub const SMALL: RocksOptions = RocksOptions { block_cache: 1 << 20, write_buffers: 1 << 20, open_files: 64 };
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a call arrives at.
-type Reached = (Raft<RaftTypes>, Machine);
-
-/// Who can reach whom.
-#[derive(Clone, Default)]
-struct Net {
-    nodes: Arc<Mutex<BTreeMap<u64, Reached>>>,
-    cut: Arc<Mutex<BTreeSet<u64>>>,
-    /// These are heard, and hear nothing: no call and no answer.
-    deaf: Arc<Mutex<BTreeSet<u64>>>,
+/// The machine's clock, which whoever asks it can be made to wait for.
+#[derive(Debug, Default)]
+pub struct Waited {
+    clock: SystemClock,
+    held: Mutex<bool>,
+    opened: Condvar,
+    /// How many wait.
+    pub waiting: AtomicU64,
 }
 
-struct Link {
-    net: Net,
-    from: u64,
-    to: u64,
-}
-
-impl Net {
-    fn reach(&self, from: u64, to: u64) -> Result<Reached, Unreachable> {
-        self.is_heard_by(to)?;
-        let cut = self.cut.lock().unwrap();
-        let node = self.nodes.lock().unwrap().get(&to).cloned();
-        let apart = cut.contains(&from) || cut.contains(&to);
-        node.filter(|_| !apart).ok_or_else(|| Unreachable::new(&std::io::Error::other("cut off")))
+impl Waited {
+    /// From now on, and until the opposite, nobody is told the time.
+    pub fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.opened.notify_all();
     }
 }
 
-impl Net {
-    fn is_heard_by(&self, id: u64) -> Result<(), Unreachable> {
-        let deaf = self.deaf.lock().unwrap().contains(&id);
-        if deaf { Err(Unreachable::new(&std::io::Error::other("deaf"))) } else { Ok(()) }
-    }
-}
-
-impl RaftNetworkFactory<RaftTypes> for (Net, u64) {
-    type Network = Link;
-
-    async fn new_client(&mut self, target: u64, _peer: &Peer) -> Link {
-        Link { net: self.0.clone(), from: self.1, to: target }
-    }
-}
-
-type Remote<E> = RPCError<u64, Peer, E>;
-
-impl RaftNetwork<RaftTypes> for Link {
-    async fn append_entries(
-        &mut self,
-        rpc: AppendEntriesRequest<RaftTypes>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, Remote<RaftError<u64>>> {
-        let (raft, _) = self.net.reach(self.from, self.to)?;
-        let answer = raft.append_entries(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
-        self.net.reach(self.from, self.to)?;
-        self.net.is_heard_by(self.from)?;
-        Ok(answer)
+impl Clock for Waited {
+    fn wall_ms(&self) -> u64 {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        drop(self.opened.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.clock.wall_ms()
     }
 
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<u64>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<u64>, Remote<RaftError<u64>>> {
-        let (raft, _) = self.net.reach(self.from, self.to)?;
-        let answer = raft.vote(rpc).await.map_err(|e| RemoteError::new(self.to, e))?;
-        self.net.is_heard_by(self.from)?;
-        Ok(answer)
-    }
-
-    async fn full_snapshot(
-        &mut self,
-        vote: Vote<u64>,
-        snapshot: Snapshot<RaftTypes>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
-    ) -> Result<SnapshotResponse<u64>, StreamingError<RaftTypes, openraft::error::Fatal<u64>>> {
-        let (raft, machine) = self.net.reach(self.from, self.to)?;
-        let incoming = machine.incoming().map_err(|e| NetworkError::new(&e))?;
-        copy(&snapshot.snapshot, &incoming);
-        let snapshot = Snapshot { meta: snapshot.meta, snapshot: Box::new(incoming) };
-        let answer = raft.install_full_snapshot(vote, snapshot).await;
-        self.net.is_heard_by(self.from)?;
-        Ok(answer.map_err(|e| RemoteError::new(self.to, e))?)
-    }
-}
-
-fn copy(from: &SnapshotDir, to: &SnapshotDir) {
-    for file in std::fs::read_dir(from.path()).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+    fn monotonic_ms(&self) -> u64 {
+        self.clock.monotonic_ms()
     }
 }
 
@@ -135,6 +71,9 @@ pub struct Place {
 pub struct Town {
     pub world: World,
     pub sabotage: SabotageSet,
+    pub clock: Arc<Waited>,
+    /// Metadata nodes that are started can begin no journal segment.
+    pub journal_fails: AtomicBool,
     net: Net,
     node: Arc<StorageNode>,
     begun: Arc<AtomicU64>,
@@ -171,13 +110,14 @@ impl Town {
         let sabotage = world.config.sabotage.clone();
         let dir = tempfile::tempdir().unwrap();
         let node = open_node(&world, cluster).await;
-        let (net, begun, places) = Default::default();
-        Town { world, sabotage, net, node, begun, cluster, last_epoch, dir, places }
+        let (clock, journal_fails, net, begun, places) = Default::default();
+        Town { world, sabotage, clock, journal_fails, net, node, begun, cluster, last_epoch, dir, places }
     }
 
     fn config(&self, id: u64) -> MemberConfig {
         let ms = Duration::from_millis;
         MemberConfig {
+            level: Default::default(),
             identity: Identity { cluster: self.cluster, node: id },
             dir: self.home(id),
             rocks: SMALL,
@@ -239,11 +179,12 @@ impl Town {
         let member = Arc::new(member);
         self.net.nodes.lock().unwrap().insert(id, (member.raft().clone(), member.machine().clone()));
         let drives = Fenced::new(self.node.clone(), self.begun.clone());
+        drives.journal_fails.store(self.journal_fails.load(Ordering::Acquire), Ordering::Release);
         let parts = LeaderParts {
             nodes: drives.clone(),
             cluster: self.cluster,
             keys: Arc::new(|| Ok(Keys::new(KeyEncryptionKey::new([7; 32])))),
-            clock: Arc::new(SystemClock::default()),
+            clock: self.clock.clone(),
             entropy: Arc::new(SystemEntropy),
         };
         let config =
@@ -268,6 +209,15 @@ impl Town {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         place
+    }
+
+    /// Has a node stand for election, as its inbox does when the leader that it follows asks.
+    pub async fn stand(&self, id: u64, vote: Vote<u64>) -> Result<(), WayError> {
+        let raft = self.net.nodes.lock().unwrap().get(&id).map(|(raft, _)| raft.clone());
+        if let Some(raft) = raft.filter(|raft| raft.metrics().borrow().vote == vote) {
+            raft.trigger().elect().await.unwrap();
+        }
+        Ok(())
     }
 
     pub fn cut(&self, ids: &[u64]) {
@@ -325,6 +275,21 @@ impl Town {
         metadata.shutdown().await;
         self.node = open_node(&self.world, self.cluster).await;
         last
+    }
+
+    /// Ends every metadata node, puts the drives back to what they were at a moment, and starts the metadata nodes again.
+    pub async fn put_back(&mut self, position: u64) {
+        let ids: Vec<u64> = self.places.lock().unwrap().keys().copied().collect();
+        for id in &ids {
+            self.stop(*id).await;
+        }
+        self.node.stop().await;
+        let image = self.world.trace.image(position, &CrashChoice::Everything);
+        self.world = self.world.after(&image, self.world.home.clone());
+        self.node = open_node(&self.world, self.cluster).await;
+        for id in ids {
+            self.start(id).await;
+        }
     }
 
     /// Ends every metadata node and takes away all that they have; a process that is all of metadata finds what the drives have.

@@ -7,7 +7,7 @@ use super::world::{World, noise, run};
 use crate::client::{MetadataClient, StripeFrame};
 use crate::keep::watch::Sight;
 use crate::service::Metadata;
-use codec::frame::{FrameSpec, chunk_id, encode};
+use codec::frame::{FIRST_VERSION, FrameSpec, chunk_id, encode};
 use codec::id::DriveId;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -91,10 +91,12 @@ async fn comes_back(world: &World, metadata: &Metadata, drive: DriveId) {
 }
 
 async fn store(metadata: &Metadata, seed: u64) {
-    let domain = metadata.domain("alice", false).await.unwrap();
+    let domain = metadata.domain("alice", &crate::keys::Purpose::Plain).await.unwrap();
     let bytes = noise(seed, 30_000);
     let id = chunk_id(&domain.chunk_key, &bytes);
-    let frame = encode(&FrameSpec { domain: domain.id, id, level: 1, data_key: None }, &bytes).unwrap().into();
+    let frame = encode(&FrameSpec { version: FIRST_VERSION, domain: domain.id, id, level: 1, data_key: None }, &bytes)
+        .unwrap()
+        .into();
     let (plain_len, is_manifest, children) = (30_000, false, Vec::new());
     let frame = StripeFrame { id, domain: domain.id, plain_len, is_manifest, children, frame };
     metadata.store_stripe(metadata.epoch(), vec![frame]).await.unwrap();

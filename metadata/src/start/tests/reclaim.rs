@@ -22,6 +22,7 @@ use storage_node::sabotage::Sabotage;
 use storage_node::stripe_io::{TargetsWanted, write_stripe};
 use store::*;
 
+mod archive;
 mod depend;
 mod epochs;
 mod ledger;

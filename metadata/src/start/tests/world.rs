@@ -11,7 +11,7 @@ use bytes::Bytes;
 use codec::effect::{Content, ObjectMeta};
 use codec::encrypt::KeyEncryptionKey;
 use codec::erasure::Geometry;
-use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
+use codec::frame::{Expect, FIRST_VERSION, FrameSpec, chunk_id, decode, encode};
 use codec::id::{BucketId, ClusterId};
 use codec::manifest::{Entry, Manifest};
 use std::collections::BTreeMap;
@@ -134,12 +134,14 @@ pub struct Still {
     pub broken: AtomicBool,
     /// Milliseconds that have passed.
     pub passed: AtomicU64,
+    /// Milliseconds that the machine's clock is ahead besides: it was off.
+    pub off: AtomicU64,
 }
 
 impl Clock for Still {
     fn wall_ms(&self) -> u64 {
         assert!(!self.broken.load(Ordering::Relaxed), "as the test wants it");
-        1_700_000_000_000 + self.passed.load(Ordering::Relaxed)
+        1_700_000_000_000 + self.passed.load(Ordering::Relaxed) + self.off.load(Ordering::Relaxed)
     }
     fn monotonic_ms(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
@@ -169,6 +171,8 @@ pub struct World {
     pub config: Config,
     /// The key-encryption key; `None` when it can't be had.
     pub kek: Option<[u8; 32]>,
+    /// The file of the first key, beside which the others are, for a cluster with two.
+    pub key_file: Option<std::path::PathBuf>,
     /// Which drives are given to the service.
     pub given: Vec<usize>,
     pub clock: Arc<Still>,
@@ -199,7 +203,7 @@ impl World {
         };
         let given = (0..trace.disks().len()).collect();
         let (clock, entropy) = (Arc::default(), Arc::default());
-        World { trace, home, config, kek: Some([7; 32]), given, clock, node_index: None, entropy }
+        World { trace, home, config, kek: Some([7; 32]), key_file: None, given, clock, node_index: None, entropy }
     }
 
     /// Takes other random numbers from here on.
@@ -208,6 +212,9 @@ impl World {
     }
 
     fn keys(&self) -> KeySource {
+        if let Some(path) = self.key_file.clone() {
+            return Box::new(move |first| Keys::open(&path, first).map(|(keys, _)| keys));
+        }
         let kek = self.kek;
         let missing = || KeyError::Secret("the key, as the test wants it".to_owned());
         Box::new(move |_| Ok(Keys::new(KeyEncryptionKey::new(kek.ok_or_else(missing)?))))
@@ -277,6 +284,7 @@ impl World {
             home,
             config,
             kek: self.kek,
+            key_file: self.key_file.clone(),
             given: self.given.clone(),
             clock: Arc::default(),
             node_index: None,
@@ -314,6 +322,7 @@ impl Client {
             encrypt: false,
             zstd_level: 0,
             now_ms: 1,
+            with: Default::default(),
         };
         match metadata.commit(metadata.epoch(), Command::CreateBucket(create)).await.unwrap() {
             Outcome::BucketCreated(row) => self.bucket = Some(row.bucket_id()),
@@ -324,9 +333,11 @@ impl Client {
     /// Stores an object whose one frame rides in the journal.
     pub async fn put(&mut self, metadata: &Metadata, key: &str, bytes: Vec<u8>) -> Result<(), CommitError> {
         self.doubtful.insert(key.to_owned(), bytes.clone());
-        let domain = metadata.domain("alice", false).await?;
+        let domain = metadata.domain("alice", &crate::keys::Purpose::Plain).await?;
         let id = chunk_id(&domain.chunk_key, &bytes);
-        let frame = encode(&FrameSpec { domain: domain.id, id, level: 1, data_key: None }, &bytes).unwrap();
+        let frame =
+            encode(&FrameSpec { version: FIRST_VERSION, domain: domain.id, id, level: 1, data_key: None }, &bytes)
+                .unwrap();
         let plain_len = bytes.len() as u32;
         let manifest = Manifest::new(vec![Entry { id, len: u64::from(plain_len), leaf: true }]).unwrap();
         let content = Content {
@@ -346,6 +357,7 @@ impl Client {
             content,
             chunks: vec![chunk],
             now_ms: 1,
+            attached: Default::default(),
         };
         metadata.commit(metadata.epoch(), Command::CommitObject(commit)).await?;
         self.acked.insert(key.to_owned(), bytes);
@@ -404,9 +416,12 @@ pub fn frames_in_journal(metadata: &Metadata) -> usize {
     rows.into_iter().map(row).filter(|row| row.place.unwrap().lsn().is_some()).count()
 }
 
+/// Longer than any test takes on a busy machine.
+const HANGS: Duration = Duration::from_secs(300);
+
 /// Runs a test's future on one thread.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await });
+    let done = runtime.block_on(async { tokio::time::timeout(HANGS, test).await });
     done.expect("the test hangs")
 }

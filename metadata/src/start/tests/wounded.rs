@@ -18,11 +18,11 @@ use storage_node::segment::segment_path;
 const BLOCK: u64 = 4096;
 
 async fn id_of(metadata: &Metadata, seed: u64, len: usize) -> ChunkId {
-    chunk_id(&metadata.domain("alice", false).await.unwrap().chunk_key, &noise(seed, len))
+    chunk_id(&metadata.domain("alice", &crate::keys::Purpose::Plain).await.unwrap().chunk_key, &noise(seed, len))
 }
 
 async fn is_hit(metadata: &Metadata, id: ChunkId) -> bool {
-    let domain = metadata.domain("alice", false).await.unwrap().id;
+    let domain = metadata.domain("alice", &crate::keys::Purpose::Plain).await.unwrap().id;
     metadata.find_chunks(domain, &[id]).await.unwrap()[0].is_some()
 }
 

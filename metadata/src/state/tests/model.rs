@@ -152,7 +152,9 @@ impl Run {
             return;
         };
         let exists = there.objects.contains_key(key);
-        if matches!((wish, exists), (Cond::None, _) | (Cond::Matching, true) | (Cond::NewOnly, false)) {
+        // Of what is not there no condition fails: it is gone, as was asked. Nobody asks for a delete of what must not be there.
+        let asked = !matches!(wish, Cond::NewOnly) && (!exists || !matches!(wish, Cond::Other));
+        if asked {
             let Ok(Outcome::Deleted(old)) = result else { panic!("{result:?}") };
             assert_eq!(old.is_some(), exists);
             there.objects.remove(key);

@@ -104,8 +104,9 @@ fn conditions_answer_as_s3_does() {
     assert!(world.decide(&put(bucket, "k", &ids(&[2]), vec![], Condition::IfNoneMatchAny)).is_ok());
     world.sabotage.set(Sabotage::CommitCondition, false);
     assert_eq!(gone(&mut world, "k", Condition::IfMatch(two)), Ok(()));
-    assert_eq!(gone(&mut world, "k", Condition::IfMatchAny), failed);
-    assert_eq!(gone(&mut world, "k", Condition::None), Ok(()), "a missing key is no error");
+    for condition in [Condition::IfMatchAny, Condition::IfMatch("x".to_owned()), Condition::None] {
+        assert_eq!(gone(&mut world, "k", condition), Ok(()), "a missing key is no error");
+    }
     world.check_refs();
 }
 
@@ -369,7 +370,15 @@ fn the_journal_says_which_storage_nodes_there_are() {
     let mut world = World::new();
     let at =
         |name: &str, address: &str| NodeAddress { name: NodeName::new(name).unwrap(), address: address.to_owned() };
-    let sight = |at: NodeAddress| NodeSight { at, number: 1, silent: true, problem: String::new() };
+    let sight = |at: NodeAddress| NodeSight {
+        at,
+        number: 1,
+        silent: true,
+        problem: String::new(),
+        answered: None,
+        other: false,
+        release: None,
+    };
     let configured = [sight(at("n1", "a:1")), sight(at("n2", "b:1"))];
     let seeds = seed(&world.view(), &configured).unwrap();
     for command in seeds {
@@ -424,6 +433,24 @@ fn settings_accounts_and_domains() {
     world.run(Command::DeleteAccount { id: "2".to_owned() }).unwrap();
     assert_eq!(by_key(&world, "AK1"), None);
     assert_eq!(world.run(Command::DeleteAccount { id: "2".to_owned() }), Err(Refusal::NoSuchAccount));
+
+    // Two who make the same account, and whoever replaces the keys of one that is not there.
+    world
+        .run(Command::CreateAccount(AccountRow { display_name: "Cee".to_owned(), ..account("3", "cee", "AK3") }))
+        .unwrap();
+    assert_eq!(world.run(Command::CreateAccount(account("3", "cee", "AK4"))), Err(Refusal::AccountExists));
+    assert_eq!(by_key(&world, "AK3").unwrap().id, "3", "the first one's keys");
+    assert_eq!(world.run(Command::ReplaceAccount(account("cee", "cee", "AK4"))), Err(Refusal::NoSuchAccount));
+    assert_eq!(world.run(Command::ReplaceAccount(account("3", "alice", "AK4"))), Err(Refusal::AccountTaken));
+    world.run(Command::ReplaceAccount(account("3", "", "AK4"))).unwrap();
+    let changed = by_key(&world, "AK4").unwrap();
+    assert_eq!((changed.name.as_str(), changed.display_name.as_str()), ("cee", "Cee"), "what was not said stays");
+    // A bucket was made after its owner's were counted, and was nobody's.
+    let Outcome::BucketCreated(made) = world.run(create_bucket("b", "3")).unwrap() else { panic!() };
+    let remove = || Command::DeleteAccount { id: "3".to_owned() };
+    assert_eq!(world.run(remove()), Err(Refusal::AccountOwns { buckets: 1 }));
+    world.run(Command::DeleteBucket { bucket: BucketId(made.id) }).unwrap();
+    world.run(remove()).unwrap();
 
     let domain = DomainRow { account: "1".to_owned(), encrypted: true, ..DomainRow::default() };
     let Outcome::Domain(made) = world.run(Command::PutDomain(domain.clone())).unwrap() else { panic!() };

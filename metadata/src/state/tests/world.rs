@@ -8,6 +8,7 @@ use bytes::Bytes;
 use codec::effect::*;
 use codec::erasure::Geometry;
 use codec::id::*;
+use codec::level::FormatLevel;
 use codec::manifest::{Entry, Manifest};
 use codec::stripe::{StripeClass, StripeDescriptor};
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct World {
     pub losses: Losses,
     pub sabotage: SabotageSet,
     pub writer: Epoch,
+    /// The machine's clock.
+    pub wall_ms: u64,
     /// What each manifest chunk lists.
     pub children: BTreeMap<ChunkId, Vec<ChunkId>>,
     pub stripes: u64,
@@ -41,6 +44,7 @@ impl World {
             losses: Losses::default(),
             sabotage: SabotageSet::default(),
             writer: EPOCH,
+            wall_ms: 1,
             children: BTreeMap::new(),
             stripes: 0,
         };
@@ -61,7 +65,13 @@ impl World {
     }
 
     pub fn at(&self) -> At {
-        At { lsn: self.lsn.next(), wall_ms: 1, losses: self.losses.clone(), sabotage: self.sabotage.clone() }
+        At {
+            lsn: self.lsn.next(),
+            wall_ms: self.wall_ms,
+            level: FormatLevel(index::level(&Overlay::new(&self.kv)).unwrap().level),
+            losses: self.losses.clone(),
+            sabotage: self.sabotage.clone(),
+        }
     }
 
     pub fn decide(&self, command: &Command) -> Result<Decided, Refusal> {
@@ -121,8 +131,10 @@ impl World {
     /// Counts are what the manifests say, and states what the counts say.
     pub fn check_refs(&self) {
         let mut counted: BTreeMap<ChunkId, u64> = BTreeMap::new();
+        // A delete marker has no content.
         let mut count = |content: Option<Content>| {
-            for entry in Manifest::parse(&content.unwrap().manifest).unwrap().entries() {
+            let Some(content) = content else { return };
+            for entry in Manifest::parse(&content.manifest).unwrap().entries() {
                 *counted.entry(entry.id).or_default() += 1;
             }
         };
@@ -276,6 +288,7 @@ pub fn create_bucket(name: &str, owner: &str) -> Command {
         encrypt: false,
         zstd_level: 0,
         now_ms: 3,
+        with: Default::default(),
     })
 }
 
@@ -291,7 +304,16 @@ pub fn put_content(
     condition: Condition,
 ) -> Command {
     let meta = ObjectMeta::default();
-    Command::CommitObject(CommitObject { bucket, key: key.to_owned(), condition, meta, content, chunks, now_ms: 4 })
+    Command::CommitObject(CommitObject {
+        bucket,
+        key: key.to_owned(),
+        condition,
+        meta,
+        content,
+        chunks,
+        now_ms: 4,
+        attached: Attached::default(),
+    })
 }
 
 pub fn delete(bucket: BucketId, key: &str, condition: Condition) -> Command {
@@ -310,6 +332,8 @@ pub fn create_upload(bucket: BucketId, key: &str) -> Command {
         domain: DOMAIN,
         encrypted: false,
         now_ms: 5,
+        attached: Default::default(),
+        sealed: None,
     })
 }
 
@@ -324,6 +348,7 @@ pub fn complete(upload: &UploadName, parts: &[(u32, Vec<ChunkId>)]) -> Command {
         chunks: Vec::new(),
         condition: Condition::None,
         now_ms: 6,
+        nonce: [0; 8],
     })
 }
 

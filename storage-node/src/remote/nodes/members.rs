@@ -96,6 +96,18 @@ impl Members {
         state.members.clone()
     }
 
+    /// All of them; who comes later is told no epoch.
+    pub fn left(&self) -> Vec<Arc<Member>> {
+        let mut state = self.state();
+        state.begun = None;
+        state.members.clone()
+    }
+
+    /// Whether this is the epoch that all were told to begin in.
+    pub fn is_begun(&self, epoch: Epoch) -> bool {
+        self.state().begun == Some(epoch)
+    }
+
     /// The node that has a drive, as far as is known.
     pub fn of(&self, drive: DriveId) -> Option<Arc<dyn NodeHost>> {
         Some(Arc::clone(&self.state().seats.get(&drive)?.member.as_ref()?.host))

@@ -1,8 +1,10 @@
 //! Limits that keep one client from holding up the others, ids that are used once, and nodes that come and go.
 use super::*;
 use crate::client::{DriveHealth, ReadError, Reserve, WriteError};
-use crate::host::NodeHost;
+use crate::host::{Grants, NodeHost};
 use crate::remote::Nodes;
+use crate::service::grants::MOST;
+use crate::service::message::GrantList;
 use crate::service::wire::PIECE;
 use crate::tests::{batch, entries, noise, shard};
 use codec::id::{DriveId, Epoch, Lsn};
@@ -101,6 +103,96 @@ async fn r1_a_gateway_writes_in_no_epoch_that_nobody_granted() {
     assert!(leader.highest_epoch().await.is_some_and(|highest| highest.count() < 1 << 20));
     // Granted to gateways since the leader took its own.
     write(EPOCH.count() + 1000).await.unwrap();
+}
+
+/// A gateway could number stripes in the epochs of others, and in some four million that nobody had taken yet: each of those holds
+/// all deletion as evidence of another history.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_gateway_writes_in_its_own_epochs_and_in_no_others() {
+    let cluster = Cluster::small().await;
+    let leader = cluster.client(Role::Metadata);
+    let epoch = |count: u32| Epoch(u64::from(count) << 32 | 1);
+    let (begun, own, of_other, later) = (epoch(50), epoch(51), epoch(52), epoch(53));
+    leader.begin(begun).await.unwrap();
+    let counter = std::sync::atomic::AtomicU64::new(1);
+    let write = async |epoch: Epoch| {
+        let (mut header, payload) = shard(counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 100);
+        header.descriptor.id.epoch = epoch;
+        cluster.client(Role::Gateway).write_shard(first_drive(), header, payload, Reserve::Client).await
+    };
+    write(later).await.unwrap();
+    let grants = |epochs: &[(Epoch, &str)]| {
+        let list = epochs.iter().map(|(epoch, of)| (*epoch, (*of).to_owned()));
+        Arc::new(Grants::new(list.collect(), Epoch(0)))
+    };
+    leader.granted(grants(&[(own, "c1"), (of_other, "c2")])).await;
+    write(own).await.unwrap();
+    for refused in [of_other, later, begun] {
+        assert_eq!(write(refused).await, Err(WriteError::Unreachable), "{refused}");
+    }
+    leader.granted(grants(&[(of_other, "c2"), (later, "c1")])).await;
+    write(later).await.unwrap();
+    assert_eq!(write(own).await, Err(WriteError::Unreachable), "fenced");
+    // Another process leads: what the one before has granted counts no more, and neither does what it says from now on.
+    let issued = cluster.ca.issue(&identity(CLUSTER, Role::Metadata, "m2"), YEAR).unwrap();
+    let next = RemoteNode::new(&credentials(&issued), cluster.config()).unwrap();
+    next.begin(epoch(60)).await.unwrap();
+    leader.granted(grants(&[])).await;
+    write(own).await.unwrap();
+    next.granted(grants(&[(epoch(61), "c1")])).await;
+    write(epoch(61)).await.unwrap();
+    assert_eq!(write(own).await, Err(WriteError::Unreachable));
+}
+
+/// Were the last list kept that could be told, no epoch granted since would be in it, and nobody could write any more. And were an
+/// older list taken for a newer one, neither could the gateway that was just granted one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_more_grants_than_are_told_close_nothing_and_older_ones_replace_none() {
+    let cluster = Cluster::small().await;
+    let (leader, gateway) = (cluster.client(Role::Metadata), cluster.client(Role::Gateway));
+    let epoch = |count: u32| Epoch(u64::from(count) << 32 | 1);
+    leader.begin(epoch(50)).await.unwrap();
+    let counter = std::sync::atomic::AtomicU64::new(1);
+    let write = async |epoch: Epoch| {
+        let (mut header, payload) = shard(counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 100);
+        header.descriptor.id.epoch = epoch;
+        gateway.write_shard(first_drive(), header, payload, Reserve::Client).await
+    };
+    let own = |count: u32| vec![(epoch(count), "c1".to_owned())];
+    let tell = async |epochs: Vec<(Epoch, String)>, as_of: u32| {
+        leader.granted(Arc::new(Grants::new(epochs, epoch(as_of)))).await;
+    };
+    tell(own(52), 52).await;
+    tell(own(51), 51).await;
+    write(epoch(52)).await.unwrap();
+    assert_eq!(write(epoch(51)).await, Err(WriteError::Unreachable), "of an older list");
+    let many = (0..u32::try_from(MOST).unwrap() + 1).map(|count| (epoch(100 + count), format!("g{}", count / 50)));
+    tell(many.collect(), 60_000).await;
+    write(epoch(60_001)).await.unwrap();
+    // Few enough again.
+    tell(own(60_002), 60_002).await;
+    assert_eq!(write(epoch(60_001)).await, Err(WriteError::Unreachable));
+    write(epoch(60_002)).await.unwrap();
+}
+
+/// The same at the node: questions overtake one another on their way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_question_that_was_overtaken_does_not_bring_back_an_older_list() {
+    let cluster = Cluster::small().await;
+    let leader = cluster.client(Role::Metadata);
+    let begun = Epoch(EPOCH.0 + 1);
+    leader.begin(begun).await.unwrap();
+    let gates = Arc::clone(&cluster.server.as_ref().unwrap().shared.gates);
+    let who = identity(CLUSTER, Role::Metadata, "c1");
+    let list = |epoch: u64| {
+        let grants = Grants::new(vec![(Epoch(epoch), "g1".to_owned())], Epoch(epoch));
+        (grants.version(), GrantList::new(begun, &grants))
+    };
+    let ((newer, of_newer), (older, of_older)) = (list(9), list(8));
+    gates.hear(&who, of_newer);
+    gates.hear(&who, of_older);
+    assert!(newer != older);
+    assert_eq!(gates.heard(), newer);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

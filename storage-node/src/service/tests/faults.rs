@@ -2,19 +2,20 @@
 use super::*;
 use crate::client::{ReadError, Reserve, WriteError};
 use crate::disk::DiskOp;
-use crate::disk::faulty::Fault;
+use crate::disk::faulty::{Fault, FaultId};
 use crate::remote::ConnectError;
 use crate::remote::link::{AskError, Lane, Target};
 use crate::service::message::{OfShard, drive_bytes, shard_bytes};
 use crate::service::method::Method;
 use crate::service::wire::{MESSAGE_LIMIT, PIECE, Upload, UploadHead};
-use crate::tests::{noise, shard};
+use crate::tests::{NOT_WAITED_FOR, noise, shard};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use std::time::Instant;
 
 const LEN: usize = 8 * PIECE;
-const HASTY: Duration = Duration::from_millis(500);
+/// Short, and long enough for what a busy machine does at once otherwise.
+const HASTY: Duration = Duration::from_secs(1);
 
 async fn put(client: &dyn NodeClient, counter: u64, len: usize) -> Result<(), WriteError> {
     let (header, payload) = shard(counter, len);
@@ -26,17 +27,24 @@ async fn get(client: &dyn NodeClient, counter: u64, len: usize) -> Result<Bytes,
     client.read_shard(first_drive(), header.id(), header.descriptor.root(), 0..len as u32).await
 }
 
+/// Waits until the drive is read.
+async fn begun_reading(cluster: &Cluster, slow: FaultId) {
+    while cluster.trace.hits(slow) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_dies_in_the_middle_is_unreachable_and_is_found_again() {
     let mut cluster = Cluster::large(ServiceConfig::default()).await;
     let client = cluster.client(Role::Metadata);
     put(&*client, 1, LEN).await.unwrap();
-    cluster.trace.inject(Fault::slow(Duration::from_millis(100)).on(DiskOp::Read).path(".seg"));
+    let slow = cluster.trace.inject(Fault::slow(Duration::from_millis(100)).on(DiskOp::Read).path(".seg"));
     let reading = tokio::spawn({
         let client = client.clone();
         async move { get(&*client, 1, LEN).await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    begun_reading(&cluster, slow).await;
     drop(cluster.server.take());
     assert_eq!(reading.await.unwrap(), Err(ReadError::Unreachable));
     // It is looked for at once, and nobody is there.
@@ -51,7 +59,7 @@ async fn a_server_that_dies_in_the_middle_is_unreachable_and_is_found_again() {
     let _server = serve(&cluster.ca, "n1", &address, node.clone(), node, ServiceConfig::default()).await;
     let begun = Instant::now();
     while get(&*client, 1, LEN).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", client.problem());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", client.problem());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(get(&*client, 1, LEN).await.unwrap() == noise(1, LEN));
@@ -63,16 +71,17 @@ async fn every_call_ends_with_its_deadline() {
     let cluster = Cluster::small().await;
     let client = cluster.hasty(Role::Metadata, HASTY);
     put(&*client, 1, 100).await.unwrap();
-    let hang = Duration::from_secs(3);
-    cluster.trace.inject(Fault::slow(hang).on(DiskOp::Read).path(".seg").times(1));
+    let hang = cluster.trace.inject(Fault::hang().on(DiskOp::Read).path(".seg").times(1));
     let begun = Instant::now();
     assert_eq!(get(&*client, 1, 100).await, Err(ReadError::Unreachable));
-    assert!(begun.elapsed() < hang, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < NOT_WAITED_FOR, "{:?}", begun.elapsed());
     assert!(matches!(client.problem(), Some(ConnectError::Late { .. })), "{:?}", client.problem());
-    cluster.trace.inject(Fault::slow(hang).on(DiskOp::SyncData).path(".seg").times(1));
+    cluster.trace.heal(hang);
+    cluster.trace.inject(Fault::hang().on(DiskOp::SyncData).path(".seg").times(1));
     let begun = Instant::now();
     assert_eq!(put(&*client, 2, 100).await, Err(WriteError::Unreachable));
-    assert!(begun.elapsed() < hang, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < NOT_WAITED_FOR, "{:?}", begun.elapsed());
+    cluster.trace.heal_all();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,7 +94,7 @@ async fn who_does_not_speak_is_given_up() {
     assert!(matches!(client.connect().await, Err(ConnectError::Late { .. })));
     let begun = Instant::now();
     assert_eq!(get(&*client, 1, 1).await, Err(ReadError::Unreachable));
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(begun.elapsed() < Deadlines::default().connect, "{:?}", begun.elapsed());
 }
 
 /// A bare connection, for what a good client does not do.
@@ -99,6 +108,7 @@ pub async fn bare(cluster: &Cluster, role: Role, stream_window: u32) -> (Target,
         hello: crate::service::method::Method::Hello.path().to_owned(),
         client: [5; 16],
         leads: Arc::default(),
+        level: credentials.level().clone(),
         own: credentials.identity().clone(),
         versions: crate::service::PROTOCOL,
         software: String::new(),
@@ -169,7 +179,7 @@ async fn r17_messages_that_make_no_sense_are_refused() {
             OfShard { drive: Bytes::from_static(b"?"), shard: Bytes::from_static(b"?"), ..OfShard::default() };
         let answer =
             tokio::time::timeout(Duration::from_secs(5), link.ask(method, nonsense, (0, 1 << 20), HASTY)).await;
-        let fine = [Method::Drives, Method::ScrubStatus].contains(&method);
+        let fine = method == Method::ScrubStatus;
         assert_eq!(matches!(answer, Ok(Ok(Ok(_)))), fine, "{}", method.name());
     }
     put(&*cluster.client(Role::Gateway), 1, 10).await.unwrap();
@@ -192,7 +202,7 @@ async fn readers_that_take_nothing_hold_no_more_than_the_bound_and_not_for_ever(
         end: LEN as u32,
     };
     let mut stuck = Vec::new();
-    let time = Duration::from_secs(4);
+    let time = 6 * HASTY;
     for _ in 0..8 {
         stuck.push(link.open(Method::ReadShard, question.clone(), time).boxed());
     }
@@ -206,7 +216,7 @@ async fn readers_that_take_nothing_hold_no_more_than_the_bound_and_not_for_ever(
     let begun = Instant::now();
     let patient = cluster.client(Role::Gateway);
     assert!(get(&*patient, 1, LEN).await.unwrap() == noise(1, LEN));
-    assert!(begun.elapsed() < time * 2, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < time * 4, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,12 +273,12 @@ async fn what_was_begun_is_finished_when_a_server_stops() {
     let mut cluster = Cluster::large(ServiceConfig::default()).await;
     let client = cluster.client(Role::Metadata);
     put(&*client, 1, LEN).await.unwrap();
-    cluster.trace.inject(Fault::slow(Duration::from_millis(50)).on(DiskOp::Read).path(".seg"));
+    let slow = cluster.trace.inject(Fault::slow(Duration::from_millis(50)).on(DiskOp::Read).path(".seg"));
     let reading = tokio::spawn({
         let client = client.clone();
         async move { get(&*client, 1, LEN).await }
     });
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    begun_reading(&cluster, slow).await;
     cluster.server.take().unwrap().stop(Duration::from_secs(20)).await;
     assert!(reading.await.unwrap().unwrap() == noise(1, LEN));
     assert_eq!(get(&*client, 1, LEN).await, Err(ReadError::Unreachable));

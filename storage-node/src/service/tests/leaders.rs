@@ -61,6 +61,105 @@ async fn a_superseded_leader_does_not_lead_again_after_the_node_was_restarted() 
     drop(server);
 }
 
+/// It told the node to begin in its old epoch whenever it asked for the drives, which a follower does all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_leads_no_more_does_not_ask_to_begin_again() {
+    let trace = Trace::new(2);
+    format_all(&trace);
+    let ca = ClusterCa::create(CLUSTER).unwrap();
+    let node = open_with(&trace, memory_kv(), crate::tests::config()).await;
+    let server = serve(&ca, "n1", "127.0.0.1:0", node.clone(), node.clone(), ServiceConfig::default()).await;
+    let (old, new) = (metadata(&ca, "m1", server.address()), metadata(&ca, "m2", server.address()));
+    old.begin(Epoch(7 << 32)).await.unwrap();
+    new.begin(Epoch(8 << 32)).await.unwrap();
+    let told = async {
+        while old.superseded().is_none() {
+            old.drives().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("it asks and is refused");
+    old.leave();
+    for _ in 0..10 {
+        assert_eq!(old.drives().await.len(), 2);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(old.superseded().map(|error| error.to_string()), None);
+    }
+    assert_eq!(old.journal_begin(first_drive(), HEAD).await, Err(WriteError::Unreachable), "its orders are refused");
+    old.begin(Epoch(9 << 32)).await.unwrap();
+    old.journal_begin(first_drive(), HEAD).await.unwrap();
+    drop(server);
+}
+
+/// Where every drive of a node had lost the file that says whom it follows, a process that was superseded began the node again,
+/// and journaled to it beside the one that led.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_leader_wrote_keeps_a_superseded_one_out_when_its_file_is_lost_on_all_drives() {
+    for by_register in [true, false] {
+        let trace = Trace::new(2);
+        format_all(&trace);
+        let ca = ClusterCa::create(CLUSTER).unwrap();
+        let open = async || open_with(&trace, memory_kv(), crate::tests::config()).await;
+        let node = open().await;
+        let server = serve(&ca, "n1", "127.0.0.1:0", node.clone(), node.clone(), ServiceConfig::default()).await;
+        let (old, new) = (metadata(&ca, "m1", server.address()), metadata(&ca, "m2", server.address()));
+        let (lower, higher) = (Epoch(7 << 32), Epoch(8 << 32));
+        old.begin(lower).await.unwrap();
+        old.journal_begin(first_drive(), HEAD).await.unwrap();
+        new.begin(higher).await.unwrap();
+        match by_register {
+            true => new.write_register(first_drive(), register_of(higher)).await.unwrap(),
+            false => drop(new.journal_begin(first_drive(), HEAD).await.unwrap()),
+        }
+        server.stop(Duration::from_secs(1)).await;
+        node.stop().await;
+
+        (0..2).for_each(|drive| trace.flip(drive, LEADER_FILE, 30, 1).unwrap());
+        let node = open().await;
+        assert_eq!(node.highest_epoch(), Some(higher));
+        let server = serve(&ca, "n1", "127.0.0.1:0", node.clone(), node.clone(), ServiceConfig::default()).await;
+        let (old, new) = (metadata(&ca, "m1", server.address()), metadata(&ca, "m2", server.address()));
+        let refused = old.begin(lower).await;
+        assert!(is_refused(&refused, "whose name is lost in epoch"), "{refused:?}");
+        assert!(old.journal_begin(first_drive(), HEAD).await.is_err());
+        // It can't be told from another process any more, but no other has its epoch.
+        new.begin(higher).await.unwrap();
+        new.journal_begin(first_drive(), HEAD).await.unwrap();
+        assert!(is_refused(&old.begin(higher).await, "metadata/m2"), "the file is there again");
+        drop(server);
+        node.stop().await;
+    }
+}
+
+/// A process that serves its own drives is the only one that has them: what a start that came to nothing left on a drive that was
+/// away then keeps it out of nothing.
+#[tokio::test]
+async fn a_single_process_takes_back_a_drive_with_an_epoch_above_its_own() {
+    let (trace, node, drive) = crate::tests::one_drive().await;
+    node.begin(Epoch(9 << 32)).await.unwrap();
+    node.write_register(drive, register_of(Epoch(9 << 32))).await.unwrap();
+    node.stop().await;
+    let node = open_with(&trace, memory_kv(), crate::tests::config()).await;
+    node.begin(Epoch(8 << 32)).await.unwrap();
+    assert_eq!(node.drives().await.pop().unwrap().health, DriveHealth::Healthy);
+    node.journal_begin(drive, HEAD).await.unwrap();
+}
+
+fn register_of(epoch: Epoch) -> Bytes {
+    let (members, registered) = (vec![first_drive()], vec![first_drive()]);
+    let register = codec::register::Register {
+        cluster: CLUSTER,
+        sequence: 1,
+        epoch,
+        first_lsn: Lsn(1),
+        k: 1,
+        m: 0,
+        members,
+        registered,
+    };
+    register.encode().into()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drive_that_follows_a_newer_leader_takes_no_writes_of_an_older_one() {
     let (trace, node, drive) = crate::tests::one_drive().await;

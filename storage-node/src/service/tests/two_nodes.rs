@@ -13,13 +13,13 @@ use codec::stripe::{PackedStripe, StripeClass, StripePacker};
 
 /// A stripe of 2+2 for drives 0 to 3, and an order that rebuilds `lost` of it on drives 4 and up.
 pub fn stripe_and_order(lost: &[u8]) -> (PackedStripe, RebuildOrder) {
-    use codec::frame::{ChunkKey, FrameSpec, chunk_id, encode};
+    use codec::frame::{ChunkKey, FIRST_VERSION, FrameSpec, chunk_id, encode};
     let geometry = Geometry::new(2, 2).unwrap();
     let mut packer = StripePacker::new(2, 2, 1 << 20);
     for seed in 0..4 {
         let plain = noise(seed, 5000);
         let id = chunk_id(&ChunkKey::new([3; 32]), &plain);
-        let spec = FrameSpec { domain: DomainId(1), id, level: 3, data_key: None };
+        let spec = FrameSpec { version: FIRST_VERSION, domain: DomainId(1), id, level: 3, data_key: None };
         packer.add(Bytes::from(encode(&spec, &plain).unwrap()));
     }
     let id = StripeId { epoch: EPOCH, counter: 1 };

@@ -10,7 +10,7 @@ use storage_node::disk::{Access, Disk};
 use storage_node::kv::{Kv, KvBatch};
 
 /// Spoils a chunk's frame on the one drive that has it. What names the chunk was written later, so the first place is its own.
-async fn spoil(store: &Store, id: codec::id::ChunkId) {
+pub(super) async fn spoil(store: &Store, id: codec::id::ChunkId) {
     let located = store.metadata.locate(&[id]).await.unwrap().pop().flatten().unwrap();
     let drive = located.stripe.unwrap().drives[located.place.shard as usize].unwrap();
     let (_, drive) = numbers(&store.world, &store.metadata).await.into_iter().find(|(of, _)| *of == drive).unwrap();
@@ -32,7 +32,7 @@ fn warnings(store: &Store) -> String {
 }
 
 /// The manifest chunk of an object of `How::Node`.
-async fn node_of(store: &Store, key: u8) -> codec::id::ChunkId {
+pub(super) async fn node_of(store: &Store, key: u8) -> codec::id::ChunkId {
     let version = store.metadata.current_version(store.bucket, &format!("key-{key}")).await.unwrap().unwrap();
     codec::manifest::Manifest::parse(&version.content.unwrap().manifest).unwrap().entries()[0].id
 }

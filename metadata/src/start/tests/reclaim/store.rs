@@ -11,7 +11,7 @@ use crate::keys::Domain;
 use crate::service::Metadata;
 use bytes::Bytes;
 use codec::effect::{ChunkRow, ChunkState, ClockTick, Content, ObjectMeta, StripeRow};
-use codec::frame::{Expect, FrameSpec, chunk_id, decode, encode};
+use codec::frame::{Expect, FIRST_VERSION, FrameSpec, chunk_id, decode, encode};
 use codec::id::{BucketId, ChunkId, Lsn, StripeId};
 use codec::manifest::{Entry, Manifest};
 use codec::stripe::{StripeClass, StripeDescriptor};
@@ -71,7 +71,7 @@ impl Store {
     }
 
     pub async fn domain(&self) -> Arc<Domain> {
-        self.metadata.domain(self.account, false).await.unwrap()
+        self.metadata.domain(self.account, &crate::keys::Purpose::Plain).await.unwrap()
     }
 
     pub async fn commit(&self, command: Command) -> Outcome {
@@ -111,7 +111,9 @@ impl Store {
         let domain = self.domain().await;
         let id = chunk_id(&domain.chunk_key, plain);
         let frame: Bytes =
-            encode(&FrameSpec { domain: domain.id, id, level: 1, data_key: None }, plain).unwrap().into();
+            encode(&FrameSpec { version: FIRST_VERSION, domain: domain.id, id, level: 1, data_key: None }, plain)
+                .unwrap()
+                .into();
         let chunk = NewChunk {
             id,
             domain: domain.id,
@@ -173,7 +175,17 @@ impl Store {
         };
         let (key, meta) = (format!("key-{key}"), ObjectMeta::default());
         let condition = Condition::None;
-        Command::CommitObject(CommitObject { bucket: self.bucket, key, condition, meta, content, chunks, now_ms: 1 })
+        let attached = crate::command::Attached::default();
+        Command::CommitObject(CommitObject {
+            bucket: self.bucket,
+            key,
+            condition,
+            meta,
+            content,
+            chunks,
+            now_ms: 1,
+            attached,
+        })
     }
 
     pub async fn delete(&mut self, key: u8) {

@@ -1,0 +1,122 @@
+//! What an answer may repeat of its request: XML says `"` with six bytes, and a client that does not read keeps all of it in memory.
+//!
+//! Invariants:
+//! * The message of a refusal is no longer than [`LONGEST`], whatever it repeats.
+//! * A long answer to a request with an XML body counts as that body did ([`xml::Held`]) until the last of it is on its way: who sends
+//!   many such requests and reads no answer finds no room for the next one.
+
+use super::{find, xml};
+use bytes::{Buf, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use s3s::{Body, HttpResponse, StdError};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Longest refusal, in bytes.
+const LONGEST: usize = 64 << 10;
+/// An answer is given to its connection in pieces of this size, and in one if it is no longer.
+const PIECE: usize = 32 << 10;
+/// What is said instead of a longer message.
+const TOO_LONG: &[u8] = b"The request has a value that is too long, or none that can be here.";
+
+/// Says less than all of what a refusal repeats.
+pub(super) fn shorten(response: &mut HttpResponse) {
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    let Some(body) = response.body().bytes().filter(|body| refused && body.len() > LONGEST) else { return };
+    let (start, end) = (b"<Message>", b"</Message>");
+    let from = find(&body, start).map(|at| at + start.len());
+    let to = body.windows(end.len()).rposition(|window| window == end);
+    let (Some(from), Some(to)) = (from, to) else { return };
+    let shorter = [body.get(..from).unwrap_or_default(), TOO_LONG, body.get(to..).unwrap_or_default()].concat();
+    response.headers_mut().remove(http::header::CONTENT_LENGTH);
+    *response.body_mut() = Body::from(Bytes::from(shorter));
+}
+
+/// Lets a long answer count for as long as it is being sent, if its request's body counted.
+pub(super) fn hold(response: &mut HttpResponse) {
+    let Some(watch) = response.extensions_mut().remove::<Arc<xml::Watch>>() else { return };
+    let Some(bytes) = response.body().bytes().filter(|bytes| bytes.len() > PIECE) else { return };
+    *response.body_mut() = Body::http_body_unsync(Pieces { bytes, watch: Some(watch) });
+}
+
+/// An answer, piece by piece: what is given to a connection in one is the connection's from then on, and nobody's when it is counted.
+struct Pieces {
+    bytes: Bytes,
+    watch: Option<Arc<xml::Watch>>,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        let length = self.bytes.len().min(PIECE);
+        // A copy: a piece of the whole would keep the whole.
+        let piece = Bytes::copy_from_slice(self.bytes.get(..length).unwrap_or_default());
+        self.bytes.advance(length);
+        if self.bytes.is_empty() {
+            (self.bytes, self.watch) = (Bytes::new(), None);
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::error_response;
+    use http_body_util::BodyExt as _;
+    use s3s::s3_error;
+
+    #[test]
+    fn a_refusal_is_short_whatever_was_asked() {
+        let long = "\"".repeat(1 << 20);
+        let mut response = error_response(s3_error!(InvalidArgument, "{long} is wrong"));
+        assert!(response.body().bytes().is_some_and(|body| body.len() > 6 << 20));
+        shorten(&mut response);
+        let body = response.body().bytes().expect("a body");
+        assert!(body.len() < 1024, "{}", body.len());
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert!(
+            text.contains("<Code>InvalidArgument</Code><Message>The") && text.ends_with("</Message></Error>"),
+            "{text}"
+        );
+        let mut short = error_response(s3_error!(InvalidArgument, "x"));
+        shorten(&mut short);
+        assert!(short.body().bytes().is_some_and(|body| find(&body, b"<Message>x</Message>").is_some()));
+    }
+
+    /// 47 MB of answer to 8 MB that nobody had signed waited for whoever did not read, on each of thousands of connections.
+    #[tokio::test]
+    async fn an_answer_counts_until_it_is_sent() {
+        let held = Arc::<xml::Held>::default();
+        let watch = Arc::new(xml::Watch::new(Arc::clone(&held)));
+        assert!(watch.hold(1 << 20));
+        let mut response = HttpResponse::new(Body::from(Bytes::from(vec![7; 3 * PIECE + 1])));
+        response.extensions_mut().insert(watch);
+        hold(&mut response);
+        assert_eq!(response.body().size_hint().exact(), Some(3 * PIECE as u64 + 1));
+        let mut body = response.into_body();
+        let mut read = 0;
+        for _ in 0..3 {
+            read +=
+                body.frame().await.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).map_or(0, |d| d.len());
+            assert_eq!(held.all(), 1 << 20, "it is not sent yet");
+        }
+        read += body.frame().await.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).map_or(0, |d| d.len());
+        assert_eq!((read, held.all()), (3 * PIECE + 1, 0));
+        assert!(body.frame().await.is_none());
+    }
+}
