@@ -130,7 +130,9 @@ pub struct Front {
     origins: Arc<cors::Origins>,
     log: Arc<AccessLog>,
     domains: Domains,
+    /// What is held of XML bodies, and of long answers to requests without one.
     held: Arc<xml::Held>,
+    answers: Arc<xml::Held>,
 }
 
 impl fmt::Debug for Front {
@@ -158,6 +160,7 @@ pub fn service(gateway: &Arc<Gateway>, domains: Domains) -> Front {
         log,
         domains,
         held: Arc::default(),
+        answers: Arc::default(),
     }
 }
 
@@ -435,23 +438,24 @@ async fn dispatch(service: Front, xml_limit: Duration, mut req: Request<Shared<C
     if has_xml && req.body().size_hint().lower() > MAX_XML as u64 {
         return error_response(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
     }
-    let watch = Arc::new(xml::Watch::new(Arc::clone(&service.held)));
-    let req = if !has_xml {
+    let held = if has_xml { &service.held } else { &service.answers };
+    let watch = Arc::new(xml::Watch::new(Arc::clone(held)));
+    let mut req = if !has_xml {
         req.map(Body::http_body_unsync)
     } else {
-        let mut req = match xml::watch(req.headers(), has_query(&req, "uploadId"), xml_limit, &watch) {
+        match xml::watch(req.headers(), has_query(&req, "uploadId"), xml_limit, &watch) {
             Ok(over) => req.map(|body| Body::http_body_unsync(over(body))),
             Err(refused) => return error_response(refused),
-        };
-        req.extensions_mut().insert(Arc::clone(&watch));
-        req
+        }
     };
+    req.extensions_mut().insert(Arc::clone(&watch));
     let answered = service.s3.call(req).await;
     if let Some(refused) = watch.take() {
         // s3s calls a body that can't be read an internal error; it was the client's.
         return error_response(refused);
     }
     match answered {
+        Ok(response) if !has_xml && !sent::has_room(&response, &watch) => error_response(error::slow_down()),
         Ok(mut response) => {
             // The answer may be several times as long, see `sent`.
             response.extensions_mut().insert(watch);
@@ -494,7 +498,7 @@ fn has_query<B>(req: &Request<B>, name: &str) -> bool {
 }
 
 fn error_response(error: S3Error) -> HttpResponse {
-    error.to_http_response().unwrap_or_else(|_| {
+    error::sayable(error).to_http_response().unwrap_or_else(|_| {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response

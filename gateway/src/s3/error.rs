@@ -4,6 +4,7 @@
 //! needs is logged here, where the error is consumed, and only when it is ours: a 4xx is the client's and is not logged.
 
 use super::encryption;
+use super::request::is_sayable;
 use crate::error::{BodyError, GetError, PutError};
 use crate::protect::WrongKey;
 use access::acl::AclError;
@@ -20,6 +21,16 @@ use s3s::{BodySizeLimitExceeded, S3Error, S3ErrorCode, StdError, s3_error};
 pub fn custom(code: &'static str, status: StatusCode, message: &'static str) -> S3Error {
     let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), message);
     error.set_status_code(status);
+    error
+}
+
+/// `error` with a message that XML can say. What repeats a part of the request may have any character, and `s3s` would make a failure
+/// of the server's own of it.
+pub fn sayable(mut error: S3Error) -> S3Error {
+    if let Some(message) = error.message().filter(|message| !message.chars().all(is_sayable)) {
+        let message: String = message.chars().map(|c| if is_sayable(c) { c } else { '\u{fffd}' }).collect();
+        error.set_message(message);
+    }
     error
 }
 

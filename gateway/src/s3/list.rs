@@ -35,8 +35,8 @@ impl Names {
 
     /// Refuses what the answer repeats but XML can't hold: `s3s` would call its own answer an internal error.
     fn check<const N: usize>(self, asked: [&Option<String>; N]) -> S3Result<()> {
-        let unwritable = |text: &String| text.bytes().any(|b| b < b' ' && !matches!(b, b'\t' | b'\n' | b'\r'));
-        if !self.0 && asked.into_iter().flatten().any(unwritable) {
+        let sayable = |text: &String| text.chars().all(super::request::is_sayable);
+        if !self.0 && !asked.into_iter().flatten().all(sayable) {
             return Err(s3_error!(InvalidArgument, "Control characters need encoding-type=url."));
         }
         Ok(())

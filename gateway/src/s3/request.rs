@@ -432,13 +432,17 @@ fn website_redirect(value: Option<&str>) -> S3Result<String> {
     Ok(value.to_owned())
 }
 
-/// Refuses a key that could be stored but never listed: XML 1.0 has no way to write these characters.
+/// Whether XML 1.0 has a way to write a character (its section 2.2, `Char`).
+pub fn is_sayable(c: char) -> bool {
+    (c >= ' ' || matches!(c, '\t' | '\n' | '\r')) && !matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
+/// Refuses a key that could be stored but never listed.
 pub fn check_new_key(key: &str) -> S3Result<()> {
     if key.len() > metadata::command::MAX_KEY {
         return Err(s3_error!(KeyTooLongError, "Your key is too long"));
     }
-    let unlistable = |c: char| (c < ' ' && !matches!(c, '\t' | '\n' | '\r')) || matches!(c, '\u{fffe}' | '\u{ffff}');
-    if key.contains(unlistable) {
+    if !key.chars().all(is_sayable) {
         return Err(s3_error!(InvalidArgument, "Object keys with control characters are not supported."));
     }
     Ok(())

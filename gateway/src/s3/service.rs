@@ -3,8 +3,8 @@
 //! its body is read.
 
 use super::{
-    acl, archive, attributes, bucket, bucket_tags, copy, cors, delete, inventory, lifecycle, list, lock, logging,
-    multipart, notification, object, policy, public_access, tagging, unconfigured,
+    acl, archive, attributes, bucket, bucket_tags, copy, cors, delete, error, inventory, lifecycle, list, lock,
+    logging, multipart, notification, object, policy, public_access, tagging, unconfigured,
 };
 use crate::auth;
 use crate::engine::Gateway;
@@ -35,7 +35,7 @@ macro_rules! operations {
                     let authorised = auth::authorised(&$req)?;
                     let $gateway = self.gateway.as_ref();
                     let answered: S3Result<S3Response<$output>> = $body;
-                    answered.map_err(|failed| authorised.shield(failed))
+                    answered.map_err(|failed| error::sayable(authorised.shield(failed)))
                 }
             )*
         }

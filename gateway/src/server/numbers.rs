@@ -1,13 +1,13 @@
-//! Numbers in a query that hold a control character. `s3s` refuses what is no number, and repeats it in its answer; but XML has no way
+//! Numbers and times in a query that hold a control character. `s3s` refuses what is no number, and repeats it in its answer; but XML has no way
 //! to write these characters, and what the client did wrong would become a failure of the server's own.
 
 use super::error_response;
-use crate::s3::request::query_pairs;
+use crate::s3::request::{is_sayable, query_pairs};
 use http::Uri;
 use s3s::{HttpResponse, s3_error};
 
-/// The parameters that are numbers or switches.
-const NUMBERS: [&str; 8] = [
+/// The parameters that are numbers, times or switches.
+const NUMBERS: [&str; 9] = [
     "fetch-owner",
     "list-type",
     "max-buckets",
@@ -16,16 +16,15 @@ const NUMBERS: [&str; 8] = [
     "max-uploads",
     "part-number-marker",
     "partNumber",
+    "response-expires",
 ];
 
 /// The answer to a request with such a number.
 pub fn refused(uri: &Uri) -> Option<HttpResponse> {
     let pairs = query_pairs(uri.query().unwrap_or_default());
-    let wrong = |(name, value): &&(String, String)| {
-        NUMBERS.contains(&name.as_str()) && value.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
-    };
+    let wrong = |(name, value): &&(String, String)| NUMBERS.contains(&name.as_str()) && !value.chars().all(is_sayable);
     let (name, _) = pairs.iter().find(wrong)?;
-    Some(error_response(s3_error!(InvalidArgument, "The value of {name} is not a number.")))
+    Some(error_response(s3_error!(InvalidArgument, "The value of {name} is not a number, or no time.")))
 }
 
 #[cfg(test)]

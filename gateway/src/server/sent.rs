@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * The message of a refusal is no longer than [`LONGEST`], whatever it repeats.
-//! * A long answer to a request with an XML body counts as that body did ([`xml::Held`]) until the last of it is on its way: who sends
-//!   many such requests and reads no answer finds no room for the next one.
+//! * A long answer counts ([`xml::Held`]) until the last of it is on its way, to a request with an XML body as that body did, and to
+//!   any other, such as a list's page of 6 MB, as what it is: who asks much and reads no answer finds no room for the next one.
 
 use super::{find, xml};
 use bytes::{Buf, Bytes};
@@ -33,7 +33,12 @@ pub(super) fn shorten(response: &mut HttpResponse) {
     *response.body_mut() = Body::from(Bytes::from(shorter));
 }
 
-/// Lets a long answer count for as long as it is being sent, if its request's body counted.
+/// Counts a long answer to a request that had no body to count. `false`: there is no room for it.
+pub(super) fn has_room(response: &HttpResponse, watch: &xml::Watch) -> bool {
+    response.body().bytes().is_none_or(|bytes| bytes.len() <= PIECE || watch.hold(bytes.len()))
+}
+
+/// Lets a long answer count for as long as it is being sent.
 pub(super) fn hold(response: &mut HttpResponse) {
     let Some(watch) = response.extensions_mut().remove::<Arc<xml::Watch>>() else { return };
     let Some(bytes) = response.body().bytes().filter(|bytes| bytes.len() > PIECE) else { return };
@@ -118,5 +123,28 @@ mod tests {
         read += body.frame().await.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).map_or(0, |d| d.len());
         assert_eq!((read, held.all()), (3 * PIECE + 1, 0));
         assert!(body.frame().await.is_none());
+    }
+
+    /// Pages of lists counted for nothing: 6 MB for each request of a connection, for whoever read none of them.
+    #[tokio::test]
+    async fn pages_that_nobody_reads_leave_no_room_for_more() {
+        let held = Arc::<xml::Held>::default();
+        let page = || {
+            let watch = Arc::new(xml::Watch::new(Arc::clone(&held)));
+            watch.counts_for("greedy");
+            let mut response = HttpResponse::new(Body::from(Bytes::from(vec![7; 6 << 20])));
+            has_room(&response, &watch).then(|| {
+                response.extensions_mut().insert(watch);
+                hold(&mut response);
+                response
+            })
+        };
+        let mut unread: Vec<HttpResponse> = (0..100).map_while(|_| page()).collect();
+        assert_eq!(unread.len(), 5);
+        let modest = xml::Watch::new(Arc::clone(&held));
+        modest.counts_for("modest");
+        assert!(has_room(&HttpResponse::new(Body::from(Bytes::from(vec![7; 6 << 20]))), &modest), "another's");
+        let read = unread.pop().expect("a page").into_body().collect().await.expect("all of it").to_bytes();
+        assert!(read.len() == 6 << 20 && page().is_some(), "there is room again");
     }
 }

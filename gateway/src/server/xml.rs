@@ -7,6 +7,9 @@
 //! And `s3s` skips a CDATA section: `<Key>a<![CDATA[b]]></Key>` would be the key `a`, and another object would be deleted than
 //! the one that was named. A body with one is refused.
 //!
+//! And `s3s` takes control characters, as they are or by number, though XML 1.0 has no way to say them: what was stored with one could
+//! never be told to anybody again, because no answer with one is sent. A body with one is refused.
+//!
 //! And `s3s` keeps such a body whole until it is parsed, whatever its pieces were, for as long as its client takes.
 //!
 //! Invariants:
@@ -235,6 +238,66 @@ impl Sections {
     }
 }
 
+/// Looks for characters that XML 1.0 does not have (W3C Recommendation, fifth edition, section 2.2, `Char`) in pieces of a body: as
+/// they are, and by their numbers (section 4.1, `CharRef`). Surrogates need no look: they are neither UTF-8 nor a `char`.
+#[derive(Debug, Default)]
+struct Characters {
+    reference: Reference,
+    /// The two bytes before, U+FFFE and U+FFFF have three.
+    before: [u8; 2],
+}
+
+/// How far a reference has come.
+#[derive(Clone, Copy, Debug, Default)]
+enum Reference {
+    #[default]
+    None,
+    /// `&`
+    Begun,
+    /// `&#`
+    Numbered,
+    /// `&#6`
+    Decimal(u32),
+    /// `&#x4`
+    Hexadecimal(u32),
+}
+
+impl Reference {
+    /// With one more byte; `Err` is the number of a reference that ended.
+    fn next(self, byte: u8) -> Result<Reference, u32> {
+        let digit = |radix| char::from(byte).to_digit(radix);
+        let more = |number: u32, radix, digit| number.saturating_mul(radix).saturating_add(digit);
+        Ok(match self {
+            Reference::Decimal(number) | Reference::Hexadecimal(number) if byte == b';' => return Err(number),
+            _ if byte == b'&' => Reference::Begun,
+            Reference::Begun if byte == b'#' => Reference::Numbered,
+            Reference::Numbered if byte == b'x' => Reference::Hexadecimal(0),
+            Reference::Numbered => digit(10).map_or(Reference::None, Reference::Decimal),
+            Reference::Decimal(number) => {
+                digit(10).map_or(Reference::None, |digit| Reference::Decimal(more(number, 10, digit)))
+            }
+            Reference::Hexadecimal(number) => {
+                digit(16).map_or(Reference::None, |digit| Reference::Hexadecimal(more(number, 16, digit)))
+            }
+            Reference::None | Reference::Begun => Reference::None,
+        })
+    }
+}
+
+impl Characters {
+    /// Whether all that was seen by now may be in XML.
+    fn allowed(&mut self, piece: &[u8]) -> bool {
+        piece.iter().all(|byte| {
+            let (before, code) = (self.before, self.reference.next(*byte));
+            self.before = [before[1], *byte];
+            self.reference = code.unwrap_or_default();
+            let raw = matches!((before, byte), ([0xef, 0xbf], 0xbe | 0xbf));
+            let of_number = code.err().and_then(char::from_u32).is_some_and(|c| !request::is_sayable(c));
+            !raw && !of_number && (!byte.is_ascii() || request::is_sayable(char::from(*byte)))
+        })
+    }
+}
+
 /// When a body must have come.
 struct Patience {
     /// For all of a body that is slower than [`SLOWEST`].
@@ -263,6 +326,7 @@ impl Patience {
 pub struct WatchedBody<B> {
     body: B,
     sections: Sections,
+    characters: Characters,
     expected: Option<(Expected, Digester)>,
     watch: Arc<Watch>,
     patience: Patience,
@@ -285,8 +349,17 @@ pub fn watch<B>(
             let digester = expected.digester();
             (expected, digester)
         });
-        let (sections, patience) = (Sections::default(), Patience { limit, waiting: None });
-        WatchedBody { body, sections, expected, watch, patience, gathered: BytesMut::new(), got: 0, tags: 0 }
+        WatchedBody {
+            body,
+            sections: Sections::default(),
+            characters: Characters::default(),
+            expected,
+            watch,
+            patience: Patience { limit, waiting: None },
+            gathered: BytesMut::new(),
+            got: 0,
+            tags: 0,
+        }
     })
 }
 
@@ -298,6 +371,9 @@ impl<B> WatchedBody<B> {
         }
         if self.sections.found(data) {
             return Err(s3_error!(MalformedXML, "CDATA sections are not supported."));
+        }
+        if !self.characters.allowed(data) {
+            return Err(s3_error!(MalformedXML, "The body has a control character, which XML does not allow."));
         }
         self.got += data.len() as u64;
         self.tags += data.iter().filter(|byte| **byte == b'<').count();
@@ -506,6 +582,43 @@ mod tests {
         }
         let mut sections = Sections::default();
         assert!(!b"<Key><! [CDATA[<![CDATA <![CDAT</Key>".chunks(3).any(|piece| sections.found(piece)));
+    }
+
+    /// An origin with U+0001 was stored, and then no GetBucketCors could be answered; a method with one was a failure of the server's own.
+    #[test]
+    fn characters_that_xml_does_not_have_are_found_wherever_the_pieces_end() {
+        let allowed = |body: &[u8], size: usize| {
+            let mut characters = Characters::default();
+            body.chunks(size).all(|piece| characters.allowed(piece))
+        };
+        let bad: [&[u8]; 9] = [
+            b"<a>GE\x01</a>",
+            b"<a>\x1f</a>",
+            b"<a>\0</a>",
+            b"<a>&#1;</a>",
+            b"<a>&&#x01f;</a>",
+            b"<a>&#x000000000000000001;</a>",
+            b"<a>&#xFFFE;</a>",
+            b"<a>&#65535;</a>",
+            "<a>\u{ffff}</a>".as_bytes(),
+        ];
+        let good: [&[u8]; 7] = [
+            b"<a>\t\r\n &#9;&#xa;&#xD;</a>",
+            b"<a>&#65;&#x1F4A5;&amp;#1;</a>",
+            b"<a>&#1</a>&#;&#x;1;",
+            b"<a>&# 1;&#x 1;&1;</a>",
+            b"<a>&#99999999999999999999;</a>",
+            "<a>\u{fffd}\u{7f}\u{85}\u{1f4a5}</a>".as_bytes(),
+            b"\xff\xfe\x80",
+        ];
+        for size in 1..20 {
+            for body in bad {
+                assert!(!allowed(body, size), "{:?} in pieces of {size}", String::from_utf8_lossy(body));
+            }
+            for body in good {
+                assert!(allowed(body, size), "{:?} in pieces of {size}", String::from_utf8_lossy(body));
+            }
+        }
     }
 
     #[tokio::test]

@@ -22,11 +22,12 @@ use codec::id::ClusterId;
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, Entry, LogId, OptionalSend, RaftLogReader, RaftMetrics, StorageError, StorageIOError, Vote};
 use prost::Message;
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use storage_node::kv::{Direction, Family, Kv, KvError, RocksKv, RocksOptions};
 
@@ -110,11 +111,57 @@ struct IdentityRow {
 /// The log and vote of one metadata node. Clones are of the same log.
 #[derive(Clone, Debug)]
 pub struct LogStore {
+    /// Ends before the log goes that it syncs: fields are dropped in this order.
+    syncer: Arc<Syncer>,
     kv: Arc<dyn Kv>,
-    /// Where everything goes that waits for a sync.
-    unsynced: mpsc::Sender<Unsynced>,
     ahead: Arc<Ahead>,
     node: u64,
+}
+
+/// The thread that syncs a log. When this is dropped, it has ended, and uses the store no more: it would be the last to have it
+/// otherwise, and close RocksDB while the process that is done ends around it (`pthread lock: Invalid argument`, and an abort), or
+/// while somebody opens the same directory again.
+#[derive(Debug)]
+struct Syncer {
+    /// Where everything goes that waits for a sync; none only while this is dropped.
+    unsynced: Option<mpsc::Sender<Unsynced>>,
+    /// Nothing is ever sent: it is closed when the thread has given the store away.
+    ended: Mutex<mpsc::Receiver<Infallible>>,
+}
+
+/// How long a log's last sync is waited for. A disk that hangs keeps nobody from ending.
+const LAST_SYNC: Duration = Duration::from_secs(5);
+
+impl Syncer {
+    fn start(kv: Arc<dyn Kv>, ahead: Arc<Ahead>) -> io::Result<Syncer> {
+        let (unsynced, waiting) = mpsc::channel();
+        let (ending, ended) = mpsc::channel();
+        std::thread::Builder::new().name("raft-log-sync".to_owned()).spawn(move || {
+            sync_in_order(&*kv, &waiting, &ahead);
+            drop((kv, ahead));
+            drop(ending);
+        })?;
+        Ok(Syncer { unsynced: Some(unsynced), ended: Mutex::new(ended) })
+    }
+
+    /// `Err`: the thread is gone, which happens when it panicked.
+    fn tell(&self, unsynced: Unsynced) -> Result<(), Gone> {
+        self.unsynced.as_ref().ok_or(Gone)?.send(unsynced).map_err(|_| Gone)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("nobody syncs the Raft log any more")]
+struct Gone;
+
+impl Drop for Syncer {
+    fn drop(&mut self) {
+        drop(self.unsynced.take());
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(LAST_SYNC) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!("the last sync of the Raft log takes long; it is not waited for");
+        }
+    }
 }
 
 /// Entries that are written and not synced yet.
@@ -143,14 +190,8 @@ impl LogStore {
             Some(_) => {}
         }
         let ahead = Arc::new(Ahead::new(identity.node));
-        let (unsynced, waiting) = mpsc::channel();
-        let (store, told) = (kv.clone(), ahead.clone());
-        // Ends when the last clone of the log is dropped.
-        std::thread::Builder::new()
-            .name("raft-log-sync".to_owned())
-            .spawn(move || sync_in_order(&*store, &waiting, &told))
-            .map_err(OpenError::Thread)?;
-        let log = LogStore { kv, unsynced, ahead, node: identity.node };
+        let syncer = Arc::new(Syncer::start(kv.clone(), ahead.clone()).map_err(OpenError::Thread)?);
+        let log = LogStore { syncer, kv, ahead, node: identity.node };
         log.state()?;
         log.has_no_gap()?;
         Ok(log)
@@ -495,12 +536,12 @@ impl RaftLogStorage<RaftTypes> for LogStore {
         match (written.await, ahead) {
             // The thread lives as long as `self`; were it gone, the dropped callback would say so.
             (Ok(()), None) => {
-                let _gone = self.unsynced.send(Unsynced::Awaited(callback));
+                let _gone = self.syncer.tell(Unsynced::Awaited(callback));
                 Ok(())
             }
             (Ok(()), Some(last)) => {
-                let told = self.unsynced.send(Unsynced::Ahead(last));
-                callback.log_io_completed(told.map_err(|_| io::Error::other("nobody syncs the Raft log any more")));
+                let told = self.syncer.tell(Unsynced::Ahead(last));
+                callback.log_io_completed(told.map_err(io::Error::other));
                 Ok(())
             }
             (Err(error), _) => {

@@ -1,7 +1,8 @@
 //! Inputs that nobody meant: what is parsed before, or while, a caller is known, is changed at random, from seeds that reach deep.
 //!
-//! A budget of seconds bounds each target: `STELE_FUZZ_SECONDS` makes it longer by hand, and `STELE_FUZZ_SEED` repeats a run. What is
-//! looked for: an answer is HTTP, is never a 500, nobody panics, and nothing that nobody signed is ever stored.
+//! A budget of seconds bounds each target: `STELE_FUZZ_SECONDS` makes it longer by hand, and `STELE_FUZZ_SEED` repeats a run. The seed
+//! is the same each time, so that what fails is what was changed; [`soak_fuzz`] has another each time round. What is looked for: an
+//! answer is HTTP, is never a 500, nobody panics, and nothing that nobody signed is ever stored.
 
 use super::store::Store;
 use base64::Engine as _;
@@ -12,22 +13,26 @@ use tests::s3::Random;
 use tests::sigv4::{Ask, ask, exchange};
 
 const SECONDS: u64 = 3;
+const SEED: u64 = 20_261_123;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
 
 struct Fuzz {
     random: Random,
-    until: Instant,
+    /// Since it is first asked whether to go on.
+    until: Option<Instant>,
     seed: u64,
 }
 
 impl Fuzz {
     fn new(target: u64) -> Fuzz {
-        let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-        let seed = number("STELE_FUZZ_SEED").unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap()
-        });
-        let budget = Duration::from_secs(number("STELE_FUZZ_SECONDS").unwrap_or(SECONDS));
-        Fuzz { random: Random::new(seed ^ target), until: Instant::now() + budget, seed }
+        Fuzz::of(target, number("STELE_FUZZ_SEED").unwrap_or(SEED))
+    }
+
+    fn of(target: u64, seed: u64) -> Fuzz {
+        Fuzz { random: Random::new(seed ^ target), until: None, seed }
     }
 
     /// An address of our own: who fails to sign in too often from one is slowed down there.
@@ -36,8 +41,9 @@ impl Fuzz {
         IpAddr::V4(Ipv4Addr::from(0x7f00_0000 + 0x1_0000 + bits))
     }
 
-    fn goes_on(&self) -> bool {
-        Instant::now() < self.until
+    fn goes_on(&mut self) -> bool {
+        let budget = Duration::from_secs(number("STELE_FUZZ_SECONDS").unwrap_or(SECONDS));
+        Instant::now() < *self.until.get_or_insert_with(|| Instant::now() + budget)
     }
 
     fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
@@ -114,10 +120,13 @@ async fn harmless(store: &Store, fuzz: &mut Fuzz, request: &Ask) -> u16 {
 /// The canonical request of SigV4: whatever is changed after it was signed is refused, whatever is odd before is taken or refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigv4_canonicalisation() {
+    signatures(Fuzz::new(1)).await;
+}
+
+async fn signatures(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
     store.object("/vault/k", b"kept").await;
-    let mut fuzz = Fuzz::new(1);
     while fuzz.goes_on() {
         let signed = ask("PUT", "/vault/forged")
             .query("x-id", "PutObject")
@@ -150,9 +159,12 @@ async fn sigv4_canonicalisation() {
 /// aws-chunked bodies, signed and with trailers.
 #[tokio::test(flavor = "multi_thread")]
 async fn aws_chunked() {
+    chunks(Fuzz::new(2)).await;
+}
+
+async fn chunks(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
-    let mut fuzz = Fuzz::new(2);
     let seeds: [&[u8]; 4] = [
         b"4\r\nevil\r\n0\r\nx-amz-checksum-crc32:aEWh1g==\r\n\r\n",
         b"4;chunk-signature=0000000000000000000000000000000000000000000000000000000000000000\r\nevil\r\n0;chunk-signature=00\r\n\r\n",
@@ -184,96 +196,155 @@ async fn aws_chunked() {
     store.end().await;
 }
 
+/// Requests with an XML body: method, path, what of it, body.
+const DOCUMENTS: [(&str, &str, &str, &str); 12] = [
+    (
+        "POST",
+        "/vault",
+        "delete",
+        "<Delete><Quiet>true</Quiet><Object><Key>absent</Key><VersionId>null</VersionId></Object></Delete>",
+    ),
+    ("PUT", "/vault", "tagging", "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"),
+    (
+        "PUT",
+        "/vault",
+        "cors",
+        "<CORSConfiguration><CORSRule><AllowedMethod>GET</AllowedMethod><AllowedOrigin>*</AllowedOrigin></CORSRule></CORSConfiguration>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "lifecycle",
+        "<LifecycleConfiguration><Rule><ID>r</ID><Status>Enabled</Status><Filter><And><Prefix>a</Prefix><Tag><Key>k</Key><Value>v</Value></Tag></And></Filter><Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "acl",
+        "<AccessControlPolicy><Owner><ID>x</ID></Owner><AccessControlList><Grant><Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"CanonicalUser\"><ID>x</ID></Grantee><Permission>READ</Permission></Grant></AccessControlList></AccessControlPolicy>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "object-lock",
+        "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "encryption",
+        "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "publicAccessBlock",
+        "<PublicAccessBlockConfiguration><BlockPublicAcls>true</BlockPublicAcls></PublicAccessBlockConfiguration>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "ownershipControls",
+        "<OwnershipControls><Rule><ObjectOwnership>ObjectWriter</ObjectOwnership></Rule></OwnershipControls>",
+    ),
+    (
+        "PUT",
+        "/vault/k",
+        "retention",
+        "<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>2030-01-01T00:00:00Z</RetainUntilDate></Retention>",
+    ),
+    (
+        "PUT",
+        "/vault",
+        "notification",
+        "<NotificationConfiguration><QueueConfiguration><Queue>arn:aws:sqs:us-east-1::hook</Queue><Event>s3:ObjectCreated:*</Event></QueueConfiguration></NotificationConfiguration>",
+    ),
+    (
+        "POST",
+        "/vault/k",
+        "restore",
+        "<RestoreRequest><Days>1</Days><GlacierJobParameters><Tier>Bulk</Tier></GlacierJobParameters></RestoreRequest>",
+    ),
+];
+
 /// The XML of every operation that has some.
 #[tokio::test(flavor = "multi_thread")]
 async fn xml() {
+    documents(Fuzz::new(3)).await;
+}
+
+async fn documents(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
     store.object("/vault/k", b"kept").await;
-    let mut fuzz = Fuzz::new(3);
-    let seeds: [(&str, &str, &str, &str); 12] = [
-        (
-            "POST",
-            "/vault",
-            "delete",
-            "<Delete><Quiet>true</Quiet><Object><Key>absent</Key><VersionId>null</VersionId></Object></Delete>",
-        ),
-        ("PUT", "/vault", "tagging", "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"),
-        (
-            "PUT",
-            "/vault",
-            "cors",
-            "<CORSConfiguration><CORSRule><AllowedMethod>GET</AllowedMethod><AllowedOrigin>*</AllowedOrigin></CORSRule></CORSConfiguration>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "lifecycle",
-            "<LifecycleConfiguration><Rule><ID>r</ID><Status>Enabled</Status><Filter><And><Prefix>a</Prefix><Tag><Key>k</Key><Value>v</Value></Tag></And></Filter><Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "acl",
-            "<AccessControlPolicy><Owner><ID>x</ID></Owner><AccessControlList><Grant><Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"CanonicalUser\"><ID>x</ID></Grantee><Permission>READ</Permission></Grant></AccessControlList></AccessControlPolicy>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "object-lock",
-            "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "encryption",
-            "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "publicAccessBlock",
-            "<PublicAccessBlockConfiguration><BlockPublicAcls>true</BlockPublicAcls></PublicAccessBlockConfiguration>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "ownershipControls",
-            "<OwnershipControls><Rule><ObjectOwnership>ObjectWriter</ObjectOwnership></Rule></OwnershipControls>",
-        ),
-        (
-            "PUT",
-            "/vault/k",
-            "retention",
-            "<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>2030-01-01T00:00:00Z</RetainUntilDate></Retention>",
-        ),
-        (
-            "PUT",
-            "/vault",
-            "notification",
-            "<NotificationConfiguration><QueueConfiguration><Queue>arn:aws:sqs:us-east-1::hook</Queue><Event>s3:ObjectCreated:*</Event></QueueConfiguration></NotificationConfiguration>",
-        ),
-        (
-            "POST",
-            "/vault/k",
-            "restore",
-            "<RestoreRequest><Days>1</Days><GlacierJobParameters><Tier>Bulk</Tier></GlacierJobParameters></RestoreRequest>",
-        ),
-    ];
     while fuzz.goes_on() {
-        let (method, path, name, text) = seeds[usize::try_from(fuzz.random.below(seeds.len() as u64)).unwrap()];
+        let (method, path, name, text) = DOCUMENTS[usize::try_from(fuzz.random.below(DOCUMENTS.len() as u64)).unwrap()];
         let request = ask(method, path).query(name, "").body(fuzz.changed(text.as_bytes()));
         harmless(&store, &mut fuzz, &request.signed(store.config.s3(), &store.office)).await;
     }
     store.end().await;
 }
 
+/// What XML has no way to say, in every place of a request that an answer may repeat, at once or when it was stored: the answer was a
+/// failure of the server's own, and what was stored could not be read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn control_characters() {
+    let store = Store::start().await;
+    store.bucket("vault").await;
+    store.object("/vault/k", b"kept").await;
+    let mut fuzz = Fuzz::new(6);
+    for (method, path, name, text) in DOCUMENTS {
+        let places = text.match_indices(['<', '>']).map(|(at, sign)| at + usize::from(sign == ">"));
+        for at in places.collect::<std::collections::BTreeSet<_>>() {
+            for odd in ["\u{1}", "\u{1f}", "&#1;", "&#x0b;", "\u{ffff}"] {
+                let body = [&text[..at], odd, &text[at..]].concat();
+                let request = ask(method, path).query(name, "").body(body).signed(store.config.s3(), &store.office);
+                let status = harmless(&store, &mut fuzz, &request).await;
+                assert!(status >= 400, "{status}: {odd:?} at {at} of {text}");
+            }
+        }
+        let read = ask("GET", path).query(name, "").signed(store.config.s3(), &store.office);
+        harmless(&store, &mut fuzz, &read).await;
+    }
+    let names = "acl annotation-prefix attributes bucket-region continuation-token cors delete delimiter encoding-type events \
+        fetch-owner inventory id key-marker lifecycle list-type logging marker max-buckets max-keys max-parts max-uploads \
+        part-number-marker partNumber policy prefix response-cache-control response-content-disposition response-content-encoding \
+        response-content-language response-content-type response-expires restore retention start-after suffix tagging torrent \
+        upload-id-marker uploadId uploads version-id-marker versionId versioning versions x-id X-Amz-Date X-Amz-Expires";
+    for name in names.split_ascii_whitespace() {
+        for method in ["GET", "HEAD", "PUT", "POST", "DELETE"] {
+            let key = if matches!(method, "GET" | "HEAD") { "/vault/k" } else { "/vault/gone" };
+            for path in ["/", "/vault", key] {
+                for more in ["", "list-type", "versions", "uploads", "uploadId"] {
+                    let mut request = ask(method, path);
+                    if !more.is_empty() && more != name {
+                        request = request.query(more, if more == "list-type" { "2" } else { "" });
+                    }
+                    let request = request.query(name, "a\u{1}b").signed(store.config.s3(), &store.office);
+                    harmless(&store, &mut fuzz, &request).await;
+                }
+            }
+        }
+    }
+    let policy = "{\"Version\":\"2012-10-17\",\"Id\":\"a\\u0001\",\"Statement\":[{\"Sid\":\"s\\u0001\",\"Effect\":\"Al\\u0001low\",\
+        \"Principal\":\"*\",\"Action\":\"s3:Get\\u0001\",\"Resource\":\"arn:aws:s3:::vault/\\u0001\"}]}";
+    let request = ask("PUT", "/vault").query("policy", "").body(policy).signed(store.config.s3(), &store.office);
+    assert!(harmless(&store, &mut fuzz, &request).await >= 400);
+    let tagged = ask("PUT", "/vault/tagged").header("x-amz-tagging", "a=%01").signed(store.config.s3(), &store.office);
+    assert!(harmless(&store, &mut fuzz, &tagged).await >= 400);
+    assert_eq!(store.read("/vault/k").await, b"kept");
+    store.end().await;
+}
+
 /// Policies: of forms, of buckets, of users.
 #[tokio::test(flavor = "multi_thread")]
 async fn policies() {
+    statements(Fuzz::new(4)).await;
+}
+
+async fn statements(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
-    let mut fuzz = Fuzz::new(4);
     let bucket = "{\"Version\":\"2012-10-17\",\"Id\":\"a\",\"Statement\":[{\"Sid\":\"s\",\"Effect\":\"Deny\",\"Principal\":{\"AWS\":[\"*\"]},\
         \"NotAction\":[\"s3:*\"],\"Resource\":\"arn:aws:s3:::vault/${aws:username}/*\",\"Condition\":{\"IpAddress\":{\"aws:SourceIp\":\"10.0.0.0/8\"},\
         \"ForAnyValue:StringLikeIfExists\":{\"s3:prefix\":[\"a*\",\"b?\"]},\"NumericLessThan\":{\"s3:max-keys\":\"5\"},\
@@ -310,11 +381,14 @@ async fn policies() {
 /// Range, and the sources of copies.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_and_copy_sources() {
+    ranges(Fuzz::new(5)).await;
+}
+
+async fn ranges(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
     let body = tests::s3::document(3, 5000);
     store.object("/vault/k", &body).await;
-    let mut fuzz = Fuzz::new(5);
     let ranges = ["bytes=0-4", "bytes=4990-", "bytes=-5", "bytes=0-0,5-6", "bytes=18446744073709551615-"];
     let sources = ["/vault/k", "vault/k?versionId=null", "arn:aws:s3:::vault/k", "/vault/%6b", "vault/../vault/k"];
     while fuzz.goes_on() {
@@ -338,4 +412,22 @@ async fn ranges_and_copy_sources() {
         }
     }
     store.end().await;
+}
+
+/// All targets with other seeds, for as long as `STELE_SOAK_MINUTES` says.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "soak: some minutes"]
+async fn soak_fuzz() {
+    let end = Instant::now() + Duration::from_secs(60 * number("STELE_SOAK_MINUTES").unwrap_or(10));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut seed = number("STELE_FUZZ_SEED").unwrap_or(now.as_secs());
+    while Instant::now() < end {
+        eprintln!("STELE_FUZZ_SEED={seed}");
+        signatures(Fuzz::of(1, seed)).await;
+        chunks(Fuzz::of(2, seed)).await;
+        documents(Fuzz::of(3, seed)).await;
+        statements(Fuzz::of(4, seed)).await;
+        ranges(Fuzz::of(5, seed)).await;
+        seed += 1;
+    }
 }

@@ -277,7 +277,8 @@ async fn what_a_leader_has_not_synced_counts_nowhere_and_is_not_written_over_in_
     let _never_counted = asked.await;
     let back = start(&net, id, disk, machine).await;
     let kept = back.log.clone().get_log_state().await.unwrap().last_log_id.map(|at| at.index);
-    assert_eq!(kept, Some(before.index), "the power cut took it");
+    let (left, had) = (back.entries().await, leader.entries().await);
+    assert_eq!(kept, Some(before.index), "the power cut took it: {left:?} of {had:?}, {before} was before");
     let other = proposal(&back.machine.tail().unwrap(), 1, 9);
     let alone = {
         let raft = back.raft.clone();

@@ -156,15 +156,8 @@ async fn what_was_flushed_is_there_again() {
     log.blocking_append([proposal(4, 6, b"new")]).await.unwrap();
     log.purge(LogId::new(CommittedLeaderId::new(1, 3), 2)).await.unwrap();
     drop(log);
-    // The thread that syncs lets go of the store a moment after the last clone of the log.
-    let kv = loop {
-        match RocksKv::open(dir.path(), &FAMILIES, RocksOptions::default()) {
-            Ok(kv) => break kv,
-            Err(KvError::Locked { .. }) => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    };
-    let mut log = LogStore::open(Arc::new(kv), ME).unwrap();
+    // At once: the thread that synced has let go of the store before the log was gone.
+    let mut log = on_disk(dir.path());
     assert_eq!(log.read_vote().await.unwrap(), Some(vote));
     let state = log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id.map(|id| id.index), Some(2));
