@@ -15,6 +15,7 @@ use codec::effect::{Checksum, ChecksumAlgorithm, Content, PartInfo, PartRow, Upl
 use codec::id::BucketId;
 use codec::level::FormatLevel;
 use codec::manifest::{Entry, Manifest};
+use metadata::client::{LookupError, MetadataClient};
 use metadata::command::{Command, CompleteUpload, CreateUpload, NewChunk, Outcome};
 use std::sync::Arc;
 
@@ -144,13 +145,7 @@ pub(crate) async fn completed_upload(
     name: &UploadName,
     listed: &[ListedPart],
 ) -> Result<PutDone, PutError> {
-    if name.upload_id.is_empty() {
-        return Err(PutError::NoSuchUpload);
-    }
-    // In a bucket that keeps versions others may lie on top by now.
-    let newest = gateway.meta.newest_versions(BucketId(name.bucket), &name.key, COMPLETED_BEFORE).await?;
-    let is_it = |row: &VersionRow| row.content.as_ref().is_some_and(|content| content.upload_id == name.upload_id);
-    let row = newest.into_iter().find(is_it).ok_or(PutError::NoSuchUpload)?;
+    let row = completed_to(gateway.meta.as_ref(), name).await?.ok_or(PutError::NoSuchUpload)?;
     let content = row.content.ok_or(PutError::NoSuchUpload)?;
     let etag = multipart_etag(listed.iter().map(|part| part.etag.as_str()));
     let same = content.part_sizes.len() == listed.len()
@@ -163,6 +158,20 @@ pub(crate) async fn completed_upload(
         }
         false => Err(PutError::NoSuchUpload),
     }
+}
+
+/// The version that an upload was completed to, while it is there.
+pub(crate) async fn completed_to(
+    metadata: &dyn MetadataClient,
+    name: &UploadName,
+) -> Result<Option<VersionRow>, LookupError> {
+    if name.upload_id.is_empty() {
+        return Ok(None);
+    }
+    // In a bucket that keeps versions others may lie on top by now.
+    let newest = metadata.newest_versions(BucketId(name.bucket), &name.key, COMPLETED_BEFORE).await?;
+    let is_it = |row: &VersionRow| row.content.as_ref().is_some_and(|content| content.upload_id == name.upload_id);
+    Ok(newest.into_iter().find(is_it))
 }
 
 /// What is kept of the parts besides their sizes: their checksums by the algorithm that the upload announced, and their numbers where

@@ -18,6 +18,7 @@ mod domains;
 pub(crate) mod form;
 mod io;
 mod lenient;
+pub(crate) mod location;
 mod logged;
 mod numbers;
 mod rest;

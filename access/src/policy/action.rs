@@ -22,7 +22,7 @@ pub enum Subject {
 use Subject::{Bucket, Object, Service};
 
 /// Every action that can be asked for here, or that bucket policies of tools name.
-pub const ACTIONS: [(&str, Subject); 76] = [
+pub const ACTIONS: [(&str, Subject); 77] = [
     ("s3:AbortMultipartUpload", Object),
     ("s3:BypassGovernanceRetention", Object),
     ("s3:CreateBucket", Bucket),
@@ -99,10 +99,11 @@ pub const ACTIONS: [(&str, Subject); 76] = [
     ("s3:PutObjectVersionTagging", Object),
     ("s3:PutReplicationConfiguration", Bucket),
     ("s3:RestoreObject", Object),
+    ("s3:TagResource", Bucket),
 ];
 
 /// Actions of S3 that policies of other tools name, and that nothing here asks for.
-const UNUSED: [&str; 16] = [
+const UNUSED: [&str; 15] = [
     "s3:DescribeJob",
     "s3:GetObjectVersionForReplication",
     "s3:GetObjectVersionTorrent",
@@ -115,7 +116,6 @@ const UNUSED: [&str; 16] = [
     "s3:ReplicateDelete",
     "s3:ReplicateObject",
     "s3:ReplicateTags",
-    "s3:TagResource",
     "s3:UntagResource",
     "s3:UpdateBucketMetadataInventoryTableConfiguration",
     "s3:UpdateObjectEncryption",

@@ -413,6 +413,14 @@ impl Authorised {
         if allowed { Ok(()) } else { Err(denied()) }
     }
 
+    /// Whether the caller may do all of these with the bucket that the request makes, by what it has said of it until now.
+    pub fn may_make(&self, bucket: &str, actions: &[&'static str]) -> S3Result<()> {
+        self.decided()?;
+        let owner = self.caller.signed()?.id.clone();
+        let about = About::Account { resource: format!("arn:aws:s3:::{bucket}"), owner };
+        self.decide_pending(&Pending { actions: actions.to_vec(), about }, self.said())
+    }
+
     fn with_policies<T>(&self, resource: Option<&Policy>, decide: impl FnOnce(&Policies<'_>) -> T) -> T {
         self.caller.with_policies(resource, |policies| decide(&Policies { budget: Some(&self.budget), ..*policies }))
     }

@@ -2,13 +2,15 @@
 //! again with each part.
 //!
 //! Invariant: a condition on what the upload's row tells is judged by the row, and so by the policies of now. What it does not tell
-//! word for word, the list and the name of the key, was judged when the upload was opened.
+//! word for word, the list and the name of the key, was judged when the upload was opened. Of an upload that is completed, and of which
+//! that is asked again, the version tells it that came of it, as it is now.
 
 use super::facts::{Facts, add_remaining_days, add_tags};
+use crate::multipart::completed_to;
 use crate::protect::purpose_in;
 use crate::s3::error;
 use access::policy::{Context, Policy};
-use codec::effect::{BucketRow, UploadName, UploadRow};
+use codec::effect::{BucketRow, UploadName, UploadRow, VersionRow};
 use codec::id::DomainId;
 use metadata::client::MetadataClient;
 use metadata::keys::Purpose;
@@ -16,7 +18,10 @@ use metadata::lock::retention_of;
 use s3s::S3Result;
 
 /// Operations that go on with an upload.
-const OF_UPLOADS: [&str; 3] = ["CompleteMultipartUpload", "UploadPart", "UploadPartCopy"];
+const OF_UPLOADS: [&str; 3] = [COMPLETES, "UploadPart", "UploadPartCopy"];
+
+/// The one of them that may come again when the upload is gone: its answer was lost, and nothing is done a second time.
+const COMPLETES: &str = "CompleteMultipartUpload";
 
 /// Beginnings of the condition keys that are said when it is opened.
 const SAID_BEFORE: [&str; 3] = ["s3:object-lock-", "s3:requestobjecttag", "s3:x-amz-"];
@@ -39,7 +44,8 @@ pub(super) fn are_asked<'a>(facts: &Facts<'_>, mut policies: impl Iterator<Item 
         && policies.any(|policy| SAID_BEFORE.iter().any(|start| policy.names_key(start)))
 }
 
-/// Adds what was said when the upload was opened that a request is about. Of one that is not there nothing is known.
+/// Adds what was said when the upload was opened that a request is about. Of one that is not there, and of which nothing came, nothing
+/// is known.
 pub(super) async fn fill(
     context: &mut Context,
     metadata: &dyn MetadataClient,
@@ -49,10 +55,31 @@ pub(super) async fn fill(
 ) -> S3Result<()> {
     let Some((_, upload_id)) = facts.query.iter().find(|(name, _)| name == "uploadId") else { return Ok(()) };
     let name = UploadName { bucket: bucket.id, key: key.to_owned(), upload_id: upload_id.clone() };
-    let Some(upload) = metadata.upload(&name).await.map_err(error::lookup)? else { return Ok(()) };
+    let upload = match metadata.upload(&name).await.map_err(error::lookup)? {
+        None if facts.operation == COMPLETES => {
+            completed_to(metadata, &name).await.map_err(error::lookup)?.map(as_upload)
+        }
+        upload => upload,
+    };
+    let Some(upload) = upload else { return Ok(()) };
     let purpose = purpose_in(metadata, DomainId(upload.domain), upload.encrypted).await.map_err(error::lookup)?;
     of_row(context, &upload, &purpose);
     Ok(())
+}
+
+/// The upload that a version came of, as far as conditions ask for it.
+fn as_upload(row: VersionRow) -> UploadRow {
+    let content = row.content.unwrap_or_default();
+    UploadRow {
+        domain: content.domain,
+        encrypted: content.encrypted,
+        meta: row.meta,
+        tags: row.tags,
+        retention: row.retention,
+        hold: row.hold,
+        initiated_ms: row.modified_ms,
+        ..UploadRow::default()
+    }
 }
 
 fn of_row(context: &mut Context, upload: &UploadRow, purpose: &Purpose) {

@@ -12,7 +12,7 @@ use http::StatusCode;
 use metadata::client::CommitError;
 use metadata::command::{ChangeVersion, Command, Named, Refusal, VersionChange};
 use metadata::lifecycle::{calendar, class_of, may_read, restore_of, restore_row};
-use s3s::dto::{RestoreObjectInput, RestoreObjectOutput, RestoreRequest};
+use s3s::dto::{RestoreObjectInput, RestoreObjectOutput, RestoreRequest, RestoreStatus};
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 /// RestoreObject: 202 when it begins, 200 when what was restored stays for longer.
@@ -83,15 +83,20 @@ pub fn check_read(row: &VersionRow) -> S3Result<()> {
     })
 }
 
-/// `x-amz-restore`.
+/// What a listing says of a restore; `None` where nothing was restored, or is no more.
+pub fn listed(row: &VersionRow) -> Option<RestoreStatus> {
+    let (ongoing, until) = match restore_of(row) {
+        Restore::Ongoing { .. } => (true, None),
+        Restore::Until { ms } if bucket::now_ms() < ms => (false, Some(answer::timestamp(ms))),
+        Restore::No | Restore::Until { .. } => return None,
+    };
+    Some(RestoreStatus { is_restore_in_progress: Some(ongoing), restore_expiry_date: until })
+}
+
+/// `x-amz-restore`: the same as listings say.
 pub fn shown(row: &VersionRow) -> Option<String> {
-    match restore_of(row) {
-        Restore::No => None,
-        Restore::Ongoing { .. } => Some("ongoing-request=\"true\"".to_owned()),
-        Restore::Until { ms } if bucket::now_ms() < ms => {
-            let date = answer::http_date_of(&answer::timestamp(ms))?;
-            Some(format!("ongoing-request=\"false\", expiry-date=\"{date}\""))
-        }
-        Restore::Until { .. } => None,
-    }
+    Some(match listed(row)?.restore_expiry_date {
+        None => "ongoing-request=\"true\"".to_owned(),
+        Some(until) => format!("ongoing-request=\"false\", expiry-date=\"{}\"", answer::http_date_of(&until)?),
+    })
 }

@@ -1,12 +1,13 @@
 //! Buckets: create, find, list, delete, and their few settings.
 
-use super::{answer, encryption, error};
+use super::{answer, encryption, error, tags};
 use crate::auth;
+use crate::auth::door::Authorised;
 use crate::engine::Gateway;
 use crate::protect::Protection;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use codec::effect::{BucketRow, DefaultEncryptionRow, ProtectionClass, Versioning};
+use codec::effect::{BucketRow, DefaultEncryptionRow, ProtectionClass, Tag, Versioning};
 use codec::level::FormatLevel;
 use metadata::client::CommitError;
 use metadata::command::{BucketChange, BucketWith, Command, CreateBucket, Refusal};
@@ -44,6 +45,7 @@ pub async fn create(gateway: &Gateway, req: S3Request<CreateBucketInput>) -> S3R
     let input = req.input;
     check_new_name(&input.bucket)?;
     let location = location(input.create_bucket_configuration.as_ref())?;
+    let tags = new_tags(&authorised, &input)?;
     let lock = input.object_lock_enabled_for_bucket == Some(true);
     let meta = gateway.metadata();
     let command = Command::CreateBucket(CreateBucket {
@@ -53,20 +55,15 @@ pub async fn create(gateway: &Gateway, req: S3Request<CreateBucketInput>) -> S3R
         encrypt: false,
         zstd_level: 0,
         now_ms: now_ms(),
-        with: BucketWith {
-            ownership: new.ownership,
-            block: new.block,
-            acl: new.acl.clone(),
-            lock,
-            ..BucketWith::default()
-        },
+        with: BucketWith { ownership: new.ownership, block: new.block, acl: new.acl.clone(), lock, tags: tags.clone() },
     });
     match meta.commit(meta.epoch(), command).await {
         Ok(_) => {}
         Err(CommitError::Refused(Refusal::BucketOwnedByYou)) if signed_region == DEFAULT_REGION => {
             let there = meta.bucket(&input.bucket).await.map_err(error::lookup)?;
-            // It does not get another list by being created again: who asked for one would believe that it has.
-            if there.is_some_and(|there| there.acl != new.acl) {
+            // It does not get another list, or tags, by being created again: who asked for them would believe that it has.
+            let other_tags = |there: &BucketRow| !tags.is_empty() && there.tags != tags;
+            if there.is_some_and(|there| there.acl != new.acl || other_tags(&there)) {
                 return Err(error::refused(Refusal::BucketExists));
             }
         }
@@ -96,9 +93,6 @@ fn location(configuration: Option<&CreateBucketConfiguration>) -> S3Result<Strin
     if configuration.bucket.is_some() || configuration.location.is_some() {
         return Err(error::not_implemented("A directory bucket"));
     }
-    if configuration.tags.as_ref().is_some_and(|tags| !tags.is_empty()) {
-        return Err(error::not_implemented("Tagging"));
-    }
     let name = configuration.location_constraint.as_ref().map_or("", BucketLocationConstraint::as_str);
     let well_formed = name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     // S3 refuses its default region by name, too: no constraint at all means that region.
@@ -106,6 +100,18 @@ fn location(configuration: Option<&CreateBucketConfiguration>) -> S3Result<Strin
         return Err(s3_error!(InvalidLocationConstraint, "The specified location-constraint is not valid"));
     }
     Ok(name.to_owned())
+}
+
+/// The tags of a new bucket. S3 asks for the first of these; whoever is denied the second must not come to tags in this way either.
+const TAGS_IT: [&str; 2] = ["s3:TagResource", "s3:PutBucketTagging"];
+
+fn new_tags(authorised: &Authorised, input: &CreateBucketInput) -> S3Result<Vec<Tag>> {
+    let sent = input.create_bucket_configuration.as_ref().and_then(|of| of.tags.as_deref()).unwrap_or_default();
+    if sent.is_empty() {
+        return Ok(Vec::new());
+    }
+    authorised.may_make(&input.bucket, &TAGS_IT)?;
+    tags::of_dto(sent, tags::MOST_OF_BUCKET)
 }
 
 /// The region that a bucket says it is in.

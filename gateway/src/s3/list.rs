@@ -1,7 +1,7 @@
 //! Listings: keys (both versions of the call), versions, uploads and parts.
 
 use super::answer::{self, set_checksums};
-use super::{error, lifecycle, version};
+use super::{archive, error, lifecycle, version};
 use crate::auth;
 use crate::auth::owners::Owners;
 use crate::engine::Gateway;
@@ -16,7 +16,7 @@ use s3s::dto::{
     self, ChecksumType, CommonPrefix, DeleteMarkerEntry, EncodingType, Initiator, ListMultipartUploadsInput,
     ListMultipartUploadsOutput, ListObjectVersionsInput, ListObjectVersionsOutput, ListObjectsInput, ListObjectsOutput,
     ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, MultipartUpload, Object,
-    ObjectStorageClass, ObjectVersion, ObjectVersionStorageClass, Part, StorageClass,
+    ObjectStorageClass, ObjectVersion, ObjectVersionStorageClass, OptionalObjectAttributes, Part, StorageClass,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
@@ -114,7 +114,25 @@ fn class_label(version: &VersionRow) -> String {
     if label.is_empty() { StorageClass::STANDARD.to_owned() } else { label.to_owned() }
 }
 
-fn object(names: Names, version: &VersionRow, owners: Option<&Owners>) -> Object {
+/// What a listing says of an object only when it is asked to.
+const OPTIONAL: &str = "x-amz-optional-object-attributes";
+
+/// `x-amz-optional-object-attributes`, for the table of headers.
+pub fn check_optional(value: &str) -> S3Result<()> {
+    match value.split(',').all(|name| name.trim() == OptionalObjectAttributes::RESTORE_STATUS) {
+        true => Ok(()),
+        false => Err(s3_error!(InvalidArgument, "Invalid attribute name specified.")),
+    }
+}
+
+/// Whether a listing is to say what becomes of restores. There is nothing else that the header can ask for ([`check_optional`]), and it
+/// may be in the query (`super::support::QUERY`).
+fn shows_restores<T>(req: &S3Request<T>) -> bool {
+    let query = super::request::query_pairs(req.uri.query().unwrap_or_default());
+    req.headers.contains_key(OPTIONAL) || query.iter().any(|(name, _)| name.eq_ignore_ascii_case(OPTIONAL))
+}
+
+fn object(names: Names, version: &VersionRow, owners: Option<&Owners>, restores: bool) -> Object {
     let content = version.content.clone().unwrap_or_default();
     Object {
         checksum_algorithm: algorithms(&content.checksums),
@@ -123,14 +141,14 @@ fn object(names: Names, version: &VersionRow, owners: Option<&Owners>) -> Object
         key: Some(names.write(&version.key)),
         last_modified: Some(answer::timestamp(version.modified_ms)),
         owner: owners.map(|owners| owners.of(&version.owner)),
-        restore_status: None,
+        restore_status: restores.then(|| archive::listed(version)).flatten(),
         size: Some(answer::length(content.size)),
         storage_class: Some(ObjectStorageClass::from(class_label(version))),
     }
 }
 
-fn objects(names: Names, page: &ListPage, owners: Option<&Owners>) -> Option<Vec<Object>> {
-    let list: Vec<_> = page.objects.iter().map(|version| object(names, version, owners)).collect();
+fn objects(names: Names, page: &ListPage, owners: Option<&Owners>, restores: bool) -> Option<Vec<Object>> {
+    let list: Vec<_> = page.objects.iter().map(|version| object(names, version, owners, restores)).collect();
     (!list.is_empty()).then_some(list)
 }
 
@@ -141,6 +159,7 @@ pub async fn objects_v1(
 ) -> S3Result<S3Response<ListObjectsOutput>> {
     let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
     check_unordered(&req.uri, req.input.delimiter.as_deref())?;
+    let restores = shows_restores(&req);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.marker])?;
@@ -162,7 +181,7 @@ pub async fn objects_v1(
         marker: Some(names.write(&input.marker.unwrap_or_default())),
         max_keys: Some(shown),
         is_truncated: Some(page.next.is_some()),
-        contents: objects(names, &page, Some(&owners)),
+        contents: objects(names, &page, Some(&owners), restores),
         common_prefixes: names.prefixes(&page.prefixes),
         // S3 names the next marker only where the client can't take it from the last key.
         next_marker: names.write_some(page.next.filter(|next| !delimiter.is_empty() || last.as_ref() != Some(next))),
@@ -191,6 +210,7 @@ pub async fn objects_v2(
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
     let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
     check_unordered(&req.uri, req.input.delimiter.as_deref())?;
+    let restores = shows_restores(&req);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.start_after, &input.continuation_token])?;
@@ -220,7 +240,7 @@ pub async fn objects_v2(
         continuation_token: input.continuation_token,
         is_truncated: Some(page.next.is_some()),
         next_continuation_token: page.next.as_deref().map(token_of),
-        contents: objects(names, &page, owners.as_ref()),
+        contents: objects(names, &page, owners.as_ref(), restores),
         common_prefixes: names.prefixes(&page.prefixes),
         delimiter: input.delimiter.filter(|d| !d.is_empty()).map(|d| names.write(&d)),
         encoding_type: names.encoding(),
@@ -235,6 +255,7 @@ pub async fn versions(
     req: S3Request<ListObjectVersionsInput>,
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
     let (bucket, authorised) = (auth::bucket(&req)?, auth::authorised(&req)?);
+    let restores = shows_restores(&req);
     let input = req.input;
     let names = Names::asked(input.encoding_type.as_ref())?;
     names.check([&input.prefix, &input.delimiter, &input.key_marker])?;
@@ -260,7 +281,7 @@ pub async fn versions(
     for (row, latest) in &page.versions {
         match row.delete_marker {
             true => markers.push(delete_marker(names, row, *latest, &owners)),
-            false => versions.push(object_version(names, row, *latest, &owners)),
+            false => versions.push(object_version(names, row, *latest, &owners, restores)),
         }
     }
     let truncated = page.next.is_some();
@@ -283,7 +304,7 @@ pub async fn versions(
     }))
 }
 
-fn object_version(names: Names, row: &VersionRow, latest: bool, owners: &Owners) -> ObjectVersion {
+fn object_version(names: Names, row: &VersionRow, latest: bool, owners: &Owners, restores: bool) -> ObjectVersion {
     let content = row.content.clone().unwrap_or_default();
     ObjectVersion {
         checksum_algorithm: algorithms(&content.checksums),
@@ -293,7 +314,7 @@ fn object_version(names: Names, row: &VersionRow, latest: bool, owners: &Owners)
         key: Some(names.write(&row.key)),
         last_modified: Some(answer::timestamp(row.modified_ms)),
         owner: Some(owners.of(&row.owner)),
-        restore_status: None,
+        restore_status: restores.then(|| archive::listed(row)).flatten(),
         size: Some(answer::length(content.size)),
         storage_class: Some(ObjectVersionStorageClass::from(class_label(row))),
         version_id: Some(version::name(&row.version_id).to_owned()),

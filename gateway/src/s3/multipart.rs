@@ -9,6 +9,7 @@ use crate::auth::door::Object;
 use crate::digest::full_object_by_default;
 use crate::engine::{CompleteRequest, CreateUploadRequest, Gateway, ListedPart, MAX_PARTS, PartRequest};
 use crate::error::PutError;
+use crate::server::location::Address;
 use codec::effect::{BucketRow, Checksum, UploadName, UploadRow};
 use s3s::dto::{
     self, AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
@@ -117,7 +118,7 @@ pub async fn complete(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let authorised = auth::authorised(&req)?;
     let bucket = authorised.bucket()?;
-    let host = request::header(&req.headers, "host").unwrap_or("localhost").to_owned();
+    let location = Address::of(&req.headers, &req.uri, &req.extensions).of_object(&bucket.name, &req.input.key);
     let asked = encryption::asked(gateway, &req)?;
     let input = req.input;
     let name = UploadName { bucket: bucket.id, key: input.key.clone(), upload_id: input.upload_id.clone() };
@@ -154,7 +155,7 @@ pub async fn complete(
         bucket: Some(bucket.name.clone()),
         checksum_type: answer::checksum_type(&done.checksums),
         e_tag: Some(answer::etag(&done.etag)),
-        location: Some(format!("http://{host}/{}/{}", bucket.name, input.key)),
+        location: Some(location),
         key: Some(input.key),
         version_id: version::shown(&bucket, &done.version_id),
         ..CompleteMultipartUploadOutput::default()

@@ -304,7 +304,7 @@ pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Resul
     let bucket = authorised.bucket()?;
     let listed = req.extensions.get::<EntityTags>().cloned().unwrap_or_default();
     let asked = encryption::asked(gateway, &req)?;
-    let input = req.input;
+    let (mut input, headers) = (req.input, req.headers);
     check_replaced!(authorised, input);
     let object = Object { key: &input.key, version_id: input.version_id.as_deref() };
     let Version { row, content } =
@@ -317,6 +317,7 @@ pub async fn head(gateway: &Gateway, req: S3Request<HeadObjectInput>) -> S3Resul
         if_unmodified_since: input.if_unmodified_since,
     };
     judge(&conditions, &row)?;
+    input.range = input.range.filter(|_| conditions::range_applies(&headers, &row));
     let selection = Selection::new(&content, input.range, input.part_number)?;
     let (about, whole) = ((authorised.as_ref(), object), wants_checksums(input.checksum_mode.as_ref()));
     let mut output = describe!(HeadObjectOutput, about, &row, &content, &selection, whole);

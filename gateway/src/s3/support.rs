@@ -10,7 +10,7 @@
 
 pub mod page;
 
-use super::{encryption, error, request};
+use super::{encryption, error, list, request};
 use s3s::S3Result;
 
 /// Whether an operation is there.
@@ -76,7 +76,7 @@ pub const OPERATIONS: &[Operation] = &[
     has("AbortMultipartUpload", ""),
     has("CompleteMultipartUpload", "the same completion may come again"),
     has("CopyObject", ""),
-    has("CreateBucket", ""),
+    has("CreateBucket", "tags need `s3:TagResource` and `s3:PutBucketTagging`"),
     lacks("CreateBucketMetadataConfiguration"),
     lacks("CreateBucketMetadataTableConfiguration"),
     has("CreateMultipartUpload", ""),
@@ -155,7 +155,7 @@ pub const OPERATIONS: &[Operation] = &[
     has("PutBucketAcl", ""),
     lacks("PutBucketAnalyticsConfiguration"),
     has("PutBucketCors", ""),
-    has("PutBucketEncryption", ""),
+    has("PutBucketEncryption", "`BucketKeyEnabled` is not kept: the key store is asked once for many objects anyway"),
     lacks("PutBucketIntelligentTieringConfiguration"),
     has("PutBucketInventoryConfiguration", "CSV only"),
     has("PutBucketLifecycleConfiguration", "versions move to `GLACIER` and `DEEP_ARCHIVE`"),
@@ -238,7 +238,7 @@ pub const HEADERS: &[Header] = &[
     header("x-amz-object-lock-retain-until-date", Asks::Read("")),
     header("x-amz-object-lock-*", Asks::Refused("Object lock")),
     header("x-amz-object-ownership", Asks::Read("")),
-    header("x-amz-optional-object-attributes", Asks::Ignored("there is nothing more to say of a listed object")),
+    header("x-amz-optional-object-attributes", Asks::Checked(list::check_optional, "`RestoreStatus`, of listings")),
     header("x-amz-part-number-marker", Asks::Read("")),
     header("x-amz-request-payer", Asks::Ignored("nobody pays")),
     header("x-amz-sdk-checksum-algorithm", Asks::Read("")),

@@ -1,9 +1,9 @@
-//! Settings that nothing can be set to yet, as S3 answers for a bucket that never had them. Clients ask for these before they
+//! Settings that a bucket does not have, as S3 answers for a bucket that never had them. Clients ask for these before they
 //! copy, mirror or take over a bucket, and give up on an answer that they don't know.
 //!
-//! Invariant: an answer here is true of every bucket and object because whatever would make it untrue is refused:
-//! [`super::request::refuse_headers`] refuses tags and locks, and [`super::support::OPERATIONS`] has no operation that sets
-//! one of these. Who adds such an operation answers here from what was set.
+//! Invariant: an answer here is true of the bucket. What always answers from here can't be set: [`super::support::OPERATIONS`] has no
+//! operation that does, or it takes the one value that is answered ([`put_payer`]). Who adds such an operation answers from what was
+//! set, as it is done with tags, CORS and lifecycles: they come to [`unset`] only where the bucket has none.
 
 use super::error;
 use crate::auth;

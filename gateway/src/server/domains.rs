@@ -1,6 +1,7 @@
 //! Where a request says which bucket it is about: in its host, or at the beginning of its path.
 
-use http::{HeaderMap, Request, Uri, header};
+use super::location::host;
+use http::Request;
 use s3s::S3Result;
 use s3s::host::{DomainError, S3Host, VirtualHost};
 
@@ -25,17 +26,11 @@ impl Domains {
         self.0.is_empty()
     }
 
-    /// The host that a request is for, as its client wrote it.
-    pub(super) fn host<'a>(&self, headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
-    }
-
     /// The bucket that a request names, and what of the path is behind it, if anything: not decoded.
     pub(super) fn target<B>(&self, req: &Request<B>) -> Option<(String, Option<String>)> {
         let path = req.uri().path().strip_prefix('/').unwrap_or_default();
         let behind = |rest: &str| (!rest.trim_matches('/').is_empty()).then(|| rest.to_owned());
-        if let Ok(host) = self.parse_host_header(self.host(req.headers(), req.uri()))
+        if let Ok(host) = self.parse_host_header(host(req.headers(), req.uri()))
             && let Some(bucket) = host.bucket()
         {
             return Some((bucket.to_owned(), behind(path)));
@@ -71,6 +66,7 @@ impl S3Host for Domains {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header;
 
     #[test]
     fn hosts_below_the_domains_are_buckets_and_others_are_not() {

@@ -20,7 +20,8 @@
 mod fields;
 mod file;
 
-use super::{Domains, Front, Peer, error_response, method_not_allowed};
+use super::location::{Address, path, push_encoded};
+use super::{Front, error_response, method_not_allowed};
 use crate::auth::facts::Signed;
 use crate::auth::{Authenticator, By, Verified};
 use crate::s3::error;
@@ -28,7 +29,7 @@ use access::post::{Form as Said, FormError, PolicyError, PostPolicy};
 use bytes::Bytes;
 use fields::Fields;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION, REFERER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Body as HttpBody;
 use s3s::auth::S3Auth as _;
 use s3s::dto::PostResponse;
@@ -111,7 +112,7 @@ where
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let fault = file.fault();
-    let tls = parts.extensions.get::<Peer>().is_some_and(|peer| peer.tls.is_some());
+    let at = Address::of(&parts.headers, &parts.uri, &parts.extensions).in_bucket(&bucket, fields.key()?);
     let mut put = Request::new(file.into_body());
     (*put.method_mut(), *put.uri_mut(), *put.headers_mut()) = (Method::PUT, uri, headers);
     *put.extensions_mut() = parts.extensions;
@@ -125,7 +126,7 @@ where
     if !answered.status().is_success() {
         return Ok(answered);
     }
-    Ok(success(answered, &parts.headers, &parts.uri, &service.domains, &bucket, &fields, tls))
+    Ok(success(answered, &at, &bucket, &fields))
 }
 
 /// Whom the form is from, and how long its file may be.
@@ -200,40 +201,8 @@ fn form_error(refused: &FormError) -> S3Error {
     }
 }
 
-/// Where an object is, by path. What `bucket` is was checked: it needs no encoding.
-fn path(bucket: &str, key: &str) -> String {
-    let mut path = format!("/{bucket}/");
-    push_encoded(&mut path, key);
-    path
-}
-
-/// The path of the object's own URL, with the bucket where the form's URL names it.
-fn path_at(form: &Uri, bucket: &str, key: &str) -> String {
-    let path = path(bucket, key);
-    let by_host = form.path().trim_matches('/').is_empty();
-    path.get(1 + bucket.len()..).filter(|_| by_host).map(str::to_owned).unwrap_or(path)
-}
-
-fn push_encoded(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-}
-
 /// What POST Object answers when the object is stored.
-fn success(
-    mut stored: HttpResponse,
-    headers: &HeaderMap,
-    form: &Uri,
-    domains: &Domains,
-    bucket: &str,
-    fields: &Fields,
-    tls: bool,
-) -> HttpResponse {
+fn success(mut stored: HttpResponse, at: &str, bucket: &str, fields: &Fields) -> HttpResponse {
     let key = fields.key().unwrap_or_default();
     let etag = stored.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
     if let Some(location) = redirect(fields, bucket, key, &etag) {
@@ -241,18 +210,14 @@ fn success(
         stored.headers_mut().insert(LOCATION, location);
         return stored;
     }
-    let host = domains.host(headers, form);
-    let path = path_at(form, bucket, key);
-    let scheme = if tls { "https" } else { "http" };
-    let location = format!("{scheme}://{host}{path}");
-    if let Ok(location) = HeaderValue::from_str(&location) {
+    if let Ok(location) = HeaderValue::from_str(at) {
         stored.headers_mut().insert(LOCATION, location);
     }
     match fields.get("success_action_status") {
         Some("200") => *stored.status_mut() = StatusCode::OK,
         Some("201") => {
             let mut text = br#"<?xml version="1.0" encoding="UTF-8"?>"#.to_vec();
-            let told = PostResponse { location: &location, bucket, key, etag: &etag };
+            let told = PostResponse { location: at, bucket, key, etag: &etag };
             if told.serialize(&mut Serializer::new(&mut text)).is_ok() {
                 stored.headers_mut().remove(CONTENT_LENGTH);
                 stored.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
@@ -308,12 +273,5 @@ mod tests {
     fn query_free(path: &str) -> String {
         let pairs = crate::s3::request::query_pairs(&path.replace('+', "%2B"));
         pairs.into_iter().map(|(name, _)| name).collect()
-    }
-
-    #[test]
-    fn urls_of_objects() {
-        let by = |form: &'static str| path_at(&Uri::from_static(form), "docs", "a b/c");
-        assert_eq!(by("/docs"), "/docs/a%20b/c");
-        assert_eq!((by("/"), by("http://docs.s3.test")), ("/a%20b/c".to_owned(), "/a%20b/c".to_owned()));
     }
 }

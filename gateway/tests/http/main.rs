@@ -10,6 +10,7 @@ mod guesses;
 mod inventory;
 mod reads;
 mod s3cmd;
+mod said;
 mod slow;
 mod uploads;
 mod versions;
@@ -88,8 +89,14 @@ async fn ranges() {
     );
     // A download that is resumed after the object was replaced must not join two objects.
     for (validator, status, body) in [(HELLO, 206, &b"el"[..]), ("\"of the object before\"", 200, b"hello")] {
-        let answer = server.request("alice", "GET", "/docs/a", &[some[0], ("if-range", validator)], b"").await;
+        let headers = [some[0], ("if-range", validator)];
+        let answer = server.request("alice", "GET", "/docs/a", &headers, b"").await;
         assert_eq!((answer.status, answer.body.as_slice()), (status, body), "{validator}");
+        // It is asked beforehand how much that would be.
+        let head = server.request("alice", "HEAD", "/docs/a", &headers, b"").await;
+        let length = body.len().to_string();
+        assert_eq!((head.status, head.header("content-length")), (status, Some(length.as_str())), "{validator}");
+        assert_eq!(head.header("content-range").is_some(), status == 206, "{validator}");
     }
 }
 
