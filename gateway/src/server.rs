@@ -16,6 +16,7 @@ mod accept;
 mod cors;
 mod domains;
 pub(crate) mod form;
+mod hoisted;
 mod io;
 mod lenient;
 pub(crate) mod location;
@@ -173,6 +174,8 @@ fn builder(gateway: &Arc<Gateway>, domains: &Domains) -> S3ServiceBuilder {
     // A signature made for another service must not open this one.
     config.sig_v4_allowed_services = vec!["s3".to_owned()];
     config.enable_sig_v2 = false;
+    // Bodies go through the route (`lenient`, `hoisted`) to the second service, which has the limits of them.
+    config.custom_route_max_body_size = None;
     // See `signed`.
     config.unsigned_amz_header_allowlist.push(signed::AMZ_DATE.to_owned());
     config.allow_post_signature = false;
@@ -435,6 +438,10 @@ async fn dispatch(service: Front, xml_limit: Duration, mut req: Request<Shared<C
     if let Some(refused) = scope::refused(req.headers(), req.uri()) {
         return refused;
     }
+    let uri = req.uri().clone();
+    if let Err(refused) = hoisted::tell(req.headers_mut(), &uri) {
+        return error_response(refused);
+    }
     let has_xml = has_xml(&req) || (req.method() == Method::PUT && service.domains.names_bucket(&req));
     if has_xml && req.body().size_hint().lower() > MAX_XML as u64 {
         return error_response(s3_error!(MaxMessageLengthExceeded, "Your request was too big."));
@@ -444,7 +451,8 @@ async fn dispatch(service: Front, xml_limit: Duration, mut req: Request<Shared<C
     let mut req = if !has_xml {
         req.map(Body::http_body_unsync)
     } else {
-        match xml::watch(req.headers(), has_query(&req, "uploadId"), xml_limit, &watch) {
+        let said = hoisted::said(req.headers(), &uri).into_owned();
+        match xml::watch(&said, has_query(&req, "uploadId"), xml_limit, &watch) {
             Ok(over) => req.map(|body| Body::http_body_unsync(over(body))),
             Err(refused) => return error_response(refused),
         }

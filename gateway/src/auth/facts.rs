@@ -147,8 +147,9 @@ impl Facts<'_> {
         context
     }
 
-    /// What the signature says of the body. That of a URL covers none, whatever its query has under this name: the header alone is
-    /// held against the body (Amazon S3 API Reference, "Amazon S3 Signature Version 4 Authentication Specific Policy Keys").
+    /// What the signature says of the body. That of a URL covers none: the header alone is held against the body, and what a signed
+    /// query has under this name is in the header, too (Amazon S3 API Reference, "Amazon S3 Signature Version 4 Authentication
+    /// Specific Policy Keys").
     fn content_sha256(&self) -> Option<&str> {
         let by_url = self.signed.is_some_and(|signed| signed.kind == "REST-QUERY-STRING");
         request::header(self.headers, "x-amz-content-sha256").or(by_url.then_some("UNSIGNED-PAYLOAD"))

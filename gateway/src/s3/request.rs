@@ -225,8 +225,9 @@ pub fn refuse_headers(headers: &HeaderMap) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses what the query of a URL asks for in vain. SDKs move `x-amz-*` headers there when they presign, and S3 honours
-/// them like headers. Here only headers are read: ignoring the query would store plaintext where encryption was asked for.
+/// Refuses what the query of a URL asks for in vain: `x-amz-*` headers are read, and such parameters are not. Those of a presigned URL
+/// have become headers before; those that no signature in the query covers have not, and ignoring them would store plaintext where
+/// encryption was asked for.
 pub fn refuse_query(query: &[(String, String)]) -> S3Result<()> {
     for (name, value) in query {
         let name = name.to_ascii_lowercase();
@@ -530,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_presigned_query_asks_for_nothing_in_vain() {
+    fn a_query_asks_for_nothing_in_vain() {
         let refused = |query| refuse_query(&query_pairs(query)).err().map(|error| error.code().as_str().to_owned());
         let presigned = "x-id=PutObject&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2Fb&X-Amz-Date=d&X-Amz-Expires=5\
             &X-Amz-SignedHeaders=host&X-Amz-Signature=00&X-Amz-Content-Sha256=UNSIGNED-PAYLOAD&x-amz-checksum-mode=ENABLED\

@@ -275,8 +275,8 @@ pub const HEADERS: &[Header] = &[
 const SSE_C: &str = "Encryption with a key of the client (SSE-C)";
 const KMS: &str = "Encryption with KMS";
 
-/// `x-amz-*` parameters of a query that are read, or that ask for nothing that could be missed. Every other one is refused:
-/// SDKs move headers there when they presign, and only headers are read here.
+/// `x-amz-*` parameters of a query that are read, or that ask for nothing that could be missed. Every other one is refused: only headers
+/// are read here. Those that SDKs move there when they presign have become headers before ([`crate::server`], `hoisted`).
 pub const QUERY: &[&str] = &[
     "x-amz-acl",
     "x-amz-algorithm",
@@ -337,7 +337,7 @@ pub fn check_parameter(name: &str, value: &str) -> S3Result<()> {
         return Ok(());
     }
     Err(error::not_implemented(
-        "An x-amz- parameter in the query other than those of the signature (send it as a signed header)",
+        "An x-amz- parameter in the query of a request that is not signed there (send it as a signed header)",
     ))
 }
 

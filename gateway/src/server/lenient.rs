@@ -3,11 +3,13 @@
 //! A range that is none, or several ranges, are ignored, and the answer is the whole (RFC 9110, section 14.2); so are dates
 //! that are none (13.1.3); a condition may list entity tags (13.1.2). The headers can't be changed before `s3s` has them:
 //! they are signed. So such a request is a custom route of it: `s3s` verifies the signature over the headers as they came,
-//! and what is left of them goes through a second service, in the name of whoever signed, or of nobody.
+//! and what is left of them goes through a second service, in the name of whoever signed, or of nobody. So do requests that have
+//! headers in the query of their URL ([`hoisted`]), whatever they ask for.
 //!
 //! Invariant: [`Verified`] is inserted here and nowhere else, after the signature was verified and covered the host.
 
-use crate::auth::Verified;
+use super::hoisted;
+use crate::auth::{self, Verified};
 use crate::s3::conditions::EntityTags;
 use crate::s3::error;
 use crate::s3::request::query_pairs;
@@ -87,6 +89,10 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<ETagCondition>> {
     parsed.filter(|tags| tags.len() > 1)
 }
 
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
 /// What has to be changed before `s3s` takes the headers; and the conditions that it can't express.
 fn mended(headers: &HeaderMap) -> Option<(Vec<Change>, EntityTags)> {
     let mut changes: Vec<Change> = range(headers)
@@ -103,10 +109,11 @@ fn mended(headers: &HeaderMap) -> Option<(Vec<Change>, EntityTags)> {
     (!changes.is_empty()).then_some((changes, listed))
 }
 
-/// The URL without its signature.
-fn unsigned(uri: &Uri) -> Option<Uri> {
-    let is_signature = |pair: &&str| query_pairs(pair).iter().any(|(name, _)| SIGNATURE.contains(&name.as_str()));
-    let query: Vec<&str> = uri.query().unwrap_or_default().split('&').filter(|pair| !is_signature(pair)).collect();
+/// The URL without its signature, and without what counts as headers of it.
+fn unsigned(uri: &Uri, headers: hoisted::Rule) -> Option<Uri> {
+    let goes = |name: &str| SIGNATURE.contains(&name) || headers.is_header(name);
+    let stays = |pair: &&str| !query_pairs(pair).iter().any(|(name, _)| goes(name));
+    let query: Vec<&str> = uri.query().unwrap_or_default().split('&').filter(stays).collect();
     let path = uri.path();
     let target = if query.concat().is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) };
     target.parse().ok()
@@ -114,8 +121,8 @@ fn unsigned(uri: &Uri) -> Option<Uri> {
 
 #[async_trait]
 impl S3Route for Lenient {
-    fn is_match(&self, method: &Method, _uri: &Uri, headers: &HeaderMap, _extensions: &mut Extensions) -> bool {
-        (method == Method::GET || method == Method::HEAD) && mended(headers).is_some()
+    fn is_match(&self, method: &Method, uri: &Uri, headers: &HeaderMap, _extensions: &mut Extensions) -> bool {
+        (is_read(method) && mended(headers).is_some()) || hoisted::any(headers, uri)
     }
 
     /// Who did not sign is no exception: what he may do is decided when the request has been mended.
@@ -128,7 +135,14 @@ impl S3Route for Lenient {
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let verified = Verified::new(access_key, &req.headers, &query)?;
         let mut headers = req.headers;
-        let (changes, listed) = mended(&headers).unwrap_or_default();
+        if hoisted::any(&headers, &req.uri) && verified.by.is_none() {
+            // What is in the query has been signed, or it is no header.
+            return Err(auth::denied());
+        }
+        let rule = hoisted::Rule::of(&headers, &query);
+        hoisted::say(&mut headers, &query)?;
+        // A write is not done because its condition was not understood.
+        let (changes, listed) = Some(&headers).filter(|_| is_read(&req.method)).and_then(mended).unwrap_or_default();
         for (name, value) in changes {
             match value {
                 Some(value) => drop(headers.insert(name, value)),
@@ -139,7 +153,7 @@ impl S3Route for Lenient {
         let mut again = Request::new(req.input);
         *again.method_mut() = req.method;
         *again.uri_mut() =
-            unsigned(&req.uri).ok_or_else(|| s3_error!(InvalidURI, "Couldn't parse the specified URI."))?;
+            unsigned(&req.uri, rule).ok_or_else(|| s3_error!(InvalidURI, "Couldn't parse the specified URI."))?;
         *again.headers_mut() = headers;
         *again.extensions_mut() = req.extensions;
         again.extensions_mut().insert(verified);
@@ -188,8 +202,16 @@ mod tests {
     #[test]
     fn the_signature_is_taken_out_of_the_url() {
         let uri = Uri::from_static("/b/k?X-Amz-Signature=00&x-id=GetObject&X-Amz-SignedHeaders=host&versionId=null");
-        assert_eq!(unsigned(&uri).map(|uri| uri.to_string()).as_deref(), Some("/b/k?x-id=GetObject&versionId=null"));
+        let unsigned = |uri: Uri| {
+            let rule = hoisted::Rule::of(&HeaderMap::new(), &query_pairs(uri.query().unwrap_or_default()));
+            unsigned(&uri, rule).map(|uri| uri.to_string())
+        };
+        assert_eq!(unsigned(uri).as_deref(), Some("/b/k?x-id=GetObject&versionId=null"));
         let only = Uri::from_static("http://host/b/k?X-Amz-Signature=00");
-        assert_eq!(unsigned(&only).map(|uri| uri.to_string()).as_deref(), Some("/b/k"));
+        assert_eq!(unsigned(only).as_deref(), Some("/b/k"));
+        let hoisted = Uri::from_static("/b/k?X-Amz-Signature=00&x%2Damz-acl=private&a=b&X-Amz-Meta-A=c");
+        assert_eq!(unsigned(hoisted).as_deref(), Some("/b/k?a=b"));
+        let signed_elsewhere = Uri::from_static("/b/k?x-amz-acl=private");
+        assert_eq!(unsigned(signed_elsewhere).as_deref(), Some("/b/k?x-amz-acl=private"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a request that is not to be logged costs nothing but a few copied strings; its answer is not touched.
 
-use super::{Front, Peer};
+use super::{Front, Peer, hoisted};
 use crate::access_log::line::{Line, operation};
 use crate::access_log::{AccessLog, Slot, Target};
 use crate::s3::request::{header, query_pairs};
@@ -46,7 +46,7 @@ impl Watched {
             None if headers.contains_key(http::header::AUTHORIZATION) => "AuthHeader",
             None => "",
         };
-        let copies = headers.contains_key("x-amz-copy-source");
+        let copies = hoisted::said(headers, uri).contains_key("x-amz-copy-source");
         let line = Line {
             at_ms: jiff::Timestamp::now().as_millisecond(),
             address: peer.map(|peer| peer.address.ip().to_string()).unwrap_or_default(),

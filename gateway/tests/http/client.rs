@@ -113,10 +113,10 @@ pub fn stamp() -> String {
     jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
-/// Pairs in order, each with its `=`.
+/// Pairs in the order of their names, each with its `=`.
 fn canonical_query(query: &str) -> String {
     let mut pairs: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty()).collect();
-    pairs.sort_unstable();
+    pairs.sort_unstable_by_key(|pair| pair.split_once('='));
     pairs.join("&")
 }
 
@@ -297,15 +297,32 @@ impl Server {
 
     /// With its signature, and `query`, in the URL.
     pub async fn presigned(&self, account: &str, method: &str, path: &str, query: &str, body: &[u8]) -> Answer {
+        self.send(&self.presigned_with(account, method, path, query, &[]), body).await
+    }
+
+    /// The head of such a request, without its end. The headers are signed, too, and come after the host by their names.
+    pub fn presigned_with(
+        &self,
+        account: &str,
+        method: &str,
+        path: &str,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> String {
         let (stamp, host) = (stamp(), self.host());
+        let all = [&[("host", host.as_str())], headers].concat();
+        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
         let query = format!(
             "{query}&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK{account}%2F{}%2Fus-east-1%2Fs3%2Faws4_request\
-             &X-Amz-Date={stamp}&X-Amz-Expires=60&X-Amz-SignedHeaders=host",
-            &stamp[..8]
+             &X-Amz-Date={stamp}&X-Amz-Expires=60&X-Amz-SignedHeaders={}",
+            &stamp[..8],
+            names.join("%3B")
         );
-        let canonical = format!("{method}\n{path}\n{}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD", canonical_query(&query));
+        let lines: String = all.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let names = names.join(";");
+        let canonical = format!("{method}\n{path}\n{}\n{lines}\n{names}\nUNSIGNED-PAYLOAD", canonical_query(&query));
         let signature = signature(account, &stamp, "s3", &canonical);
-        self.send(&format!("{method} {path}?{query}&X-Amz-Signature={signature} HTTP/1.1\r\nhost: {host}\r\n"), body)
-            .await
+        let lines: String = all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        format!("{method} {path}?{query}&X-Amz-Signature={signature} HTTP/1.1\r\n{lines}")
     }
 }

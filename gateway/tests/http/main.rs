@@ -7,6 +7,7 @@ mod around;
 mod client;
 mod conditions;
 mod guesses;
+mod hoisted;
 mod inventory;
 mod reads;
 mod s3cmd;
@@ -30,28 +31,6 @@ pub async fn server() -> Server {
 
 pub fn refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{}", answer.text());
-}
-
-/// Signers of SDKs move `x-amz-*` headers into the query of a presigned URL, and S3 honours them there. They were ignored:
-/// an upload that asked for encryption was stored in plaintext, with 200.
-#[tokio::test]
-async fn a_presigned_url_does_not_ask_for_protection_in_vain() {
-    let server = server().await;
-    for query in [
-        "x-amz-server-side-encryption=AES256",
-        "X-Amz-Object-Lock-Mode=COMPLIANCE",
-        "x-amz-tagging=a%3Db",
-        "x-amz-meta-a=b",
-        "x-amz-checksum-crc32=AAAAAA%3D%3D",
-    ] {
-        let answer = server.presigned("alice", "PUT", "/docs/p", query, b"hello").await;
-        refused(&answer, 501, "NotImplemented");
-    }
-    let owner = "x-amz-expected-bucket-owner=bob";
-    refused(&server.presigned("alice", "PUT", "/docs/p", owner, b"hello").await, 403, "AccessDenied");
-    assert_eq!(server.request("alice", "HEAD", "/docs/p", &[], b"").await.status, 404);
-    assert_eq!(server.presigned("alice", "PUT", "/docs/p", "x-id=PutObject", b"hello").await.status, 200);
-    assert_eq!(server.presigned("alice", "GET", "/docs/p", "x-amz-checksum-mode=ENABLED", b"").await.body, b"hello");
 }
 
 /// A part without its number, or with an `x-id` of PutObject, replaced the object itself.

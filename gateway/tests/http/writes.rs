@@ -56,7 +56,7 @@ async fn a_condition_that_says_nothing_stops_the_copy() {
         "x-amz-expected-bucket-owner=alice&x-amz-expected-bucket-owner=bob",
         b"",
     );
-    refused(&twice.await, 403, "AccessDenied");
+    refused(&twice.await, 400, "InvalidArgument");
     assert_eq!(server.request("alice", "HEAD", "/docs/c", &[], b"").await.status, 404);
     assert_eq!(server.request("alice", "GET", "/docs/a", &[], b"").await.body, b"hello");
 }
