@@ -19,6 +19,7 @@ mod told;
 
 use crate::command::{Command, Outcome};
 use crate::iam::Ask;
+use crate::index::View;
 use codec::id::Lsn;
 use file::Log;
 use std::collections::BTreeMap;
@@ -130,10 +131,10 @@ impl Audit {
         self.books.get().is_some()
     }
 
-    /// What there will be to tell of a command; empty where nothing is written of it.
-    pub(crate) fn about(&self, command: &Command) -> Vec<Told> {
+    /// What there will be to tell of a command, over the rows as they are before it; empty where nothing is written of it.
+    pub(crate) fn about(&self, command: &Command, view: &dyn View) -> Vec<Told> {
         match self.books.get() {
-            Some(_) => told::of(command),
+            Some(_) => told::of(command, view),
             None => Vec::new(),
         }
     }
@@ -149,14 +150,14 @@ impl Audit {
     /// Writes what came of a command.
     pub(crate) fn note(
         &self,
-        told: Vec<Told>,
+        mut told: Vec<Told>,
         by: &AskedBy,
         applied: Lsn,
         wall_ms: u64,
         came: Result<&Outcome, String>,
     ) {
         let Some(books) = self.books.get() else { return };
-        let told = if told.is_empty() { told::of_outcome(&came) } else { told };
+        told.extend(told::of_outcome(&came));
         if told.is_empty() {
             return;
         }

@@ -2,18 +2,25 @@
 
 use super::{AskedBy, Book};
 use crate::command::{
-    BucketChange, Command, Gone, MAX_KEY, Named, Outcome, QuotaOf, Refusal, Replaced, RuleStep, VersionChange,
+    Attached, BucketChange, Command, CompleteUpload, CreateBucket, Gone, MAX_KEY, Made, Named, Outcome, QuotaOf,
+    Refusal, Replaced, RuleStep, VersionChange,
 };
 use crate::iam::Ask;
 use crate::iam::value::date;
+use crate::index::{self, View};
 use access::lifecycle::plan::Action;
-use codec::effect::{ConfigKind, UploadName};
+use codec::effect::{
+    AclGrantRow, AclRow, ConfigKind, GrantedPermission, GranteeKind, OwnershipRule, RetentionRow, UploadName,
+    VersionRow,
+};
 use codec::id::{BucketId, Lsn};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// The longest text that is written, in bytes; of what is longer the beginning is written, and how long it was.
 const LONGEST: usize = 256;
+/// Grants of a list that are written: a list may have a hundred, and a line is to be no longer than some kilobytes.
+const GRANTS: usize = 20;
 
 /// A change to be told.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,13 +50,31 @@ fn version(named: &Named) -> Value {
     }
 }
 
-/// Changes of access, lock and policy, and deletions. Empty for all else.
-pub(super) fn of(command: &Command) -> Vec<Told> {
+/// Changes of access, lock and policy, and deletions. Empty for all else, which is named here, so that it is decided of each new
+/// command whether it is told.
+pub(super) fn of(command: &Command, view: &dyn View) -> Vec<Told> {
     let one = match command {
-        Command::CreateBucket(create) => {
-            told("create-bucket", [("name", create.name.as_str().into()), ("owner", create.owner.as_str().into())])
+        Command::CreateBucket(create) => of_new_bucket(create),
+        Command::DeleteBucket { bucket } => {
+            // An index that can't be read is no reason to write nothing: what is asked for is refused, or the id is all there is.
+            let name = index::bucket_by_id(view, *bucket).ok().flatten().map_or(Value::Null, |row| row.name.into());
+            told("delete-bucket", [("bucket", bucket.0.into()), ("name", name)])
         }
-        Command::DeleteBucket { bucket } => of_bucket("delete-bucket", *bucket),
+        Command::ConfigureBucket { bucket, encrypt, .. } => {
+            told("set-encryption", [("bucket", bucket.0.into()), ("to", (*encrypt).into())])
+        }
+        Command::CommitObject(commit) => {
+            let with = match commit.attached.made {
+                Made::Put => "put",
+                Made::Copy => "copy",
+                Made::Post => "form",
+            };
+            return of_attached(&commit.attached, commit.bucket.0, &commit.key, with, None);
+        }
+        Command::CreateUpload(create) => {
+            return of_attached(&create.attached, create.bucket.0, &create.key, "upload", None);
+        }
+        Command::CompleteUpload(complete) => return of_completed(complete, view),
         Command::ChangeBucket { bucket, change } => of_change(*bucket, change),
         // The lane's own, of no configuration that anybody set.
         Command::PutBucketConfig(put) if put.kind == ConfigKind::InventoryState => return Vec::new(),
@@ -114,9 +139,128 @@ pub(super) fn of(command: &Command) -> Vec<Told> {
         }
         Command::UnsetReplication { bucket } => of_bucket("unset-replication", *bucket),
         Command::ReleaseReclaim { .. } => told("release-reclaim", []),
-        _ => return Vec::new(),
+        // Bytes, which are not what this log is about: that they take another version's place is in the outcome.
+        Command::CommitStripe { .. } | Command::CommitPart { .. } => return Vec::new(),
+        // What the cluster does with its own: where bytes lie, what nothing needs any more, what was copied or told elsewhere.
+        Command::CountUsage
+        | Command::PutDomain(_)
+        | Command::Rewrap(_)
+        | Command::PutSetting(_)
+        | Command::StartEpoch { .. }
+        | Command::RenewEpoch { .. }
+        | Command::GrantEpoch { .. }
+        | Command::RegisterDrive(_)
+        | Command::SeeDrive(_)
+        | Command::SettleCells
+        | Command::PutNode(_)
+        | Command::RaiseLevel(_)
+        | Command::ClockTick(_)
+        | Command::Seal(_)
+        | Command::MoveShards { .. }
+        | Command::ReplaceLedger(_)
+        | Command::MoveFrames { .. }
+        | Command::DeleteChunks(_)
+        | Command::SpareChunks(_)
+        | Command::RecountChunks(_)
+        | Command::CondemnChunks(_)
+        | Command::DropStripes(_)
+        | Command::StripesFreed(_)
+        | Command::HoldReclaim { .. }
+        | Command::PutCheckpoint { .. }
+        | Command::PauseReplication { .. }
+        | Command::WalkReplication(_)
+        | Command::QueueReplication { .. }
+        | Command::Replicated { .. }
+        | Command::NoticesDone(_)
+        | Command::LostNoticesSeen { .. } => return Vec::new(),
+        // Asked of itself by a service that starts, which serves nobody yet: its log is not open.
+        Command::AcceptLoss { .. } => return Vec::new(),
     };
     vec![one]
+}
+
+/// A new bucket, with what of access and lock it is given at once. Its id is in the outcome.
+fn of_new_bucket(create: &CreateBucket) -> Told {
+    let mut told =
+        told("create-bucket", [("name", create.name.as_str().into()), ("owner", create.owner.as_str().into())]);
+    let with = &create.with;
+    let given = [
+        ("lock", with.lock.then(|| true.into())),
+        ("ownership", (with.ownership != OwnershipRule::Unset).then(|| format!("{:?}", with.ownership).into())),
+        ("public_access_block", with.block.as_ref().map(|block| format!("{block:?}").into())),
+        ("acl", with.acl.as_ref().map(|acl| grants(Some(acl)))),
+    ];
+    told.more.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    told
+}
+
+/// What an upload gives a version of access and lock, as if it were given to it afterwards. One that gives it none of these, as nearly
+/// all do, is not told.
+fn of_attached(
+    attached: &Attached,
+    bucket: u64,
+    key: &str,
+    with: &'static str,
+    upload: Option<&UploadName>,
+) -> Vec<Told> {
+    let Attached { acl, retention, hold, .. } = attached;
+    let given = [
+        acl.as_ref().map(|acl| ("set-acl", grants(Some(acl)))),
+        retention.as_ref().map(|row| ("set-retention", retained(row))),
+        hold.then(|| ("set-legal-hold", true.into())),
+    ];
+    let line = |(what, to): (&'static str, Value)| {
+        let mut told = told(what, [("bucket", bucket.into()), ("key", key.into()), ("to", to), ("with", with.into())]);
+        told.more.extend(upload.map(|name| ("upload", name.upload_id.as_str().into())));
+        told
+    };
+    given.into_iter().flatten().map(line).collect()
+}
+
+/// The same of an upload in parts, to which it was given when it was begun: it counts from now on, and who ends an upload need not be
+/// the one who began it.
+fn of_completed(complete: &CompleteUpload, view: &dyn View) -> Vec<Told> {
+    let Some(row) = index::upload(view, &complete.upload).ok().flatten() else { return Vec::new() };
+    let attached = Attached { acl: row.acl, retention: row.retention, hold: row.hold, ..Attached::default() };
+    let UploadName { bucket, key, .. } = &complete.upload;
+    of_attached(&attached, *bucket, key, "complete-upload", Some(&complete.upload))
+}
+
+/// Whom a list gives what, those first who are not one account: of more than [`GRANTS`] it is said how many there are. `null`: the owner
+/// alone has everything.
+fn grants(acl: Option<&AclRow>) -> Value {
+    let Some(acl) = acl else { return Value::Null };
+    let group = |grant: &&AclGrantRow| grant.grantee() != GranteeKind::Account;
+    let ordered = acl.grants.iter().filter(group).chain(acl.grants.iter().filter(|grant| !group(grant)));
+    let mut shown: Vec<Value> = ordered.take(GRANTS).map(|row| grant(row).into()).collect();
+    let more = acl.grants.len() - shown.len();
+    if more > 0 {
+        shown.push(format!("and {more} more").into());
+    }
+    Value::Array(shown)
+}
+
+fn grant(row: &AclGrantRow) -> String {
+    let what = match row.permission() {
+        GrantedPermission::Unspecified => "nothing",
+        GrantedPermission::Read => "READ",
+        GrantedPermission::Write => "WRITE",
+        GrantedPermission::ReadAcp => "READ_ACP",
+        GrantedPermission::WriteAcp => "WRITE_ACP",
+        GrantedPermission::FullControl => "FULL_CONTROL",
+    };
+    let whom = match row.grantee() {
+        GranteeKind::Unspecified => "nobody",
+        GranteeKind::Account => row.id.as_str(),
+        GranteeKind::AllUsers => "AllUsers",
+        GranteeKind::AuthenticatedUsers => "AuthenticatedUsers",
+        GranteeKind::LogDelivery => "LogDelivery",
+    };
+    format!("{what} {whom}")
+}
+
+fn retained(row: &RetentionRow) -> Value {
+    json!({ "mode": format!("{:?}", row.mode()), "until": date(row.until_ms) })
 }
 
 fn deletion(bucket: BucketId, key: &str, named: &Named, bypass: bool) -> Told {
@@ -182,7 +326,7 @@ fn of_change(bucket: BucketId, change: &BucketChange) -> Told {
         BucketChange::Lock(default) => ("set-object-lock", format!("{default:?}").into()),
         BucketChange::Ownership(rule) => ("set-ownership", format!("{rule:?}").into()),
         BucketChange::Block(block) => ("set-public-access-block", format!("{block:?}").into()),
-        BucketChange::Acl(acl) => ("set-bucket-acl", acl.as_ref().map_or(0, |acl| acl.grants.len()).into()),
+        BucketChange::Acl(acl) => ("set-bucket-acl", grants(acl.as_ref())),
         BucketChange::Encryption { encrypt, default } => ("set-encryption", format!("{encrypt} {default:?}").into()),
         BucketChange::Tags(tags) => ("set-bucket-tags", tags.len().into()),
     };
@@ -192,11 +336,9 @@ fn of_change(bucket: BucketId, change: &BucketChange) -> Told {
 /// What changes of a version, if that is of its access or its lock.
 fn of_version(change: &VersionChange) -> Option<(&'static str, Value)> {
     Some(match change {
-        VersionChange::Acl(acl) => ("set-acl", acl.as_ref().map_or(0, |acl| acl.grants.len()).into()),
+        VersionChange::Acl(acl) => ("set-acl", grants(acl.as_ref())),
         VersionChange::Retention(None) => ("set-retention", Value::Null),
-        VersionChange::Retention(Some(row)) => {
-            ("set-retention", json!({ "mode": format!("{:?}", row.mode()), "until": date(row.until_ms) }))
-        }
+        VersionChange::Retention(Some(row)) => ("set-retention", retained(row)),
         VersionChange::Hold(hold) => ("set-legal-hold", (*hold).into()),
         // Policies may go by them.
         VersionChange::Tags(tags) => ("set-tags", tags.len().into()),
@@ -207,6 +349,12 @@ fn of_version(change: &VersionChange) -> Option<(&'static str, Value)> {
 /// What came of one of a command's changes.
 enum Came<'a> {
     Done,
+    /// A bucket was made, with this id.
+    Bucket(u64),
+    /// A version was put.
+    Version(&'a VersionRow),
+    /// An upload was begun.
+    Upload(&'a UploadName),
     /// A deletion, with what became of it.
     Gone(&'a Gone),
     /// It was about something that was not there.
@@ -234,6 +382,9 @@ fn came_of<'a>(at: usize, came: &Result<&'a Outcome, String>) -> Came<'a> {
             _ => Came::Done,
         },
         Ok(Outcome::Deleted(None)) => Came::Nothing,
+        Ok(Outcome::BucketCreated(row)) => Came::Bucket(row.id),
+        Ok(Outcome::Committed(row, _)) => Came::Version(row),
+        Ok(Outcome::UploadCreated(name)) => Came::Upload(name),
         Ok(_) => Came::Done,
     }
 }
@@ -267,11 +418,14 @@ pub(super) fn lines(
         });
         lines.push((book, Value::Object(cut.collect()).to_string()));
     };
+    let id = |id: &String| if id.is_empty() { "null".into() } else { Value::from(id.as_str()) };
     for told in told {
         match came_of(told.at, &came) {
             Came::Done => write(told, Vec::new(), told.book, "done"),
+            Came::Bucket(made) => write(told, vec![("bucket", made.into())], told.book, "done"),
+            Came::Version(row) => write(told, vec![("version", id(&row.version_id))], told.book, "done"),
+            Came::Upload(name) => write(told, vec![("upload", name.upload_id.as_str().into())], told.book, "done"),
             Came::Gone(gone) => {
-                let id = |id: &String| if id.is_empty() { "null".into() } else { Value::from(id.as_str()) };
                 let removed = gone.removed.as_ref().map_or(Value::Null, |(removed, _)| id(removed));
                 let marker = gone.marker.as_ref().map_or(Value::Null, id);
                 write(told, vec![("removed", removed), ("marker", marker)], told.book, "done");
@@ -295,6 +449,7 @@ fn cut(value: Value, longest: usize) -> Value {
             format!("{}... ({} bytes)", text.get(..end).unwrap_or_default(), text.len()).into()
         }
         Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, cut(value, longest))).collect(),
+        Value::Array(items) => items.into_iter().map(|item| cut(item, longest)).collect(),
         value => value,
     }
 }
@@ -303,6 +458,27 @@ fn cut(value: Value, longest: usize) -> Value {
 mod tests {
     use super::*;
     use crate::command::{DeleteCondition, DeleteVersion, DeleteVersions, Gone, Refusal};
+    use crate::index::{FAMILIES, Overlay};
+    use storage_node::kv::MemoryKv;
+
+    /// A list of a hundred accounts is no line of ten kilobytes, and whoever lets everybody in does not hide it behind them.
+    #[test]
+    fn of_a_long_list_so_much_is_told_as_counts_most() {
+        let row = |grantee: GranteeKind, id: String| AclGrantRow {
+            grantee: grantee as i32,
+            id,
+            permission: GrantedPermission::FullControl as i32,
+        };
+        let accounts = (0..99).map(|n| row(GranteeKind::Account, format!("{n}{}", "i".repeat(1000))));
+        let grants = accounts.chain([row(GranteeKind::AllUsers, String::new())]).collect();
+        let told = [of_change(BucketId(7), &BucketChange::Acl(Some(AclRow { grants })))];
+        let written = lines(&told, &AskedBy::default(), "T", (Lsn(9), 1000), Ok(&Outcome::Done));
+        let line: Value = serde_json::from_str(&written[0].1).unwrap();
+        let to = line["to"].as_array().unwrap();
+        assert_eq!((to.len(), &to[0], &to[GRANTS]), (21, &json!("FULL_CONTROL AllUsers"), &json!("and 80 more")));
+        assert!(written[0].1.len() < 8 << 10);
+        assert_eq!(of_change(BucketId(7), &BucketChange::Acl(None)).more[1], ("to", Value::Null));
+    }
 
     #[test]
     fn each_deletion_has_its_line_with_what_came_of_it() {
@@ -312,6 +488,7 @@ mod tests {
             condition: DeleteCondition::default(),
             bypass: true,
         };
+        let index = MemoryKv::new(&FAMILIES);
         let delete = DeleteVersions {
             bucket: BucketId(7),
             versions: vec![of_key("a\n\"b"), of_key("c")],
@@ -319,7 +496,7 @@ mod tests {
             nonce: [0; 8],
             now_ms: 0,
         };
-        let told = of(&Command::DeleteVersions(delete));
+        let told = of(&Command::DeleteVersions(delete), &Overlay::new(&index));
         let by = AskedBy { by: "arn:x".to_owned(), access_key: "AK".to_owned(), from: "10.0.0.1".to_owned() };
         let gone = Gone { removed: Some((String::new(), false)), marker: None };
         let came = Outcome::VersionsDeleted(vec![Ok(gone), Err(Refusal::PreconditionFailed)]);
@@ -340,8 +517,9 @@ mod tests {
     #[test]
     fn what_comes_to_nothing_is_one_short_line_in_a_book_of_its_own() {
         let by = AskedBy { by: "b".repeat(100_000), ..AskedBy::default() };
+        let index = MemoryKv::new(&FAMILIES);
         let keys: Vec<_> = (0..1000).map(|n| (format!("{n}{}", "\u{1}".repeat(1000)), Default::default())).collect();
-        let told = of(&Command::DeleteObjects { bucket: BucketId(7), keys });
+        let told = of(&Command::DeleteObjects { bucket: BucketId(7), keys }, &Overlay::new(&index));
         let mut each: Vec<_> = (0..1000).map(|_| Ok(false)).collect();
         each[7] = Ok(true);
         each[8] = Err(Refusal::PreconditionFailed);

@@ -506,7 +506,7 @@ impl Lifecycle {
 
     async fn commit(&self, command: Command) -> Result<Outcome, LifecycleFailure> {
         let shared = &self.parts.shared;
-        let told = shared.audit.about(&command);
+        let told = shared.audit.about(&command, &self.view());
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit(self.parts.stripes.epoch(), Box::new(command), reply);
         self.parts.requests.send(request).await.map_err(|_| LifecycleFailure::Stopping)?;

@@ -127,7 +127,7 @@ impl Destroying {
 
     async fn commit(&self, set: SetKmsKey) -> Result<(), DestroyFailure> {
         let command = Command::SetKmsKey(set);
-        let told = self.shared.audit.about(&command);
+        let told = self.shared.audit.about(&command, &Overlay::new(&*self.shared.kv));
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit(self.epoch, Box::new(command), reply);
         self.requests.send(request).await.map_err(|_| DestroyFailure::Stopping)?;

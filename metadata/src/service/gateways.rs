@@ -191,7 +191,7 @@ impl MetadataClient for Metadata {
     async fn commit(&self, writer: Epoch, command: Command) -> Result<Outcome, CommitError> {
         let writing = self.writing()?;
         self.check_webhooks(&command)?;
-        let told = self.shared.audit.about(&command);
+        let told = self.shared.audit.about(&command, &self.view());
         let (reply, answer) = oneshot::channel();
         let request = Request::Commit(writer, Box::new(command), reply);
         writing.requests.send(request).await.map_err(|_| unavailable("the service is stopping"))?;

@@ -163,7 +163,7 @@ impl Metadata {
             DecideError::Refused(refusal) => refusal,
         };
         let account = command.account.clone();
-        let told = shared.audit.about(&Command::Iam(Box::new(command)));
+        let told = shared.audit.about(&Command::Iam(Box::new(command)), &self.view());
         shared.note(told, &audit::asker().unwrap_or_default(), Err(refusal.to_string()));
         Err(refused(refusal, account))
     }

@@ -1,4 +1,4 @@
-//! Deletions in the audit log of a whole service.
+//! The audit log of a whole service: deletions, and what is told of what uploads bring along.
 
 use super::world::{Client, World, noise, run};
 use crate::audit::{AskedBy, Book, within};
@@ -9,7 +9,11 @@ use crate::keep::lifecycle::LifecycleConfig;
 use crate::keys::Purpose;
 use crate::lifecycle::body_of;
 use crate::service::Metadata;
-use codec::effect::{ClockTick, ConfigKind, LifecycleRow, LifecycleRuleRow, LifecycleWhen, ObjectMeta, UploadName};
+use codec::effect::{
+    AclGrantRow, AclRow, ClockTick, ConfigKind, Content, GrantedPermission, GranteeKind, LifecycleRow,
+    LifecycleRuleRow, LifecycleWhen, ObjectMeta, RetentionMode, RetentionRow, UploadName,
+};
+use codec::manifest::Manifest;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -37,6 +41,10 @@ async fn delete(metadata: &Metadata, client: &Client, key: &str) {
 }
 
 async fn open_upload(metadata: &Metadata, client: &Client, key: &str) -> UploadName {
+    open_upload_with(metadata, client, key, Attached::default()).await
+}
+
+async fn open_upload_with(metadata: &Metadata, client: &Client, key: &str, attached: Attached) -> UploadName {
     let create = CreateUpload {
         bucket: client.bucket.unwrap(),
         key: key.to_owned(),
@@ -48,7 +56,7 @@ async fn open_upload(metadata: &Metadata, client: &Client, key: &str) -> UploadN
         domain: metadata.domain("alice", &Purpose::Plain).await.unwrap().id,
         encrypted: false,
         now_ms: 1,
-        attached: Attached::default(),
+        attached,
         sealed: None,
     };
     match commit(metadata, Command::CreateUpload(create)).await {
@@ -72,6 +80,54 @@ async fn lines(directory: &Path, book: Book, wanted: usize) -> Vec<Value> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     lines
+}
+
+/// Nothing, as it is stored.
+async fn nothing(metadata: &Metadata) -> Content {
+    let domain = metadata.domain("alice", &Purpose::Plain).await.unwrap().id.0;
+    let manifest = Manifest::new(Vec::new()).unwrap().encode();
+    Content { etag: "e".to_owned(), domain, manifest, ..Content::default() }
+}
+
+async fn put_with(metadata: &Metadata, client: &Client, key: &str, attached: Attached) -> String {
+    let commit_object = CommitObject {
+        bucket: client.bucket.unwrap(),
+        key: key.to_owned(),
+        condition: Condition::None,
+        meta: ObjectMeta::default(),
+        content: nothing(metadata).await,
+        chunks: Vec::new(),
+        now_ms: 1,
+        attached,
+    };
+    match commit(metadata, Command::CommitObject(commit_object)).await {
+        Outcome::Committed(row, _) => row.version_id,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ends an upload, which gets one part.
+async fn complete(metadata: &Metadata, upload: &UploadName) -> String {
+    let (content, chunks) = (nothing(metadata).await, Vec::new());
+    let part = Command::CommitPart { upload: upload.clone(), number: 1, content: content.clone(), chunks, now_ms: 1 };
+    commit(metadata, part).await;
+    let complete = CompleteUpload {
+        upload: upload.clone(),
+        parts: vec![(1, "e".to_owned())],
+        content: Content { part_sizes: vec![0], ..content },
+        chunks: Vec::new(),
+        condition: Condition::None,
+        now_ms: 1,
+        nonce: [2; 8],
+    };
+    match commit(metadata, Command::CompleteUpload(complete)).await {
+        Outcome::Committed(row, _) => row.version_id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn grant(grantee: GranteeKind, id: &str, permission: GrantedPermission) -> AclGrantRow {
+    AclGrantRow { grantee: grantee as i32, id: id.to_owned(), permission: permission as i32 }
 }
 
 fn some(lines: &[Value], fields: &[&str]) -> Vec<Vec<Value>> {
@@ -124,6 +180,100 @@ fn what_goes_without_a_delete_is_told_as_one() {
         assert_eq!(told[5]["upload"], upload.upload_id);
         let refused = lines(dir.path(), Book::Refused, 1).await;
         assert_eq!(some(&refused, &["what", "upload"]), [[json!("abort-upload"), json!(upload.upload_id)]]);
+        metadata.shutdown().await;
+    });
+}
+
+/// An upload that says who may read it, or how long it is kept, changes as much as whoever says so afterwards. One that says nothing of
+/// that, as nearly all, has no line.
+#[test]
+fn what_uploads_bring_of_access_and_lock_is_told() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new(3, "1+1");
+        world.config.audit = Some(dir.path().to_owned());
+        let (metadata, mut client) = (world.serving().await, Client::default());
+        client.create_bucket(&metadata).await;
+        let bucket = client.bucket.unwrap();
+        let tick = ClockTick { retention_ms: world.clock.wall_ms(), ..ClockTick::default() };
+        commit(&metadata, Command::ClockTick(tick)).await;
+        for change in [BucketChange::Versioning(true), BucketChange::Lock(None)] {
+            commit(&metadata, Command::ChangeBucket { bucket, change }).await;
+        }
+        let grants = vec![
+            grant(GranteeKind::Account, "bob", GrantedPermission::Read),
+            grant(GranteeKind::AllUsers, "", GrantedPermission::Read),
+        ];
+        let acl = Some(AclRow { grants });
+        let until_ms = 4_000_000_000_000;
+        let retention = Some(RetentionRow { mode: RetentionMode::Compliance as i32, until_ms });
+        let plain = |nonce: u8| Attached { nonce: [nonce; 8], ..Attached::default() };
+        put(&metadata, &mut client, "plain", 900).await;
+        put_with(&metadata, &client, "plain", plain(1)).await;
+        complete(&metadata, &open_upload(&metadata, &client, "plain").await).await;
+        let public = put_with(&metadata, &client, "public", Attached { acl: acl.clone(), ..plain(2) }).await;
+        let kept = Attached { retention, hold: true, made: Made::Copy, ..plain(3) };
+        let kept = put_with(&metadata, &client, "kept", kept).await;
+        let upload = open_upload_with(&metadata, &client, "parts", Attached { acl, ..plain(4) }).await;
+        let parts = complete(&metadata, &upload).await;
+        // The last one: what is told up to here is all that there is.
+        commit(&metadata, Command::ChangeBucket { bucket, change: BucketChange::Ownership(Default::default()) }).await;
+
+        let told = lines(dir.path(), Book::Changes, 9).await;
+        let whom = json!(["READ AllUsers", "READ bob"]);
+        let until = json!({ "mode": "Compliance", "until": "2096-10-02T07:06:40Z" });
+        let line = |what: &str, key: &str, version: Value, to: &Value, with: &str, upload: Value| {
+            let done = [json!("arn:anna"), json!("done")];
+            [vec![json!(what), json!(bucket.0), json!(key), version, to.clone(), json!(with), upload], done.to_vec()]
+                .concat()
+        };
+        let expected = [
+            line("set-acl", "public", json!(public), &whom, "put", Value::Null),
+            line("set-retention", "kept", json!(kept), &until, "copy", Value::Null),
+            line("set-legal-hold", "kept", json!(kept), &json!(true), "copy", Value::Null),
+            line("set-acl", "parts", Value::Null, &whom, "upload", json!(upload.upload_id)),
+            line("set-acl", "parts", json!(parts), &whom, "complete-upload", json!(upload.upload_id)),
+        ];
+        let fields = ["what", "bucket", "key", "version", "to", "with", "upload", "by", "result"];
+        assert_eq!(some(&told[3..8], &fields), expected);
+        let whats: Vec<_> = told.iter().map(|line| line["what"].as_str().unwrap()).collect();
+        let before = ["create-bucket", "set-versioning", "set-object-lock"];
+        assert_eq!((&whats[..3], &whats[8..]), (&before[..], &["set-ownership"][..]));
+        assert!(lines(dir.path(), Book::Refused, 0).await.is_empty());
+        metadata.shutdown().await;
+    });
+}
+
+/// A replaced null version has its line also where what took its place has one, and both say which bucket it was.
+#[test]
+fn the_log_alone_says_which_bucket_it_was() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut world = World::new(3, "1+1");
+        world.config.audit = Some(dir.path().to_owned());
+        let (metadata, mut client) = (world.serving().await, Client::default());
+        client.create_bucket(&metadata).await;
+        let bucket = client.bucket.unwrap();
+        put(&metadata, &mut client, "a", 900).await;
+        let acl = Some(AclRow { grants: vec![grant(GranteeKind::AllUsers, "", GrantedPermission::Read)] });
+        put_with(&metadata, &client, "a", Attached { acl, ..Attached::default() }).await;
+        let refused = metadata.commit(metadata.epoch(), Command::DeleteBucket { bucket }).await;
+        assert!(refused.is_err());
+        delete(&metadata, &client, "a").await;
+        commit(&metadata, Command::DeleteBucket { bucket }).await;
+        assert!(metadata.commit(metadata.epoch(), Command::DeleteBucket { bucket }).await.is_err());
+
+        let fields = ["what", "bucket", "name"];
+        let line = |what: &str| [json!(what), json!(bucket.0), json!("bucket")];
+        let told = lines(dir.path(), Book::Changes, 3).await;
+        assert_eq!(some(&told[..1], &fields), [line("create-bucket")]);
+        assert_eq!(some(&told[1..2], &["what", "version"]), [[json!("set-acl"), json!("null")]]);
+        assert_eq!(some(&told[2..], &fields), [line("delete-bucket")]);
+        let gone = lines(dir.path(), Book::Deletions, 2).await;
+        assert_eq!(some(&gone, &["what", "key"]), [[json!("replace"), json!("a")], [json!("delete"), json!("a")]]);
+        let refused = lines(dir.path(), Book::Refused, 2).await;
+        let unknown = [json!("delete-bucket"), json!(bucket.0), Value::Null];
+        assert_eq!(some(&refused, &fields), [line("delete-bucket"), unknown]);
         metadata.shutdown().await;
     });
 }
