@@ -7,6 +7,9 @@
 //!   that; the entries that it still has to journal are in the Raft log.
 //! * Which directory is the index is said by the file `current`, which is replaced whole. A snapshot that is being installed is
 //!   no index before that, and the index before it is one until then.
+//! * An index that was replaced is removed with its last owner: the state machine, or whoever still reads it. `current` is durable
+//!   by then, so a crash before that leaves both and `current` names one of them, whole; a crash after it leaves a part of the old
+//!   one at most, which nothing names. The next start removes what `current` does not name.
 //!
 //! The index is disposable, so it is not synced: after a crash Raft applies again what is missing, from its log.
 
@@ -150,7 +153,11 @@ impl Machine {
             let is_index = |name: &str| name.starts_with("index-") || name == SNAPSHOTS;
             let stale = path.file_name().and_then(|n| n.to_str()).is_some_and(|found| is_index(found) && found != name);
             if stale {
-                fs::remove_dir_all(&path).map_err(at(&path))?;
+                match fs::remove_dir_all(&path) {
+                    // Its last owner in this process was quicker.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+                    _ => {}
+                }
             }
         }
         make_dir(&dir.join(SNAPSHOTS))?;
@@ -306,15 +313,13 @@ impl Machine {
         dir.link_into(&path)?;
         let kv = open_index(&path, self.inner.options)?;
         if applied_state(&Overlay::new(&kv))? != (meta.last_log_id, meta.last_membership.clone()) {
-            drop(kv);
-            fs::remove_dir_all(&path).map_err(at(&path))?;
+            kv.remove_when_closed();
             return Err(MachineError::Foreign(dir.path().to_owned()));
         }
         match level_of(&kv) {
             Ok(level) => self.inner.level.raise(level),
             Err(MachineError::Later(later)) => {
-                drop(kv);
-                fs::remove_dir_all(&path).map_err(at(&path))?;
+                kv.remove_when_closed();
                 return Err(self.ends_at(later));
             }
             Err(error) => return Err(error),
@@ -322,10 +327,10 @@ impl Machine {
         kv.flush()?;
         sync_dir(&path)?;
         point_to(&self.inner.dir, &name)?;
-        let mut state = self.state();
-        state.kv = Arc::new(kv);
-        state.snapshot = Some((meta.clone(), dir));
-        // The index before it goes with the next start: somebody may still read it.
+        let now = State { kv: Arc::new(kv), snapshot: Some((meta.clone(), dir)) };
+        let old = std::mem::replace(&mut *self.state(), now);
+        // Not before `current` is durable. It goes here, if nobody reads it, and outside the lock: a large one takes its time.
+        old.kv.remove_when_closed();
         Ok(())
     }
 
@@ -388,6 +393,8 @@ fn point_to(dir: &Path, name: &str) -> Result<(), MachineError> {
     let (new, current) = (dir.join("current.new"), dir.join(CURRENT));
     let written = fs::write(&new, name).and_then(|()| fs::File::open(&new)?.sync_all());
     written.map_err(at(&new))?;
+    // The directory that it names first: a power cut must not leave the name alone.
+    sync_dir(dir)?;
     fs::rename(&new, &current).map_err(at(&current))?;
     sync_dir(dir)
 }

@@ -60,7 +60,7 @@ impl Default for RocksOptions {
 
 /// An index store on RocksDB.
 pub struct RocksKv {
-    // Dropped in this order: the lock goes last.
+    // Dropped in this order: what is left is removed when the store is closed, and the lock goes last.
     db: Db,
     cache: Cache,
     families: Vec<Family>,
@@ -68,7 +68,25 @@ pub struct RocksKv {
     path: PathBuf,
     /// [`DAMAGED_FILE`] was left, or it was tried.
     marked: AtomicBool,
+    left: Left,
     _lock: OwnedFd,
+}
+
+/// The directory of a store that is closed.
+struct Left {
+    path: PathBuf,
+    is_unneeded: AtomicBool,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if self.is_unneeded.load(Ordering::Acquire)
+            && let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "an index that nobody needs can't be removed; the next start does it");
+        }
+    }
 }
 
 impl std::fmt::Debug for RocksKv {
@@ -115,8 +133,14 @@ impl RocksKv {
             options,
             path: path.to_owned(),
             marked: AtomicBool::new(false),
+            left: Left { path: path.to_owned(), is_unneeded: AtomicBool::new(false) },
             _lock: lock,
         })
+    }
+
+    /// Has the directory removed when the store is closed, that is, with its last owner: another one has taken its place, durably.
+    pub fn remove_when_closed(&self) {
+        self.left.is_unneeded.store(true, Ordering::Release);
     }
 
     /// Removes a store that no process has open; one that does not exist is fine.

@@ -174,6 +174,32 @@ async fn the_newer_snapshot_is_kept() {
     assert_eq!(current.meta.last_log_id, newer.meta.last_log_id);
 }
 
+/// A follower that falls behind the log again and again would fill its disk with copies of the index.
+#[tokio::test]
+async fn an_index_that_was_replaced_goes_with_its_last_reader() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut leader, mut follower) = (filled(from.path(), 5).await, filled(to.path(), 1).await);
+    let indexes = || {
+        let entries = std::fs::read_dir(to.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_string_lossy().starts_with("index-")).count()
+    };
+    let reader = follower.kv();
+    for value in 6..=7 {
+        let entry = at(1, value, EntryPayload::Normal(proposal(&leader.tail().unwrap(), 5, value)));
+        leader.apply([entry]).await.unwrap();
+        let snapshot = leader.build_snapshot().await.unwrap();
+        follower.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+        assert_eq!(value_in(&follower), Some(value));
+        assert_eq!(indexes(), 2, "that of today, and the one that is read");
+    }
+    let row = index::setting(&Overlay::new(&*reader), "test").unwrap().unwrap();
+    assert_eq!(row.value[..], 1_u64.to_be_bytes());
+    drop(reader);
+    assert_eq!(indexes(), 1);
+    drop(follower);
+    assert_eq!(value_in(&Machine::open(to.path(), SMALL).unwrap()), Some(7));
+}
+
 /// What a crash leaves of an installation: the index before it, until the pointer was replaced.
 #[tokio::test]
 async fn an_interrupted_installation_is_forgotten() {
