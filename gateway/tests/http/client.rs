@@ -271,6 +271,14 @@ impl Server {
         self.send(&self.signed(account, method, path, query, &sha256(body), headers), body).await
     }
 
+    /// A form for IAM or STS.
+    pub async fn form(&self, account: &str, service: &str, form: &str) -> Answer {
+        let payload = sha256(form.as_bytes());
+        let kind = [("content-type", "application/x-www-form-urlencoded")];
+        let head = self.signed_with(account, "POST", "/", "", &payload, &kind, service, true);
+        self.send(&head, form.as_bytes()).await
+    }
+
     pub async fn request(
         &self,
         account: &str,

@@ -7,6 +7,7 @@ mod around;
 mod client;
 mod conditions;
 mod guesses;
+mod iam;
 mod hoisted;
 mod inventory;
 mod reads;

@@ -8,6 +8,83 @@ use super::{limits, names};
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// AWS's names of all that can be asked. What is not among them is not read ([`Ask::parse`]), so that whoever asks for all of them, as
+/// the tests of who may, asks for each.
+pub const ACTIONS: &[&str] = &[
+    "GetUser",
+    "ListUsers",
+    "ListAccessKeys",
+    "GetAccessKeyLastUsed",
+    "GetAccountSummary",
+    "ListAccountAliases",
+    "ListMFADevices",
+    "ListSSHPublicKeys",
+    "ListServiceSpecificCredentials",
+    "ListSigningCertificates",
+    "ListUserTags",
+    "GetLoginProfile",
+    "GetUserPolicy",
+    "GetGroupPolicy",
+    "GetRolePolicy",
+    "ListUserPolicies",
+    "ListGroupPolicies",
+    "ListRolePolicies",
+    "ListAttachedUserPolicies",
+    "ListAttachedGroupPolicies",
+    "ListAttachedRolePolicies",
+    "GetPolicy",
+    "GetPolicyVersion",
+    "ListPolicyVersions",
+    "ListPolicies",
+    "ListEntitiesForPolicy",
+    "ListPolicyTags",
+    "GetGroup",
+    "ListGroups",
+    "ListGroupsForUser",
+    "GetRole",
+    "ListRoles",
+    "ListRoleTags",
+    "ListInstanceProfilesForRole",
+    "GetCallerIdentity",
+    "GetSessionToken",
+    "AssumeRole",
+    "CreateUser",
+    "CreateGroup",
+    "CreateRole",
+    "CreatePolicy",
+    "CreatePolicyVersion",
+    "CreateAccessKey",
+    "UpdateAccessKey",
+    "UpdateUser",
+    "UpdateRole",
+    "UpdateAssumeRolePolicy",
+    "PutUserPolicy",
+    "PutGroupPolicy",
+    "PutRolePolicy",
+    "AttachUserPolicy",
+    "AttachGroupPolicy",
+    "AttachRolePolicy",
+    "PutUserPermissionsBoundary",
+    "PutRolePermissionsBoundary",
+    "AddUserToGroup",
+    "RevokeRoleSessions",
+    "RemoveUserFromGroup",
+    "DeleteUserPermissionsBoundary",
+    "DeleteRolePermissionsBoundary",
+    "DetachUserPolicy",
+    "DetachGroupPolicy",
+    "DetachRolePolicy",
+    "DeleteUserPolicy",
+    "DeleteGroupPolicy",
+    "DeleteRolePolicy",
+    "DeleteLoginProfile",
+    "DeleteAccessKey",
+    "DeletePolicy",
+    "DeleteRole",
+    "DeleteGroup",
+    "DeleteUser",
+];
+
 /// Whose policies are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
@@ -80,6 +157,25 @@ pub enum Ask {
         access_key: String,
     },
     GetAccountSummary,
+    ListAccountAliases,
+    /// What a user or a role may have with AWS and has not here: an empty list under this name. Tools ask for it before they take the
+    /// user or the role away.
+    ListNone {
+        holder: Holder,
+        list: &'static str,
+    },
+    /// The same of a user, or of whoever asks.
+    ListNoneOfUser {
+        user: Option<String>,
+        list: &'static str,
+    },
+    ListPolicyTags {
+        arn: String,
+    },
+    /// GetLoginProfile, DeleteLoginProfile: nobody has one.
+    LoginProfile {
+        user: Option<String>,
+    },
     PutPolicy {
         holder: Holder,
         policy: String,
@@ -336,6 +432,9 @@ impl Ask {
     /// There is no such action; a parameter is missing, unknown, or can't have its value.
     pub fn parse(action: &str, parameters: &[(String, String)]) -> Result<Ask, IamError> {
         let mut of = Parameters::new(parameters)?;
+        if !ACTIONS.contains(&action) {
+            return Err(IamError::NoSuchAction(action.to_owned()));
+        }
         let ask = read_users(action, &mut of)
             .or_else(|| read_policies(action, &mut of))
             .or_else(|| read_groups_and_roles(action, &mut of))
@@ -376,6 +475,11 @@ impl Ask {
                 | ListAccessKeys { .. }
                 | GetAccessKeyLastUsed { .. }
                 | GetAccountSummary
+                | ListAccountAliases
+                | ListNone { .. }
+                | ListNoneOfUser { .. }
+                | ListPolicyTags { .. }
+                | LoginProfile { .. }
                 | GetOwnPolicy { .. }
                 | ListOwnPolicies { .. }
                 | ListAttached { .. }
@@ -423,6 +527,19 @@ fn read_users(action: &str, of: &mut Parameters<'_>) -> Read {
             "DeleteAccessKey" => Ask::DeleteAccessKey { user: of.maybe_user()?, access_key: of.access_key()? },
             "GetAccessKeyLastUsed" => Ask::GetAccessKeyLastUsed { access_key: of.access_key()? },
             "GetAccountSummary" => Ask::GetAccountSummary,
+            "ListAccountAliases" => {
+                of.page()?;
+                Ask::ListAccountAliases
+            }
+            "ListMFADevices" => none_of_user(of, "MFADevices")?,
+            "ListSSHPublicKeys" => none_of_user(of, "SSHPublicKeys")?,
+            "ListServiceSpecificCredentials" => {
+                of.take("ServiceName");
+                none_of_user(of, "ServiceSpecificCredentials")?
+            }
+            "ListSigningCertificates" => none_of_user(of, "Certificates")?,
+            "ListUserTags" => none(of, Parameters::user, Holder::User, "Tags")?,
+            "GetLoginProfile" | "DeleteLoginProfile" => Ask::LoginProfile { user: of.maybe_user()? },
             _ => return Ok(None),
         }))
     };
@@ -491,6 +608,10 @@ fn read_policies(action: &str, of: &mut Parameters<'_>) -> Read {
                 of.page()?;
                 Ask::ListEntities { arn: of.arn("PolicyArn")? }
             }
+            "ListPolicyTags" => {
+                of.page()?;
+                Ask::ListPolicyTags { arn: of.arn("PolicyArn")? }
+            }
             _ => return Ok(None),
         }))
     };
@@ -517,6 +638,8 @@ fn read_groups_and_roles(action: &str, of: &mut Parameters<'_>) -> Read {
             },
             "GetRole" => Ask::GetRole { name: of.role()? },
             "ListRoles" => Ask::ListRoles { page: of.page()? },
+            "ListRoleTags" => none(of, Parameters::role, Holder::Role, "Tags")?,
+            "ListInstanceProfilesForRole" => none(of, Parameters::role, Holder::Role, "InstanceProfiles")?,
             "UpdateRole" => {
                 Ask::UpdateRole { name: of.role()?, description: of.description()?, longest_s: longest(of)? }
             }
@@ -538,6 +661,21 @@ fn read_groups_and_roles(action: &str, of: &mut Parameters<'_>) -> Read {
         }))
     };
     read().transpose()
+}
+
+fn none_of_user(of: &mut Parameters<'_>, list: &'static str) -> Result<Ask, IamError> {
+    of.page()?;
+    Ok(Ask::ListNoneOfUser { user: of.maybe_user()?, list })
+}
+
+fn none<'a>(
+    of: &mut Parameters<'a>,
+    name: fn(&mut Parameters<'a>) -> Result<String, IamError>,
+    holder: fn(String) -> Holder,
+    list: &'static str,
+) -> Result<Ask, IamError> {
+    of.page()?;
+    Ok(Ask::ListNone { holder: holder(name(of)?), list })
 }
 
 fn longest(of: &mut Parameters<'_>) -> Result<Option<u32>, IamError> {
@@ -569,6 +707,16 @@ mod tests {
         assert_eq!(put, Ok(Ask::PutPolicy { holder, policy: "p".into(), document: "{}".into() }));
         assert!(put.is_ok_and(|ask| ask.is_change()));
         assert!(matches!(parse("ListUsers", &[("MaxItems", "7")]), Ok(Ask::ListUsers { page: Page { most: 7, .. } })));
+    }
+
+    /// An action that is listed and not read would be asked for in vain by every test of who may.
+    #[test]
+    fn each_action_that_is_listed_is_read() {
+        for action in ACTIONS {
+            assert_ne!(parse(action, &[]), Err(IamError::NoSuchAction((*action).to_owned())), "{action}");
+        }
+        let listed: std::collections::BTreeSet<_> = ACTIONS.iter().collect();
+        assert_eq!(listed.len(), ACTIONS.len());
     }
 
     #[test]

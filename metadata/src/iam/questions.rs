@@ -21,6 +21,27 @@ pub(crate) fn answer(
         Ask::ListAccessKeys { user, page } => access_keys(desk, user.as_deref(), page),
         Ask::GetAccessKeyLastUsed { access_key } => last_used(desk, access_key),
         Ask::GetAccountSummary => summary(desk),
+        Ask::ListAccountAliases => {
+            desk.may("*")?;
+            Ok(nothing("AccountAliases"))
+        }
+        Ask::ListNone { holder, list } => {
+            desk.holder(holder, &[])?;
+            Ok(nothing(list))
+        }
+        Ask::ListNoneOfUser { user, list } => {
+            user_or_account(desk, user.as_deref())?;
+            Ok(nothing(list))
+        }
+        Ask::ListPolicyTags { arn } => {
+            desk.may(arn)?;
+            desk.known_policy(arn)?;
+            Ok(nothing("Tags"))
+        }
+        Ask::LoginProfile { user } => {
+            let user = user_or_account(desk, user.as_deref())?;
+            Err(IamError::missing("login profile", &user).into())
+        }
         Ask::GetOwnPolicy { holder, policy } => {
             let holding = desk.holder(holder, &[])?;
             let found = holding.own().iter().find(|known| known.name == *policy);
@@ -82,6 +103,22 @@ fn listed<T>(
     let marker = shown.last().filter(|_| more).map(|row| key(row).into());
     let items = shown.into_iter().map(show).collect::<Result<_, _>>()?;
     Ok(fields([(name, Some(Value::List(items))), ("IsTruncated", Some(more.to_string().into())), ("Marker", marker)]))
+}
+
+/// A list of what nobody has here.
+fn nothing(list: &str) -> Value {
+    fields([(list, Some(Value::List(Vec::new()))), ("IsTruncated", Some("false".into()))])
+}
+
+/// The name of a user that there is, or of whoever asks, if that one may; empty: the account itself.
+fn user_or_account(desk: &Desk<'_>, named: Option<&str>) -> Result<String, DeskError> {
+    match desk.user_or_self(named)? {
+        Some(name) => Ok(desk.user(&name)?.name),
+        None => {
+            desk.may(&format!("arn:aws:iam::{}:root", desk.account))?;
+            Ok(String::new())
+        }
+    }
 }
 
 fn get_user(desk: &Desk<'_>, name: Option<&str>) -> Result<Value, DeskError> {
