@@ -1,9 +1,9 @@
 //! Failed sign-ins: who tries keys is slowed down.
 //!
 //! Invariants
-//! * What counts is an address with an access key, and an address with all that it tries. So nobody can lock a key out from another
-//!   address than his own; and where many come from one address, as from behind a proxy, a key that has signed there lately goes on
-//!   while others are tried.
+//! * What counts is an address with an access key, and an address with all that it tries; of IPv6 it is the network ([`counted`]). So
+//!   nobody can lock a key out from another address than his own; and where many come from one address, as from behind a proxy, a key
+//!   that has signed there lately goes on while others are tried.
 //! * Who tries is told by whoever looks the secret up ([`tries`]), and nothing is read from the request here: what one reader finds
 //!   and another does not, as a field of a form or a parameter with an encoded name, would be tried without a limit. And only a
 //!   request whose signature was looked at can make a key good.
@@ -14,7 +14,7 @@
 use http::StatusCode;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,16 @@ impl Level {
     }
 }
 
-/// Who says to sign a request: an address and an access key.
+/// An address as it counts where something is allowed so many times from each: whoever has one of IPv6 has the 2^64 of its network, and
+/// would be allowed as much from each. One of IPv4 that came in IPv6's form counts as what it is.
+pub fn counted(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+/// Who says to sign a request: an address, as it is [`counted`], and an access key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Who {
     peer: IpAddr,
@@ -69,7 +78,7 @@ pub struct Who {
 impl Who {
     fn new(peer: IpAddr, access_key: &str) -> Who {
         // No access key is longer.
-        Who { peer: peer.to_canonical(), access_key: access_key.chars().take(128).collect() }
+        Who { peer: counted(peer), access_key: access_key.chars().take(128).collect() }
     }
 }
 
@@ -258,6 +267,34 @@ mod tests {
             sign_ins.note(&good, StatusCode::FORBIDDEN, WRONG, now);
         }
         assert!(sign_ins.is_too_many(&good, now));
+    }
+
+    #[test]
+    fn an_address_of_ipv6_counts_by_its_network() {
+        let of = |text: &str| counted(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("::ffff:10.0.0.1"), of("::ffff:10.0.0.2"));
+    }
+
+    /// Whoever has a network of IPv6 had as many tries from each address of it.
+    #[test]
+    fn another_address_of_the_same_network_gives_no_more_tries() {
+        let (sign_ins, now) = (SignIns::default(), Instant::now());
+        let from = |network: u16, n: u16, key: &str| {
+            Who::new(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, n, 1).into(), key)
+        };
+        for n in 0..100 {
+            assert!(!sign_ins.is_too_many(&from(1, n, "AK"), now), "{n}");
+            sign_ins.note(&from(1, n, "AK"), StatusCode::FORBIDDEN, WRONG, now);
+        }
+        assert!(sign_ins.is_too_many(&from(1, 100, "AK"), now));
+        for n in 0..400 {
+            sign_ins.note(&from(1, n, &format!("AK{n}")), StatusCode::FORBIDDEN, WRONG, now);
+        }
+        assert!(sign_ins.is_too_many(&from(1, 0xffff, "NEXT"), now), "whatever key it tries");
+        assert!(!sign_ins.is_too_many(&from(2, 1, "AK"), now), "the key's owner is in another network");
     }
 
     #[test]
