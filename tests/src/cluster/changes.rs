@@ -19,14 +19,23 @@ const MOST: usize = 5;
 const FEWEST: usize = 3;
 
 /// What operators did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     /// Metadata nodes that were added, and removed.
     pub added: usize,
     /// See `added`.
     pub removed: usize,
+    /// How many metadata nodes voted, by the leader's word, whenever there were as many as there should be.
+    pub voted: Vec<usize>,
     /// Storage nodes that another one came for.
     pub replaced: usize,
+}
+
+impl Done {
+    /// How often there were the most metadata nodes, and the fewest after that.
+    pub fn rounds(&self) -> usize {
+        self.voted.windows(2).filter(|pair| *pair == [MOST, FEWEST]).count()
+    }
 }
 
 /// How it is known that a change was made whose order was not answered with success.
@@ -101,6 +110,7 @@ impl Site {
                 self.remove_member(&name).await?;
                 done.removed += 1;
             } else {
+                done.voted.push(count);
                 return Ok(());
             }
             drop(turn);
@@ -207,4 +217,16 @@ impl Site {
 
 fn below(random: &mut Random, n: usize) -> usize {
     usize::try_from(random.below(n as u64)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_up_and_down_again() {
+        let rounds = |voted: &[usize]| Done { voted: voted.to_vec(), ..Done::default() }.rounds();
+        assert_eq!([rounds(&[]), rounds(&[3]), rounds(&[3, 5]), rounds(&[3, 3])], [0; 4]);
+        assert_eq!((rounds(&[3, 5, 3]), rounds(&[3, 5, 3, 3, 5, 3])), (1, 2));
+    }
 }

@@ -150,6 +150,8 @@ pub(super) enum Deed {
 /// A fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
+    /// The name of its kind.
+    pub kind: String,
     what: String,
     pub(super) deed: Deed,
     /// How long it lasts.
@@ -179,6 +181,22 @@ pub struct Means {
     pub is_long: bool,
 }
 
+/// Only these kinds are drawn, where it is said.
+const ONLY: &str = "STELE_FAULTS_ONLY";
+
+fn is_asked_for(kind: Kind) -> bool {
+    std::env::var(ONLY).map_or(true, |only| only.split(',').any(|name| name == format!("{kind:?}")))
+}
+
+impl Means {
+    /// Names of the kinds that this machine can't bring about: they need a file system that may be mounted, or a C compiler.
+    pub fn left_out(&self) -> Vec<String> {
+        let full = [Kind::FillDrive].into_iter().chain(self.is_long.then_some(Kind::RebuildWhileFull));
+        let kinds = full.filter(|_| !self.can_fill).chain(CLOCKS.into_iter().filter(|_| !self.can_jump));
+        kinds.filter(|kind| is_asked_for(*kind)).map(|kind| format!("{kind:?}")).collect()
+    }
+}
+
 /// Draws faults.
 #[derive(Debug)]
 pub struct Deck {
@@ -203,10 +221,8 @@ impl Deck {
         kinds.extend(COPIES.iter().filter(|_| has_copy));
         kinds.extend(LONG.iter().filter(|_| is_long));
         kinds.extend((is_long && can_fill).then_some(Kind::RebuildWhileFull));
-        if let Ok(only) = std::env::var("STELE_FAULTS_ONLY") {
-            kinds.retain(|kind| only.split(',').any(|name| name == format!("{kind:?}")));
-            assert!(!kinds.is_empty(), "no kind of fault has a name that is in {only}");
-        }
+        kinds.retain(|kind| is_asked_for(*kind));
+        assert!(!kinds.is_empty(), "no kind of fault that is possible here has a name that is in {ONLY}");
         Deck {
             random: Random::new(seed),
             layout,
@@ -215,6 +231,11 @@ impl Deck {
             kinds,
             left: Vec::new(),
         }
+    }
+
+    /// Names of the kinds that may come.
+    pub fn kinds(&self) -> Vec<String> {
+        self.kinds.iter().map(|kind| format!("{kind:?}")).collect()
     }
 
     /// The storage nodes of a rack, which has its number.
@@ -251,7 +272,7 @@ impl Deck {
         };
         let lasts = Duration::from_millis(shortest + self.random.below(longest));
         let (what, deed) = self.deed(kind);
-        Fault { what, deed, lasts }
+        Fault { kind: format!("{kind:?}"), what, deed, lasts }
     }
 
     fn last(&self) -> String {
@@ -381,6 +402,24 @@ mod tests {
             "is lost",
         ] {
             assert!(all.iter().any(|fault| fault.what.contains(what)), "{what}");
+        }
+        for kind in Deck::new(5, means).kinds() {
+            assert!(all.iter().any(|fault| fault.kind == kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_a_machine_cannot_do_is_named() {
+        let layout = Layout { nodes: 6, drives: 2, metadata: 3, gateways: 2 };
+        let shape = Shape::default();
+        let means = |can_fill, can_jump, is_long| Means { layout, shape, can_fill, can_jump, has_copy: false, is_long };
+        assert!(means(true, true, true).left_out().is_empty());
+        assert_eq!(means(false, true, false).left_out(), ["FillDrive"]);
+        assert_eq!(means(false, true, true).left_out(), ["FillDrive", "RebuildWhileFull"]);
+        assert_eq!(means(true, false, true).left_out(), ["JumpClock", "JumpClocks"]);
+        for left_out in means(false, false, true).left_out() {
+            assert!(Deck::new(1, means(true, true, true)).kinds().contains(&left_out));
+            assert!(!Deck::new(1, means(false, false, true)).kinds().contains(&left_out));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Does what [`super::faults`] draws, and undoes it.
 
 use crate::cluster::faults::{Deed, Fault, LEADER};
-use crate::cluster::links::Flow;
+use crate::cluster::links::{Direction, Flow};
 use crate::cluster::site::{PATIENCE, Site};
 use crate::s3::Random;
 use std::fs::File;
@@ -24,8 +24,12 @@ const REBUILT: Duration = Duration::from_secs(400);
 #[derive(Debug)]
 pub struct Ongoing {
     deed: Deed,
+    /// It was not possible at that moment, and something smaller was done.
+    is_less: bool,
     /// Nobody else changes the same meanwhile.
     turn: Option<OwnedMutexGuard<()>>,
+    /// What does not flow. Kept as it was done: who is there may have changed by the end.
+    hindered: Vec<Direction>,
     /// A drive that was lost: its id, and its path as commands have it.
     lost: Option<(String, String)>,
 }
@@ -35,12 +39,18 @@ impl Ongoing {
     pub fn needs_the_cluster(&self) -> bool {
         matches!(self.deed, Deed::LoseState(_) | Deed::Lose { .. })
     }
+
+    /// Whether something smaller was done than was drawn.
+    pub fn is_less(&self) -> bool {
+        self.is_less
+    }
 }
 
 impl Site {
     /// Does it.
     pub async fn inflict(&self, fault: &Fault) -> Ongoing {
-        let mut ongoing = Ongoing { deed: fault.deed.clone(), turn: None, lost: None };
+        let (turn, lost, hindered) = (None, None, Vec::new());
+        let mut ongoing = Ongoing { deed: fault.deed.clone(), is_less: false, turn, hindered, lost };
         self.resolve(&mut ongoing).await;
         match &ongoing.deed {
             Deed::Kill(names) => names.iter().for_each(|name| self.supervisor.kill(name)),
@@ -50,7 +60,10 @@ impl Site {
                 self.supervisor.kill(name);
                 self.lose_state(name);
             }
-            Deed::Between { these, those, there, back } => self.flows(these, those, *there, *back),
+            Deed::Between { these, those, there, back } => {
+                ongoing.hindered = between(these, those, &self.supervisor.names(), *there, *back);
+                self.network.hinder(&ongoing.hindered);
+            }
             Deed::MoveDrive(node) => self.move_drive(node, "d0", "away"),
             Deed::Lose { node, full } => {
                 if *full {
@@ -76,7 +89,8 @@ impl Site {
                     .await
                     .unwrap_or_else(|failed| panic!("{name} does not come back as a new member: {failed}"));
             }
-            Deed::Between { these, those, .. } => self.flows(these, those, Flow::Open, Flow::Open),
+            // Another fault of the same time may be about the same two.
+            Deed::Between { .. } => self.network.undo(&ongoing.hindered),
             Deed::MoveDrive(node) => self.move_drive(node, "away", "d0"),
             Deed::Lose { node, .. } => {
                 if let Some((drive, path)) = &ongoing.lost {
@@ -103,7 +117,7 @@ impl Site {
                 ongoing.turn = turn.filter(|_| voters.len() >= ENOUGH);
                 if ongoing.turn.is_none() {
                     println!("      {name} is only killed: the metadata nodes are being changed");
-                    ongoing.deed = Deed::Kill(vec![name.clone()]);
+                    (ongoing.deed, ongoing.is_less) = (Deed::Kill(vec![name.clone()]), true);
                 }
             }
             Deed::Lose { node, .. } => {
@@ -112,7 +126,7 @@ impl Site {
                 ongoing.lost = self.drive_at(node, "d0").await.filter(|_| ongoing.turn.is_some());
                 if ongoing.lost.is_none() {
                     println!("      {node} is only killed: another one is being replaced");
-                    ongoing.deed = Deed::Kill(vec![node.clone()]);
+                    (ongoing.deed, ongoing.is_less) = (Deed::Kill(vec![node.clone()]), true);
                 }
             }
             Deed::Kill(names) => self.resolve_names(names.iter_mut().collect()).await,
@@ -140,18 +154,6 @@ impl Site {
         let leader = self.leader().await;
         println!("      the leader is {leader}");
         voters.iter().rfind(|name| **name != leader).unwrap_or(&leader).clone()
-    }
-
-    fn flows(&self, these: &[String], those: &[String], there: Flow, back: Flow) {
-        let everybody = self.supervisor.names();
-        let those = if those.is_empty() { &everybody } else { those };
-        for (one, other) in these.iter().flat_map(|one| those.iter().map(move |other| (one, other))) {
-            // Those that share their fate do not lose each other.
-            if !these.contains(other) {
-                self.network.set(one, other, there);
-                self.network.set(other, one, back);
-            }
-        }
     }
 
     fn move_drive(&self, node: &str, from: &str, to: &str) {
@@ -214,6 +216,15 @@ impl Site {
     }
 }
 
+/// What is to flow otherwise between each of the first and each of the second, or everybody else.
+fn between(these: &[String], those: &[String], everybody: &[String], there: Flow, back: Flow) -> Vec<Direction> {
+    let those = if those.is_empty() { everybody } else { those };
+    let pairs = these.iter().flat_map(|one| those.iter().map(move |other| (one, other)));
+    // Those that share their fate do not lose each other.
+    let apart = pairs.filter(|(_, other)| !these.contains(other));
+    apart.flat_map(|(one, other)| [(one.clone(), other.clone(), there), (other.clone(), one.clone(), back)]).collect()
+}
+
 /// Turns a bit of some data segment round. What a segment has not been written to yet is left alone by that, mostly.
 fn flip(drive: &Path, chance: u64) {
     let segments = std::fs::read_dir(drive.join("segments")).into_iter().flatten().flatten();
@@ -230,5 +241,40 @@ fn flip(drive: &Path, chance: u64) {
     let offset = 4096 + random.below(len.saturating_sub(4097));
     if file.read_exact_at(&mut byte, offset).is_ok() {
         file.write_all_at(&[byte[0] ^ 4], offset).expect("a segment can be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::links::Network;
+
+    /// Two at once are a quarter of all faults, and the first to end must not end the other.
+    #[test]
+    fn a_link_that_two_faults_hinder_is_open_when_both_have_ended() {
+        use Flow::{Cut, Held, Open};
+        let network = Network::new();
+        let names = |all: &[&str]| all.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let everybody = names(&["m1", "m2", "n1", "n2", "g1"]);
+        let isolated = between(&names(&["m1"]), &[], &everybody, Held, Held);
+        let deaf = between(&names(&["m1"]), &names(&["m1", "m2"]), &everybody, Open, Cut);
+        let rack = between(&names(&["n1", "n2"]), &[], &everybody, Held, Held);
+        assert_eq!((isolated.len(), deaf.len(), rack.len()), (8, 2, 12));
+        for fault in [&isolated, &deaf, &rack] {
+            network.hinder(fault);
+        }
+        let flows = |pairs: [(&str, &str); 4]| pairs.map(|(from, to)| network.flow(from, to));
+        let pairs = [("m2", "m1"), ("m1", "m2"), ("n1", "m1"), ("n1", "n2")];
+        assert_eq!(flows(pairs), [Cut, Held, Held, Open]);
+        network.undo(&isolated);
+        assert_eq!(flows(pairs), [Cut, Open, Held, Open], "what the others do goes on");
+        network.undo(&deaf);
+        assert_eq!(flows(pairs), [Open, Open, Held, Open]);
+        network.undo(&rack);
+        assert_eq!(flows(pairs), [Open; 4]);
+        network.hinder(&isolated);
+        network.hinder(&isolated);
+        network.undo(&isolated);
+        assert_eq!(flows(pairs), [Held, Held, Held, Open], "the same twice");
     }
 }

@@ -26,8 +26,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const MISSES: usize = 6;
 const MISS: Duration = Duration::from_millis(50);
 
-/// How bytes go from one process to another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How bytes go from one process to another; the worse the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Flow {
     /// At once.
     #[default]
@@ -42,13 +42,16 @@ pub enum Flow {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// What is not open: by sender and receiver of bytes.
-    flows: BTreeMap<(String, String), Flow>,
+    /// What is not open, by sender and receiver of bytes: all that was asked for, of which the worst counts.
+    flows: BTreeMap<(String, String), Vec<Flow>>,
     /// Process ids by name.
     processes: BTreeMap<String, u32>,
     /// Connections of processes that nobody named.
     strangers: u64,
 }
+
+/// A direction between two processes, and how bytes go there.
+pub type Direction = (String, String, Flow);
 
 /// All gates, and what flows between whom.
 #[derive(Debug)]
@@ -78,12 +81,38 @@ impl Network {
         self.known().processes.insert(name.to_owned(), process);
     }
 
-    /// Sets how bytes go from `from` to `to`, on connections of either.
+    /// Sets how bytes go from `from` to `to`, on connections of either, whatever was asked for before.
     pub fn set(&self, from: &str, to: &str, flow: Flow) {
         let direction = (from.to_owned(), to.to_owned());
         match flow {
             Flow::Open => drop(self.known().flows.remove(&direction)),
-            flow => drop(self.known().flows.insert(direction, flow)),
+            flow => drop(self.known().flows.insert(direction, vec![flow])),
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Bytes go no better than this there, until [`Network::undo`] of the same.
+    pub fn hinder(&self, directions: &[Direction]) {
+        {
+            let mut known = self.known();
+            for (from, to, flow) in directions {
+                known.flows.entry((from.clone(), to.clone())).or_default().push(*flow);
+            }
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Undoes a [`Network::hinder`] with these. What others asked for between the same two stays.
+    pub fn undo(&self, directions: &[Direction]) {
+        {
+            let mut known = self.known();
+            for (from, to, flow) in directions {
+                let Some(asked) = known.flows.get_mut(&(from.clone(), to.clone())) else { continue };
+                // It is not among them when all was healed meanwhile.
+                if let Some(at) = asked.iter().position(|other| other == flow) {
+                    asked.swap_remove(at);
+                }
+            }
         }
         self.changed.send_modify(|n| *n += 1);
     }
@@ -105,8 +134,10 @@ impl Network {
         self.known().strangers
     }
 
-    fn flow(&self, from: &str, to: &str) -> Flow {
-        self.known().flows.get(&(from.to_owned(), to.to_owned())).copied().unwrap_or_default()
+    pub(super) fn flow(&self, from: &str, to: &str) -> Flow {
+        let known = self.known();
+        let asked = known.flows.get(&(from.to_owned(), to.to_owned()));
+        asked.and_then(|asked| asked.iter().max().copied()).unwrap_or_default()
     }
 
     /// Opens the gate before `name`, which listens at `target`. It is there as long as the runtime.

@@ -5,6 +5,7 @@ use crate::cluster::load::versions::{LOCKED, ListedVersions, VERSIONED};
 use crate::cluster::load::{Listed, Shared, Worker};
 use crate::cluster::site::{Layout, Shape, Site};
 use crate::s3::Random;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,12 +25,16 @@ const BETWEEN: Duration = Duration::from_millis(1500);
 const READERS: u64 = 8;
 /// Pause before the same is asked again.
 const AGAIN: Duration = Duration::from_millis(300);
+/// Said of a fault that was not possible at its moment.
+const LESS: &str = "only killed";
 
 /// What one fault came to.
 #[derive(Debug)]
 pub struct Outcome {
     /// In words.
     pub what: String,
+    /// The kinds of what was done; of one or two.
+    pub kinds: Vec<String>,
     /// The longest time without an acknowledged change while it lasted.
     pub gap: Duration,
     /// From its end until every port served.
@@ -44,6 +49,9 @@ pub struct Run {
     /// What its clients share.
     pub shared: Arc<Shared>,
     probes: u64,
+    /// The kinds of faults that may come, and those that this machine can't bring about.
+    kinds: Vec<String>,
+    left_out: Vec<String>,
 }
 
 impl Run {
@@ -52,7 +60,9 @@ impl Run {
         let begun = Instant::now();
         let site = Site::start_as(layout, shape).await.unwrap_or_else(|failed| panic!("{failed}"));
         println!("set up in {:.1?}", begun.elapsed());
-        let run = Run { site: Arc::new(site), shared: Shared::new(BUDGET), probes: 0 };
+        let shared = Shared::new(BUDGET);
+        let (site, kinds, left_out) = (Arc::new(site), Vec::new(), Vec::new());
+        let run = Run { site, shared, probes: 0, kinds, left_out };
         let mut first = Worker::new(0, &run.site.endpoints(), Random::new(0), &run.shared);
         assert!(first.make_bucket().await.is_ok(), "no bucket: {:?}", run.shared.history.figures());
         let made = first.make_versioned_buckets().await.is_ok();
@@ -97,29 +107,38 @@ impl Run {
         names.iter().map(|name| format!("--- {name}\n{}\n", self.site.supervisor.last_words(name, 25))).collect()
     }
 
-    /// The faults that this cluster can have.
-    pub fn means(&self, is_long: bool) -> Means {
-        Means {
+    /// The faults that this cluster can have. With `CI=true` all that it should have must be possible.
+    pub fn means(&mut self, is_long: bool) -> Means {
+        let means = Means {
             layout: self.site.layout,
             shape: self.site.shape,
             can_fill: self.site.small().is_some(),
             can_jump: self.site.clocks().is_some(),
             has_copy: self.site.has_copy(),
             is_long,
+        };
+        self.left_out = means.left_out();
+        let required = std::env::var("CI").is_ok_and(|value| value == "true");
+        if let Err(why) = all_possible(&self.left_out, required) {
+            panic!("{why}");
         }
+        means
     }
 
     /// Draws, inflicts and relieves faults until `more` says no.
     pub async fn faults(&mut self, mut deck: Deck, mut more: impl FnMut(usize) -> bool) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
+        self.kinds = deck.kinds();
         while more(outcomes.len()) {
             tokio::time::sleep(BETWEEN).await;
             let faults = deck.draw();
             let what = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let begun = Instant::now();
-            let mut ongoing = Vec::new();
+            let (mut ongoing, mut kinds) = (Vec::new(), Vec::new());
             for fault in &faults {
-                ongoing.push((begun + fault.lasts, self.site.inflict(fault).await));
+                let inflicted = self.site.inflict(fault).await;
+                kinds.push(if inflicted.is_less() { format!("{} ({LESS})", fault.kind) } else { fault.kind.clone() });
+                ongoing.push((begun + fault.lasts, inflicted));
             }
             // What needs the others to be over comes last.
             ongoing.sort_by_key(|(until, fault)| (fault.needs_the_cluster(), *until));
@@ -134,7 +153,7 @@ impl Run {
             for surprise in self.site.supervisor.surprises() {
                 println!("      {surprise}");
             }
-            outcomes.push(Outcome { what, gap, recovered });
+            outcomes.push(Outcome { what, kinds, gap, recovered });
         }
         outcomes
     }
@@ -266,6 +285,7 @@ impl Run {
         if let Some(slowest) = outcomes.iter().max_by_key(|outcome| outcome.gap) {
             println!("the longest time without an acknowledged change: {:.1?}, while {}", slowest.gap, slowest.what);
         }
+        println!("{}", tally(outcomes, &self.kinds, &self.left_out));
         println!(
             "{} operations on {} keys, {} versions, {} changes acknowledged, {} open, {} MiB sent; failures: {:?}",
             figures.operations,
@@ -277,5 +297,64 @@ impl Run {
             figures.failures
         );
         assert!(self.shared.history.acknowledged() > 10 * outcomes.len(), "too little was done to mean anything");
+    }
+}
+
+/// Fails for kinds of faults that can't be brought about, where all are required.
+fn all_possible(left_out: &[String], required: bool) -> Result<(), String> {
+    if left_out.is_empty() || !required {
+        return Ok(());
+    }
+    Err(format!("these faults can't be brought about here, and CI=true: {}", left_out.join(", ")))
+}
+
+/// Which kinds were inflicted how often, which not at all, and which could not be.
+fn tally(outcomes: &[Outcome], possible: &[String], left_out: &[String]) -> String {
+    let mut counts: BTreeMap<&str, usize> = possible.iter().map(|kind| (kind.as_str(), 0)).collect();
+    for kind in outcomes.iter().flat_map(|outcome| &outcome.kinds) {
+        *counts.entry(kind).or_default() += 1;
+    }
+    let inflicted: Vec<String> =
+        counts.iter().filter(|(_, count)| **count > 0).map(|(kind, count)| format!("{kind} {count}")).collect();
+    let never: Vec<&str> = counts.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| *kind).collect();
+    let or_none = |names: String| if names.is_empty() { "none".to_owned() } else { names };
+    format!(
+        "inflicted: {}; never drawn: {}; not possible here: {}",
+        or_none(inflicted.join(", ")),
+        or_none(never.join(", ")),
+        or_none(left_out.join(", "))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(all: &[&str]) -> Vec<String> {
+        all.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_summary_says_which_faults_came_how_often() {
+        let outcome = |kinds: &[&str]| Outcome {
+            what: String::new(),
+            kinds: names(kinds),
+            gap: Duration::ZERO,
+            recovered: Duration::ZERO,
+        };
+        let outcomes = [outcome(&["Rot", "KillNode"]), outcome(&["Rot"]), outcome(&["LoseFollower (only killed)"])];
+        assert_eq!(
+            tally(&outcomes, &names(&["KillNode", "Rot", "LoseFollower"]), &names(&["FillDrive"])),
+            "inflicted: KillNode 1, LoseFollower (only killed) 1, Rot 2; never drawn: LoseFollower; not possible here: FillDrive"
+        );
+        assert_eq!(tally(&[], &[], &[]), "inflicted: none; never drawn: none; not possible here: none");
+    }
+
+    #[test]
+    fn with_ci_all_kinds_of_faults_must_be_possible() {
+        let left_out = names(&["FillDrive", "JumpClock"]);
+        assert_eq!(all_possible(&left_out, false), Ok(()));
+        assert!(all_possible(&left_out, true).unwrap_err().contains("FillDrive, JumpClock"));
+        assert_eq!(all_possible(&[], true), Ok(()));
     }
 }

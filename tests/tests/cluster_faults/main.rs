@@ -4,6 +4,8 @@
 //!
 //! `STELE_FAULTS_SEED` repeats a run's faults, `STELE_FAULTS` says how many, `STELE_FAULTS_ONLY` of which kinds (such as
 //! `PowerCut,KillLeader`), `STELE_FAULTS_KEEP` keeps what a failure leaves. A seed does not repeat an outcome: how fast each process gets on is chance.
+//!
+//! Kinds of faults that this machine can't bring about are left out, and the summary names them; with `CI=true` they fail the test.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
