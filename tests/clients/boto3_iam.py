@@ -116,6 +116,17 @@ refused("EntityAlreadyExists", iam.create_user, UserName="ANNA")
 refused("NoSuchEntity", iam.get_user, UserName="nobody")
 refused("DeleteConflict", iam.delete_user, UserName="anna")
 
+# What tools look for before they take something away, and nobody has here.
+assert iam.list_instance_profiles_for_role(RoleName="auditor")["InstanceProfiles"] == []
+assert iam.list_role_tags(RoleName="auditor")["Tags"] == [] == iam.list_user_tags(UserName="anna")["Tags"]
+assert iam.list_policy_tags(PolicyArn=write)["Tags"] == [] == iam.list_account_aliases()["AccountAliases"]
+assert iam.list_mfa_devices(UserName="anna")["MFADevices"] == [] == iam.list_ssh_public_keys(UserName="anna")["SSHPublicKeys"]
+assert iam.list_signing_certificates(UserName="anna")["Certificates"] == []
+assert iam.list_service_specific_credentials(UserName="anna")["ServiceSpecificCredentials"] == []
+refused("NoSuchEntity", iam.get_login_profile, UserName="anna")
+refused("NoSuchEntity", iam.delete_login_profile, UserName="anna")
+refused("NoSuchEntity", iam.list_instance_profiles_for_role, RoleName="nobody")
+
 # Who is gone signs nothing, nor does what was given out before.
 iam.remove_user_from_group(GroupName="writers", UserName="anna")
 iam.delete_user_policy(UserName="anna", PolicyName="read")
