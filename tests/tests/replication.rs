@@ -232,6 +232,71 @@ async fn a_bucket_is_copied_and_both_sides_are_compared() {
     assert!(holds(&sites.near.data, FAR_KEY.as_bytes()), "the search would not find it");
 }
 
+/// Headers and tags are no bytes: listings don't show that somebody has changed them there.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_and_tags_that_were_changed_there_are_found_and_mended() {
+    let (sites, _near, _far) = Sites::start().await;
+    for key in ["same", "headers", "tags", "untagged", "tagged-there"] {
+        let put = sites.near_s3.put_object().bucket(NEAR).key(key).body(ByteStream::from(document(1, 500)));
+        let put = put.content_type("text/plain").metadata("who", "the office");
+        let put = if matches!(key, "same" | "tags" | "untagged") { put.tagging("state=new") } else { put };
+        put.send().await.unwrap();
+    }
+    sites.set(&[]).await;
+    sites.copied().await;
+    let (code, answer) = sites.verify(&[]).await;
+    assert_eq!((code, answer["same"].as_u64()), (0, Some(5)), "{answer:#}");
+
+    let there = &sites.far_s3;
+    let meddled = there.put_object().bucket(FAR).key("headers").body(ByteStream::from(document(1, 500)));
+    meddled.content_type("text/html").metadata("when", "1913").send().await.unwrap();
+    for key in ["tags", "tagged-there"] {
+        let tag = Tag::builder().key("state").value("theirs").build().unwrap();
+        let tagging = Tagging::builder().tag_set(tag).build().unwrap();
+        there.put_object_tagging().bucket(FAR).key(key).tagging(tagging).send().await.unwrap();
+    }
+    there.delete_object_tagging().bucket(FAR).key("untagged").send().await.unwrap();
+
+    let (code, answer) = sites.verify(&["--quick"]).await;
+    assert_eq!((code, answer["same"].as_u64()), (0, Some(5)), "the bytes are the same: {answer:#}");
+    let (code, answer) = sites.verify(&["--repair"]).await;
+    assert_eq!((code, answer["same"].as_u64(), answer["queued"].as_u64()), (2, Some(1), Some(4)), "{answer:#}");
+    let found: BTreeMap<&str, Vec<[Option<&str>; 3]>> = answer["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| {
+            assert_eq!(line["kind"], "differs");
+            let what = line["what"].as_array().unwrap().iter();
+            (
+                line["key"].as_str().unwrap(),
+                what.map(|what| ["name", "here", "there"].map(|n| what[n].as_str())).collect(),
+            )
+        })
+        .collect();
+    let tag = |here, there| vec![[Some("tag state"), here, there]];
+    let headers = vec![
+        [Some("content-type"), Some("text/plain"), Some("text/html")],
+        [Some("x-amz-meta-when"), None, Some("1913")],
+        [Some("x-amz-meta-who"), Some("the office"), None],
+    ];
+    let expected = [
+        ("headers", headers),
+        ("tagged-there", tag(None, Some("theirs"))),
+        ("tags", tag(Some("new"), Some("theirs"))),
+        ("untagged", tag(Some("new"), None)),
+    ];
+    assert_eq!(found, BTreeMap::from(expected));
+
+    sites.copied().await;
+    let (code, answer) = sites.verify(&[]).await;
+    assert_eq!((code, answer["same"].as_u64()), (0, Some(5)), "{answer:#}");
+    let head = there.head_object().bucket(FAR).key("headers").send().await.unwrap();
+    assert_eq!(head.content_type(), Some("text/plain"));
+    assert_eq!(tags(there, "untagged").await, [("state", "new")].map(owned));
+    assert_eq!(tags(there, "tagged-there").await, []);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_goes_on_after_either_side_was_killed() {
     let (sites, mut near, mut far) = Sites::start().await;

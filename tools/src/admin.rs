@@ -506,6 +506,7 @@ mod tests {
         assert_eq!(fields(serde_json::to_value(VerifyQuestion::default()).unwrap()), described("ReplicationCompare"));
         assert_eq!(fields(serde_json::to_value(VerifyAnswer::default()).unwrap()), described("ReplicationCompared"));
         assert_eq!(fields(serde_json::to_value(Difference::default()).unwrap()), described("ReplicationDifference"));
+        assert_eq!(fields(serde_json::to_value(Unlike::default()).unwrap()), described("ReplicationUnlike"));
         assert_eq!(fields(serde_json::to_value(FindingsAnswer::default()).unwrap()), described("Findings"));
         let drives = serde_json::to_value(crate::admin_drives::DriveInfo::default()).unwrap();
         assert_eq!(fields(drives), described("DriveInfo"));

@@ -611,6 +611,7 @@ mod tests {
             "stele replication unset b --data d",
             "stele replication status --data d --json",
             "stele replication verify b --repair --admin http://h:1",
+            "stele replication verify b --quick --data d",
             "stele webhook list --data d --json",
             "stele webhook drop archive --data d",
             "stele upgrade status --data d --json",

@@ -14,8 +14,10 @@ mod copy;
 mod failing;
 mod follow;
 mod lane;
+mod late;
 mod progress;
 mod routes;
+mod same;
 mod target;
 mod verify;
 
@@ -25,10 +27,11 @@ pub(crate) use routes::routes;
 use answers::{ReplicationAnswer, RuleAnswer, SetQuestion, VerifyAnswer};
 use codec::effect::{ReplicatedKey, ReplicationRow};
 use codec::id::BucketId;
-use copy::{Copier, Late, Room};
+use copy::{Copier, Room};
 use gateway::engine::Gateway;
 use gateway::noted::Noted;
 use lane::Lane;
+use late::{Begun, Late};
 use metadata::client::{CommitError, LookupError, MetadataClient};
 use metadata::clock::{Clock, SystemClock};
 use metadata::command::{Command, MAX_REPLICATION_KEYS};
@@ -39,11 +42,11 @@ use metadata::service::Metadata;
 use progress::Progress;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use target::{Target, TargetError};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use verify::VerifyError;
+use verify::{How, VerifyError};
 
 /// How often the rules are looked at.
 const RULES: Duration = Duration::from_secs(1);
@@ -102,6 +105,9 @@ pub struct Replicator {
     leading: Arc<dyn Leading>,
     engine: Arc<Gateway>,
     room: Arc<Room>,
+    begun: Begun,
+    /// What may still arrive, of rules that were, too.
+    late: Mutex<HashMap<BucketId, Arc<Late>>>,
     working: Mutex<HashMap<BucketId, Working>>,
     looking: Mutex<Option<JoinHandle<()>>>,
     noted: Noted,
@@ -118,8 +124,10 @@ impl Replicator {
     /// `meta` is shut down.
     pub fn start(meta: Arc<Metadata>, leading: Arc<dyn Leading>, engine: Arc<Gateway>) -> Arc<Replicator> {
         let room = Arc::new(Room::new(KEYS, MEMORY));
-        let (working, looking, noted) = Default::default();
-        let replicator = Arc::new(Replicator { meta, leading, engine, room, working, looking, noted });
+        let applied = index::applied(&Overlay::new(&**meta.kv())).ok().map(|(lsn, _)| lsn);
+        let begun = Begun { at: Instant::now(), applied };
+        let (late, working, looking, noted) = Default::default();
+        let replicator = Arc::new(Replicator { meta, leading, engine, room, begun, late, working, looking, noted });
         let weak = Arc::downgrade(&replicator);
         let task = tokio::spawn(async move {
             while let Some(replicator) = weak.upgrade() {
@@ -194,6 +202,10 @@ impl Replicator {
             buckets.iter().filter_map(|bucket| working.remove(bucket)).collect()
         };
         ended.iter().for_each(|working| working.task.abort());
+        let (now, ruled) = (Instant::now(), |bucket: &BucketId| rules.iter().any(|row| row.bucket == bucket.0));
+        // What is being ended still holds it, and notes in it what it gives up.
+        let held = |late: &Arc<Late>| Arc::strong_count(late) > 1;
+        self.late().retain(|bucket, late| ruled(bucket) || held(late) || !late.is_over(now));
         self.sweep().await
     }
 
@@ -213,7 +225,16 @@ impl Replicator {
         let target = Arc::new(Target::new(&rule, &secret));
         let (meta, leading) = (Arc::clone(&self.meta), Arc::clone(&self.leading));
         let (engine, room) = (Arc::clone(&self.engine), self.room.share());
-        Ok(Copier { meta, leading, engine, target, room, late: Late::default(), rule })
+        let late = self.late_of(BucketId(rule.bucket));
+        Ok(Copier { meta, leading, engine, target, room, late, rule })
+    }
+
+    fn late(&self) -> MutexGuard<'_, HashMap<BucketId, Arc<Late>>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn late_of(&self, bucket: BucketId) -> Arc<Late> {
+        Arc::clone(self.late().entry(bucket).or_insert_with(|| Arc::new(Late::new(self.begun.may_come(bucket)))))
     }
 
     async fn commit(&self, command: Command) -> Result<(), CommitError> {
@@ -280,14 +301,9 @@ impl Replicator {
     }
 
     /// Compares a page of both sides.
-    pub(crate) async fn verify(
-        &self,
-        bucket: &str,
-        after: &str,
-        repair: bool,
-    ) -> Result<VerifyAnswer, ReplicationError> {
+    pub(crate) async fn verify(&self, bucket: &str, after: &str, how: How) -> Result<VerifyAnswer, ReplicationError> {
         let copier = self.copier(self.rule(bucket)?)?;
-        Ok(verify::page(&copier, after, repair).await?)
+        Ok(verify::page(&copier, after, how).await?)
     }
 
     /// How it is with each rule.

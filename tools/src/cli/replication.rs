@@ -31,13 +31,17 @@ pub(super) enum Replication {
     Resume(Named),
     /// What waits, and how far behind the copies are. Exits with 2 when something fails, or has waited for more than an hour.
     Status(Asked),
-    /// Compare both sides: keys, sizes, entity tags. Exits with 2 unless they are the same.
+    /// Compare both sides: keys, sizes, entity tags, headers and tags. Asks the endpoint once or twice for each object, and exits with 2
+    /// unless both are the same.
     Verify {
         #[command(flatten)]
         named: Named,
         /// Copy again what is missing or differs there. Nothing is deleted.
         #[arg(long)]
         repair: bool,
+        /// Compare keys, sizes and entity tags only, as listings have them.
+        #[arg(long)]
+        quick: bool,
     },
 }
 
@@ -89,7 +93,7 @@ pub(super) async fn replication(command: Replication) -> Result<u8, ClientError>
             show(&answer, asked.json, print);
             return Ok(if answer.rules.iter().all(|rule| rule.is_well(BEHIND)) { 0 } else { NOT_WELL });
         }
-        Replication::Verify { named, repair } => return verify(named, repair).await,
+        Replication::Verify { named, repair, quick } => return verify(named, repair, quick).await,
         Replication::Unset(named) => ("/v1/replication/unset", named),
         Replication::Pause(named) => ("/v1/replication/pause", named),
         Replication::Resume(named) => ("/v1/replication/resume", named),
@@ -158,11 +162,11 @@ impl Verified {
     }
 }
 
-async fn verify(Named { bucket, asked }: Named, repair: bool) -> Result<u8, ClientError> {
+async fn verify(Named { bucket, asked }: Named, repair: bool, quick: bool) -> Result<u8, ClientError> {
     let client = client(&asked.server)?;
     let (mut all, mut after) = (Verified::default(), String::new());
     loop {
-        let question = VerifyQuestion { bucket: bucket.clone(), after, repair };
+        let question = VerifyQuestion { bucket: bucket.clone(), after, repair, quick };
         let mut page: VerifyAnswer = client.send("/v1/replication/verify", &question).await?;
         let next = page.next.take();
         all.add(page);
@@ -181,6 +185,12 @@ fn print_verified(all: &Verified) {
         let there = if difference.there.is_empty() { "not there" } else { &difference.there };
         // A key may hold anything, also what a terminal obeys.
         println!("{:<8} {}  here: {here}  there: {there}", difference.kind, difference.key.escape_debug());
+        // Sizes and entity tags are in the line above.
+        for what in difference.what.iter().filter(|what| what.name != "size" && what.name != "etag") {
+            let side = |value: &Option<String>| value.as_ref().map_or("nothing".to_owned(), |text| format!("{text:?}"));
+            let name = what.name.escape_debug();
+            println!("         {name}  here: {}  there: {}", side(&what.here), side(&what.there));
+        }
     }
     match all.different.saturating_sub(all.differences.len() as u64) {
         0 => {}

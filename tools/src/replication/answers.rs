@@ -107,6 +107,9 @@ pub struct VerifyQuestion {
     /// Queue what is missing or differs there.
     #[serde(default)]
     pub repair: bool,
+    /// Compare keys, sizes and entity tags only, as the listings have them.
+    #[serde(default)]
+    pub quick: bool,
 }
 
 /// What comparing a page came to.
@@ -131,10 +134,24 @@ pub struct VerifyAnswer {
 pub struct Difference {
     /// The key.
     pub key: String,
-    /// `missing` (there), `extra` (there and not here) or `differs`.
+    /// `missing` (there), `extra` (there and not here), `differs`, or `unknown`: the other endpoint does not let it be looked at.
     pub kind: String,
     /// Bytes and entity tag here; empty when it is not.
     pub here: String,
     /// Bytes and entity tag there; empty when it is not.
     pub there: String,
+    /// In what it differs; why it can't be looked at.
+    #[serde(default)]
+    pub what: Vec<Unlike>,
+}
+
+/// Something of an object that is not the same on both sides. Long values are cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlike {
+    /// `size`, `etag`, a header's name, `tag ` and the key of a tag, `tags` where none can be read there, or `head`.
+    pub name: String,
+    /// What it is here; nothing when it is not.
+    pub here: Option<String>,
+    /// What it is there; nothing when it is not.
+    pub there: Option<String>,
 }

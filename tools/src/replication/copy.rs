@@ -8,17 +8,20 @@
 //!   either it learns that it does not lead, or the successor's copy comes after the look and the write is refused.
 //! * While reclaim is held because what is known here may be older than what was (R10), only what is not there is created: the
 //!   copy may be the last of a version whose entry was lost here.
+//! * A key one of whose writes may still arrive is looked at once more when it can't any more ([`super::late`]).
 //! * What is locked here is not deleted there: a delete marker that is put over a locked version hides it here, and would be the end
 //!   of its copy there.
 //! * Bytes come through the engine, so each was verified against its chunk's id, and they go out with their MD5: what is
 //!   broken on the way is refused there.
 //! * At most one part of each object is in memory, and all of them together in [`Room`].
 
+use super::late::Late;
+use super::same;
 use super::target::{Described, Far, Piece, Target, TargetError};
 use bytes::{Bytes, BytesMut};
 use codec::effect::{Content, ReplicationRow, VersionRow};
 use codec::id::BucketId;
-use futures::TryStreamExt;
+use futures::{TryFutureExt, TryStreamExt};
 use gateway::engine::Gateway;
 use gateway::error::GetError;
 use md5::{Digest, Md5};
@@ -28,9 +31,8 @@ use metadata::keys::Purpose;
 use metadata::lock;
 use metadata::replica::{Leading, NotLeading};
 use metadata::service::Metadata;
-use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -44,11 +46,6 @@ const MAX_PARTS: u64 = 10_000;
 const UNIT: u64 = 64 << 10;
 /// Reading a part here may take so long, and a second more for each MiB.
 const READ: Duration = Duration::from_secs(120);
-
-/// So long after a write was given up it may still arrive, where no condition stops it: when nothing is there, and is to be.
-const LATE: Duration = Duration::from_secs(60);
-/// Given up writes that are remembered.
-const MOST_LATE: usize = 4096;
 
 /// How long it may take to learn whether this process still leads.
 const LED: Duration = Duration::from_secs(30);
@@ -100,29 +97,6 @@ impl Share {
     }
 }
 
-/// Keys whose last write got no answer, and since when. Bounded: the oldest goes first.
-#[derive(Default)]
-pub(super) struct Late(Mutex<HashMap<String, Instant>>);
-
-impl Late {
-    fn note(&self, key: &str, now: Instant) {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.retain(|_, since| now.saturating_duration_since(*since) < LATE);
-        if keys.len() >= MOST_LATE
-            && let Some(oldest) = keys.iter().min_by_key(|(_, since)| **since).map(|(key, _)| key.clone())
-        {
-            keys.remove(&oldest);
-        }
-        keys.insert(key.to_owned(), now);
-    }
-
-    /// Whether a write of this key may still arrive.
-    fn awaits(&self, key: &str, now: Instant) -> bool {
-        let keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.get(key).is_some_and(|since| now.saturating_duration_since(*since) < LATE)
-    }
-}
-
 /// What came of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copied {
@@ -135,6 +109,16 @@ pub(super) enum Copied {
     Deleted,
     /// There was nothing to do.
     Same,
+}
+
+/// A key that was made the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// The LSN of the last change that the copy has for sure.
+    pub lsn: u64,
+    pub copied: Copied,
+    /// It is to be looked at once more, then: what was given up may arrive until then.
+    pub again: Option<Instant>,
 }
 
 /// Why a key was not copied.
@@ -155,9 +139,6 @@ pub(super) enum CopyError {
     /// What is there may be newer than what is here.
     #[error("held until reclaim release: {0}")]
     Held(reclaim::Hold),
-    /// A delete is not done before what may still come has come.
-    #[error("a write of it that was given up may still arrive there")]
-    Late,
     /// It has changed while it was copied: it is begun anew.
     #[error("it changed while it was copied")]
     Superseded,
@@ -197,7 +178,7 @@ pub(super) struct Copier {
     pub engine: Arc<Gateway>,
     pub target: Arc<Target>,
     pub room: Share,
-    pub late: Late,
+    pub late: Arc<Late>,
     pub rule: ReplicationRow,
 }
 
@@ -242,7 +223,7 @@ fn step(current: Option<&VersionRow>, found: Option<&Far>, deletes: bool, held: 
         (None, Some(_)) if deletes && held => Step::Replacing,
         (None, Some(_)) if deletes => Step::Delete,
         (None, _) => Step::Nothing,
-        (Some(version), Some(found)) if found.is_copy_of(version) => Step::Nothing,
+        (Some(version), Some(found)) if same::unlike_head(version, found).is_empty() => Step::Nothing,
         (Some(_), Some(_)) if held => Step::Replacing,
         (Some(_), _) => Step::Put,
     }
@@ -260,24 +241,31 @@ impl Copier {
     }
 
     /// The LSN of the last change of a key that waits.
-    fn changed(&self, key: &str) -> Result<Option<u64>, IndexError> {
+    pub(super) fn changed(&self, key: &str) -> Result<Option<u64>, IndexError> {
         let view = Overlay::new(&**self.meta.kv());
         Ok(replication::waiting(&view, self.bucket(), key)?.map(|row| row.changed))
     }
 
-    /// Makes a key there what it is here. The LSN is that of the last change that the copy has for sure; `None` when the key does
-    /// not wait.
-    pub(super) async fn copy(&self, key: &str) -> Result<Option<(u64, Copied)>, CopyError> {
-        let Some(changed) = self.changed(key)? else { return Ok(None) };
+    /// What a key is here, for whoever names no version.
+    pub(super) async fn current(&self, key: &str) -> Result<Option<VersionRow>, LookupError> {
+        let current = self.meta.current_version(self.bucket(), key).await?;
+        Ok(current.filter(|version| !version.delete_marker))
+    }
+
+    /// Makes a key there what it is here; `None` when the key does not wait.
+    pub(super) async fn copy(&self, key: &str) -> Result<Option<Done>, CopyError> {
+        let Some(lsn) = self.changed(key)? else { return Ok(None) };
+        // Before the look: what arrives after it must not be taken for what it saw.
+        let looked = Instant::now();
         let found = match self.target.head(key).await {
             Err(error @ TargetError::Denied(_)) => return Err(self.judged(error).await),
             found => found?,
         };
-        match self.make_same(key, found, changed).await {
+        match self.make_same(key, found, lsn, looked).await {
             Err(CopyError::Target(error @ (TargetError::Denied(_) | TargetError::Busy(_)))) => {
                 Err(self.judged(error).await)
             }
-            copied => copied.map(|copied| Some((changed, copied))),
+            done => done.map(Some),
         }
     }
 
@@ -286,40 +274,48 @@ impl Copier {
         self.target.look().await.map_or_else(CopyError::Target, |()| CopyError::OfThisKey(error))
     }
 
-    /// `found`: what is there.
-    async fn make_same(&self, key: &str, found: Option<Far>, changed: u64) -> Result<Copied, CopyError> {
+    /// `found`: what is there; `looked`: when that was, or before.
+    async fn make_same(&self, key: &str, found: Option<Far>, lsn: u64, looked: Instant) -> Result<Done, CopyError> {
         let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
         led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??;
-        let current = self.meta.current_version(self.bucket(), key).await?.filter(|version| !version.delete_marker);
+        let current = self.current(key).await?;
         let hold = reclaim::unreleased(&Overlay::new(&**self.meta.kv()))?;
-        Ok(match (step(current.as_ref(), found.as_ref(), self.rule.deletes, hold.is_some()), current, found) {
+        // Where deletes are not copied it does not matter what comes of what is gone here.
+        let again = match current {
+            None if !self.rule.deletes => None,
+            None => self.late.until(key, true, looked),
+            Some(_) => self.late.until(key, false, looked),
+        };
+        let copied = match (step(current.as_ref(), found.as_ref(), self.rule.deletes, hold.is_some()), current, found) {
             (Step::Delete, _, Some(_)) if self.keeps_a_version::<CopyError>(key).await? => Copied::Same,
             (Step::Delete, _, Some(found)) => {
-                self.target.delete(key, &found).await?;
+                self.answered(key, self.target.delete(key, &found).map_err(CopyError::from)).await?;
                 Copied::Deleted
             }
-            (Step::Put, Some(version), found) => {
-                let put = self.put(&version, found.as_ref(), changed).await;
-                if let Err(CopyError::Target(TargetError::Unreachable(_) | TargetError::Busy(_))) = &put {
-                    self.late.note(key, Instant::now());
-                }
-                put?
-            }
+            (Step::Put, Some(version), found) => self.answered(key, self.put(&version, found.as_ref(), lsn)).await?,
             // A row that went too early is never looked at again, and what was deleted here would be there for ever.
-            (Step::Nothing, None, None) if self.rule.deletes => {
-                if self.late.awaits(key, Instant::now()) {
-                    return Err(CopyError::Late);
-                }
+            (Step::Nothing, None, None) if self.rule.deletes && again.is_none() => {
                 self.target.lacks(key).await?;
                 Copied::Same
             }
-            (Step::Nothing, Some(version), Some(found)) if !version.tags.is_empty() || found.tags > 0 => match hold {
+            (Step::Nothing, Some(version), Some(found)) if same::has_tags(&version, &found) => match hold {
                 Some(hold) => return Err(CopyError::Held(hold)),
-                None => self.same_tags(&version).await?,
+                None => self.answered(key, self.same_tags(&version)).await?,
             },
             (Step::Replacing, _, _) => return Err(hold.map_or(CopyError::Superseded, CopyError::Held)),
             (Step::Nothing | Step::Delete | Step::Put, _, _) => Copied::Same,
-        })
+        };
+        Ok(Done { lsn, copied, again })
+    }
+
+    /// Waits for a write, and remembers it if nobody can say what comes of it.
+    async fn answered<T>(&self, key: &str, write: impl Future<Output = Result<T, CopyError>>) -> Result<T, CopyError> {
+        let unanswered = self.late.writing(key);
+        let result = write.await;
+        if !matches!(result, Err(CopyError::Target(TargetError::Unreachable(_) | TargetError::Busy(_)))) {
+            unanswered.answered();
+        }
+        result
     }
 
     /// Whether a version of a key that has none any more, for whoever names no version, is locked here.
@@ -343,8 +339,7 @@ impl Copier {
 
     /// Gives an object there the tags that it has here.
     async fn same_tags(&self, version: &VersionRow) -> Result<Copied, CopyError> {
-        let here: BTreeMap<String, String> =
-            version.tags.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect();
+        let here = same::tags_of(version);
         if self.target.tags(&version.key).await? == here {
             return Ok(Copied::Same);
         }
@@ -482,15 +477,6 @@ mod tests {
         assert_eq!(step(Some(&old), Some(&found), true, true), Step::Replacing);
         assert_eq!(step(Some(&old), None, true, true), Step::Put);
         assert_eq!(step(None, Some(&found), false, true), Step::Nothing);
-    }
-
-    #[test]
-    fn a_write_without_an_answer_may_come_for_a_while() {
-        let (late, now) = (Late::default(), Instant::now());
-        (0..2 * MOST_LATE as u64).for_each(|n| late.note(&n.to_string(), now + Duration::from_millis(n)));
-        assert_eq!(late.0.lock().unwrap().len(), MOST_LATE);
-        let last = (2 * MOST_LATE - 1).to_string();
-        assert!(late.awaits(&last, now + LATE) && !late.awaits("0", now) && !late.awaits(&last, now + 2 * LATE));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) enum Reason {
     NoBucket,
     /// It refuses this object.
     Refused,
-    /// What is there was not what had been found there, or may not be yet.
+    /// What is there was not what had been found there.
     Changed,
     /// The object can't be read here.
     Unreadable,

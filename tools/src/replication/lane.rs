@@ -4,11 +4,13 @@
 //! * A key is worked on once at a time: it is busy from when it is taken until the entry that takes it from the queue is committed.
 //! * A key that fails waits longer each time, and keeps no other back; what fails for all keys (no answer, no access) makes all
 //!   of them wait.
+//! * A key that is the same and has to be looked at once more ([`Seen`]) waits in the queue, and is copied at once if it changes.
 //! * Memory is bounded: [`PAGE`] keys are taken from the queue at once, [`KEYS`] are worked on, [`FAILING`] failures remembered.
 //! * Nothing is remembered that a restart needs: the queue and how far the walk is are in the index.
 
-use super::copy::{Copied, Copier, CopyError};
+use super::copy::{Copier, CopyError, Done};
 use super::failing::{Failing, Reason};
+use super::late::Seen;
 use super::progress::Progress;
 use super::target::TargetError;
 use codec::effect::{ReplicatedKey, ReplicationRow};
@@ -59,6 +61,7 @@ pub(super) struct Lane {
     copier: Arc<Copier>,
     progress: Arc<Progress>,
     failing: Failing,
+    seen: Seen,
     running: JoinSet<Ended>,
     /// Taken from the queue and not begun.
     taken: VecDeque<(u64, String)>,
@@ -71,7 +74,7 @@ pub(super) struct Lane {
 
 struct Ended {
     key: String,
-    result: Result<Option<(u64, Copied)>, CopyError>,
+    result: Result<Option<Done>, CopyError>,
 }
 
 impl Lane {
@@ -80,6 +83,7 @@ impl Lane {
             copier: Arc::new(copier),
             progress,
             failing: Failing::default(),
+            seen: Seen::default(),
             running: JoinSet::new(),
             taken: VecDeque::new(),
             at: None,
@@ -145,6 +149,11 @@ impl Lane {
             if self.busy.contains(&key) || self.failing.waits(&key, now) {
                 continue;
             }
+            if let Some(lsn) = self.seen.waits(&key, now)
+                && self.copier.changed(&key)? == Some(lsn)
+            {
+                continue;
+            }
             self.busy.insert(key.clone());
             let copier = Arc::clone(&self.copier);
             self.running.spawn(async move {
@@ -187,13 +196,19 @@ impl Lane {
 
     fn ended(&mut self, Ended { key, result }: Ended) {
         match result {
-            Ok(copied) => {
+            Ok(done) => {
                 self.failing.succeeded(&key);
-                if let Some((lsn, copied)) = copied {
-                    self.progress.copied(copied);
-                    self.done.push(ReplicatedKey { key, lsn });
-                } else {
-                    self.busy.remove(&key);
+                if let Some(Done { copied, .. }) = &done {
+                    self.progress.copied(*copied);
+                }
+                match done {
+                    None => _ = self.busy.remove(&key),
+                    Some(Done { lsn, again: None, .. }) => self.done.push(ReplicatedKey { key, lsn }),
+                    // It stays in the queue until then, and has not failed.
+                    Some(Done { lsn, again: Some(until), .. }) => {
+                        self.busy.remove(&key);
+                        self.seen.note(key, lsn, until, Instant::now());
+                    }
                 }
             }
             Err(error) => {
@@ -277,7 +292,6 @@ fn reason(error: &CopyError) -> Option<Reason> {
         CopyError::Unreadable(_) => Reason::Unreadable,
         CopyError::Here(_) => Reason::Here,
         CopyError::Held(_) => Reason::Held,
-        CopyError::Late => Reason::Changed,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The admin port's routes for replication. All of them want the token.
 
 use super::answers::{BucketQuestion, SetQuestion, VerifyQuestion};
-use super::{ReplicationError, Replicator};
+use super::{How, ReplicationError, Replicator};
 use crate::admin::{AdminState, unavailable};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -89,8 +89,9 @@ async fn pause(State(state): Shared, Json(question): Json<BucketQuestion>, pause
 }
 
 async fn verify(State(state): Shared, Json(question): Json<VerifyQuestion>) -> Response {
+    let VerifyQuestion { bucket, after, repair, quick } = question;
     match state.replicator() {
-        Ok(replicator) => answer(replicator.verify(&question.bucket, &question.after, question.repair).await),
+        Ok(replicator) => answer(replicator.verify(&bucket, &after, How { repair, quick }).await),
         Err(stage) => unavailable(stage),
     }
 }

@@ -6,6 +6,7 @@
 //! That is learned of each operation by itself, and only when the same request is done without its condition: 501 may mean any other
 //! header of it.
 
+use super::same::visible;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -38,8 +39,6 @@ pub(crate) const MARK: &str = "stele-etag";
 const LEFT: Duration = Duration::from_secs(24 * 3600);
 /// Own uploads that are remembered.
 const MOST_BEGUN: usize = 1024;
-/// What an object's type is when nobody said.
-const DEFAULT_TYPE: &str = "binary/octet-stream";
 /// Most bytes of an endpoint's text that are kept.
 const MAX_TEXT: usize = 300;
 /// Pages of a listing that show nothing and are passed over, of ten million deleted keys with Stele.
@@ -86,34 +85,6 @@ pub(crate) struct Far {
     pub tags: u32,
 }
 
-impl Far {
-    /// Whether it has the bytes of a version here, as far as entity tags tell.
-    pub(crate) fn has_bytes_of(&self, version: &VersionRow) -> bool {
-        version.content.as_ref().is_some_and(|content| {
-            let tag = self.etag.trim_matches('"');
-            self.size == content.size && (tag == content.etag || self.mark == content.etag)
-        })
-    }
-
-    /// Whether it is a copy of a version: bytes and headers.
-    pub(crate) fn is_copy_of(&self, version: &VersionRow) -> bool {
-        self.has_bytes_of(version) && self.meta == visible(version.meta.clone().unwrap_or_default())
-    }
-}
-
-/// Headers as the other side shows them: an object always has a type, and the storage class is that side's own. Without the mark:
-/// a client can send one, and would make another object's bytes pass for those of its own; where two buckets are copied into each
-/// other it is there on one side only.
-fn visible(mut meta: ObjectMeta) -> ObjectMeta {
-    if meta.content_type.is_empty() {
-        meta.content_type = DEFAULT_TYPE.to_owned();
-    }
-    meta.storage_class.clear();
-    meta.user.retain(|user| user.name != MARK);
-    meta.user.sort_by(|a, b| a.name.cmp(&b.name));
-    meta
-}
-
 /// An object in a listing of the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FarLine {
@@ -126,7 +97,7 @@ pub(crate) struct FarLine {
 /// What is written, besides bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Described {
-    meta: ObjectMeta,
+    pub(super) meta: ObjectMeta,
     encrypted: bool,
     /// As the header `x-amz-tagging` has them; empty without any.
     tagging: String,
@@ -573,43 +544,6 @@ mod endpoint;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use codec::effect::{Content, UserMeta};
-
-    fn version(etag: &str, user: &[(&str, &str)]) -> VersionRow {
-        let user = user.iter().map(|(n, v)| UserMeta { name: (*n).to_owned(), value: (*v).to_owned() }).collect();
-        let meta = ObjectMeta { user, storage_class: "GLACIER".to_owned(), ..ObjectMeta::default() };
-        let content = Content { size: 5, etag: etag.to_owned(), ..Content::default() };
-        VersionRow { meta: Some(meta), content: Some(content), ..VersionRow::default() }
-    }
-
-    fn far(version: &VersionRow, marked: bool) -> Far {
-        let mut meta = Described::new(version, marked).meta;
-        let mark = meta.user.iter().position(|user| user.name == MARK).map(|at| meta.user.remove(at).value);
-        let etag = if marked { "\"other-2\"".to_owned() } else { "\"abc\"".to_owned() };
-        Far { etag, size: 5, meta, mark: mark.unwrap_or_default(), tags: 0 }
-    }
-
-    #[test]
-    fn a_copy_is_known_by_its_tag_or_its_mark_and_by_its_headers() {
-        let here = version("abc", &[("b", "2"), ("a", "1")]);
-        assert!(far(&here, false).is_copy_of(&here) && far(&here, true).is_copy_of(&here));
-        assert!(!far(&here, false).is_copy_of(&version("abd", &[("b", "2"), ("a", "1")])));
-        assert!(!far(&here, true).is_copy_of(&version("abd", &[("b", "2"), ("a", "1")])));
-        let other = version("abc", &[("b", "3"), ("a", "1")]);
-        assert!(far(&here, false).has_bytes_of(&other) && !far(&here, false).is_copy_of(&other));
-        assert!(!Far { size: 6, ..far(&here, false) }.is_copy_of(&here));
-    }
-
-    /// Else a client could have its next version taken for copied, and the copy would keep the one before for ever.
-    #[test]
-    fn a_mark_of_a_client_is_none() {
-        let first = version("abc", &[(MARK, "abd"), ("a", "1")]);
-        let copy = far(&first, false);
-        assert_eq!(copy.mark, "");
-        assert!(copy.is_copy_of(&first), "it does not settle");
-        assert!(!copy.has_bytes_of(&version("abd", &[("a", "1")])));
-        assert_eq!(far(&first, true).mark, "abc");
-    }
 
     #[test]
     fn names_are_decoded_as_endpoints_encode_them() {

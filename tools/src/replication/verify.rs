@@ -1,21 +1,43 @@
-//! Comparing both sides, a page at a time: keys, sizes and entity tags of the two listings, and the mark of objects that can't
-//! have the same entity tag there.
+//! Comparing both sides, a page at a time: the keys of the two listings, and of each object there what HEAD says and its tags, as
+//! [`super::same`] compares them; if only a quick look is wanted, sizes and entity tags as the listings have them.
 //!
 //! Nothing is judged by one look: what seems to differ is looked up again here, and whatever waits in the queue or changed
-//! meanwhile counts as waiting. Nothing is ever deleted there because of what is found: an object that is there and not here may
-//! be the only one that is left.
+//! meanwhile counts as waiting. For that an object is looked up here, then in the queue, then there, and at last here again: if it did not
+//! wait before the look there and is the same here after it, nobody was writing it there in between. Nothing is ever deleted there
+//! because of what is found: an object that is there and not here may be the only one that is left.
 
-use super::answers::{Difference, VerifyAnswer};
+use super::answers::{Difference, Unlike, VerifyAnswer};
 use super::copy::Copier;
-use super::target::{FarLine, TargetError};
+use super::same;
+use super::target::{Far, FarLine, TargetError};
 use codec::effect::VersionRow;
 use codec::id::BucketId;
+use futures::stream::{self, StreamExt};
 use metadata::client::{CommitError, LookupError, MetadataClient};
-use metadata::command::Command;
-use metadata::index::{IndexError, Overlay, replication};
+use metadata::command::{Command, MAX_REPLICATION_KEYS};
+use metadata::index::IndexError;
 use metadata::listing::{ListRequest, MAX_PAGE};
 use std::cmp::Ordering;
 use std::iter::Peekable;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// Keys that are looked at there at once.
+const AT_ONCE: usize = 16;
+/// A page that has taken so long ends where it is: whoever asked for it waits for no more than 30 s.
+const PAGE_TIME: Duration = Duration::from_secs(8);
+/// For so long something is asked again there that can't be answered at present, with this pause between.
+const PATIENCE: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How sides are compared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// Queue what is missing or differs there.
+    pub repair: bool,
+    /// Keys, sizes and entity tags only.
+    pub quick: bool,
+}
 
 /// Why the sides could not be compared.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +99,8 @@ fn beyond(mut there: Vec<FarLine>, more: bool, after: &str) -> Result<Vec<FarLin
 }
 
 /// Compares what sorts after a key, as far as one page of either side goes.
-pub(super) async fn page(copier: &Copier, after: &str, repair: bool) -> Result<VerifyAnswer, VerifyError> {
+pub(super) async fn page(copier: &Copier, after: &str, how: How) -> Result<VerifyAnswer, VerifyError> {
+    let begun = Instant::now();
     let bucket = BucketId(copier.rule.bucket);
     let request = ListRequest { bucket, after: after.to_owned(), max: MAX_PAGE, ..ListRequest::default() };
     let here = copier.meta.list(request).await?;
@@ -91,76 +114,138 @@ pub(super) async fn page(copier: &Copier, after: &str, repair: bool) -> Result<V
     };
     let mut answer = VerifyAnswer { next: bound.clone(), ..VerifyAnswer::default() };
     let mut again = Vec::new();
-    for pair in pairs(here.objects, there, bound.as_deref()) {
-        judge(copier, pair, &mut answer, &mut again).await?;
+    let pairs = pairs(here.objects, there, bound.as_deref());
+    let mut left = pairs.len();
+    let looks = stream::iter(pairs).map(move |pair| judge(copier, pair, how.quick)).buffered(AT_ONCE);
+    let mut looks = std::pin::pin!(looks);
+    while let Some(judged) = looks.next().await {
+        let (key, verdict) = judged?;
+        left -= 1;
+        if left > 0 && begun.elapsed() > PAGE_TIME {
+            answer.next = Some(key.clone());
+            left = 0;
+        }
+        match verdict {
+            Verdict::Same => answer.same += 1,
+            Verdict::Waits => answer.waiting += 1,
+            Verdict::Kept => answer.kept += 1,
+            Verdict::Gone => {}
+            Verdict::Unlike(difference) => {
+                if matches!(difference.kind.as_str(), MISSING | DIFFERS) {
+                    again.push(key);
+                }
+                answer.differences.push(difference);
+            }
+        }
+        if left == 0 {
+            break;
+        }
     }
-    if repair && !again.is_empty() {
-        answer.queued = again.len() as u64;
-        let command = Command::QueueReplication { bucket, keys: again };
+    for keys in again.chunks(MAX_REPLICATION_KEYS).filter(|_| how.repair) {
+        let command = Command::QueueReplication { bucket, keys: keys.to_vec() };
         copier.meta.commit(copier.meta.epoch(), command).await?;
+        answer.queued += keys.len() as u64;
     }
     Ok(answer)
 }
 
-async fn judge(
-    copier: &Copier,
-    pair: Pair,
-    answer: &mut VerifyAnswer,
-    again: &mut Vec<String>,
-) -> Result<(), VerifyError> {
-    let (version, line) = match pair {
-        Pair::Here(version) => (Some(version), None),
-        Pair::There(line) => (None, Some(line)),
-        Pair::Both(version, line) => (Some(version), Some(line)),
-    };
-    if let (Some(version), Some(line)) = (&version, &line)
-        && has_bytes(copier, version, line).await?
-    {
-        answer.same += 1;
-        return Ok(());
-    }
-    let Some(key) = version.as_ref().map(|version| &version.key).or(line.as_ref().map(|line| &line.key)).cloned()
-    else {
-        return Ok(());
-    };
-    let waits = {
-        let view = Overlay::new(&**copier.meta.kv());
-        replication::waiting(&view, BucketId(copier.rule.bucket), &key)?.is_some()
-    };
-    let now = copier.meta.current_version(BucketId(copier.rule.bucket), &key).await?;
-    let seq =
-        |version: Option<&VersionRow>| version.filter(|version| !version.delete_marker).map(|version| version.seq);
-    if waits || seq(now.as_ref()) != seq(version.as_deref()) {
-        answer.waiting += 1;
-        return Ok(());
-    }
-    if version.is_none() && (!copier.rule.deletes || copier.keeps_a_version::<VerifyError>(&key).await?) {
-        answer.kept += 1;
-        return Ok(());
-    }
-    let kind = match (&version, &line) {
-        (Some(_), None) => "missing",
-        (None, _) => "extra",
-        (Some(_), Some(_)) => "differs",
-    };
-    if version.is_some() {
-        again.push(key.clone());
-    }
-    let here = version.and_then(|version| version.content).map(|content| format!("{} {}", content.size, content.etag));
-    let there = line.map(|line| format!("{} {}", line.size, line.etag));
-    let (here, there) = (here.unwrap_or_default(), there.unwrap_or_default());
-    answer.differences.push(Difference { key, kind: kind.to_owned(), here, there });
-    Ok(())
+const MISSING: &str = "missing";
+const DIFFERS: &str = "differs";
+const EXTRA: &str = "extra";
+const UNKNOWN: &str = "unknown";
+
+/// What is true of a key.
+enum Verdict {
+    Same,
+    /// It changed lately.
+    Waits,
+    /// It is there and not here, as the rule says.
+    Kept,
+    /// It was on one side, and is on neither any more.
+    Gone,
+    Unlike(Difference),
 }
 
-/// Asks for the mark only where the listing does not tell.
-async fn has_bytes(copier: &Copier, version: &VersionRow, line: &FarLine) -> Result<bool, VerifyError> {
-    let Some(content) = &version.content else { return Ok(false) };
-    if line.size != content.size || line.etag == content.etag {
-        return Ok(line.size == content.size);
+async fn judge(copier: &Copier, pair: Pair, quick: bool) -> Result<(String, Verdict), VerifyError> {
+    let key = match pair {
+        Pair::Both(version, line) => {
+            let content = version.content.as_ref();
+            let listed = content.is_some_and(|content| content.size == line.size && content.etag == line.etag);
+            if quick && listed {
+                return Ok((line.key, Verdict::Same));
+            }
+            line.key
+        }
+        Pair::Here(version) => version.key,
+        Pair::There(line) => line.key,
+    };
+    let verdict = look(copier, &key, quick).await?;
+    Ok((key, verdict))
+}
+
+async fn look(copier: &Copier, key: &str, quick: bool) -> Result<Verdict, VerifyError> {
+    let here = copier.current(key).await?;
+    let waits = copier.changed(key)?.is_some();
+    if here.is_none() && !waits && (!copier.rule.deletes || copier.keeps_a_version::<VerifyError>(key).await?) {
+        return Ok(Verdict::Kept);
     }
-    let far = copier.target.head(&version.key).await?;
-    Ok(far.is_some_and(|far| far.has_bytes_of(version)))
+    let (far, what) = match there(copier, key, here.as_ref(), quick).await {
+        Ok((None, _)) if here.is_none() => return Ok(Verdict::Gone),
+        Ok((Some(_), what)) if here.is_some() && what.is_empty() => return Ok(Verdict::Same),
+        Ok((far, what)) => (Ok(far), what),
+        // Of this object, and not of the whole bucket: the others can be compared.
+        Err(error @ (TargetError::Denied(_) | TargetError::Refused(_) | TargetError::Unknown(_))) => {
+            let said = Unlike { name: "head".to_owned(), here: None, there: Some(error.to_string()) };
+            (Err(()), vec![said])
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if waits || copier.current(key).await? != here {
+        return Ok(Verdict::Waits);
+    }
+    let kind = match (&here, &far) {
+        (_, Err(())) => UNKNOWN,
+        (Some(_), Ok(None)) => MISSING,
+        (None, Ok(_)) => EXTRA,
+        (Some(_), Ok(Some(_))) => DIFFERS,
+    };
+    let here = here.and_then(|version| version.content).map(|content| format!("{} {}", content.size, content.etag));
+    let there = far.unwrap_or(None).map(|far| format!("{} {}", far.size, far.etag.trim_matches('"')));
+    let (here, there) = (here.unwrap_or_default(), there.unwrap_or_default());
+    Ok(Verdict::Unlike(Difference { key: key.to_owned(), kind: kind.to_owned(), here, there, what }))
+}
+
+/// What is there, and in what it differs.
+async fn there(
+    copier: &Copier,
+    key: &str,
+    here: Option<&VersionRow>,
+    quick: bool,
+) -> Result<(Option<Far>, Vec<Unlike>), TargetError> {
+    let target = &copier.target;
+    let far = patiently(|| target.head(key)).await?;
+    let what = match (here, &far) {
+        (Some(version), Some(far)) if quick => same::unlike_bytes(version, far),
+        (Some(version), Some(far)) => patiently(|| same::unlike_all(target, version, far)).await?,
+        (None, None) => match patiently(|| target.lacks(key)).await {
+            // HEAD does not find what is listed: it is there all the same.
+            Err(TargetError::Changed) => return Ok((Some(Far::default()), Vec::new())),
+            lacks => lacks.map(|()| Vec::new())?,
+        },
+        _ => Vec::new(),
+    };
+    Ok((far, what))
+}
+
+/// Asks again what an endpoint can't answer at present: one such answer among a million would end the whole comparison.
+async fn patiently<T, F: Future<Output = Result<T, TargetError>>>(ask: impl Fn() -> F) -> Result<T, TargetError> {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(TargetError::Unreachable(_) | TargetError::Busy(_)) if begun.elapsed() < PATIENCE => sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
 }
 
 #[cfg(test)]

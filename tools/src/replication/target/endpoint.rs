@@ -191,6 +191,24 @@ async fn what_is_not_known_without_its_condition_either_says_nothing_of_conditio
     assert_eq!(target.put("k", &what(), piece(1), None, None).await, Err(TargetError::Changed), "a late one");
 }
 
+/// An endpoint that knows no tags has none: the copy lacks those that are here, and is not the same.
+#[tokio::test]
+async fn tags_that_can_not_be_read_there_lack_there() {
+    use crate::replication::same::unlike_all;
+    let (endpoint, target) = start().await;
+    let tags = vec![Tag { key: "state".to_owned(), value: "new".to_owned() }];
+    let content = Content { etag: "abc".to_owned(), ..Content::default() };
+    let version = VersionRow { key: "k".to_owned(), content: Some(content), tags, ..VersionRow::default() };
+    let far = Far { etag: "\"abc\"".to_owned(), ..Far::default() };
+    for (status, code) in [(501, "NotImplemented"), (403, "AccessDenied"), (400, "InvalidRequest")] {
+        endpoint.manner.lock().unwrap().says = Some((status, code));
+        let found = unlike_all(&target, &version, &far).await.unwrap();
+        assert!(matches!(&found[..], [unlike] if unlike.name == "tags"), "{status}: {found:?}");
+    }
+    endpoint.manner.lock().unwrap().says = Some((503, "SlowDown"));
+    assert!(matches!(unlike_all(&target, &version, &far).await, Err(TargetError::Busy(_))));
+}
+
 #[tokio::test]
 async fn what_an_endpoint_says_tells_what_to_do() {
     let (endpoint, target) = start().await;
