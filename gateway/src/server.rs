@@ -416,6 +416,7 @@ async fn traced(service: Front, limits: Limits, req: Request<Counted<Incoming>>,
 
 async fn dispatch(service: Front, xml_limit: Duration, mut req: Request<Shared<Counted<Incoming>>>) -> HttpResponse {
     signed::tell(req.headers_mut());
+    signed::order(req.uri_mut());
     if form::is_form(&req) {
         return form::upload(&service, xml_limit, req).await;
     }

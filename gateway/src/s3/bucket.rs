@@ -138,6 +138,10 @@ pub async fn list(gateway: &Gateway, req: S3Request<ListBucketsInput>) -> S3Resu
     };
     let after = input.continuation_token.as_deref().map(name_of).transpose()?;
     let prefix = input.prefix.clone().unwrap_or_default();
+    if !prefix.chars().all(super::request::is_sayable) {
+        // The answer would repeat it. No bucket has such a name.
+        return Err(s3_error!(InvalidArgument, "The prefix has a control character."));
+    }
     let rows = gateway.metadata().buckets(&caller.signed()?.id).await.map_err(error::lookup)?;
     let mut wanted = rows.into_iter().filter(|row| {
         row.name.starts_with(&prefix)
