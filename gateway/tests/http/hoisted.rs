@@ -5,6 +5,9 @@ use crate::{refused, server};
 
 /// SHA-256 of `hello`.
 const SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+/// A key of 32 `k`, and its MD5.
+const KEY: &str = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s%3D";
+const KEY_MD5: &str = "mT2HRsMGJ5IX5C%2B0rreZ8Q%3D%3D";
 
 async fn put(server: &Server, query: &str) -> Answer {
     server.presigned("alice", "PUT", "/docs/p", query, b"hello").await
@@ -199,4 +202,15 @@ async fn they_count_for_every_reader_of_headers() {
     let version = answer.header("x-amz-version-id").expect("a version").to_owned();
     let delete = server.query("alice", "DELETE", "/locked/k", &format!("versionId={version}"), &[], b"").await;
     refused(&delete, 403, "AccessDenied");
+
+    // A key of the client's own.
+    let own = format!(
+        "x-amz-server-side-encryption-customer-algorithm=AES256&x-amz-server-side-encryption-customer-key={KEY}\
+         &x-amz-server-side-encryption-customer-key-MD5={KEY_MD5}"
+    );
+    refused(&put(&server, &own.replace(KEY_MD5, "AAAAAAAAAAAAAAAAAAAAAA%3D%3D")).await, 400, "InvalidArgument");
+    let answer = put(&server, &own).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(server.request("alice", "GET", "/docs/p", &[], b"").await.status, 400, "without the key");
+    assert_eq!(server.presigned("alice", "GET", "/docs/p", &own, b"").await.body, b"hello");
 }
