@@ -363,3 +363,101 @@ async fn cve_2026_54917_55874_42600_dotdot() {
     assert!(names.iter().all(|name| listed.contains(&format!("<Key>{name}</Key>"))), "{listed}");
     store.end().await;
 }
+
+/// RustFS: a key with `..` was judged by the policy as it was written, and led somewhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn ghsa_8r6f_what_is_judged_is_what_is_read() {
+    let store = Store::start().await;
+    store.bucket("vault").await;
+    store.object("/vault/private/k", b"kept").await;
+    store.policy("vault", "{\"Effect\":\"Allow\",\"Principal\":\"*\",\"Action\":[\"s3:GetObject\",\"s3:PutObject\"],\"Resource\":\"arn:aws:s3:::vault/public/*\"}").await;
+    for path in ["/vault/public/../private/k", "/vault/public/..%2Fprivate/k", "/vault/public/%2e%2e/private/k"] {
+        let got = store.by(&store.stranger, ask("GET", path)).await;
+        assert!(got.status != 200 && !got.text().contains("kept"), "{path}: {}", got.text());
+        // It is a key of its own, below `public`: if it is put, then there.
+        let put = store.by(&store.stranger, ask("PUT", path).body("loot")).await;
+        assert!(matches!(put.status, 200 | 400 | 403), "{path}: {}", put.text());
+        assert_eq!(store.read("/vault/private/k").await, b"kept", "{path}");
+        denied(&store.by(&store.stranger, ask("GET", "/vault/private/k")).await);
+    }
+    assert!(store.keys("vault").await.iter().all(|key| key == "private/k" || key.starts_with("public/")));
+    store.end().await;
+}
+
+/// A tar archive with one file, of that name.
+fn archive(name: &str, body: &[u8]) -> Vec<u8> {
+    let mut head = [0u8; 512];
+    let mut put = |at: usize, text: &str| head[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name);
+    put(100, "0000644\0");
+    put(124, &format!("{:011o}\0", body.len()));
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(156, "0");
+    put(257, "ustar\x0000");
+    let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
+    head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut archive = head.to_vec();
+    archive.extend_from_slice(body);
+    archive.resize(archive.len().div_ceil(512) * 512 + 1024, 0);
+    archive
+}
+
+/// RustFS: an archive that was unpacked where it was put wrote, by `..` in the names within, into buckets of others. Nothing is unpacked
+/// here: an archive is the object that was put, whatever is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn ghsa_f4vq_archive_entries() {
+    let store = Store::start().await;
+    store.bucket("vault").await;
+    store.object("/vault/k", b"kept").await;
+    assert_eq!(store.by(&store.stranger, ask("PUT", "/loot")).await.status, 200);
+    for (n, entry) in ["../vault/k", "/vault/k", "a/../../vault/k", "inside"].into_iter().enumerate() {
+        let body = archive(entry, b"loot");
+        for header in
+            ["x-amz-meta-snowball-auto-extract", "x-amz-snowball-extract", "x-amz-meta-rustfs-snowball-extract"]
+        {
+            let path = format!("/loot/{n}.tar");
+            let put = store.by(&store.stranger, ask("PUT", &path).header(header, "true").body(body.clone())).await;
+            if put.status == 200 {
+                assert_eq!(store.by(&store.stranger, ask("GET", &path)).await.body, body, "{header} {entry}");
+            } else {
+                refused(&put);
+            }
+        }
+    }
+    assert_eq!((store.keys("vault").await, store.read("/vault/k").await), (vec!["k".to_owned()], b"kept".to_vec()));
+    let listed = store.by(&store.stranger, ask("GET", "/loot").query("list-type", "2")).await.text();
+    assert!(listed.matches("<Key>").count() == listed.matches(".tar</Key>").count(), "{listed}");
+    store.end().await;
+}
+
+/// RustFS: a request between its nodes read any file below, or beside, a drive. No port of a store in one process takes any such request:
+/// on that of S3 it is one for a bucket, and on the operator's there is nothing by that name, with `..` or without.
+#[tokio::test(flavor = "multi_thread")]
+async fn ghsa_pq29_internal_paths() {
+    let store = Store::start().await;
+    let secret = "what is beside the drives";
+    let beside = store.config.data.join("beside");
+    std::fs::write(&beside, secret).unwrap();
+    let whole = beside.to_str().unwrap().trim_start_matches('/').to_owned();
+    let up = "../".repeat(12);
+    let token = std::fs::read_to_string(store.config.data.join("admin-token")).unwrap();
+    for path in [
+        format!("/rustfs/rpc/read_file_stream?disk=/&volume=..&path={up}{whole}&offset=0&length=25"),
+        format!("/minio/storage/v1/rfile?volume=..&file-path={up}{whole}"),
+        format!("/{up}{whole}"),
+        format!("/v1/{up}{whole}"),
+        format!("/v1/..%2f..%2f..%2f{}", whole.replace('/', "%2f")),
+        "/../beside".to_owned(),
+        "/v1/../../beside".to_owned(),
+    ] {
+        let (s3, admin) = (store.config.s3(), store.config.admin());
+        for (port, token) in [(s3, None), (admin, None), (admin, Some("wrong")), (admin, Some(token.trim()))] {
+            for method in ["GET", "POST"] {
+                let (code, text) = exchange(port, method, &path, token, "").await.unwrap();
+                assert!((400..=501).contains(&code) && !text.contains(secret), "{method} {path}: {code} {text}");
+            }
+        }
+    }
+    store.end().await;
+}
