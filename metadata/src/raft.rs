@@ -33,7 +33,7 @@ pub use self::log::{FAMILIES, Identity, LogStore, OpenError};
 pub use self::machine::{Machine, MachineError};
 pub use self::member::{ChangeError, Leadership, Member, MemberConfig, MemberError, MemberLine, Timings};
 pub use self::message::{decode_entry, encode_entry};
-pub use self::network::{Link, Network, ask_to_join};
+pub use self::network::{Link, Network, ask_if_there, ask_to_join};
 pub use self::part::Refused;
 pub use self::record::{Record, RecordError, Tail, proposed, record};
 pub use self::stopped::Stopped;

@@ -75,7 +75,8 @@ fn failed(error: &SeatError) -> Response {
     let status = match error {
         SeatError::Malformed(_) => StatusCode::BAD_REQUEST,
         SeatError::Unknown(_) => StatusCode::NOT_FOUND,
-        SeatError::Taken | SeatError::Waiting | SeatError::Existing | SeatError::Known(_) => StatusCode::CONFLICT,
+        SeatError::Taken | SeatError::Waiting | SeatError::Existing => StatusCode::CONFLICT,
+        SeatError::Known(_) | SeatError::Lost { .. } => StatusCode::CONFLICT,
         SeatError::Change(ChangeError::Last(_) | ChangeError::Taken { .. }) => StatusCode::CONFLICT,
         SeatError::Join { .. } => StatusCode::BAD_GATEWAY,
         _ => StatusCode::SERVICE_UNAVAILABLE,

@@ -50,7 +50,7 @@ pub trait Joins: Send + Sync {
 
 /// Takes calls from the time that the process is reachable; there is a Raft behind it from [`Inbox::seat`] on.
 pub struct Inbox {
-    seat: RwLock<Option<Arc<Seat>>>,
+    place: RwLock<Place>,
     joins: RwLock<Option<Arc<dyn Joins>>>,
     /// Room for entries, in KiB.
     room: Semaphore,
@@ -58,6 +58,17 @@ pub struct Inbox {
     snapshots: watch::Sender<u64>,
     /// When a leader's entries or heartbeat were last taken.
     heard: Mutex<Option<Instant>>,
+}
+
+/// What there is behind the inbox.
+#[derive(Default)]
+enum Place {
+    /// Nothing, until the node is added.
+    #[default]
+    Waits,
+    /// Not known yet, or no more: the process starts, or ends.
+    Between,
+    Taken(Arc<Seat>),
 }
 
 struct Seat {
@@ -70,7 +81,7 @@ impl Default for Inbox {
     fn default() -> Inbox {
         let room = Semaphore::new(ROOM / 1024);
         Inbox {
-            seat: RwLock::default(),
+            place: RwLock::default(),
             joins: RwLock::default(),
             room,
             snapshots: watch::channel(0).0,
@@ -83,12 +94,18 @@ impl Inbox {
     /// From now on calls for the node of this number go to its Raft.
     pub fn seat(&self, number: u64, raft: Raft<RaftTypes>, machine: Machine) {
         let seat = Arc::new(Seat { number, raft, machine });
-        *self.seat.write().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+        *self.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Taken(seat);
     }
 
-    /// From now on the node has no Raft: it ends, or is about to take part anew.
+    /// From now on the node has no Raft that could be asked: it starts, or ends. Not the same as waiting: whoever hears that a node
+    /// waits takes its state for lost.
     pub fn unseat(&self) {
-        self.seat.write().unwrap_or_else(PoisonError::into_inner).take();
+        *self.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Between;
+    }
+
+    /// From now on the node waits to be added.
+    pub fn waits(&self) {
+        *self.place.write().unwrap_or_else(PoisonError::into_inner) = Place::Waits;
     }
 
     /// Who makes this node take part when a member asks it to.
@@ -101,8 +118,12 @@ impl Inbox {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
-    fn seated(&self) -> Option<Arc<Seat>> {
-        self.seat.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn seated(&self) -> Result<Arc<Seat>, Refused> {
+        match &*self.place.read().unwrap_or_else(PoisonError::into_inner) {
+            Place::Taken(seat) => Ok(Arc::clone(seat)),
+            Place::Waits => Err(Refused::Waiting),
+            Place::Between => Err(between()),
+        }
     }
 
     /// Answers a call of the metadata node of this name.
@@ -125,7 +146,7 @@ impl Inbox {
             Some(PartKind::Stand(question)) => self.stand(from, question).await,
             Some(PartKind::Join(JoinQuestion { token })) => {
                 let joins = self.joins.read().unwrap_or_else(PoisonError::into_inner).clone();
-                let joins = joins.ok_or_else(|| Refused::Stopped("it starts, or ends".to_owned()))?;
+                let joins = joins.ok_or_else(between)?;
                 joins.join(from, token).await.map(AnswerKind::Joined)
             }
             _ => Err(malformed("a call that does not begin with a question")),
@@ -134,7 +155,7 @@ impl Inbox {
 
     /// The Raft that is meant. `vote` names the sender.
     fn meant(&self, from: &str, to: u64, vote: Option<&VoteMessage>) -> Result<(Arc<Seat>, Vote<u64>), Refused> {
-        let seat = self.seated().ok_or(Refused::Waiting)?;
+        let seat = self.seated()?;
         if seat.number != to {
             return Err(Refused::OtherNode(format!("it is {:016x}, and {to:016x} is meant", seat.number)));
         }
@@ -226,6 +247,10 @@ impl Inbox {
 
 fn malformed(what: &str) -> Refused {
     Refused::Malformed(what.to_owned())
+}
+
+fn between() -> Refused {
+    Refused::Stopped("it starts, or ends".to_owned())
 }
 
 fn stopped(error: impl std::fmt::Display) -> Refused {

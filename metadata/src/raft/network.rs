@@ -11,7 +11,7 @@
 use super::message::VoteMessage;
 use super::part::{
     Answer, AnswerKind, AppendHead, EntryList, FileHead, JoinQuestion, Part, PartKind, Refused, SnapshotHead,
-    VoteQuestion, data_parts,
+    StandQuestion, VoteQuestion, data_parts,
 };
 use super::way::{Purpose, Way, WayError, Ways};
 use super::{Peer, RaftTypes, SnapshotDir, part};
@@ -61,6 +61,18 @@ pub async fn ask_to_join(ways: &dyn Ways, peer: &Peer, token: Bytes) -> Result<u
     match value(ways.to(peer, Purpose::Orders)?.ask(part::JOIN, parts, JOIN).await)? {
         AnswerKind::Joined(number) if number != 0 => Ok(number),
         _ => Err(unexpected()),
+    }
+}
+
+/// Whether the node at an address is the one of this number and takes part. It is asked to stand by nobody's vote, which every node
+/// refuses that is the one that is meant: nothing happens there.
+pub async fn ask_if_there(ways: &dyn Ways, id: u64, peer: &Peer) -> Result<(), WayError> {
+    let question = PartKind::Stand(StandQuestion { to: id, vote: Some(Vote::default().into()) });
+    let parts = encoded(stream::iter([question.into()]));
+    match value(ways.to(peer, Purpose::Orders)?.ask(part::STAND, parts, JOIN).await) {
+        Err(WayError::Refused(Refused::OtherLeader)) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(unexpected()),
     }
 }
 

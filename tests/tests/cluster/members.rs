@@ -5,8 +5,10 @@ use super::writing::Writing;
 use aws_sdk_s3::primitives::ByteStream;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tests::cluster::site::{Layout, PATIENCE, Site};
+use tests::cluster::links::Flow;
+use tests::cluster::site::{Layout, PATIENCE, Shape, Site};
 use tests::s3::{client_at, document};
 
 const BUCKET: &str = "members";
@@ -179,4 +181,37 @@ async fn metadata_nodes_come_go_and_lose_their_state_while_a_client_writes() {
     site.supervisor.ready(&killed, PATIENCE).await.unwrap();
 
     writing.ends_with_all_there().await;
+}
+
+/// A new member that loses its state before it votes: who asks for it again is told at once, and does not wait for a number that nobody
+/// has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_that_loses_its_state_before_it_votes_is_named_at_once() {
+    let shape = Shape { founders: 1, ..Shape::default() };
+    let layout = Layout { nodes: 3, drives: 2, metadata: 2, gateways: 1 };
+    let site = Arc::new(Site::start_as(layout, shape).await.unwrap());
+    let members = Members(&site);
+    let (address, data) = (site.metadata_address("m2"), members.data("m1"));
+    // Slow enough to be seen before it votes.
+    site.network.set("m1", "m2", Flow::Slow(Duration::from_millis(500)));
+    let (asked, add) = (Arc::clone(&site), ["member", "add", "m2", &address, "--data", &data].map(str::to_owned));
+    let adding = tokio::spawn(async move { asked.stele(&add.each_ref().map(String::as_str)).await });
+    let begun = Instant::now();
+    let number = loop {
+        if let Some((number, votes)) = members.list("m1").await.remove("m2") {
+            assert!(!votes, "it votes already");
+            break number;
+        }
+        assert!(begun.elapsed() < PATIENCE && !adding.is_finished(), "it is not added");
+    };
+    site.supervisor.kill("m2");
+    site.network.heal();
+    site.lose_state("m2");
+    site.supervisor.start("m2");
+    members.refused(&["member", "add", "m2", &address], "stele member remove m2, and then stele member add m2").await;
+    members.change(&["member", "remove", "m2"]).await;
+    assert!(!adding.await.unwrap().status.success(), "it was never there");
+    members.change(&["member", "add", "m2", &address]).await;
+    let (again, votes) = members.all().await.remove("m2").unwrap();
+    assert!(votes && again != number, "a number was given twice");
 }

@@ -32,7 +32,7 @@ use metadata::index::{self, IndexError, Overlay};
 use metadata::keys::{KEY_CHECK_SETTING, Keys};
 use metadata::raft::{
     FoundError, HandedOver, Identity, Inbox, Joins, LogStore, Member, MemberConfig, MemberError, MemberLine, Network,
-    Peer, Refused, Timings, TlsWays, Ways, ask_to_join, ask_to_stand,
+    Peer, Refused, Timings, TlsWays, WayError, Ways, ask_if_there, ask_to_join, ask_to_stand,
 };
 use metadata::replica::{Leading, NotLeading, Replica};
 use metadata::service::Metadata;
@@ -91,6 +91,8 @@ impl Seat {
             taken: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
         });
+        // Until it is known whether there is state.
+        seat.inbox.unseat();
         seat.inbox.joined_by(Arc::new(Joiner(Arc::downgrade(&seat))));
         seat
     }
@@ -128,6 +130,17 @@ impl Seat {
     /// Takes up the place that the data directory names, if it has the state for it. One without is free: it waits.
     pub async fn resume(&self) -> Result<(), SeatError> {
         let _changing = self.changing.lock().await;
+        // A leader may have had it added already.
+        if self.taken().is_none() {
+            self.take_up().await?;
+        }
+        if self.taken().is_none() {
+            self.inbox.waits();
+        }
+        Ok(())
+    }
+
+    async fn take_up(&self) -> Result<(), SeatError> {
         let mut stored = role::set_up(&self.data, &self.config)?;
         let Some(number) = stored.member_id() else {
             return Ok(());
@@ -374,6 +387,7 @@ impl Seat {
             if known.peer != peer || known.voter {
                 return Err(SeatError::Known(known.peer));
             }
+            self.is_still_there(&known).await?;
             return Ok(member.add(known.id, peer).await?);
         }
         let path = self.data.key_path();
@@ -386,6 +400,18 @@ impl Seat {
         let joined = ask_to_join(&*self.ways, &peer, token).await;
         let number = joined.map_err(|error| SeatError::Join { peer: peer.clone(), error })?;
         Ok(member.add(number, peer).await?)
+    }
+
+    /// One that was added before goes on only if it has the state that it had: nobody else can have the number, so nobody would ever
+    /// have the entries that are waited for.
+    async fn is_still_there(&self, known: &MemberLine) -> Result<(), SeatError> {
+        let (number, peer) = (known.id, known.peer.clone());
+        match ask_if_there(&*self.ways, number, &peer).await {
+            Err(WayError::Refused(why @ (Refused::Waiting | Refused::OtherNode(_)))) => {
+                Err(SeatError::Lost { number, peer, why })
+            }
+            answered => answered.map_err(|error| SeatError::Join { peer, error }),
+        }
     }
 
     /// Removes the node of this name. Only the leader can.

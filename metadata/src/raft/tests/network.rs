@@ -241,7 +241,33 @@ async fn a_call_for_another_node_or_from_another_is_refused() {
     let question = || PartKind::Vote(super::super::part::VoteQuestion::new(1, &vote(2)));
     assert_eq!(refused(asked(&waiting, "m2", vec![question()]).await), Refused::Waiting);
     inbox.unseat();
-    assert_eq!(refused(asked(&inbox, "m2", vec![question()]).await), Refused::Waiting);
+    let ends = refused(asked(&inbox, "m2", vec![question()]).await);
+    assert!(matches!(ends, Refused::Stopped(_)), "it does not wait to be added: {ends}");
+    one.raft.shutdown().await.unwrap();
+}
+
+/// Who is asked whether it is there does nothing, and who has no state for the number says so at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_whether_it_is_the_one_of_a_number() {
+    let (site, dir) = (Arc::new(Site::default()), tempfile::tempdir().unwrap());
+    let one = site.start(&dir, 1, 100).await;
+    let ways = site.ways(2);
+    let is_there = async |id| network::ask_if_there(&*ways, id, &peer(1)).await;
+    is_there(1).await.unwrap();
+    one.raft.initialize(BTreeMap::from([(1, peer(1))])).await.unwrap();
+    one.raft.wait(Some(PATIENCE)).metrics(|m| m.current_leader == Some(1), "leads").await.unwrap();
+    let term = one.raft.metrics().borrow().current_term;
+    is_there(1).await.unwrap();
+    assert!(matches!(is_there(7).await, Err(WayError::Refused(Refused::OtherNode(_)))));
+    let now = one.raft.metrics().borrow().clone();
+    assert_eq!((now.current_term, now.current_leader), (term, Some(1)), "it stood for election");
+    let inbox = site.inboxes.lock().unwrap()["m1"].clone();
+    inbox.waits();
+    assert!(matches!(is_there(1).await, Err(WayError::Refused(Refused::Waiting))));
+    inbox.unseat();
+    assert!(matches!(is_there(1).await, Err(WayError::Refused(Refused::Stopped(_)))), "it may have its state");
+    site.inboxes.lock().unwrap().clear();
+    assert!(matches!(is_there(1).await, Err(WayError::Unreachable(_))));
     one.raft.shutdown().await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use crate::roles::metadata::MetadataError;
 use codec::level::Later;
 use metadata::index::IndexError;
 use metadata::keys::KeyError;
-use metadata::raft::{ChangeError, MachineError, MemberError, Peer, Stopped, WayError};
+use metadata::raft::{ChangeError, MachineError, MemberError, Peer, Refused, Stopped, WayError};
 use metadata::replica::NotLeading;
 use std::path::PathBuf;
 
@@ -112,6 +112,21 @@ pub enum SeatError {
     /// There is a member of this name.
     #[error("{0} is a metadata node already; one that has lost its state is removed first, and then added")]
     Known(Peer),
+    /// One that was added before and did not come to vote has lost its state.
+    #[error(
+        "{peer} was added as metadata node {number:016x}, and has no state of that node any more: {why}. It gets another number: \
+         stele member remove {name}, and then stele member add {name} {address}",
+        name = .peer.name,
+        address = .peer.address
+    )]
+    Lost {
+        /// The number that nobody has now.
+        number: u64,
+        /// Which.
+        peer: Peer,
+        /// Its answer.
+        why: Refused,
+    },
     /// There is none.
     #[error("no metadata node is called {0}")]
     Unknown(String),
