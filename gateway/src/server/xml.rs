@@ -256,6 +256,8 @@ enum Reference {
     Begun,
     /// `&#`
     Numbered,
+    /// `&#x`
+    Marked,
     /// `&#6`
     Decimal(u32),
     /// `&#x4`
@@ -271,7 +273,8 @@ impl Reference {
             Reference::Decimal(number) | Reference::Hexadecimal(number) if byte == b';' => return Err(number),
             _ if byte == b'&' => Reference::Begun,
             Reference::Begun if byte == b'#' => Reference::Numbered,
-            Reference::Numbered if byte == b'x' => Reference::Hexadecimal(0),
+            Reference::Numbered if byte == b'x' => Reference::Marked,
+            Reference::Marked => digit(16).map_or(Reference::None, Reference::Hexadecimal),
             Reference::Numbered => digit(10).map_or(Reference::None, Reference::Decimal),
             Reference::Decimal(number) => {
                 digit(10).map_or(Reference::None, |digit| Reference::Decimal(more(number, 10, digit)))
@@ -534,14 +537,15 @@ mod tests {
     #[tokio::test]
     async fn small_pieces_pass_as_large_ones() {
         let watch = Arc::new(of(&Arc::default(), "a"));
-        let bytes = (0..40_000).map(|n| Ok(Frame::data(Bytes::from(vec![n as u8])))).collect();
+        let letter = |n: usize| b'a' + (n % 26) as u8;
+        let bytes = (0..40_000).map(|n| Ok(Frame::data(Bytes::from(vec![letter(n)])))).collect();
         let mut body = pieces(bytes, &watch, Duration::from_secs(60));
         let mut seen = Vec::new();
         while let Some(frame) = body.frame().await {
             seen.push(frame.unwrap().into_data().unwrap());
         }
         assert_eq!(seen.iter().map(Bytes::len).collect::<Vec<_>>(), [GATHERED, GATHERED, 40_000 - 2 * GATHERED]);
-        assert!(seen.concat().iter().enumerate().all(|(n, byte)| n as u8 == *byte));
+        assert!(seen.concat().iter().enumerate().all(|(n, byte)| letter(n) == *byte));
         assert_eq!(watch.lock().bytes, 40_000);
     }
 
@@ -561,7 +565,7 @@ mod tests {
             let watch = Arc::new(of(&Arc::default(), "a"));
             let slow = futures::stream::iter(0..20).then(move |_| async move {
                 tokio::time::sleep(Duration::from_millis(every)).await;
-                Ok::<_, StdError>(Frame::data(Bytes::from(vec![7; len])))
+                Ok::<_, StdError>(Frame::data(Bytes::from(vec![b'x'; len])))
             });
             let body = http_body_util::StreamBody::new(Box::pin(slow));
             let body = super::watch(&HeaderMap::new(), false, Duration::from_secs(1), &watch).unwrap()(body);
