@@ -94,6 +94,12 @@ impl fmt::Debug for Gatekeeper {
 #[async_trait]
 impl S3Access for Gatekeeper {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        self.judge(cx).await.map_err(error::sayable)
+    }
+}
+
+impl Gatekeeper {
+    async fn judge(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
         let operation = cx.s3_op().name().to_owned();
         let query = request::query_pairs(cx.uri().query().unwrap_or_default());
         let verified = cx.extensions_mut().get::<Verified>().cloned();
@@ -158,8 +164,10 @@ impl S3Access for Gatekeeper {
         }
         conditions::refuse_unjudged(&operation, cx.method(), cx.headers())?;
         if let Some(watch) = cx.extensions_mut().get::<Arc<Watch>>() {
-            // All that nobody signed counts together: it takes no account's share.
-            watch.counts_for(caller.account().map_or("", |account| &account.id));
+            // What nobody signed takes no account's share.
+            if let Some(account) = caller.account() {
+                watch.counts_for(&account.id);
+            }
         }
         cx.extensions_mut().insert(Arc::new(authorised));
         Ok(())

@@ -409,7 +409,7 @@ async fn traced(service: Front, limits: Limits, req: Request<Counted<Incoming>>,
             response.headers_mut().insert(header::CONTENT_LENGTH, length);
         }
     }
-    sent::hold(&mut response);
+    sent::hold(&mut response, limits.xml);
     tracing::debug!(%method, path, status = response.status().as_u16(), took = ?started.elapsed(), "answered");
     response
 }
@@ -449,6 +449,10 @@ async fn dispatch(service: Front, xml_limit: Duration, mut req: Request<Shared<C
     }
     let held = if has_xml { &service.held } else { &service.answers };
     let watch = Arc::new(xml::Watch::new(Arc::clone(held)));
+    if !has_xml && let Some(peer) = req.extensions().get::<Peer>() {
+        // An answer that nobody signed for counts for where it goes, so that one who does not read it is in nobody else's way.
+        watch.counts_for(&sign_in::counted(peer.address.ip()).to_string());
+    }
     let mut req = if !has_xml {
         req.map(Body::http_body_unsync)
     } else {

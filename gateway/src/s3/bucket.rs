@@ -61,9 +61,10 @@ pub async fn create(gateway: &Gateway, req: S3Request<CreateBucketInput>) -> S3R
         Ok(_) => {}
         Err(CommitError::Refused(Refusal::BucketOwnedByYou)) if signed_region == DEFAULT_REGION => {
             let there = meta.bucket(&input.bucket).await.map_err(error::lookup)?;
-            // It does not get another list, or tags, by being created again: who asked for them would believe that it has.
+            // It does not get another list, tags, or a lock by being created again: who asked for them would believe that it has.
             let other_tags = |there: &BucketRow| !tags.is_empty() && there.tags != tags;
-            if there.is_some_and(|there| there.acl != new.acl || other_tags(&there)) {
+            let lacks_lock = |there: &BucketRow| lock && !there.lock;
+            if there.is_some_and(|there| there.acl != new.acl || other_tags(&there) || lacks_lock(&there)) {
                 return Err(error::refused(Refusal::BucketExists));
             }
         }

@@ -14,6 +14,7 @@
 //! * What is said twice, of a header and a parameter or of two parameters, is the same or it is refused.
 
 use crate::s3::request::query_pairs;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use s3s::{S3Error, S3Result, s3_error};
 use std::borrow::Cow;
@@ -53,15 +54,35 @@ pub struct Rule {
     /// compute it of: then it claims nothing of the body of whoever opens the URL. A header that names an algorithm for no checksum is
     /// refused.
     has_digest: bool,
+    /// Whether there is a body. SDKs add the checksum of none where they presign (the one for JavaScript does, `AAAAAA==`), for there is
+    /// none yet: then it is not of the body that comes.
+    has_body: bool,
 }
+
+/// The checksums of nothing.
+const OF_NOTHING: [(&str, &str); 5] = [
+    ("x-amz-checksum-crc32", "AAAAAA=="),
+    ("x-amz-checksum-crc32c", "AAAAAA=="),
+    ("x-amz-checksum-crc64nvme", "AAAAAAAAAAA="),
+    ("x-amz-checksum-sha1", "2jmj7l5rSw0yVb/vlWAYkK/YBwk="),
+    ("x-amz-checksum-sha256", "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
+];
 
 impl Rule {
     /// Of the request with these headers and this query.
     pub fn of(headers: &HeaderMap, query: &[(String, String)]) -> Rule {
-        let in_query = || query.iter().any(|(name, _)| is_digest(&name.to_ascii_lowercase()));
-        let presigned = is_presigned(query);
-        let has_digest = presigned && (headers.keys().any(|name| is_digest(name.as_str())) || in_query());
-        Rule { presigned, has_digest }
+        let has_body = headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+        let mut rule = Rule { presigned: is_presigned(query), has_digest: false, has_body };
+        let in_query = || {
+            query.iter().any(|(name, value)| is_digest(&name.to_ascii_lowercase()) && !rule.is_of_nothing(name, value))
+        };
+        rule.has_digest = rule.presigned && (headers.keys().any(|name| is_digest(name.as_str())) || in_query());
+        rule
+    }
+
+    /// Whether a parameter is the checksum of no body, and there is one: it is no header then, and nobody reads it elsewhere.
+    fn is_of_nothing(self, name: &str, value: &str) -> bool {
+        self.has_body && OF_NOTHING.iter().any(|(of, nothing)| name.eq_ignore_ascii_case(of) && value == *nothing)
     }
 
     /// Whether the parameter `name` is one.
@@ -84,7 +105,7 @@ pub fn any(headers: &HeaderMap, uri: &Uri) -> bool {
 /// Says in headers what the query says in their stead.
 pub fn say(headers: &mut HeaderMap, query: &[(String, String)]) -> S3Result<()> {
     let rule = Rule::of(headers, query);
-    for (name, value) in query.iter().filter(|(name, _)| rule.is_header(name)) {
+    for (name, value) in query.iter().filter(|(name, value)| rule.is_header(name) && !rule.is_of_nothing(name, value)) {
         // As HTTP takes the value of a header.
         let value = value.trim_matches([' ', '\t']);
         let (Ok(header), Ok(value)) =
@@ -197,6 +218,21 @@ mod tests {
         assert_eq!(says(&[], &format!("x-amz-checksum-mode=ENABLED&{named}")).expect("headers").len(), 1);
         assert_eq!(says(&[], &format!("X-Amz-Checksum-Sha1=x&{named}")).expect("headers").len(), 2);
         assert_eq!(says(&[("x-amz-checksum-crc32", "x")], &named).expect("headers").len(), 2);
+    }
+
+    /// What the SDK for JavaScript presigns by default, for a body that it has not seen.
+    #[test]
+    fn a_checksum_of_nothing_is_not_of_a_body() {
+        let presigned = format!("x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32&{PRESIGNED}");
+        assert_eq!(says(&[("content-length", "5")], &presigned).expect("headers"), ["content-length: 5"]);
+        assert_eq!(says(&[("content-length", "0")], &presigned).expect("headers").len(), 3, "of no body it is");
+        let other = format!("x-amz-checksum-crc32=AAAAAQ%3D%3D&{PRESIGNED}");
+        assert_eq!(says(&[("content-length", "5")], &other).expect("headers").len(), 2);
+        let all = OF_NOTHING.map(|(name, value)| format!("{name}={}", value.replace('+', "%2B")));
+        assert_eq!(
+            says(&[("content-length", "5")], &format!("{}&{PRESIGNED}", all.join("&"))).expect("headers").len(),
+            1
+        );
     }
 
     #[test]

@@ -131,6 +131,13 @@ impl S3Route for Lenient {
     }
 
     async fn call(&self, req: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        self.again(req).await.map_err(error::sayable)
+    }
+}
+
+impl Lenient {
+    /// Sends a request, of which the signature was verified, through the second service.
+    async fn again(&self, req: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let query = query_pairs(req.uri.query().unwrap_or_default());
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let verified = Verified::new(access_key, &req.headers, &query)?;

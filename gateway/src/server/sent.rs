@@ -4,14 +4,17 @@
 //! * The message of a refusal is no longer than [`LONGEST`], whatever it repeats.
 //! * A long answer counts ([`xml::Held`]) until the last of it is on its way, to a request with an XML body as that body did, and to
 //!   any other, such as a list's page of 6 MB, as what it is: who asks much and reads no answer finds no room for the next one.
+//! * Who takes it slower than [`xml::SLOWEST`] when it has waited for a while does not get the rest: its room is for others.
 
 use super::{find, xml};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use s3s::{Body, HttpResponse, StdError};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::task::AbortHandle;
 
 /// Longest refusal, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -38,17 +41,48 @@ pub(super) fn has_room(response: &HttpResponse, watch: &xml::Watch) -> bool {
     response.body().bytes().is_none_or(|bytes| bytes.len() <= PIECE || watch.hold(bytes.len()))
 }
 
-/// Lets a long answer count for as long as it is being sent.
-pub(super) fn hold(response: &mut HttpResponse) {
+/// Lets a long answer count for as long as it is being sent, and that be no longer than `patience` and what a slow client needs.
+pub(super) fn hold(response: &mut HttpResponse, patience: Duration) {
     let Some(watch) = response.extensions_mut().remove::<Arc<xml::Watch>>() else { return };
     let Some(bytes) = response.body().bytes().filter(|bytes| bytes.len() > PIECE) else { return };
-    *response.body_mut() = Body::http_body_unsync(Pieces { bytes, watch: Some(watch) });
+    *response.body_mut() = Body::http_body_unsync(Pieces::new(bytes, watch, patience));
 }
 
 /// An answer, piece by piece: what is given to a connection in one is the connection's from then on, and nobody's when it is counted.
 struct Pieces {
+    /// None when it was not taken in time: a connection whose client takes nothing asks for no piece, and could not be told then.
+    rest: Arc<Mutex<Option<Rest>>>,
+    left: usize,
+    late: AbortHandle,
+}
+
+struct Rest {
     bytes: Bytes,
-    watch: Option<Arc<xml::Watch>>,
+    _watch: Arc<xml::Watch>,
+}
+
+impl Pieces {
+    fn new(bytes: Bytes, watch: Arc<xml::Watch>, patience: Duration) -> Pieces {
+        let left = bytes.len();
+        let limit = patience + Duration::from_secs(left as u64 / xml::SLOWEST);
+        let rest = Arc::new(Mutex::new(Some(Rest { bytes, _watch: watch })));
+        let waiting = Arc::clone(&rest);
+        let late = tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            drop(lock(&waiting).take());
+        });
+        Pieces { rest, left, late: late.abort_handle() }
+    }
+}
+
+fn lock(rest: &Mutex<Option<Rest>>) -> MutexGuard<'_, Option<Rest>> {
+    rest.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.late.abort();
+    }
 }
 
 impl HttpBody for Pieces {
@@ -56,25 +90,30 @@ impl HttpBody for Pieces {
     type Error = StdError;
 
     fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        if self.bytes.is_empty() {
+        if self.left == 0 {
             return Poll::Ready(None);
         }
-        let length = self.bytes.len().min(PIECE);
+        let mut rest = lock(&self.rest);
+        let Some(of) = rest.as_mut() else { return Poll::Ready(Some(Err("the answer was not taken in time".into()))) };
+        let length = of.bytes.len().min(PIECE);
         // A copy: a piece of the whole would keep the whole.
-        let piece = Bytes::copy_from_slice(self.bytes.get(..length).unwrap_or_default());
-        self.bytes.advance(length);
-        if self.bytes.is_empty() {
-            (self.bytes, self.watch) = (Bytes::new(), None);
+        let piece = Bytes::copy_from_slice(of.bytes.get(..length).unwrap_or_default());
+        of.bytes.advance(length);
+        let left = of.bytes.len();
+        if left == 0 {
+            *rest = None;
         }
+        drop(rest);
+        self.left = left;
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty()
+        self.left == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.len() as u64)
+        SizeHint::with_exact(self.left as u64)
     }
 }
 
@@ -84,6 +123,8 @@ mod tests {
     use crate::server::error_response;
     use http_body_util::BodyExt as _;
     use s3s::s3_error;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_refusal_is_short_whatever_was_asked() {
@@ -111,7 +152,7 @@ mod tests {
         assert!(watch.hold(1 << 20));
         let mut response = HttpResponse::new(Body::from(Bytes::from(vec![7; 3 * PIECE + 1])));
         response.extensions_mut().insert(watch);
-        hold(&mut response);
+        hold(&mut response, PATIENCE);
         assert_eq!(response.body().size_hint().exact(), Some(3 * PIECE as u64 + 1));
         let mut body = response.into_body();
         let mut read = 0;
@@ -135,7 +176,7 @@ mod tests {
             let mut response = HttpResponse::new(Body::from(Bytes::from(vec![7; 6 << 20])));
             has_room(&response, &watch).then(|| {
                 response.extensions_mut().insert(watch);
-                hold(&mut response);
+                hold(&mut response, PATIENCE);
                 response
             })
         };
@@ -146,5 +187,21 @@ mod tests {
         assert!(has_room(&HttpResponse::new(Body::from(Bytes::from(vec![7; 6 << 20]))), &modest), "another's");
         let read = unread.pop().expect("a page").into_body().collect().await.expect("all of it").to_bytes();
         assert!(read.len() == 6 << 20 && page().is_some(), "there is room again");
+    }
+
+    /// Connections that took nothing of their pages kept everybody of their account from getting any.
+    #[tokio::test]
+    async fn a_page_that_nobody_takes_has_its_room_for_a_while() {
+        let held = Arc::<xml::Held>::default();
+        let watch = Arc::new(xml::Watch::new(Arc::clone(&held)));
+        let mut response = HttpResponse::new(Body::from(Bytes::from(vec![7; PIECE + 1])));
+        assert!(has_room(&response, &watch));
+        response.extensions_mut().insert(watch);
+        hold(&mut response, Duration::ZERO);
+        assert_eq!(held.all(), PIECE as u64 + 1);
+        while held.all() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(response.into_body().frame().await.expect("a word").is_err(), "a short answer must not look whole");
     }
 }

@@ -47,7 +47,7 @@ const BEGINNING: u64 = 64 << 10;
 /// An account holds this part of either at most: one that sends slowly leaves room for the others.
 const SHARE: u64 = 4;
 /// Bytes a second at which a body may take longer than others.
-const SLOWEST: u64 = 16 << 10;
+pub(super) const SLOWEST: u64 = 16 << 10;
 /// Pieces of a body are copied together up to this many bytes: a piece keeps the buffer that it was read into, 8 KiB at least,
 /// and whoever collects the body keeps them all.
 const GATHERED: usize = 16 << 10;
@@ -96,7 +96,7 @@ pub struct Watch {
 struct State {
     /// What was wrong with it.
     fault: Option<S3Error>,
-    /// Whose it is; of nobody's before that is known, and then none of it has been read.
+    /// Whose it is; nobody's before that is known, and then none of it has been read. What nobody signed is nobody's.
     account: String,
     /// What is held of it.
     bytes: u64,

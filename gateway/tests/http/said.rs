@@ -115,6 +115,8 @@ async fn a_bucket_is_made_with_tags() {
     // As the same it may be made again; with other tags it would not have those.
     assert_eq!(make("alice", "/tagged", &[("team", "a"), ("b", "")]).await.status, 200);
     refused(&make("alice", "/tagged", &[("team", "b")]).await, 409, "BucketAlreadyExists");
+    let locked = [("x-amz-bucket-object-lock-enabled", "true")];
+    refused(&server.request("alice", "PUT", "/tagged", &locked, b"").await, 409, "BucketAlreadyExists");
     for bad in [&[("a", "b"), ("a", "c")][..], &[("aws:a", "b")]] {
         refused(&make("alice", "/bad", bad).await, 400, "InvalidTag");
     }

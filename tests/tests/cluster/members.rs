@@ -186,6 +186,7 @@ async fn metadata_nodes_come_go_and_lose_their_state_while_a_client_writes() {
 /// A new member that loses its state before it votes: who asks for it again is told at once, and does not wait for a number that nobody
 /// has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "soak: it looks for a moment that a busy machine may miss"]
 async fn a_new_member_that_loses_its_state_before_it_votes_is_named_at_once() {
     let shape = Shape { founders: 1, ..Shape::default() };
     let layout = Layout { nodes: 3, drives: 2, metadata: 2, gateways: 1 };

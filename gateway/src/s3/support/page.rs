@@ -60,7 +60,7 @@ fn query(text: &mut String) {
         "\n## Query\n\nThe parameters of S3's operations are read where S3 reads them.\n\nIn a presigned URL (with `X-Amz-Signature`) a \
          parameter that begins with `x-amz-` counts as the header of its name, as SDKs\nmove them there: what becomes of it is in \
          the table above. The parameters of the signature are none, and\n`x-amz-sdk-checksum-algorithm` is one only with a \
-         checksum. The body must have the SHA-256 that `X-Amz-Content-Sha256` has. Of what is\nsaid twice, and not the same, in \
+         checksum, and\na checksum of nothing is none where there is a body (SDKs add it when they presign). The body must have the SHA-256 that `X-Amz-Content-Sha256` has. Of what is\nsaid twice, and not the same, in \
          the query or in query and header: 400 InvalidArgument.\n\nIn the query of any other request these may be; any other \
          one is refused: NotImplemented (send it as a signed header).\n\n",
     );
