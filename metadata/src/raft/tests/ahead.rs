@@ -271,10 +271,12 @@ async fn what_a_leader_has_not_synced_counts_nowhere_and_is_not_written_over_in_
     net.nodes.lock().unwrap().remove(&id);
     let disk = leader.disk.after_power_cut();
     let machine = leader.machine.clone();
-    let stopping = leader.raft.clone();
-    leader.disk.hold(false);
-    stopping.shutdown().await.unwrap();
+    // Before its sync ends: the others' answers wait for that, and it would count and apply the entry on a machine that knows of no
+    // power cut.
+    leader.raft.shutdown().await.unwrap();
     let _never_counted = asked.await;
+    assert_eq!(value_in(&machine), Some(7), "it was applied, and the leader's disk does not have it");
+    leader.disk.hold(false);
     let back = start(&net, id, disk, machine).await;
     let kept = back.log.clone().get_log_state().await.unwrap().last_log_id.map(|at| at.index);
     let (left, had) = (back.entries().await, leader.entries().await);
