@@ -22,6 +22,7 @@ pub mod inventory;
 mod leaves;
 pub mod multipart;
 pub mod noted;
+mod percent;
 pub mod protect;
 pub mod put;
 pub mod s3;

@@ -1,5 +1,6 @@
 //! Answers in the XML of IAM and STS.
 
+use crate::percent;
 use http::{HeaderValue, StatusCode, header};
 use metadata::client::CommitError;
 use metadata::command::Refusal;
@@ -67,7 +68,8 @@ pub fn success(api: Api, action: &str, value: &Value) -> HttpResponse {
 fn write_value(xml: &mut String, value: &Value) {
     match value {
         Value::Text(text) => escape(xml, text),
-        Value::Document(text) => percent_encode(xml, text),
+        // IAM sends documents as URLs have them (IAM API Reference, GetUserPolicy).
+        Value::Document(text) => percent::push(xml, text),
         Value::List(items) => {
             for item in items {
                 xml.push_str("<member>");
@@ -94,18 +96,6 @@ fn escape(xml: &mut String, text: &str) {
             '"' => xml.push_str("&quot;"),
             c if c.is_control() && !matches!(c, '\n' | '\t') => xml.push('\u{fffd}'),
             c => xml.push(c),
-        }
-    }
-}
-
-/// As in URLs: IAM sends documents so (IAM API Reference, GetUserPolicy).
-fn percent_encode(xml: &mut String, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => xml.push(char::from(byte)),
-            byte => {
-                let _ = write!(xml, "%{byte:02X}");
-            }
         }
     }
 }

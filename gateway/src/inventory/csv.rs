@@ -1,8 +1,8 @@
 //! Rows of an inventory, as S3 writes them: every value in quotes, keys percent-encoded, no head.
 
 use super::plan::{Field, Plan};
+use crate::percent;
 use codec::effect::{ChecksumAlgorithm, Content, RetentionMode, VersionRow};
-use std::fmt::Write as _;
 
 /// One row, to the end of its line. `encryption` is what [`Field::Encryption`] says; `latest`: no version of the key is newer.
 pub fn row(out: &mut String, plan: &Plan, bucket: (&str, &str), version: &VersionRow, latest: bool, encryption: &str) {
@@ -75,14 +75,8 @@ fn quoted(out: &mut String, value: &str) {
 }
 
 fn percent(key: &str) -> String {
-    let mut out = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => out.push(char::from(byte)),
-            // Writing to a String does not fail.
-            _ => drop(write!(out, "%{byte:02X}")),
-        }
-    }
+    let mut out = String::new();
+    percent::push_path(&mut out, key);
     out
 }
 

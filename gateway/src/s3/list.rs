@@ -5,6 +5,7 @@ use super::{archive, error, lifecycle, version};
 use crate::auth;
 use crate::auth::owners::Owners;
 use crate::engine::Gateway;
+use crate::percent;
 use access::versions::Named;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -46,15 +47,8 @@ impl Names {
         if !self.0 {
             return name.to_owned();
         }
-        let mut out = String::with_capacity(name.len());
-        for byte in name.bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                    out.push(char::from(byte))
-                }
-                _ => out.push_str(&format!("%{byte:02X}")),
-            }
-        }
+        let mut out = String::new();
+        percent::push_path(&mut out, name);
         out
     }
 

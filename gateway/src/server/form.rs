@@ -20,10 +20,11 @@
 mod fields;
 mod file;
 
-use super::location::{Address, path, push_encoded};
+use super::location::{Address, path};
 use super::{Front, error_response, method_not_allowed};
 use crate::auth::facts::Signed;
 use crate::auth::{Authenticator, By, Verified};
+use crate::percent;
 use crate::s3::error;
 use access::post::{Form as Said, FormError, PolicyError, PostPolicy};
 use bytes::Bytes;
@@ -243,7 +244,7 @@ fn redirect(fields: &Fields, bucket: &str, key: &str, etag: &str) -> Option<Head
     for (name, value) in [("bucket", bucket), ("&key", key), ("&etag", etag)] {
         location.push_str(name);
         location.push('=');
-        push_encoded(&mut location, value);
+        percent::push_path(&mut location, value);
     }
     if let Some(fragment) = fragment {
         location.push('#');

@@ -1,6 +1,7 @@
 //! URLs of objects, as answers to uploads say them: where the client that sent the upload finds what it has stored.
 
 use super::Peer;
+use crate::percent;
 use http::{Extensions, HeaderMap, Uri, header};
 
 /// What a request is addressed to, of which the URLs in its answer are made.
@@ -48,19 +49,8 @@ pub(super) fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
 /// Where an object is, by path. What `bucket` is was checked: it needs no encoding.
 pub(super) fn path(bucket: &str, key: &str) -> String {
     let mut path = format!("/{bucket}/");
-    push_encoded(&mut path, key);
+    percent::push_path(&mut path, key);
     path
-}
-
-/// Percent-encodes what has a meaning in URLs, but slashes.
-pub(super) fn push_encoded(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
 }
 
 /// The bytes of a path. A plus is a plus there.

@@ -5,6 +5,7 @@
 //! And the order of parameters: what is signed has those of one name in the order of their values (IAM User Guide, "Create a signed
 //! AWS API request"), and `s3s` takes them as they came.
 
+use crate::percent;
 use crate::s3::request::query_pairs;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri};
@@ -47,13 +48,8 @@ pub fn order(uri: &mut Uri) {
 }
 
 fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            _ if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
+    let mut out = String::new();
+    percent::push(&mut out, text);
     out
 }
 

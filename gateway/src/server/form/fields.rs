@@ -1,5 +1,6 @@
 //! The fields of a form, up to its file, and the headers that they stand for.
 
+use crate::percent;
 use crate::s3::error;
 use bytes::Bytes;
 use futures::stream::{Stream, StreamExt, TryStreamExt};
@@ -125,12 +126,7 @@ fn tagging(text: &str) -> S3Result<String> {
             if before != "&" || !out.is_empty() {
                 out.push_str(before);
             }
-            for byte in text.as_deref().unwrap_or_default().bytes() {
-                match byte {
-                    _ if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(char::from(byte)),
-                    _ => out.push_str(&format!("%{byte:02X}")),
-                }
-            }
+            percent::push(&mut out, text.as_deref().unwrap_or_default());
         }
     }
     Ok(out)
