@@ -85,6 +85,11 @@ impl Rule {
         self.has_body && OF_NOTHING.iter().any(|(of, nothing)| name.eq_ignore_ascii_case(of) && value == *nothing)
     }
 
+    /// Whether any parameter is one.
+    pub fn is_any(self, query: &[(String, String)]) -> bool {
+        query.iter().any(|(name, _)| self.is_header(name))
+    }
+
     /// Whether the parameter `name` is one.
     pub fn is_header(self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
@@ -98,8 +103,7 @@ impl Rule {
 /// Whether any parameter of a request counts as a header.
 pub fn any(headers: &HeaderMap, uri: &Uri) -> bool {
     let query = query_pairs(uri.query().unwrap_or_default());
-    let rule = Rule::of(headers, &query);
-    query.iter().any(|(name, _)| rule.is_header(name))
+    Rule::of(headers, &query).is_any(&query)
 }
 
 /// Says in headers what the query says in their stead.
@@ -129,7 +133,7 @@ pub fn say(headers: &mut HeaderMap, query: &[(String, String)]) -> S3Result<()> 
 /// that says what can't be, its own headers: it goes no further than that.
 pub fn said<'a>(headers: &'a HeaderMap, uri: &Uri) -> Cow<'a, HeaderMap> {
     let query = query_pairs(uri.query().unwrap_or_default());
-    if !any(headers, uri) {
+    if !Rule::of(headers, &query).is_any(&query) {
         return Cow::Borrowed(headers);
     }
     let mut all = headers.clone();

@@ -142,11 +142,11 @@ impl Lenient {
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let verified = Verified::new(access_key, &req.headers, &query)?;
         let mut headers = req.headers;
-        if hoisted::any(&headers, &req.uri) && verified.by.is_none() {
+        let rule = hoisted::Rule::of(&headers, &query);
+        if rule.is_any(&query) && verified.by.is_none() {
             // What is in the query has been signed, or it is no header.
             return Err(auth::denied());
         }
-        let rule = hoisted::Rule::of(&headers, &query);
         hoisted::say(&mut headers, &query)?;
         // A write is not done because its condition was not understood.
         let (changes, listed) = Some(&headers).filter(|_| is_read(&req.method)).and_then(mended).unwrap_or_default();
