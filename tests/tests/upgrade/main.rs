@@ -206,9 +206,16 @@ impl Upgrade {
             assert!(!supervisor.is_ready(name).await, "a gateway that nobody works with says that it is ready");
         }
         if name.starts_with('m') {
-            let surprises = supervisor.surprises();
+            // It says why before it ends: the line may be read while the process is still there.
             let code = format!("exit status: {TOO_OLD}");
-            assert!(surprises.iter().any(|end| end.contains(name) && end.contains(&code)), "{surprises:?}");
+            let begun = Instant::now();
+            let mut ends = Vec::new();
+            while !ends.iter().any(|end: &String| end.contains(name)) {
+                assert!(begun.elapsed() < PATIENCE, "{name} said why and did not end: {ends:?}");
+                tokio::time::sleep(AGAIN).await;
+                ends.extend(supervisor.surprises());
+            }
+            assert!(ends.iter().any(|end| end.contains(name) && end.contains(&code)), "{ends:?}");
         }
         supervisor.kill(name);
         supervisor.build(name, next_binary());
