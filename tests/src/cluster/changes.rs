@@ -17,6 +17,8 @@ const EMPTIED: Duration = Duration::from_secs(400);
 /// The most metadata nodes, and how many are left when their number goes down.
 const MOST: usize = 5;
 const FEWEST: usize = 3;
+/// What is said of a metadata node that is none any more.
+const UNKNOWN: &str = "no metadata node is called";
 
 /// What operators did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,14 +80,22 @@ impl Site {
         }
     }
 
-    async fn add_member(&self, name: &str) -> Result<(), String> {
+    pub(super) async fn add_member(&self, name: &str) -> Result<(), String> {
         let address = self.metadata_address(name);
         self.change(&["member", "add", name, &address], Made::Votes(name)).await
     }
 
+    /// Brings a metadata node without state back as a new member, as an operator does: the old one is removed first. Who leads may
+    /// become another one between the two, and an answer be lost.
+    pub async fn rejoin(&self, name: &str) -> Result<(), String> {
+        self.supervisor.start(name);
+        self.change(&["member", "remove", name], Made::Says(UNKNOWN)).await?;
+        self.add_member(name).await
+    }
+
     /// Afterwards the process waits to be added again.
     async fn remove_member(&self, name: &str) -> Result<(), String> {
-        self.change(&["member", "remove", name], Made::Says("no metadata node is called")).await?;
+        self.change(&["member", "remove", name], Made::Says(UNKNOWN)).await?;
         self.supervisor.kill(name);
         self.lose_state(name);
         self.supervisor.start(name);

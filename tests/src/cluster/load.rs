@@ -22,7 +22,7 @@ pub const BUCKET: &str = "archive";
 const HOT: u64 = 16;
 /// How long a request of the load may take, and one that only asks whether the cluster serves.
 const TIME: Duration = Duration::from_secs(12);
-pub(super) const PROBE_TIME: Duration = Duration::from_secs(4);
+pub(super) const PROBE_TIME: Duration = Duration::from_secs(10);
 /// How often a part of an upload is tried.
 const TRIES: usize = 5;
 
@@ -97,10 +97,16 @@ impl Worker {
         self.clients[self.at].clone()
     }
 
-    /// Makes the bucket.
+    /// Makes the bucket, unless it is there: an attempt that nobody answered may have made it.
     pub async fn make_bucket(&mut self) -> Result<(), Failed> {
-        let made = self.client().create_bucket().bucket(BUCKET).send().await;
-        made.map(drop).map_err(|error| self.failed("create bucket", &error))
+        self.made(self.client().create_bucket().bucket(BUCKET).send().await)
+    }
+
+    fn made<T, E: ProvideErrorMetadata + Debug>(&self, sent: Result<T, SdkError<E>>) -> Result<(), Failed> {
+        match sent {
+            Err(error) if refused(&error).is_some_and(|refused| refused.code == "BucketAlreadyOwnedByYou") => Ok(()),
+            sent => sent.map(drop).map_err(|error| self.failed("create bucket", &error)),
+        }
     }
 
     /// Uses the cluster until told to stop.

@@ -203,36 +203,30 @@ impl Site {
             }
         }
         for name in self.founders().iter().skip(1) {
-            self.until(&["member", "add", name, &self.metadata_address(name), "--data", &data]).await?;
+            // On a busy machine the first one may not lead for long.
+            self.add_member(name).await?;
         }
         Ok(())
     }
 
     /// Runs a command until it succeeds: the processes that it needs may not be there yet.
-    pub(super) async fn until(&self, arguments: &[&str]) -> Result<(), String> {
+    async fn until(&self, arguments: &[&str]) -> Result<(), String> {
         let begun = Instant::now();
         loop {
             let output = self.stele(arguments).await;
             if output.status.success() {
                 return Ok(());
             }
-            // An addition whose answer was late is carried out all the same.
-            if let ["member", "add", name, _, _, data] = arguments
-                && self.votes(name, data).await
-            {
+            let said = String::from_utf8_lossy(&output.stderr);
+            // A beginning whose answer was late is carried out all the same.
+            if said.contains("is a metadata node of the cluster already") {
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {
-                return Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));
+                return Err(format!("{arguments:?}: {said}"));
             }
             tokio::time::sleep(AGAIN).await;
         }
-    }
-
-    /// Whether a metadata node is a voter, by what the one with this data directory says.
-    async fn votes(&self, name: &str, data: &str) -> bool {
-        let answer = self.json(&["member", "list", "--json", "--data", data]).await;
-        voters(&answer).contains(&name.to_owned())
     }
 
     /// Takes what a metadata node that does not run has of Raft: its disk was lost.
@@ -241,15 +235,6 @@ impl Site {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
             _ => {}
         }
-    }
-
-    /// Brings a metadata node without state back as a new member, as an operator does: the old one is removed first.
-    pub async fn rejoin(&self, name: &str) -> Result<(), String> {
-        self.supervisor.start(name);
-        let gate = self.metadata_address(name);
-        let data = self.path(&self.leader().await);
-        self.until(&["member", "remove", name, "--data", &data]).await?;
-        self.until(&["member", "add", name, &gate, "--data", &data]).await
     }
 
     /// Runs a `stele` command to its end, outside the runtime's threads.

@@ -17,6 +17,8 @@ pub struct Unsound {
     pub rotten: Vec<Value>,
     /// Anything else. Nothing that befalls a cluster may lead to it once repair has nothing left to do.
     pub wrong: Vec<Value>,
+    /// A drive did not answer in time, which says nothing of what it holds.
+    is_late: bool,
 }
 
 impl Site {
@@ -39,9 +41,11 @@ impl Site {
             let output = self.stele(&["fixity", bucket, "--verify", "--json", "--data", &leader]).await;
             // 2: there is a report, and something in it.
             if matches!(output.status.code(), Some(0 | 2)) {
-                return report(&String::from_utf8_lossy(&output.stdout));
-            }
-            if begun.elapsed() >= within {
+                let unsound = report(&String::from_utf8_lossy(&output.stdout))?;
+                if !unsound.is_late || begun.elapsed() >= within {
+                    return Ok(unsound);
+                }
+            } else if begun.elapsed() >= within {
                 return Err(format!("no report: {}", String::from_utf8_lossy(&output.stderr)));
             }
             tokio::time::sleep(AGAIN).await;
@@ -73,6 +77,7 @@ fn report(lines: &str) -> Result<Unsound, String> {
         if object.is_null() || object["outcome"] == "ok" {
             continue;
         }
+        unsound.is_late |= object["unreachable"].as_u64() > Some(0);
         let of = |what: &Value, copies: &str| what[copies].as_array().cloned().unwrap_or_default();
         let stripes = of(object, "stripes").into_iter().flat_map(|stripe| {
             let bad = of(&stripe, "shards").into_iter().filter(|shard| shard["state"] != "good");
@@ -110,5 +115,7 @@ mod tests {
         assert_eq!(of(&[object("degraded", "damaged"), object("degraded", "missing")]), Ok((1, 1)));
         assert_eq!(of(&[object("unverified", "good")]), Ok((0, 1)), "whatever else it is");
         assert!(of(&["nothing".to_owned()]).is_err());
+        let late = json!({ "object": { "key": "k", "outcome": "unknown", "unreachable": 1 } }).to_string();
+        assert!(report(&late).is_ok_and(|of| of.is_late && of.wrong.len() == 1), "a drive that did not answer");
     }
 }

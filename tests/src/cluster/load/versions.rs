@@ -54,16 +54,14 @@ fn name_of(bucket: &str, key: &str) -> String {
 }
 
 impl Worker {
-    /// Makes both buckets.
+    /// Makes both buckets, as far as they are not there.
     pub async fn make_versioned_buckets(&mut self) -> Result<(), Failed> {
         let client = self.client();
-        let made = client.create_bucket().bucket(VERSIONED).send().await;
-        made.map_err(|error| self.failed("create bucket", &error))?;
+        self.made(client.create_bucket().bucket(VERSIONED).send().await)?;
         let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
         let set = client.put_bucket_versioning().bucket(VERSIONED).versioning_configuration(enabled).send().await;
         set.map_err(|error| self.failed("versioning", &error))?;
-        let made = client.create_bucket().bucket(LOCKED).object_lock_enabled_for_bucket(true).send().await;
-        made.map_err(|error| self.failed("create bucket", &error))?;
+        self.made(client.create_bucket().bucket(LOCKED).object_lock_enabled_for_bucket(true).send().await)?;
         let of = DefaultRetention::builder().mode(ObjectLockRetentionMode::Compliance).days(LOCKED_DAYS).build();
         let rule = ObjectLockRule::builder().default_retention(of).build();
         let rule = ObjectLockConfiguration::builder().object_lock_enabled(ObjectLockEnabled::Enabled).rule(rule);
