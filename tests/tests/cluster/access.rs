@@ -4,6 +4,7 @@
 use super::seen::Seen;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::create_bucket::{CreateBucketError, CreateBucketOutput};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     ObjectLockMode, ServerSideEncryption, ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration,
@@ -26,7 +27,7 @@ const POLICY: &str = r#"{"Version": "2012-10-17", "Statement": [
     {"Effect": "Deny", "Action": "s3:*", "Resource": "arn:aws:s3:::records/sealed/*"}]}"#;
 
 /// Repeats a request until it is answered as it should be: nobody may lead at first, and a gateway may remember for a moment.
-async fn until<T: Debug, E: ProvideErrorMetadata + Debug>(
+pub(super) async fn until<T: Debug, E: ProvideErrorMetadata + Debug>(
     what: &str,
     code: Option<&str>,
     ask: impl AsyncFn() -> Result<T, SdkError<E>>,
@@ -39,6 +40,18 @@ async fn until<T: Debug, E: ProvideErrorMetadata + Debug>(
             return answer.ok();
         }
         assert!(begun.elapsed() < PATIENCE, "{what}: {answer:?} where {code:?} should be");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Makes a bucket. Who leads may change at any time on a busy machine, and an attempt that nobody answered may have made it.
+pub(super) async fn make_bucket(make: impl AsyncFn() -> Result<CreateBucketOutput, SdkError<CreateBucketError>>) {
+    let begun = Instant::now();
+    while let Err(error) = make().await {
+        if refused(&error).is_some_and(|refused| refused.code == "BucketAlreadyOwnedByYou") {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "no bucket: {error:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -69,14 +82,17 @@ impl Archive<'_> {
             site.endpoints().into_iter().map(client).collect::<Vec<Client>>()
         };
         let (owner, clerk) = (clients(ACCESS_KEY, SECRET_KEY), clients(&access, &secret));
-        let made = owner[0].create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await;
-        made.unwrap();
+        make_bucket(async || owner[0].create_bucket().bucket(BUCKET).object_lock_enabled_for_bucket(true).send().await)
+            .await;
         let by_default = ServerSideEncryptionByDefault::builder().sse_algorithm(ServerSideEncryption::AwsKms);
         let by_default = by_default.kms_master_key_id(KEY).build().unwrap();
         let rule = ServerSideEncryptionRule::builder().apply_server_side_encryption_by_default(by_default).build();
         let rules = ServerSideEncryptionConfiguration::builder().rules(rule).build().unwrap();
-        let set = owner[1].put_bucket_encryption().bucket(BUCKET).server_side_encryption_configuration(rules);
-        set.send().await.unwrap();
+        let set = async || {
+            let set = owner[1].put_bucket_encryption().bucket(BUCKET);
+            set.server_side_encryption_configuration(rules.clone()).send().await
+        };
+        until("the bucket's key", None, set).await;
         Archive { site, owner, clerk, deeds: Vec::new() }
     }
 

@@ -1,6 +1,7 @@
 //! The metadata nodes of a cluster while a client writes: five become three, nodes that lost all or a part of their state join anew
 //! under another number, the leader is killed; and what is refused.
 
+use super::access::{make_bucket, until};
 use super::writing::Writing;
 use aws_sdk_s3::primitives::ByteStream;
 use std::collections::BTreeMap;
@@ -88,6 +89,20 @@ impl Members<'_> {
         }
     }
 
+    /// Who leads of these, and is not that one. While nobody says who leads, the first of all counts as the leader, which may have been
+    /// removed.
+    async fn leading(&self, among: &BTreeMap<String, (String, bool)>, but: Option<&String>) -> String {
+        let begun = Instant::now();
+        loop {
+            let name = self.0.leader().await;
+            if among.contains_key(&name) && but != Some(&name) {
+                return name;
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody leads");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// A follower among those that are members.
     async fn follower(&self) -> String {
         let members = self.all().await;
@@ -125,7 +140,7 @@ async fn metadata_nodes_come_go_and_lose_their_state_while_a_client_writes() {
     let site = Site::start(Layout { nodes: 3, drives: 2, metadata: 5, gateways: 1 }).await.unwrap();
     let members = Members(&site);
     let client = client_at(&site.endpoints()[0], Duration::from_secs(60));
-    client.create_bucket().bucket(BUCKET).send().await.unwrap();
+    make_bucket(async || client.create_bucket().bucket(BUCKET).send().await).await;
     let writing = Writing::begin(&client, BUCKET, SIZE);
 
     let five = members.all().await;
@@ -152,21 +167,14 @@ async fn metadata_nodes_come_go_and_lose_their_state_while_a_client_writes() {
     members.loses("log").await;
 
     // A majority of the three is left, and one of them leads.
-    let killed = site.leader().await;
+    let left = members.all().await;
+    let killed = members.leading(&left, None).await;
     site.supervisor.kill(&killed);
-    let begun = Instant::now();
-    let now = loop {
-        let other =
-            members.list(&killed).await.is_empty().then_some(site.leader().await).filter(|name| *name != killed);
-        if let Some(name) = other {
-            break name;
-        }
-        assert!(begun.elapsed() < PATIENCE, "nobody leads");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
+    let now = members.leading(&left, Some(&killed)).await;
     site.supervisor.ready(&now, PATIENCE).await.unwrap();
-    let last = ByteStream::from(document(u64::MAX, SIZE));
-    client.put_object().bucket(BUCKET).key("last").body(last).send().await.unwrap();
+    let last = || ByteStream::from(document(u64::MAX, SIZE));
+    let put = async || client.put_object().bucket(BUCKET).key("last").body(last()).send().await;
+    until("a put without the leader", None, put).await;
 
     // Another key than the cluster's: the node ends, and says why.
     let key = site.root().join(&killed).join("keys/kek");

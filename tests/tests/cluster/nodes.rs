@@ -141,7 +141,7 @@ async fn nodes_and_drives_come_and_go_while_a_client_writes() {
     let refused = site.refuses(&["node", "remove", "n1"]).await;
     assert!(refused.contains("drain it first"), "{refused}");
     site.does(&["node", "drain", "n1", "--wait"]).await;
-    assert_eq!(site.node_state("n1").await, "drained");
+    site.node_is("n1", "drained").await;
     site.does(&["node", "remove", "n1"]).await;
     nodes.remove(0).stop().await;
     assert_eq!(site.node_state("n1").await, "removed");

@@ -1,5 +1,6 @@
 //! A client that writes while something happens to the cluster.
 
+use super::access::until;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ impl Writing {
         let acknowledged =
             tokio::time::timeout(PATIENCE, self.acknowledged).await.expect("objects are written").unwrap();
         for n in acknowledged {
-            let answer = self.client.get_object().bucket(self.bucket).key(n.to_string()).send().await.unwrap();
+            let get = async || self.client.get_object().bucket(self.bucket).key(n.to_string()).send().await;
+            let answer = until("what was acknowledged", None, get).await.unwrap();
             assert!(answer.body.collect().await.unwrap().into_bytes() == document(n, self.size), "object {n}");
         }
     }
