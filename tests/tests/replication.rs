@@ -320,6 +320,9 @@ async fn a_copy_goes_on_after_either_side_was_killed() {
             // In the middle of it, whatever is being copied then.
             if n == 30 && round == 0 {
                 far.kill().await;
+                // All that was put before may have been copied already.
+                sites.put("meanwhile", document(900, 900)).await;
+                kept.insert("meanwhile".to_owned(), document(900, 900));
                 sites.until("failing", |rule| rule["failing"]["unreachable"].as_u64().is_some_and(|n| n > 0)).await;
                 far = sites.far.start().await;
             }
