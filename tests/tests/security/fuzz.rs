@@ -20,6 +20,8 @@ use tests::sigv4::{Ask, ask, exchange};
 
 const SECONDS: u64 = 3;
 const SEED: u64 = 20_261_123;
+/// How long a target that has to see something may go on for it where the machine is too busy to show it in its seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
@@ -54,6 +56,11 @@ impl Fuzz {
     fn goes_on(&mut self) -> bool {
         let budget = Duration::from_secs(number("STELE_FUZZ_SECONDS").unwrap_or(SECONDS));
         Instant::now() < *self.until.get_or_insert_with(|| Instant::now() + budget)
+    }
+
+    /// [`Fuzz::goes_on`], and beyond its seconds as long as too little was seen to say anything.
+    fn goes_on_until(&mut self, enough: bool) -> bool {
+        self.goes_on() || (!enough && self.until.is_some_and(|until| Instant::now() < until + PATIENCE))
     }
 
     fn one<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {

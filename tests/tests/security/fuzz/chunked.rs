@@ -107,7 +107,7 @@ pub(super) async fn signed_chunks(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
     let (mut taken, mut refused) = (0, 0);
-    while fuzz.goes_on() {
+    while fuzz.goes_on_until(taken > 3 && refused > 3) {
         let kind = Kind::ALL[fuzz.below(3)];
         let meant: Vec<u8> = (0..fuzz.below(200)).map(|_| u8::try_from(fuzz.random.below(256)).unwrap()).collect();
         let pieces: Vec<&[u8]> = meant.chunks(1 + fuzz.below(80)).collect();

@@ -172,7 +172,7 @@ pub(super) async fn signed_forms(mut fuzz: Fuzz) {
     let store = Store::start().await;
     store.bucket("vault").await;
     let (mut taken, mut refused) = (0, 0);
-    while fuzz.goes_on() {
+    while fuzz.goes_on_until(taken > 3 && refused > 3) {
         let time = stamp(0);
         let credential = format!("{}/{}/us-east-1/s3/aws4_request", store.office.id, &time[..8]);
         let own = [
