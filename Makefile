@@ -17,6 +17,9 @@ ADMIN       ?= 127.0.0.1:9001
 BENCH       ?=
 # Options of `make suite`, such as --only '^lock/' (tests/suite/run.py --help).
 SUITE       ?=
+# What the property tests of `make test` draw their cases from: always the same, so that what fails is what was changed. Those of
+# `make soak` are new each time.
+PROPTEST_SEED ?= 20261123
 # Minutes that each timed test of `make soak` runs; those that count (100 kills, 100,000 objects, 16 GiB) take what they take.
 SOAK_MINUTES ?= 10
 
@@ -94,8 +97,8 @@ under-test: build
 	$(CARGO) build $(IGNORE_RUST) --workspace --bin stele-next --features tests/next-release
 
 test: deps clients under-test
-	PATH='$(TEST_PATH)' STELE_BIN='$(UNDER_TEST)' STELE_NEXT_BIN='$(NEXT)' $(CARGO) test $(IGNORE_RUST) --workspace --no-fail-fast
-	$(CARGO) test $(IGNORE_RUST) -p codec --lib --features next-release
+	PROPTEST_RNG_SEED='$(PROPTEST_SEED)' PATH='$(TEST_PATH)' STELE_BIN='$(UNDER_TEST)' STELE_NEXT_BIN='$(NEXT)' $(CARGO) test $(IGNORE_RUST) --workspace --no-fail-fast
+	PROPTEST_RNG_SEED='$(PROPTEST_SEED)' $(CARGO) test $(IGNORE_RUST) -p codec --lib --features next-release
 
 suite: deps clients build
 	@target=$${CARGO_TARGET_DIR:-target}; \
