@@ -170,8 +170,15 @@ async fn drives_that_come_back_are_used_again() {
         assert!(begun.elapsed() < Duration::from_secs(120), "all are used again");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    store.put_more("after they came back").await;
-    let written: Vec<bool> = victims[..2].iter().map(|n| store.writes_to(*n)).collect();
+    // Each stripe leaves one of the six out, by chance.
+    let mut written = Vec::new();
+    for _ in 0..20 {
+        store.put_more("after they came back").await;
+        written = victims[..2].iter().map(|n| store.writes_to(*n)).collect();
+        if written == [true, true] {
+            break;
+        }
+    }
     assert_eq!(written, [true, true], "new shards lie on the drives that came back");
     server.kill().await;
     // Now two others may go: what was written meanwhile lies on the four that stayed, two of which are left.
