@@ -10,6 +10,7 @@ use aws_sdk_s3::types::{
 };
 use std::fmt::Debug;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tests::process::{ServerConfig, ServerProcess};
 use tests::s3::{Head, RawRequest, client, client_of, document, refused};
 
@@ -214,11 +215,12 @@ async fn accounts_of_a_file_are_changed_in_the_file() {
     let config = config.clone().arguments(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let server = config.start().await;
     assert_eq!(listed().await, [["42", "other", "The other"]]);
-    assert!(
-        server.output().contains("another account has its name, access key or e-mail address"),
-        "{}",
-        server.output()
-    );
+    // It said so before it was ready; whoever reads its output may come to it later.
+    let (began, line) = (Instant::now(), "another account has its name, access key or e-mail address");
+    while !server.output().contains(line) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", server.output());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(said(config.stele(&["account", "remove", "42"]).await).0, Some(0));
     server.stop().await;
 

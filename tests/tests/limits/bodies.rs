@@ -109,12 +109,10 @@ async fn sigterm_lets_running_requests_finish() {
     }
     let answer = slow.answer().await.unwrap();
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
-    let answered = asked.elapsed();
     let status = server.ended().await;
     assert_eq!(status.code(), Some(0), "{}", server.output());
-    // The idle connection would have been waited for until it is cut off, 30 s after the signal; later than that nothing is to be seen.
-    let (ended, cut_off) = (asked.elapsed(), Duration::from_secs(28));
-    assert!(ended < cut_off || answered > cut_off / 2, "{answered:?}, {ended:?}: nobody else is waited for");
+    // The idle connection would have been waited for until the time was up, and then cut off.
+    assert!(!server.output().contains("cut off while draining"), "nobody else is waited for:\n{}", server.output());
     drop(idle);
     let server = config.start().await;
     assert!(get(&client, "slow").await.unwrap() == body);
