@@ -1,7 +1,7 @@
 //! Stripes and sealing.
 
 use crate::Switch;
-use crate::drives::{ensemble, failed, serves, store};
+use crate::drives::{ensemble, failed, missed, serves, store};
 use bytes::Bytes;
 use codec::erasure::Erasure;
 use codec::id::DriveId;
@@ -114,6 +114,9 @@ pub async fn rot_before_good_records(switch: Switch) -> Result<(), Wrong> {
         let others = layout.drives.iter().flatten().filter(|other| Some(**other) != rotten);
         layout.drives.contains(&rotten).then(|| others.copied().next()).flatten()
     });
+    if lost.is_none() {
+        return Err(missed("no other stripe on the rotten drive"));
+    }
     after.trace().remove_drive(number_of(&trace, lost));
     let world = World::start(disks(after.trace()), &Indexes::lost(), &shape).await.map_err(failed)?;
     let mut result = Ok(());

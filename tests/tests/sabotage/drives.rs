@@ -25,6 +25,13 @@ pub fn failed(error: impl std::fmt::Display) -> Wrong {
     Wrong::new(FAILED, error.to_string())
 }
 
+/// What a story says that did not meet the moment, or the draw of drives, that it is about.
+pub const MISSED: &str = "the story missed its moment";
+
+pub fn missed(what: impl std::fmt::Display) -> Wrong {
+    Wrong::new(MISSED, what.to_string())
+}
+
 /// The numbers of the drives that keep the journal.
 pub fn ensemble(world: &World, disks: &[Arc<dyn Disk>]) -> Vec<usize> {
     let ids: Vec<_> =

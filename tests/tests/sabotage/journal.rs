@@ -1,7 +1,7 @@
 //! The journal, its ensemble, and recovery.
 
 use crate::Switch;
-use crate::drives::{ensemble, failed, holds, serves, serves_not_or_holds, store};
+use crate::drives::{ensemble, failed, holds, missed, serves, serves_not_or_holds, store};
 use futures::future::join_all;
 use metadata::client::MetadataClient;
 use rustix::io::Errno;
@@ -143,9 +143,9 @@ pub async fn longer_tail_of_an_older_epoch(switch: Switch) -> Result<(), Wrong> 
     let writes: Vec<_> = writes.collect();
     let longest = writes.iter().map(|(len, _, _)| *len).max().unwrap_or(0);
     let twin: Vec<_> = writes.iter().filter(|(len, _, _)| *len == longest).collect();
-    let [(_, early, has_it), (_, late, lacks_it)] = twin.as_slice() else { return Err(failed("no such batch")) };
+    let [(_, early, has_it), (_, late, lacks_it)] = twin.as_slice() else { return Err(missed("no such batch")) };
     if early > late || longest < 8 * 1024 {
-        return Err(failed(format!("the batch has {longest} bytes")));
+        return Err(missed(format!("the batch has {longest} bytes")));
     }
     let point = trace.point(late + 1);
     let lost = point.pending().iter().position(|pending| pending.position == *late);

@@ -2,7 +2,7 @@
 
 use crate::Switch;
 use crate::data::{layout_of, number_of};
-use crate::drives::{failed, store};
+use crate::drives::{failed, missed, store};
 use codec::id::DriveId;
 use metadata::index::{self, Overlay};
 use metadata::start::Config;
@@ -76,7 +76,7 @@ pub async fn restart_during_a_pass(switch: Switch) -> Result<(), Wrong> {
     world.metadata.node().scrub_order(drive, ScrubOrder::Start).await.map_err(failed)?;
     let before = until(&world, drive, |status| status.pass_bytes > 0).await?;
     if before.state != ScrubState::Running {
-        return Err(failed("the pass was over before it could be interrupted"));
+        return Err(missed("the pass was over before it could be interrupted"));
     }
     world.stop().await;
     trace.heal_all();
