@@ -51,7 +51,8 @@ class Server:
         accounts = self.dir / 'accounts.toml'
         accounts.write_text(self.accounts.read_text())
         accounts.chmod(0o600)
-        s3, admin = free_port(), free_port()
+        self.ports = [reserved(), reserved()]
+        s3, admin = (port.getsockname()[1] for port in self.ports)
         self.log = open(self.dir / 'log', 'wb')
         self.process = subprocess.Popen(
             [self.binary, 'serve', '--data', self.dir / 'data', '--drives', '4', '--accounts', accounts]
@@ -82,13 +83,17 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
         self.log.close()
+        for port in self.ports:
+            port.close()
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+def reserved():
+    """A socket that keeps a port for the server: it never listens, and both ask for SO_REUSEADDR, so both may be bound to it."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(('127.0.0.1', 0))
+    return s
 
 
 def accounts(file):
