@@ -5,6 +5,7 @@ use super::super::log::{FAMILIES, Identity, LogStore};
 use super::super::{Applied, Machine, Peer, RaftTypes, Record, Tail, record};
 use super::machine::{proposal, value_in};
 use super::net::{Net, Reached};
+use codec::effect::Effects;
 use codec::id::ClusterId;
 use openraft::{Config, Raft, RaftLogReader, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,9 +47,10 @@ impl Cluster {
     async fn start(&self, id: u64) {
         let (log, machine) = self.home(id);
         let config = Config {
-            heartbeat_interval: 50,
-            election_timeout_min: 200,
-            election_timeout_max: 400,
+            heartbeat_interval: 150,
+            // Longer than a slow disk's sync keeps a node from hearing its leader.
+            election_timeout_min: 600,
+            election_timeout_max: 1200,
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: 0,
             ..Config::default()
@@ -123,11 +125,14 @@ impl Cluster {
     }
 }
 
-/// The journal that a node would write from its log.
-async fn journal_of(mut log: LogStore) -> Vec<Record> {
+/// The journal that a node would write from its log up to an end that counts; what is behind it may be at one node only.
+async fn journal_of(mut log: LogStore, end: &Tail) -> Vec<Record> {
     let mut tail = Tail::default();
     let mut journal = Vec::new();
     for entry in log.try_get_log_entries(..).await.unwrap() {
+        if entry.log_id.index > end.lsn.0 {
+            break;
+        }
         let Some(record) = record(&entry, &tail).unwrap() else { continue };
         tail = record.tail();
         journal.push(record);
@@ -174,12 +179,15 @@ async fn what_was_acknowledged_outlives_leaders_and_restarts() {
     let last = cluster.write(7).await;
     acknowledged.insert(last, 7);
     let tail = cluster.settle(&[1, 2, 3]).await;
-    assert_eq!(tail.lsn.0, last);
-    let first = journal_of(cluster.node(1).log).await;
+    assert!(tail.lsn.0 >= last, "{tail:?}");
+    let first = journal_of(cluster.node(1).log, &tail).await;
+    // A leader that was elected since has written that it leads.
+    let behind = first.iter().filter(|record| record.entry.lsn.0 > last);
+    assert!(behind.cloned().all(|record| record.effects == Effects::default()));
     for id in 1..=3 {
         let node = cluster.node(id);
         assert_eq!(value_in(&node.machine), Some(7));
-        let journal = journal_of(node.log).await;
+        let journal = journal_of(node.log, &tail).await;
         assert!(journal.iter().map(|r| &r.entry.bytes).eq(first.iter().map(|r| &r.entry.bytes)), "node {id}");
     }
     let effects: BTreeMap<u64, _> = first.iter().map(|r| (r.entry.lsn.0, r.effects.clone())).collect();
@@ -207,17 +215,26 @@ async fn a_new_node_begins_with_a_snapshot() {
     cluster.write(31).await;
 
     cluster.start(4).await;
-    let leader = cluster.leader().await;
-    leader.raft.add_learner(4, Peer::default(), true).await.unwrap();
-    leader.raft.change_membership(BTreeSet::from([2, 3, 4]), false).await.unwrap();
+    // By whoever leads, until it is so: a busy machine may have had another leader elected in the middle.
+    let joined = async {
+        loop {
+            let raft = cluster.leader().await.raft;
+            let added = raft.add_learner(4, Peer::default(), true).await;
+            if added.is_ok() && raft.change_membership(BTreeSet::from([2, 3, 4]), false).await.is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, joined).await.expect("it joins");
     cluster.stop(1).await;
     let last = cluster.write(32).await;
     let tail = cluster.settle(&[2, 3, 4]).await;
-    assert_eq!(tail.lsn.0, last);
+    assert!(tail.lsn.0 >= last, "{tail:?}");
     assert_eq!(value_in(&cluster.node(4).machine), Some(32));
     // With one of the three gone it is the new one's vote that counts.
     cluster.stop(2).await;
     cluster.write(33).await;
-    assert_eq!(cluster.settle(&[3, 4]).await.lsn, cluster.node(4).machine.tail().unwrap().lsn);
+    let tail = cluster.settle(&[3, 4]).await;
+    assert!(cluster.node(4).machine.tail().unwrap().lsn >= tail.lsn);
     assert_eq!(value_in(&cluster.node(4).machine), Some(33));
 }

@@ -148,8 +148,8 @@ async fn applied(node: &Node, index: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_and_snapshots_come_over_in_pieces() {
     let (site, dir) = (Arc::new(Site::default()), tempfile::tempdir().unwrap());
-    let one = site.start(&dir, 1, 100).await;
-    let two = site.start(&dir, 2, 100).await;
+    let one = site.start(&dir, 1, 300).await;
+    let two = site.start(&dir, 2, 300).await;
     one.raft.initialize(BTreeMap::from([(1, peer(1))])).await.unwrap();
     one.raft.wait(Some(PATIENCE)).metrics(|m| m.current_leader == Some(1), "leads").await.unwrap();
     one.raft.add_learner(2, peer(2), true).await.unwrap();
@@ -166,7 +166,7 @@ async fn entries_and_snapshots_come_over_in_pieces() {
     one.raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.map(|id| id.index) >= Some(upto), "built").await.unwrap();
     one.raft.trigger().purge_log(upto).await.unwrap();
     one.raft.wait(Some(PATIENCE)).metrics(|m| m.purged.map(|id| id.index) >= Some(upto), "purged").await.unwrap();
-    let three = site.start(&dir, 3, 100).await;
+    let three = site.start(&dir, 3, 300).await;
     site.broken.store(1, Ordering::Relaxed);
     tokio::time::timeout(PATIENCE, one.raft.add_learner(3, peer(3), true)).await.expect("in time").unwrap();
     let last = write(&one, 22).await;
@@ -184,8 +184,8 @@ async fn entries_and_snapshots_come_over_in_pieces() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_way_is_slow_and_not_endless() {
     let (site, dir) = (Arc::new(Site::default()), tempfile::tempdir().unwrap());
-    let one = site.start(&dir, 1, 100).await;
-    let two = site.start(&dir, 2, 100).await;
+    let one = site.start(&dir, 1, 200).await;
+    let two = site.start(&dir, 2, 200).await;
     one.raft.initialize(BTreeMap::from([(1, peer(1))])).await.unwrap();
     one.raft.wait(Some(PATIENCE)).metrics(|m| m.current_leader == Some(1), "leads").await.unwrap();
     one.raft.add_learner(2, peer(2), true).await.unwrap();
@@ -193,8 +193,8 @@ async fn a_slow_way_is_slow_and_not_endless() {
     applied(&two, write(&one, 1).await).await;
     let term = one.raft.metrics().borrow().current_term;
     let before = site.sent.load(Ordering::Relaxed);
-    // Forty heartbeats, and two election timeouts.
-    site.slow.store(4000, Ordering::Relaxed);
+    // Forty heartbeats, and the longest time after which a follower that hears nothing stands for election.
+    site.slow.store(8000, Ordering::Relaxed);
     write(&one, 2).await;
     site.slow.store(0, Ordering::Relaxed);
     assert!(site.sent.load(Ordering::Relaxed) - before <= 2, "sent again while they were under way");
