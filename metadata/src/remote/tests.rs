@@ -63,6 +63,8 @@ struct Hanging {
     service: Service,
     hangs: AtomicBool,
     carries_out: bool,
+    /// A commit hangs.
+    met: AtomicBool,
 }
 
 #[async_trait]
@@ -82,6 +84,7 @@ impl Handler for Hanging {
         if self.carries_out {
             self.service.answer(call).await?;
         }
+        self.met.store(true, Ordering::SeqCst);
         std::future::pending().await
     }
 }
@@ -589,7 +592,8 @@ fn a_commit_in_doubt_says_so_and_is_not_repeated() {
             let site = Site::new().await;
             let switch = Arc::new(Switch(Mutex::new(Ok(site.meta.clone()))));
             let service = Service::new(switch.clone());
-            let hanging = Arc::new(Hanging { service, hangs: AtomicBool::new(false), carries_out });
+            let hanging =
+                Arc::new(Hanging { service, hangs: AtomicBool::new(false), carries_out, met: AtomicBool::new(false) });
             let m1 = site.serve("m1", hanging.clone()).await;
             let (_second, m2) = site.leading("m2").await;
             let gateway = site.gateway("g1", &[("m1", &m1), ("m2", &m2)]).await;
@@ -597,7 +601,7 @@ fn a_commit_in_doubt_says_so_and_is_not_repeated() {
             let bucket = bucket(&gateway).await;
             hanging.hangs.store(true, Ordering::SeqCst);
             let deposed = async {
-                sleep(Duration::from_millis(300)).await;
+                until(|| hanging.met.load(Ordering::SeqCst)).await;
                 switch.set(Err(Some(peer("m2", &m2))));
             };
             let bytes = noise(1, 100);

@@ -132,7 +132,10 @@ async fn only_a_leaders_own_entries_go_ahead_of_their_sync() {
     assert!(!goes_ahead(&mut log, &disk, false, entry(2, 3, 1, blank())).await, "who votes may have changed since");
     assert!(goes_ahead(&mut log, &disk, true, entry(2, 3, 2, members(&[&[1, 2, 3]]))).await);
     assert!(goes_ahead(&mut log, &disk, true, entry(2, 3, 3, blank())).await);
-    assert!(!goes_ahead(&mut log, &disk, false, entry(2, 3, 4, members(&[&[1, 2, 3], &[3]]))).await, "on its way to one");
+    assert!(
+        !goes_ahead(&mut log, &disk, false, entry(2, 3, 4, members(&[&[1, 2, 3], &[3]]))).await,
+        "on its way to one"
+    );
     assert!(!goes_ahead(&mut log, &disk, false, entry(2, 3, 5, blank())).await);
     assert!(!goes_ahead(&mut log, &disk, false, entry(2, 3, 6, members(&[&[3]]))).await, "one voter commits by itself");
     assert!(goes_ahead(&mut log, &disk, true, entry(2, 3, 7, members(&[&[2, 3]]))).await);

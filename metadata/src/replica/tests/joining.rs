@@ -104,7 +104,7 @@ async fn a_leader_that_hears_nobody_gives_way() {
         assert_ne!(town.leading().await.member.id(), old.member.id());
         let acknowledged = tokio::time::timeout(PATIENCE, alone).await.expect("an answer").unwrap();
         assert!(!acknowledged, "a leader that hears nobody has acknowledged");
-        assert!(old.replica.serving().is_err());
+        until("a leader that hears nobody serves no more", || old.replica.serving().is_err()).await;
         town.deafen(&[]);
         let watching = old.member.watch();
         until("the old leader follows", || {

@@ -122,9 +122,10 @@ impl Town {
             dir: self.home(id),
             rocks: SMALL,
             timings: Timings {
-                heartbeat: ms(150),
-                election_min: ms(700),
-                election_max: ms(1400),
+                heartbeat: ms(200),
+                // Longer than a busy machine keeps a leader from being answered.
+                election_min: ms(1400),
+                election_max: ms(2800),
                 deadline: Duration::from_secs(6),
                 catch_up: Duration::from_secs(5),
                 shorten_every: None,
@@ -199,6 +200,19 @@ impl Town {
         let place = self.places.lock().unwrap().remove(&id).unwrap();
         self.net.nodes.lock().unwrap().remove(&id);
         place.replica.shutdown().await;
+    }
+
+    /// Ends every node, and says which there were.
+    async fn stop_all(&self) -> Vec<u64> {
+        let places: Vec<(u64, Place)> =
+            self.places.lock().unwrap().iter().map(|(id, place)| (*id, place.clone())).collect();
+        // Nobody succeeds the leader and writes something of its own, however long its end takes.
+        places.iter().for_each(|(_, place)| place.member.raft().runtime_config().elect(false));
+        let ids: Vec<u64> = places.into_iter().map(|(id, _)| id).collect();
+        for id in &ids {
+            self.stop(*id).await;
+        }
+        ids
     }
 
     /// Adds a node, by way of the leader.
@@ -279,10 +293,7 @@ impl Town {
 
     /// Ends every metadata node, puts the drives back to what they were at a moment, and starts the metadata nodes again.
     pub async fn put_back(&mut self, position: u64) {
-        let ids: Vec<u64> = self.places.lock().unwrap().keys().copied().collect();
-        for id in &ids {
-            self.stop(*id).await;
-        }
+        let ids = self.stop_all().await;
         self.node.stop().await;
         let image = self.world.trace.image(position, &CrashChoice::Everything);
         self.world = self.world.after(&image, self.world.home.clone());
@@ -294,10 +305,7 @@ impl Town {
 
     /// Ends every metadata node and takes away all that they have; a process that is all of metadata finds what the drives have.
     pub async fn wiped(self) -> (World, Metadata) {
-        let ids: Vec<u64> = self.places.lock().unwrap().keys().copied().collect();
-        for id in ids {
-            self.stop(id).await;
-        }
+        self.stop_all().await;
         self.node.stop().await;
         self.world.lose_index();
         let metadata = self.world.serving().await;

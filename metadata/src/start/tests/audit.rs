@@ -70,12 +70,14 @@ async fn lines(directory: &Path, book: Book, wanted: usize) -> Vec<Value> {
     let mut lines = Vec::new();
     for _ in 0..PATIENCE {
         let text = std::fs::read_to_string(directory.join(book.name())).unwrap();
-        // One that is being written is looked at again.
-        let parsed = text.lines().filter(|line| !line.is_empty()).map(serde_json::from_str).collect();
-        let Ok(parsed): Result<Vec<Value>, _> = parsed else { continue };
-        lines = parsed.into_iter().filter(|line| line["what"] != "start").collect();
-        if lines.len() >= wanted {
-            break;
+        // One that is being written is looked at again, a moment later.
+        let parsed: Result<Vec<Value>, _> =
+            text.lines().filter(|line| !line.is_empty()).map(serde_json::from_str).collect();
+        if let Ok(parsed) = parsed {
+            lines = parsed.into_iter().filter(|line| line["what"] != "start").collect();
+            if lines.len() >= wanted {
+                break;
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

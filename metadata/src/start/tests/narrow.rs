@@ -51,7 +51,8 @@ fn ledger_and_checkpoint_stripes_are_made_narrower_when_no_spare_drive_is_left()
             settle(&metadata).await;
         }
         let is_lost = |(_, drives): &(StripeId, Vec<DriveId>)| drives.contains(&lost.0);
-        for _ in 0..200 {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_secs(60) {
             // Two more checkpoints: the one before the newest is kept.
             if !of_class(&metadata, StripeClass::Checkpoint).iter().any(is_lost) {
                 break;
