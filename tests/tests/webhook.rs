@@ -23,8 +23,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-/// How long a notice may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a notice may take on a busy machine: longer than the server's longest pause before it tells again.
+const PATIENCE: Duration = Duration::from_secs(400);
 /// What the webhooks' bodies are signed with.
 const SECRET: &str = "the-secret-of-a-webhook";
 
