@@ -37,6 +37,8 @@ use tests::s3::{client, document};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// And until everything is where it should be, while a client writes.
+const WHOLE: Duration = Duration::from_secs(300);
 
 /// Storage nodes, and drives of each.
 const NODES: usize = 4;
@@ -240,7 +242,7 @@ async fn whole(site: &Site, metadata: &Process) {
         if is_empty && answer["whole_walk"] == true {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "not whole: {answer:#}\n{}", metadata.said());
+        assert!(begun.elapsed() < WHOLE, "not whole: {answer:#}\n{}", metadata.said());
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
