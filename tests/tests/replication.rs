@@ -171,7 +171,9 @@ async fn a_bucket_is_copied_and_both_sides_are_compared() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(1) && said.contains("the bucket does not exist there"), "{said}");
     sites.set(&["--deletes"]).await;
-    let rule = sites.copied().await;
+    // What is counted is looked at before what waits.
+    sites.copied().await;
+    let rule = sites.rule().await;
     assert_eq!((rule["state"].as_str(), rule["copied"].as_u64()), (Some("idle"), Some(6)), "{rule:#}");
 
     let small = [("gone", document(1, 1000)), ("empty", Bytes::new()), (odd, document(2, 70_000))];
