@@ -176,7 +176,7 @@ pub(crate) struct DriveScrub {
     control: Mutex<Control>,
     wake: Condvar,
     progress: Mutex<Progress>,
-    tally: Mutex<Option<ask::Tally>>,
+    tally: Mutex<ask::Tallies>,
     /// Held while a shard's row of checks is written and compared with its place, and while a row without a place is
     /// judged. Only those who scrub take it.
     settling: Mutex<()>,

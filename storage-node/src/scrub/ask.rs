@@ -22,12 +22,38 @@ const TALLY_FACTOR: u32 = 20;
 
 /// The shards of a drive, counted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tally {
+struct Tally {
     shards: u64,
     verified: u64,
     oldest_ms: u64,
     made: Instant,
     took: Duration,
+}
+
+/// The counts that were made last.
+#[derive(Debug, Default)]
+pub(super) struct Tallies {
+    /// How often they were to be forgotten.
+    forgotten: u64,
+    last: Option<Tally>,
+}
+
+impl Tallies {
+    fn known(&self) -> Option<Tally> {
+        self.last.filter(|known| known.made.elapsed() < known.took * TALLY_FACTOR)
+    }
+
+    fn forget(&mut self) {
+        self.forgotten += 1;
+        self.last = None;
+    }
+
+    /// Keeps what was counted, unless that began before the last word to forget it: it may not have what the word is about.
+    fn keep(&mut self, forgotten: u64, tally: Tally) {
+        if self.forgotten == forgotten {
+            self.last = Some(tally);
+        }
+    }
 }
 
 /// No waiting: somebody waits for the answer. Only the end of the node comes first.
@@ -339,10 +365,13 @@ impl OpenDrive {
     }
 
     fn tally(&self) -> Result<Tally, KvError> {
-        let known = *self.scrub.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.filter(|known| known.made.elapsed() < known.took * TALLY_FACTOR) {
-            return Ok(known);
-        }
+        let forgotten = {
+            let tallies = self.scrub.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = tallies.known() {
+                return Ok(known);
+            }
+            tallies.forgotten
+        };
         let began = Instant::now();
         let (mut shards, mut verified, mut oldest) = (0, 0, u64::MAX);
         let mut after = None;
@@ -371,14 +400,15 @@ impl OpenDrive {
         }
         let oldest_ms = if shards == 0 { 0 } else { oldest };
         let tally = Tally { shards, verified, oldest_ms, made: Instant::now(), took: began.elapsed() };
-        *self.scrub.tally.lock().unwrap_or_else(PoisonError::into_inner) = Some(tally);
+        self.scrub.tally.lock().unwrap_or_else(PoisonError::into_inner).keep(forgotten, tally);
         Ok(tally)
     }
 
     /// See [`crate::client::NodeClient::scrub_status`].
     pub fn scrub_status(&self) -> Result<ScrubStatus, KvError> {
-        let tally = self.tally()?;
+        // In this order: of a pass that has ended, the counts say what it did.
         let progress = *self.scrub.progress();
+        let tally = self.tally()?;
         let paused = self.scrub.control().paused;
         Ok(ScrubStatus {
             drive: self.identity.drive,
@@ -406,7 +436,7 @@ impl OpenDrive {
 impl DriveScrub {
     /// The next status counts anew.
     pub(super) fn forget_tally(&self) {
-        *self.tally.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).forget();
     }
 
     /// How the scrub of a drive looks that can't be read, as far as is known.
@@ -424,5 +454,26 @@ impl DriveScrub {
             oldest_ms: 0,
             findings: [0; 7],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who waited for the end of a pass saw what was counted before, for as long as counts are used.
+    #[test]
+    fn what_was_counted_while_a_pass_ended_is_not_kept() {
+        let hour = Duration::from_secs(3600);
+        let tally = |verified| Tally { shards: 9, verified, oldest_ms: 0, made: Instant::now(), took: hour };
+        let mut tallies = Tallies::default();
+        let begun = tallies.forgotten;
+        tallies.forget();
+        tallies.keep(begun, tally(8));
+        assert!(tallies.known().is_none());
+        tallies.keep(tallies.forgotten, tally(9));
+        assert_eq!(tallies.known().map(|tally| tally.verified), Some(9));
+        tallies.forget();
+        assert!(tallies.known().is_none());
     }
 }

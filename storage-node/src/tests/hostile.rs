@@ -198,7 +198,7 @@ async fn a_drive_that_hangs_is_replaced_and_holds_nobody_up() {
             .collect()
     };
     // A drive that is merely busy gets no second chance either.
-    let limit = Duration::from_secs(3);
+    let limit = Duration::from_secs(6);
     let drives = write_stripe_within(&*node, &packed, Reserve::Client, &mut placement, limit).await.unwrap();
     assert_eq!(drives, [Some(drive_id(1))]);
     assert!(begun.elapsed() < NOT_WAITED_FOR, "{:?}", begun.elapsed());

@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub const EPOCH: Epoch = Epoch(1 << 32 | 5);
-/// Longer than a busy machine takes for what does not wait for a disk that hangs, and shorter than such a disk hangs (30 s).
-pub const NOT_WAITED_FOR: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes for what does not wait for a disk that hangs, and shorter than such a disk hangs (120 s).
+pub const NOT_WAITED_FOR: Duration = Duration::from_secs(60);
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -210,16 +210,23 @@ async fn a_batch_behind_one_that_failed_is_refused() {
     let (trace, node, drive) = one_drive().await;
     node.journal_begin(drive, JournalHead { ensemble: 1, first_lsn: Lsn(1) }).await.unwrap();
     let all = entries(2, 70_000);
-    trace.inject(Fault::slow(Duration::from_millis(300)).on(DiskOp::SyncData).path("segments/").nth(1));
+    let hang = trace.inject(Fault::hang().on(DiskOp::SyncData).path("segments/").nth(1));
     trace.inject(Fault::error(Errno::IO).on(DiskOp::SyncData).path("journal/").nth(1));
     let append = |i: usize| {
         let (header, payload) = batch(&all[i..=i]);
         node.journal_append(drive, header, payload, Reserve::Client)
     };
-    // The slow sync of a shard's segment lets both queue up for one group.
+    // The sync of a shard's segment ends when both have queued up for one group.
     let later = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        futures::future::join(append(0), append(1)).await
+        while trace.hits(hang) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let heal = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            trace.heal(hang);
+        };
+        let (first, second, ()) = futures::future::join3(append(0), append(1), heal).await;
+        (first, second)
     };
     let (_, (first, second)) = futures::future::join(put(&node, drive, 1, 10), later).await;
     assert!(matches!(first, Err(WriteError::DriveFailed { .. })), "{first:?}");

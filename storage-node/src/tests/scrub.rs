@@ -60,14 +60,15 @@ pub async fn status(node: &StorageNode, drive: DriveId) -> ScrubStatus {
 
 /// Waits until something is true of a drive's scrub.
 pub async fn until(node: &StorageNode, drive: DriveId, what: &str, is: impl Fn(&ScrubStatus) -> bool) -> ScrubStatus {
-    for _ in 0..4000 {
+    let begun = std::time::Instant::now();
+    loop {
         let status = status(node, drive).await;
         if is(&status) {
             return status;
         }
+        assert!(begun.elapsed() < PATIENCE, "never {what}: {status:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    panic!("never {what}: {:?}", status(node, drive).await);
 }
 
 /// Runs a whole pass and gives what is in the list then.

@@ -90,7 +90,7 @@ impl Fault {
         Self::new(Effect::Slow(by))
     }
 
-    /// The operation does not return before the fault is healed; then it is done as if nothing had been. (After half a minute
+    /// The operation does not return before the fault is healed; then it is done as if nothing had been. (After two minutes
     /// it goes on by itself, so that a test which fails ends.)
     pub fn hang() -> Self {
         Self::new(Effect::Hang)

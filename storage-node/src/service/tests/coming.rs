@@ -47,7 +47,7 @@ async fn a_node_comes_moves_and_goes_while_the_others_serve() {
     let (one, two) = (node_of(&trace, 0..3).await, node_of(&trace, 3..6).await);
     let (first, second) = (start(&ca, "n1", &one).await, start(&ca, "n2", &two).await);
     let nodes = Nodes::connecting(metadata(&ca), &[at("n1", &first)]).unwrap();
-    assert_eq!(nodes.drives().await.len(), 3);
+    until(&nodes, |drives| drives.len() == 3).await;
     let epoch = Epoch(EPOCH.0 + 1);
     nodes.begin(epoch).await.unwrap();
 

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 const LEN: usize = 8 * PIECE;
 /// Short, and long enough for what a busy machine does at once otherwise.
-const HASTY: Duration = Duration::from_secs(1);
+const HASTY: Duration = Duration::from_secs(2);
 
 async fn put(client: &dyn NodeClient, counter: u64, len: usize) -> Result<(), WriteError> {
     let (header, payload) = shard(counter, len);
@@ -28,8 +28,8 @@ async fn get(client: &dyn NodeClient, counter: u64, len: usize) -> Result<Bytes,
 }
 
 /// Waits until the drive is read.
-async fn begun_reading(cluster: &Cluster, slow: FaultId) {
-    while cluster.trace.hits(slow) == 0 {
+async fn begun_reading(cluster: &Cluster, fault: FaultId) {
+    while cluster.trace.hits(fault) == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -39,12 +39,12 @@ async fn a_server_that_dies_in_the_middle_is_unreachable_and_is_found_again() {
     let mut cluster = Cluster::large(ServiceConfig::default()).await;
     let client = cluster.client(Role::Metadata);
     put(&*client, 1, LEN).await.unwrap();
-    let slow = cluster.trace.inject(Fault::slow(Duration::from_millis(100)).on(DiskOp::Read).path(".seg"));
+    let hang = cluster.trace.inject(Fault::hang().on(DiskOp::Read).path(".seg"));
     let reading = tokio::spawn({
         let client = client.clone();
         async move { get(&*client, 1, LEN).await }
     });
-    begun_reading(&cluster, slow).await;
+    begun_reading(&cluster, hang).await;
     drop(cluster.server.take());
     assert_eq!(reading.await.unwrap(), Err(ReadError::Unreachable));
     // It is looked for at once, and nobody is there.
@@ -89,7 +89,7 @@ async fn who_does_not_speak_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let cluster = Cluster::small().await;
     let mut config = RemoteConfig { address: silent.local_addr().unwrap().to_string(), ..cluster.config() };
-    config.deadlines.connect = HASTY;
+    config.deadlines.connect = Duration::from_millis(300);
     let client = RemoteNode::new(&cluster.credentials(Role::Metadata), config).unwrap();
     assert!(matches!(client.connect().await, Err(ConnectError::Late { .. })));
     let begun = Instant::now();

@@ -53,7 +53,7 @@ impl Way {
 async fn through(cluster: &Cluster, way: &Way, deadlines: Deadlines) -> Arc<RemoteNode> {
     let config = RemoteConfig { address: way.address.to_string(), deadlines, ..cluster.config() };
     let client = RemoteNode::new(&cluster.credentials(Role::Metadata), config).unwrap();
-    put(&*client, 1).await.unwrap();
+    put_in_the_end(&*client, 1).await;
     client
 }
 
@@ -62,14 +62,24 @@ async fn put(client: &dyn NodeClient, counter: u64) -> Result<(), WriteError> {
     client.write_shard(first_drive(), header, payload, Reserve::Client).await
 }
 
+/// Once it is reached again: a connection may take longer than these clients wait on a busy machine.
+async fn put_in_the_end(client: &dyn NodeClient, counter: u64) {
+    let begun = Instant::now();
+    while let Err(error) = put(client, counter).await {
+        assert!(begun.elapsed() < SOON, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn until(client: &RemoteNode, is: impl Fn(&DriveStatus) -> bool) -> DriveStatus {
     let begun = Instant::now();
     loop {
-        let status = client.drives().await.remove(0);
-        if is(&status) {
-            return status;
+        // There is none as long as it never answered.
+        let status = client.drives().await.into_iter().next();
+        match status {
+            Some(status) if is(&status) => return status,
+            _ => assert!(begun.elapsed() < SOON, "{status:?}"),
         }
-        assert!(begun.elapsed() < SOON, "{status:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -95,7 +105,7 @@ async fn r13_a_lost_answer_makes_drives_stalled_and_not_lost() {
         way.set_cut(false);
         let after = until(&client, fine).await;
         assert_eq!(after.opened, before.opened, "the same process has held the drive all the time");
-        put(&*client, 2).await.unwrap();
+        put_in_the_end(&*client, 2).await;
     }
     way.set_cut(true);
     let begun = Instant::now();
@@ -110,9 +120,9 @@ async fn r13_a_lost_answer_makes_drives_stalled_and_not_lost() {
 async fn nobody_waits_again_for_a_node_that_gives_no_answer() {
     let cluster = Cluster::small().await;
     let way = Way::to(cluster.address, false).await;
-    let (connect, prompt) = (Duration::from_secs(3), Duration::from_millis(500));
+    let (connect, prompt) = (Duration::from_secs(5), Duration::from_millis(500));
     let client = through(&cluster, &way, Deadlines { connect, ask: connect, prompt, ..Deadlines::default() }).await;
-    assert_eq!(client.drives().await.len(), 1);
+    until(&client, |_| true).await;
     way.set_cut(true);
     let begun = Instant::now();
     assert_eq!(client.drives().await.len(), 1);
@@ -157,7 +167,7 @@ async fn a_write_to_a_host_that_vanished_is_given_up_within_seconds_and_others_g
     let cluster = Cluster::small().await;
     let way = Way::to(cluster.address, true).await;
     let client = through(&cluster, &way, Deadlines::default()).await;
-    assert_eq!(client.drives().await.len(), 1);
+    until(&client, |_| true).await;
     way.set_cut(true);
     let begun = Instant::now();
     let writing = {
@@ -184,7 +194,7 @@ async fn an_attempt_to_connect_outlives_the_calls_that_wait_for_it() {
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
             tokio::spawn(async move {
-                tokio::time::sleep(4 * AT_ONCE).await;
+                tokio::time::sleep(12 * AT_ONCE).await;
                 let mut far = TcpStream::connect(server).await.unwrap();
                 tokio::io::copy_bidirectional(&mut near, &mut far).await
             });
