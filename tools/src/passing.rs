@@ -190,7 +190,7 @@ mod tests {
         let server = Server::start(listener, &own, vec![Arc::new(asked)], RpcConfig::default()).unwrap();
         let peer = Peer { name: "m1".to_owned(), address: server.address().to_string() };
         let passing = Passing::new(credentials(&ca, Role::Metadata, "m2"));
-        let ask = async |path: &str| passing.get(&peer, path, Duration::from_secs(10)).await;
+        let ask = async |path: &str| passing.get(&peer, path, Duration::from_secs(60)).await;
         let (status, body) = ask("/v1/x?y=z").await.unwrap();
         assert_eq!((status, body.len()), (StatusCode::OK, 3 << 20));
         let (status, body) = ask("/v1/none").await.unwrap();
@@ -201,11 +201,11 @@ mod tests {
         }
         for role in [Role::Gateway, Role::StorageNode, Role::Repair] {
             let other = Passing::new(credentials(&ca, role, "x1"));
-            let refused = other.get(&peer, "/v1/x", Duration::from_secs(10)).await.unwrap_err().to_string();
+            let refused = other.get(&peer, "/v1/x", Duration::from_secs(60)).await.unwrap_err().to_string();
             assert!(refused.contains("may not call Get"), "{refused}");
         }
         let elsewhere = Peer { name: "m3".to_owned(), ..peer.clone() };
-        assert!(passing.get(&elsewhere, "/v1/x", Duration::from_secs(10)).await.is_err(), "another node answers there");
+        assert!(passing.get(&elsewhere, "/v1/x", Duration::from_secs(60)).await.is_err(), "another node answers there");
         // Its certificate is good for longer than it belongs to the cluster.
         members.lock().unwrap().pop();
         let removed = ask("/v1/none").await.unwrap_err().to_string();

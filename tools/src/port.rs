@@ -137,20 +137,20 @@ mod tests {
         }
         // A head that never ends is none either.
         silent[1].write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n").await.unwrap();
-        let answer = tokio::time::timeout(Duration::from_secs(10), ask(address)).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(60), ask(address)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("live\n"), "{answer}");
         for mut stream in silent {
             let mut rest = Vec::new();
-            let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+            let ended = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
             assert!(ended.is_ok(), "still open");
         }
         // One that is kept alive is closed when it is not used any more.
         let mut kept = TcpStream::connect(address).await.unwrap();
         kept.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut answer = String::new();
-        let ended = tokio::time::timeout(Duration::from_secs(10), kept.read_to_string(&mut answer)).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), kept.read_to_string(&mut answer)).await;
         assert!(ended.is_ok() && answer.ends_with("live\n"), "{answer}");
         stop.send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), port).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), port).await.unwrap().unwrap();
     }
 }

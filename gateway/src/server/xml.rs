@@ -561,20 +561,21 @@ mod tests {
     /// A body could come as slowly as its connection let it, 18 bytes a second, and hold what it held for days.
     #[tokio::test]
     async fn a_body_comes_in_time() {
-        let read = async |every: u64, len: usize| {
+        let read = async |every: u64, len: usize, limit: Duration| {
             let watch = Arc::new(of(&Arc::default(), "a"));
             let slow = futures::stream::iter(0..20).then(move |_| async move {
                 tokio::time::sleep(Duration::from_millis(every)).await;
                 Ok::<_, StdError>(Frame::data(Bytes::from(vec![b'x'; len])))
             });
             let body = http_body_util::StreamBody::new(Box::pin(slow));
-            let body = super::watch(&HeaderMap::new(), false, Duration::from_secs(1), &watch).unwrap()(body);
+            let body = super::watch(&HeaderMap::new(), false, limit, &watch).unwrap()(body);
             let read = body.collect().await.map(|read| read.to_bytes().len()).ok();
             (read, watch.take().map(|error| error.code().as_str().to_owned()))
         };
-        assert_eq!(read(100, 10).await, (None, Some("RequestTimeout".to_owned())));
-        assert_eq!(read(100, 20_000).await, (Some(400_000), None), "fast enough, however long it takes");
-        assert_eq!(read(1, 10).await, (Some(200), None), "slow, and short enough");
+        let second = Duration::from_secs(1);
+        assert_eq!(read(100, 10, second).await, (None, Some("RequestTimeout".to_owned())));
+        assert_eq!(read(100, 50_000, second).await, (Some(1_000_000), None), "fast enough, however long it takes");
+        assert_eq!(read(1, 10, 60 * second).await, (Some(200), None), "slow, and short enough");
     }
 
     #[test]

@@ -65,10 +65,12 @@ async fn a_chunk_is_stored_once() {
 #[tokio::test]
 async fn a_chunk_in_a_stripe_on_its_way_is_stored_once() {
     let world = world();
-    *world.fake.stripe_delay.lock().unwrap() = Duration::from_millis(200);
+    *world.fake.stripe_delay.lock().unwrap() = Duration::from_secs(2);
     let bytes = noise(1, 200_000);
     let (one, two) = tokio::join!(world.put("one", &bytes), async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while world.fake.most_in_flight.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         world.put("two", &bytes).await
     });
     assert_eq!(one.unwrap().etag, two.unwrap().etag);

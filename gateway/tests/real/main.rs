@@ -270,6 +270,6 @@ async fn many_at_once_with_little_memory() {
     let world = World::new(6, "4+2", Config { memory: 64 << 20, ..Config::default() }).await;
     let objects: Vec<_> = (0..24).map(|n| (format!("{n}"), noise(n, 1000 << (n % 13)))).collect();
     let puts = objects.iter().map(|(key, bytes)| world.put(key, bytes, key.ends_with('3')));
-    tokio::time::timeout(Duration::from_secs(60), futures::future::join_all(puts)).await.expect("no deadlock");
+    tokio::time::timeout(Duration::from_secs(400), futures::future::join_all(puts)).await.expect("no deadlock");
     check_all(&world, &objects).await;
 }
