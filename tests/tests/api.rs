@@ -333,7 +333,11 @@ async fn drives(api: &Api<'_>, directory: &Path) {
 
     // A drive is gone: what lay there waits for it, and the plan says until when although nothing is to be done now.
     std::fs::rename(api.config.drive(3), directory.join("gone")).unwrap();
-    let waits = |plan: &Value| !plan["waits"].as_array().unwrap().is_empty();
+    // What is to be done and what waits are noted in one round, and read one after the other.
+    let waits = |plan: &Value| {
+        let is_empty = |list: &str| plan[list].as_array().unwrap().is_empty();
+        !is_empty("waits") && !is_empty("waiting") && is_empty("items")
+    };
     let plan = api.until("/v1/repair/plan", waits).await;
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
     let until_ms = plan["waits"][0]["until_ms"].as_u64().unwrap();

@@ -52,7 +52,7 @@ fn unless_gone<T>(result: std::io::Result<T>) -> Option<T> {
 
 /// A directory in which a server may still create files.
 fn remove(path: &Path) {
-    for _ in 0..1000 {
+    for _ in 0..30_000 {
         match fs::remove_dir_all(path) {
             Ok(()) => return,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
