@@ -236,6 +236,9 @@ fn an_index_of_another_cluster_is_put_aside() {
     });
 }
 
+/// A start of a few drives that waits for nothing takes less than this.
+const QUICK: std::time::Duration = std::time::Duration::from_millis(150);
+
 #[test]
 fn a_start_is_quick() {
     run(async {
@@ -243,7 +246,8 @@ fn a_start_is_quick() {
         let (metadata, _client) = world.filled(0..10, 1000).await;
         metadata.shutdown().await;
         let mut least = std::time::Duration::MAX;
-        for _ in 0..50 {
+        let tried = std::time::Instant::now();
+        while least >= QUICK && tried.elapsed() < std::time::Duration::from_secs(120) {
             let image = world.trace.restart();
             let begun = std::time::Instant::now();
             let metadata = world.after(&image, Home::new(MemoryKv::new(&FAMILIES))).start().await;
@@ -253,7 +257,7 @@ fn a_start_is_quick() {
         }
         println!("one start and stop: {least:?}");
         // One that waits for anything, such as a timer, waits each time; a busy machine has quieter moments.
-        assert!(least < std::time::Duration::from_millis(150), "{least:?}");
+        assert!(least < QUICK, "{least:?}");
     });
 }
 

@@ -182,8 +182,8 @@ async fn what_was_acknowledged_outlives_leaders_and_restarts() {
     assert!(tail.lsn.0 >= last, "{tail:?}");
     let first = journal_of(cluster.node(1).log, &tail).await;
     // A leader that was elected since has written that it leads.
-    let behind = first.iter().filter(|record| record.entry.lsn.0 > last);
-    assert!(behind.cloned().all(|record| record.effects == Effects::default()));
+    let mut behind = first.iter().filter(|record| record.entry.lsn.0 > last);
+    assert!(behind.all(|record| record.effects == Effects::default()));
     for id in 1..=3 {
         let node = cluster.node(id);
         assert_eq!(value_in(&node.machine), Some(7));

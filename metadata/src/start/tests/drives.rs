@@ -352,7 +352,7 @@ fn a_member_that_is_back_with_less_gets_what_it_lacks() {
             metadata.check_drives().await;
             match client.put(&metadata, "writes-go-on", noise(2, 2000)).await {
                 Ok(_) => break,
-                Err(error) if again == 100 => panic!("{error}"),
+                Err(error) if again == 600 => panic!("{error}"),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }
         }
@@ -450,8 +450,8 @@ fn a_directory_that_hangs_is_not_waited_for() {
         let hung = world.trace.inject(Fault::hang().on(DiskOp::Open).drive(number).path("identity").times(1));
         let begun = std::time::Instant::now();
         metadata.check_drives().await;
-        // It hangs for half a minute.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+        // It hangs for two minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
         assert_eq!(state(&metadata, drive).await, "absent");
         client.check(&metadata).await;
         world.trace.heal(hung);

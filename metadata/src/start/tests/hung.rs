@@ -11,12 +11,13 @@ use storage_node::disk::DiskOp;
 use storage_node::disk::faulty::Fault;
 use storage_node::sabotage::SabotageSet;
 
-/// Longer than a busy machine takes for what does not wait for a disk that hangs, and shorter than such a disk hangs (30 s).
-const NOT_WAITED_FOR: Duration = Duration::from_secs(20);
+/// Longer than a busy machine takes for what does not wait for a disk that hangs, and shorter than such a disk hangs (120 s).
+const NOT_WAITED_FOR: Duration = Duration::from_secs(60);
 
 fn impatient(drives: usize, geometry: &str) -> World {
     let mut world = World::new(drives, geometry);
-    world.config.patience = Patience { hedge_after: Duration::from_millis(30), deadline: Duration::from_secs(1) };
+    // Longer than drives take on a busy machine that do not hang.
+    world.config.patience = Patience { hedge_after: Duration::from_millis(30), deadline: Duration::from_secs(4) };
     world
 }
 

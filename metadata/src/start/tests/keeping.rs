@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage_node::disk::{Access, Disk};
-use storage_node::keep::{RebuildOrder, ScrubOrder, ScrubState, ShardRef, Subject};
+use storage_node::keep::{RebuildOrder, ScrubOrder, ScrubState, ScrubStatus, ShardRef, Subject};
 use storage_node::kv::{Kv, KvBatch};
 use storage_node::segment::segment_path;
 
@@ -73,9 +73,13 @@ pub(super) async fn bad_shards(metadata: &Metadata) -> Vec<(DriveId, ShardId)> {
 
 /// Rounds until nothing is left to be done.
 pub(super) async fn settle(metadata: &Metadata) {
-    for _ in 0..300 {
+    for round in 0..300 {
         if !keeper(metadata).run_once().await.unwrap().is_busy() {
             return;
+        }
+        // A round does not wait for what an earlier one has begun: a busy machine gets time for it.
+        if round > 50 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
     panic!("the keeper does not come to rest: {:?}\n{}", keeper(metadata).status(), keeper(metadata).plan());
@@ -87,13 +91,13 @@ pub(super) async fn scrub(metadata: &Metadata, drive: DriveId) {
         let all = metadata.node().scrub_status().await;
         all.into_iter().find(|status| status.drive == drive).unwrap()
     };
+    let before = status().await.last_pass_ms;
+    // A pass is known by when it ended, in milliseconds of the machine's clock.
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     metadata.node().scrub_order(drive, ScrubOrder::Start).await.unwrap();
+    let is_done = |now: &ScrubStatus| now.last_pass_ms > before && now.state == ScrubState::Waiting;
     let done = async {
-        // The clock of the tests stands still: a pass is known by its state.
-        while status().await.state != ScrubState::Running && status().await.last_pass_ms == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-        while status().await.state != ScrubState::Waiting {
+        while !is_done(&status().await) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
