@@ -1,7 +1,7 @@
 //! `stele drive`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
 
 use super::keep::{Asked, show};
-use super::{NOT_WELL, Server, client};
+use super::{NOT_WELL, Server, client, wait};
 use crate::admin_client::{AdminClient, ClientError};
 use crate::admin_drives::{AddQuestion, DriveChanged, DriveInfo, DriveQuestion, DrivesAnswer};
 use crate::node_drives::PlaceOnNode;
@@ -10,10 +10,6 @@ use clap::Subcommand;
 use hyper::Method;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How often the server is asked how far it is.
-const ASK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Drive {
@@ -169,7 +165,7 @@ async fn emptied(asked: &Asked, drive: Option<&str>) -> Result<Option<String>, C
     let bar = Progress::new("moving", Unit::Bytes, asked.json);
     let mut most = 0;
     loop {
-        let found = drives(&client).await?.into_iter().find(|found| found.id == drive);
+        let found = wait::answer(|| drives(&client)).await?.into_iter().find(|found| found.id == drive);
         let Some(found) = found else { return Ok(None) };
         let left = found.left_bytes.unwrap_or(0);
         most = most.max(left);
@@ -179,7 +175,7 @@ async fn emptied(asked: &Asked, drive: Option<&str>) -> Result<Option<String>, C
         if rebuilt || cancelled {
             return Ok(Some(found.state));
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(wait::EVERY).await;
     }
 }
 

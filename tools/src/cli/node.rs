@@ -1,16 +1,12 @@
 //! `stele node`. Exit codes: 0 all is well, 1 the command failed, 2 it found what is not well.
 
 use super::keep::{Asked, show};
-use super::{NOT_WELL, client};
+use super::{NOT_WELL, client, wait};
 use crate::admin_client::{AdminClient, ClientError};
 use crate::admin_nodes::{NodeChanged, NodeInfo, NodeQuestion, NodesAnswer};
 use crate::progress::{Progress, Unit, with_a_word};
 use clap::Subcommand;
 use hyper::Method;
-use std::time::Duration;
-
-/// How often the server is asked how far it is.
-const ASK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Node {
@@ -116,11 +112,11 @@ async fn emptied(asked: &Asked, name: &str) -> Result<(), ClientError> {
     let client = client(&asked.server)?;
     let _bar = Progress::new("moving", Unit::Nothing, asked.json);
     loop {
-        let found = nodes(&client).await?.into_iter().find(|node| node.name == name);
+        let found = wait::answer(|| nodes(&client)).await?.into_iter().find(|node| node.name == name);
         if found.is_none_or(|node| !matches!(node.state.as_str(), "draining" | "silent")) {
             return Ok(());
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(wait::EVERY).await;
     }
 }
 
