@@ -418,7 +418,7 @@ pub async fn exchange(
         let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
     };
-    tokio::time::timeout(Duration::from_secs(30), exchange).await.map_err(|_| std::io::Error::other("no answer"))?
+    tokio::time::timeout(Duration::from_secs(120), exchange).await.map_err(|_| std::io::Error::other("no answer"))?
 }
 
 /// Flips a bit in the middle of the largest data segment of a drive: in a payload, as good as certainly.
