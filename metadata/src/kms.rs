@@ -22,6 +22,8 @@ use zeroize::Zeroizing;
 
 mod destroying;
 
+#[cfg(test)]
+pub(crate) use destroying::needed_by;
 pub use destroying::{DestroyFailure, Destroying};
 
 /// What an account's default key is called by operators, as on AWS. It is made by them: without it, a request for SSE-KMS that names

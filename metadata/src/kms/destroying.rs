@@ -141,7 +141,7 @@ impl Destroying {
 
 /// The first thing that is under a key. A scan sees everything that was there when it began, and what is committed since the key is
 /// pending deletion is not under it.
-fn needed_by(kv: &dyn Kv, key: &KmsKeyRow) -> Result<Option<String>, IndexError> {
+pub(crate) fn needed_by(kv: &dyn Kv, key: &KmsKeyRow) -> Result<Option<String>, IndexError> {
     let view = Overlay::new(kv);
     let mut names = HashMap::new();
     for bucket in index::buckets(&view)? {

@@ -139,7 +139,7 @@ impl World {
             }
         };
         self.all::<VersionRow>(OBJECTS, b"").into_iter().for_each(|row| count(row.content));
-        self.all::<PartRow>(UPLOADS, b"p").into_iter().for_each(|row| count(row.content));
+        self.parts().into_iter().for_each(|row| count(row.content));
         let chunks = self.all::<ChunkRow>(CHUNKS, b"");
         for chunk in &chunks {
             let listed = self.children.get(&chunk.chunk_id().unwrap());
@@ -157,6 +157,11 @@ impl World {
             assert_eq!(chunk.condemned_lsn == 0, chunk.state() == ChunkState::Live);
         }
         assert!(counted.is_empty(), "referenced and not there: {counted:?}");
+    }
+
+    /// Parts of all uploads, those of buckets that are gone included.
+    pub fn parts(&self) -> Vec<PartRow> {
+        self.all(UPLOADS, b"p")
     }
 
     fn all<M: prost::Message + Default>(&self, family: &'static str, prefix: &[u8]) -> Vec<M> {
