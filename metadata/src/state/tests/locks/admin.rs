@@ -300,8 +300,8 @@ impl Run {
 
     /// Of what is promised nothing goes; what is left keeps the bucket, and the bucket the account.
     fn raze(&mut self) {
-        for key in 0..KEYS.len() {
-            let count = self.rows().keys().filter(|(name, _)| name == KEYS[key]).count();
+        for (key, wanted) in KEYS.iter().enumerate() {
+            let count = self.rows().keys().filter(|(name, _)| name == wanted).count();
             for n in (0..count).rev() {
                 self.delete(&[(key, super::Target::Nth(n), true)]);
             }

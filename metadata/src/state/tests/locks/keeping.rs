@@ -92,11 +92,14 @@ pub(super) fn keep() -> impl Strategy<Value = Keep> {
     ]
 }
 
+/// By shard and offset: whose frame it is, and its length.
+type Frames = BTreeMap<(u32, u32), (ChunkId, u32)>;
+
 /// What the drives hold.
 #[derive(Default)]
 pub(super) struct Media {
-    /// Frames by shard and offset, of every stripe that was ever written.
-    stripes: BTreeMap<StripeId, BTreeMap<(u32, u32), (ChunkId, u32)>>,
+    /// Of every stripe that was ever written.
+    stripes: BTreeMap<StripeId, Frames>,
     rows: BTreeMap<StripeId, StripeRow>,
     shards: BTreeSet<(StripeId, u8, DriveId)>,
     /// Entries up to here are freed.
