@@ -76,7 +76,7 @@ pub(super) struct Set {
     /// Delete there what is deleted here; without this, deleted objects stay there.
     #[arg(long)]
     deletes: bool,
-    /// Copy older versions, too. The bucket there must keep versions, and so must nobody else write to it.
+    /// Copy older versions, too. The bucket there must keep versions, and must not be copied back to here: that would never end.
     #[arg(long)]
     versions: bool,
     /// Buckets are host names there (bucket.host).
