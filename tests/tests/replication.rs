@@ -415,6 +415,230 @@ async fn a_bucket_with_versions_is_copied_as_it_is_now_and_what_is_locked_keeps_
     assert_eq!((code, answer["same"].as_u64(), answer["kept"].as_u64()), (0, Some(2), Some(1)), "{answer:#}");
 }
 
+/// A version: its id and whether it is a delete marker.
+type Listed = (String, bool);
+
+/// All versions of a bucket by key, newest first as far as versions go, and delete markers behind them.
+async fn versions(client: &Client, bucket: &str) -> BTreeMap<String, Vec<Listed>> {
+    let mut found: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
+    let page = client.list_object_versions().bucket(bucket).send().await.unwrap();
+    assert_ne!(page.is_truncated(), Some(true));
+    for version in page.versions() {
+        let line = (version.version_id().unwrap().to_owned(), false);
+        found.entry(version.key().unwrap().to_owned()).or_default().push(line);
+    }
+    for marker in page.delete_markers() {
+        let line = (marker.version_id().unwrap().to_owned(), true);
+        found.entry(marker.key().unwrap().to_owned()).or_default().push(line);
+    }
+    found
+}
+
+async fn bytes_of(client: &Client, bucket: &str, key: &str, id: Option<&str>) -> Option<Bytes> {
+    let get = client.get_object().bucket(bucket).key(key).set_version_id(id.map(str::to_owned));
+    let found = get.send().await.ok()?;
+    Some(found.body.collect().await.ok()?.into_bytes())
+}
+
+async fn keep_versions(client: &Client, bucket: &str) {
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    client.put_bucket_versioning().bucket(bucket).versioning_configuration(enabled).send().await.unwrap();
+}
+
+impl Sites {
+    /// The versions of a key there, newest first: id, and the name of the version here that it is a copy of.
+    async fn names(&self, key: &str) -> Vec<(String, String)> {
+        let mut names = Vec::new();
+        for (id, marker) in versions(&self.far_s3, FAR).await.remove(key).unwrap_or_default() {
+            if !marker {
+                let head = self.far_s3.head_object().bucket(FAR).key(key).version_id(&id).send().await.unwrap();
+                let user = head.metadata().cloned().unwrap_or_default();
+                names.push((id, user.get("stele-version").cloned().unwrap_or_default()));
+            }
+        }
+        names
+    }
+
+    /// What of the versions of a side is not on the other one, or not the same there.
+    async fn unlike(&self, deletes: bool) -> Option<String> {
+        for (key, here) in versions(&self.near_s3, NEAR).await {
+            let there = self.names(&key).await;
+            let content: Vec<&str> = here.iter().filter(|(_, marker)| !marker).map(|(id, _)| id.as_str()).collect();
+            let is = |name: &str, id: &str| name == id || (id == "null" && name.starts_with("null-"));
+            for id in &content {
+                let Some((copy, _)) = there.iter().find(|(_, name)| is(name, id)) else {
+                    return Some(format!("{key} lacks {id}: {there:?}"));
+                };
+                let bytes = bytes_of(&self.near_s3, NEAR, &key, Some(id)).await;
+                if bytes_of(&self.far_s3, FAR, &key, Some(copy)).await != bytes {
+                    return Some(format!("{key} differs in {id}"));
+                }
+            }
+            // Without a name it is somebody else's.
+            let extra = there.iter().find(|(_, name)| !name.is_empty() && !content.iter().any(|id| is(name, id)));
+            if let Some((_, extra)) = extra.filter(|_| deletes) {
+                return Some(format!("{key} has {extra} there"));
+            }
+            let current = bytes_of(&self.near_s3, NEAR, &key, None).await;
+            if (current.is_some() || deletes) && bytes_of(&self.far_s3, FAR, &key, None).await != current {
+                return Some(format!("{key} has another current version there"));
+            }
+        }
+        None
+    }
+
+    async fn agree(&self, deletes: bool) {
+        let start = Instant::now();
+        while let Some(unlike) = self.unlike(deletes).await {
+            assert!(start.elapsed() < PATIENCE, "{unlike}: {:#}", self.rule().await);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    async fn delete(&self, key: &str, id: Option<&str>) {
+        let delete = self.near_s3.delete_object().bucket(NEAR).key(key).set_version_id(id.map(str::to_owned));
+        delete.send().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_versions_are_copied_and_compared_also_after_both_sides_were_killed() {
+    let (sites, mut near, far) = Sites::start().await;
+    // One of before there were versions.
+    sites.put("plain", document(0, 400)).await;
+    keep_versions(&sites.near_s3, NEAR).await;
+    for n in 1..5 {
+        sites.put("plain", document(n, 400)).await;
+        sites.put("back", document(10 + n, 300)).await;
+        sites.delete("back", None).await;
+    }
+    // The same bytes twice, with other headers.
+    for language in ["de", "en"] {
+        let same = sites.near_s3.put_object().bucket(NEAR).key("same").content_language(language);
+        let forged = same.metadata("stele-version", "theirs").metadata("stele-etag", "theirs").metadata("who", "me");
+        forged.body(ByteStream::from(document(20, 100))).send().await.unwrap();
+    }
+    sites.put("back", document(19, 300)).await;
+    sites.put("gone", document(21, 200)).await;
+    sites.delete("gone", None).await;
+    put_parts(&sites.near_s3, "parts", &document(22, 6 << 20)).await;
+    sites.put("parts", document(23, 100)).await;
+    let endpoint = sites.far.endpoint();
+    let arguments =
+        ["set", NEAR, "--endpoint", &endpoint, "--target", FAR, "--access-key", FAR_KEY, "--versions", "--deletes"];
+    let refused = sites.stele(&arguments).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("versioning is not enabled"), "{said}");
+    keep_versions(&sites.far_s3, FAR).await;
+    sites.set(&["--versions", "--deletes"]).await;
+    let rule = sites.copied().await;
+    assert_eq!(rule["versions"], true);
+    assert_eq!(sites.unlike(true).await, None);
+    // In their order, and each once.
+    let here: Vec<Listed> = versions(&sites.near_s3, NEAR).await["plain"].clone();
+    let there = sites.names("plain").await;
+    assert_eq!((here.len(), there.len()), (5, 5));
+    let named = here.iter().zip(&there).filter(|((id, _), (_, name))| id == name || name.starts_with("null-"));
+    assert_eq!(named.count(), 5, "{here:?} {there:?}");
+    assert_eq!(versions(&sites.far_s3, FAR).await["gone"].len(), 2);
+    assert_eq!(sites.names("same").await.len(), 2);
+    for quick in [&["--quick"][..], &[]] {
+        let (code, answer) = sites.verify(quick).await;
+        assert_eq!((code, answer["same"].as_u64()), (0, Some(5)), "{quick:?} {answer:#}");
+    }
+
+    // Tags of an older version, an older version deleted, a delete marker taken away.
+    let tag = Tag::builder().key("state").value("read").build().unwrap();
+    let tagging = Tagging::builder().tag_set(tag).build().unwrap();
+    let tagged = sites.near_s3.put_object_tagging().bucket(NEAR).key("plain").version_id(&here[2].0);
+    tagged.tagging(tagging).send().await.unwrap();
+    sites.delete("plain", Some(&here[3].0)).await;
+    let marker = versions(&sites.near_s3, NEAR).await["gone"].iter().find(|(_, marker)| *marker).unwrap().0.clone();
+    sites.delete("gone", Some(&marker)).await;
+    sites.copied().await;
+    assert_eq!(sites.unlike(true).await, None);
+    let there = sites.names("plain").await;
+    assert_eq!(there.len(), 4);
+    let copy = sites.far_s3.get_object_tagging().bucket(FAR).key("plain").version_id(&there[2].0);
+    assert_eq!(copy.send().await.unwrap().tag_set()[0].value(), "read");
+
+    // Somebody takes an older version away there, and another one's tags, and puts something on top.
+    let meddle =
+        |key: &'static str, id: String| sites.far_s3.delete_object().bucket(FAR).key(key).version_id(id).send();
+    meddle("plain", there[1].0.clone()).await.unwrap();
+    let untag = sites.far_s3.delete_object_tagging().bucket(FAR).key("plain").version_id(&there[2].0);
+    untag.send().await.unwrap();
+    put(&sites.far_s3, FAR, "same", document(30, 50)).await;
+    let (code, answer) = sites.verify(&["--repair"]).await;
+    let mut kinds: Vec<(&str, &str, &str)> = answer["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| ["key", "version", "kind"].map(|name| line[name].as_str().unwrap()).into())
+        .collect();
+    kinds.sort_unstable();
+    let mut wanted =
+        vec![("plain", here[1].0.as_str(), "missing"), ("plain", &here[2].0, "differs"), ("same", "", "differs")];
+    wanted.sort_unstable();
+    assert_eq!((code, kinds, answer["queued"].as_u64()), (2, wanted, Some(2)), "{answer:#}");
+    sites.copied().await;
+    assert_eq!(sites.unlike(true).await, None);
+    let (code, answer) = sites.verify(&[]).await;
+    assert_eq!((code, answer["same"].as_u64()), (0, Some(5)), "{answer:#}");
+    assert_eq!(bytes_of(&sites.far_s3, FAR, "same", None).await, Some(document(20, 100)));
+
+    let mut far = Some(far);
+    let mut random = Random::new(5);
+    for n in 0..60u64 {
+        let key = format!("k{}", random.below(6));
+        let known = versions(&sites.near_s3, NEAR).await.remove(&key).unwrap_or_default();
+        match random.below(6) {
+            0 => sites.delete(&key, None).await,
+            1 if !known.is_empty() => {
+                let (id, _) = &known[usize::try_from(random.below(known.len() as u64)).unwrap()];
+                sites.delete(&key, Some(id)).await;
+            }
+            _ => sites.put(&key, document(100 + n, random.length(15))).await,
+        }
+        if let Some(far) = far.take_if(|_| n == 20 || n == 40) {
+            far.kill().await;
+        }
+        if n == 40 {
+            near.kill().await;
+            near = sites.near.start().await;
+        }
+        if n == 23 || n == 40 {
+            far = Some(sites.far.start().await);
+        }
+    }
+    sites.agree(true).await;
+    assert!(near.stop().await.success() && far.unwrap().stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_that_are_deleted_stay_there_unless_deletes_are_copied() {
+    let (sites, _near, _far) = Sites::start().await;
+    keep_versions(&sites.near_s3, NEAR).await;
+    keep_versions(&sites.far_s3, FAR).await;
+    sites.put("was", document(3, 100)).await;
+    sites.delete("was", None).await;
+    sites.set(&["--versions"]).await;
+    for n in 0..2 {
+        sites.put("kept", document(n, 100)).await;
+    }
+    sites.copied().await;
+    let older = versions(&sites.near_s3, NEAR).await["kept"][1].0.clone();
+    sites.delete("kept", Some(&older)).await;
+    sites.delete("kept", None).await;
+    sites.copied().await;
+    let there = versions(&sites.far_s3, FAR).await;
+    assert!(there["kept"].len() == 2 && there.values().flatten().all(|(_, marker)| !marker), "{there:?}");
+    assert_eq!(bytes_of(&sites.far_s3, FAR, "kept", None).await, Some(document(1, 100)));
+    assert_eq!(bytes_of(&sites.far_s3, FAR, "was", None).await, Some(document(3, 100)), "only its marker was seen");
+    let (code, answer) = sites.verify(&[]).await;
+    assert_eq!((code, answer["different"].as_u64()), (0, Some(0)), "{answer:#}");
+}
+
 fn owned((key, value): (&str, &str)) -> (String, String) {
     (key.to_owned(), value.to_owned())
 }

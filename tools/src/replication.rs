@@ -2,7 +2,7 @@
 //!
 //! Which buckets, and what of them waits, is in the index ([`metadata::index::replication`]); one process works on it, the one
 //! that commits. [`Replicator`] begins a [`lane`] for each rule; a lane takes keys from the queue and makes them the same there
-//! ([`copy`], [`target`]). [`verify`] compares both sides.
+//! ([`copy`], [`target`]): their current versions, or all of them ([`history`], [`versions`]). [`verify`] compares both sides.
 //!
 //! Invariants:
 //! * Nothing is acknowledged to a client because of it, and nothing waits for it.
@@ -13,6 +13,7 @@ pub mod answers;
 mod copy;
 mod failing;
 mod follow;
+mod history;
 mod lane;
 mod late;
 mod progress;
@@ -20,6 +21,8 @@ mod routes;
 mod same;
 mod target;
 mod verify;
+mod verify_versions;
+mod versions;
 
 pub use follow::Following;
 pub(crate) use routes::routes;
@@ -30,6 +33,7 @@ use codec::id::BucketId;
 use copy::{Copier, Room};
 use gateway::engine::Gateway;
 use gateway::noted::Noted;
+use history::Known;
 use lane::Lane;
 use late::{Begun, Late};
 use metadata::client::{CommitError, LookupError, MetadataClient};
@@ -108,6 +112,8 @@ pub struct Replicator {
     begun: Begun,
     /// What may still arrive, of rules that were, too.
     late: Mutex<HashMap<BucketId, Arc<Late>>>,
+    /// What versions there are, of each rule by its [`ReplicationRow::seq`].
+    known: Mutex<HashMap<BucketId, (u64, Arc<Known>)>>,
     working: Mutex<HashMap<BucketId, Working>>,
     looking: Mutex<Option<JoinHandle<()>>>,
     noted: Noted,
@@ -126,8 +132,9 @@ impl Replicator {
         let room = Arc::new(Room::new(KEYS, MEMORY));
         let applied = index::applied(&Overlay::new(&**meta.kv())).ok().map(|(lsn, _)| lsn);
         let begun = Begun { at: Instant::now(), applied };
-        let (late, working, looking, noted) = Default::default();
-        let replicator = Arc::new(Replicator { meta, leading, engine, room, begun, late, working, looking, noted });
+        let (late, known, working, looking, noted) = Default::default();
+        let replicator =
+            Arc::new(Replicator { meta, leading, engine, room, begun, late, known, working, looking, noted });
         let weak = Arc::downgrade(&replicator);
         let task = tokio::spawn(async move {
             while let Some(replicator) = weak.upgrade() {
@@ -205,6 +212,7 @@ impl Replicator {
         let (now, ruled) = (Instant::now(), |bucket: &BucketId| rules.iter().any(|row| row.bucket == bucket.0));
         // What is being ended still holds it, and notes in it what it gives up.
         let held = |late: &Arc<Late>| Arc::strong_count(late) > 1;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|bucket, _| ruled(bucket));
         self.late().retain(|bucket, late| ruled(bucket) || held(late) || !late.is_over(now));
         self.sweep().await
     }
@@ -225,8 +233,8 @@ impl Replicator {
         let target = Arc::new(Target::new(&rule, &secret));
         let (meta, leading) = (Arc::clone(&self.meta), Arc::clone(&self.leading));
         let (engine, room) = (Arc::clone(&self.engine), self.room.share());
-        let late = self.late_of(BucketId(rule.bucket));
-        Ok(Copier { meta, leading, engine, target, room, late, rule })
+        let (late, known) = (self.late_of(BucketId(rule.bucket)), self.known_of(&rule));
+        Ok(Copier { meta, leading, engine, target, room, late, known, rule })
     }
 
     fn late(&self) -> MutexGuard<'_, HashMap<BucketId, Arc<Late>>> {
@@ -235,6 +243,16 @@ impl Replicator {
 
     fn late_of(&self, bucket: BucketId) -> Arc<Late> {
         Arc::clone(self.late().entry(bucket).or_insert_with(|| Arc::new(Late::new(self.begun.may_come(bucket)))))
+    }
+
+    /// Another rule may be about another bucket there.
+    fn known_of(&self, rule: &ReplicationRow) -> Arc<Known> {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.entry(BucketId(rule.bucket)).or_default();
+        if known.0 != rule.seq {
+            *known = (rule.seq, Arc::default());
+        }
+        Arc::clone(&known.1)
     }
 
     async fn commit(&self, command: Command) -> Result<(), CommitError> {
@@ -259,7 +277,7 @@ impl Replicator {
             ));
         }
         let row = index::bucket(&self.view(), &bucket)?.ok_or(ReplicationError::NoBucket(bucket))?;
-        let (deletes, virtual_host) = (question.deletes, question.virtual_host);
+        let (deletes, versions, virtual_host) = (question.deletes, question.versions, question.virtual_host);
         let mut rule = ReplicationRow {
             bucket: row.id,
             endpoint,
@@ -267,12 +285,17 @@ impl Replicator {
             target,
             access_key,
             deletes,
+            versions,
             virtual_host,
             ..ReplicationRow::default()
         };
         rule.wrapped_secret = self.meta.keys().wrap_replication(&rule, &secret)?;
         if !question.unchecked {
-            Target::new(&rule, &secret).look().await?;
+            let target = Target::new(&rule, &secret);
+            target.look().await?;
+            if versions {
+                target.keeps_versions().await?;
+            }
         }
         Ok(self.commit(Command::SetReplication(rule)).await?)
     }
@@ -303,7 +326,11 @@ impl Replicator {
     /// Compares a page of both sides.
     pub(crate) async fn verify(&self, bucket: &str, after: &str, how: How) -> Result<VerifyAnswer, ReplicationError> {
         let copier = self.copier(self.rule(bucket)?)?;
-        Ok(verify::page(&copier, after, how).await?)
+        let page = match copier.rule.versions {
+            true => verify_versions::page(&copier, after, how).await,
+            false => verify::page(&copier, after, how).await,
+        };
+        Ok(page?)
     }
 
     /// How it is with each rule.
@@ -341,6 +368,7 @@ impl Replicator {
             target: row.target,
             access_key: row.access_key,
             deletes: row.deletes,
+            versions: row.versions,
             state: state.to_owned(),
             walked: row.walked,
             waiting,

@@ -45,6 +45,9 @@ pub struct ReplicationRow {
     /// Until then: the last key that is.
     #[prost(string, tag = "13")]
     pub walked_to: String,
+    /// Older versions are copied, too, and not the current one only. Effect version 4.
+    #[prost(bool, tag = "14")]
+    pub versions: bool,
 }
 
 /// Names the rule of a bucket.

@@ -19,6 +19,7 @@ impl EffectKind {
     fn version(&self) -> u16 {
         match self {
             EffectKind::PutNode(_) | EffectKind::GrantEpoch(_) => 2,
+            EffectKind::PutReplication(row) if row.versions => 4,
             EffectKind::PutReplication(_) | EffectKind::DeleteReplication(_) | EffectKind::ReplicationQueue(_) => 2,
             EffectKind::PutDrive(row) if row.says_more_than_version_1() => 2,
             EffectKind::PutLevel(_) => 3,

@@ -187,6 +187,7 @@ fn later_kinds() -> Vec<EffectKind> {
             paused: true,
             walked: true,
             walked_to: "a/b".into(),
+            versions: false,
         }),
         EffectKind::DeleteReplication(ReplicationName { bucket: 2 }),
         EffectKind::ReplicationQueue(ReplicationQueueRow {

@@ -8,15 +8,18 @@
 //! * A key waits once, however often it changes: what is copied is what the key is when its turn comes. So copies of one key
 //!   are never out of order, and the queue is never longer than the bucket had keys.
 //! * A key stops waiting only by a `done` that names its last change. One that changed while it was being copied waits on.
+//! * `v`, a bucket, a key and the `seq` of a version that was deleted here under a rule that copies versions and deletes: the LSN of
+//!   that entry, and the version's name ([`super::versions::name_of`]). It is there for as long as the key waits. Only what such a row
+//!   names is deleted there: that a version is not here says nothing, it may have been lost.
 //! * Other letters are those of [`super::notices`].
 //! * Without a rule nothing is queued; what was left in the queue is taken out by `done`s, in entries of bounded size.
 
 use super::{
     IndexError, Overlay, REPLICATION, RowFault, View, damaged, decode, prefix_end, read, read_all, tagged,
-    terminated_into, unescape,
+    terminated_into, unescape, versions,
 };
 use bytes::Bytes;
-use codec::effect::{ReplicatedKey, ReplicationQueueRow, ReplicationRow, WaitingKeyRow};
+use codec::effect::{ReplicatedKey, ReplicationQueueRow, ReplicationRow, VersionName, WaitingKeyRow};
 use codec::id::{BucketId, Lsn};
 
 /// When a change of a key was decided.
@@ -51,6 +54,25 @@ fn order_key(bucket: BucketId, since: u64, key: &str) -> Vec<u8> {
     out.extend_from_slice(&since.to_be_bytes());
     terminated_into(&mut out, key.as_bytes());
     out
+}
+
+fn gone_prefix(bucket: BucketId, key: &str) -> Vec<u8> {
+    let mut out = tagged(b'v', &bucket.0.to_be_bytes());
+    terminated_into(&mut out, key.as_bytes());
+    out
+}
+
+fn gone_key(bucket: BucketId, key: &str, seq: Lsn) -> Vec<u8> {
+    let mut out = gone_prefix(bucket, key);
+    out.extend_from_slice(&seq.0.to_be_bytes());
+    out
+}
+
+/// The LSN of a delete, and what it deleted.
+fn parse_gone(value: &[u8]) -> Option<(u64, &str)> {
+    let (lsn, name) = value.split_first_chunk::<8>()?;
+    let name = std::str::from_utf8(name).ok()?;
+    (!name.is_empty()).then_some((u64::from_be_bytes(*lsn), name))
 }
 
 fn parse_order(key: &[u8]) -> Option<(u64, String)> {
@@ -101,6 +123,15 @@ pub fn queue(
     rows.into_iter().map(parse).collect()
 }
 
+/// Whether the version of this name was deleted here, and that waits to be copied.
+pub fn is_gone(view: &dyn View, bucket: BucketId, key: &str, name: &str) -> Result<bool, IndexError> {
+    let Some(seq) = versions::seq_of_name(name) else { return Ok(false) };
+    let row = gone_key(bucket, key, seq);
+    let Some(value) = view.row(REPLICATION, &row)? else { return Ok(false) };
+    let (_, gone) = parse_gone(&value).ok_or_else(|| damaged(REPLICATION, &row, RowFault::Malformed))?;
+    Ok(gone == name)
+}
+
 /// Buckets that have keys waiting and no rule any more.
 pub fn left_over(view: &dyn View) -> Result<Vec<BucketId>, IndexError> {
     let mut found = Vec::new();
@@ -132,6 +163,7 @@ pub(crate) fn check(key: &[u8], value: Bytes) -> Result<(), RowFault> {
             let row: WaitingKeyRow = decode(REPLICATION, key, value).map_err(fault)?;
             row.since <= row.changed && unescape(&key[9..]).is_some_and(|(_, rest)| rest.is_empty())
         }
+        Some(b'v') => unescape(&key[9..]).is_some_and(|(_, rest)| rest.len() == 8) && parse_gone(&value).is_some(),
         Some(b't') => value.is_empty() && parse_order(key).is_some(),
         Some(b'c') => value.len() == 8 && key.len() == 9,
         _ => false,
@@ -155,6 +187,31 @@ pub(crate) fn note_change(overlay: &mut Overlay<'_>, bucket: BucketId, key: &str
     Ok(())
 }
 
+/// A version is about to go: if its bucket's copy is to lose it, too, that is noted. Asked before its row goes.
+pub(crate) fn note_gone(overlay: &mut Overlay<'_>, name: &VersionName, at: When) -> Result<(), IndexError> {
+    let (bucket, seq) = (BucketId(name.bucket), Lsn(name.seq));
+    if !rule(overlay, bucket)?.is_some_and(|rule| rule.versions && rule.deletes) {
+        return Ok(());
+    }
+    if let Some(row) = versions::version_at(overlay, bucket, &name.key, seq)?.filter(|row| !row.delete_marker) {
+        let value = [&at.lsn.0.to_be_bytes()[..], versions::name_of(&row).as_bytes()].concat();
+        overlay.put_raw(REPLICATION, gone_key(bucket, &name.key, seq), value);
+    }
+    Ok(())
+}
+
+/// What was deleted up to `lsn` is deleted there, too, or never will be.
+fn forget_gone(overlay: &mut Overlay<'_>, bucket: BucketId, key: &str, lsn: u64) -> Result<(), IndexError> {
+    let prefix = gone_prefix(bucket, key);
+    for (row, value) in overlay.rows(REPLICATION, &prefix, &prefix_end(&prefix), usize::MAX)? {
+        let (at, _) = parse_gone(&value).ok_or_else(|| damaged(REPLICATION, &row, RowFault::Malformed))?;
+        if at <= lsn {
+            overlay.delete(REPLICATION, row.to_vec());
+        }
+    }
+    Ok(())
+}
+
 fn enqueue(overlay: &mut Overlay<'_>, bucket: BucketId, key: &str, at: When) -> Result<(), IndexError> {
     let (since, since_ms) = match waiting(overlay, bucket, key)? {
         Some(row) => (row.since, row.since_ms),
@@ -173,6 +230,7 @@ fn enqueue(overlay: &mut Overlay<'_>, bucket: BucketId, key: &str, at: When) -> 
 fn dequeue(overlay: &mut Overlay<'_>, bucket: BucketId, done: &ReplicatedKey) -> Result<(), IndexError> {
     let Some(row) = waiting(overlay, bucket, &done.key)? else { return Ok(()) };
     overlay.delete(REPLICATION, order_key(bucket, row.since, &done.key));
+    forget_gone(overlay, bucket, &done.key, done.lsn)?;
     if row.changed <= done.lsn {
         overlay.delete(REPLICATION, waiting_key(bucket, &done.key));
         put_length(overlay, bucket, length(overlay, bucket)?.saturating_sub(1));

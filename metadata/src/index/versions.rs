@@ -20,6 +20,9 @@ use codec::id::{BucketId, Lsn};
 /// Hex digits of a version's `seq` at the beginning of its id.
 const SEQ_DIGITS: usize = 16;
 
+/// What the name of a null version begins with.
+const NULL: &str = "null-";
+
 /// The id of the version that an entry commits. `random`: what makes it hard to guess.
 pub fn version_id(seq: Lsn, random: [u8; 8]) -> String {
     format!("{:016x}{}", seq.0, hex::encode(random))
@@ -79,6 +82,33 @@ pub fn version(view: &dyn View, bucket: BucketId, key: &str, id: &str) -> Result
 /// The `seq` that a version's id says; `None` for what is none.
 pub fn seq_of_id(id: &str) -> Option<Lsn> {
     id.get(..SEQ_DIGITS).and_then(|seq| u64::from_str_radix(seq, 16).ok()).map(Lsn)
+}
+
+/// Up to `limit` versions of a key that are older than `before`, delete markers included, newest first.
+pub fn older_versions(
+    view: &dyn View,
+    bucket: BucketId,
+    key: &str,
+    before: Lsn,
+    limit: usize,
+) -> Result<Vec<VersionRow>, IndexError> {
+    let Some(newest) = before.0.checked_sub(1) else { return Ok(Vec::new()) };
+    let (start, end) = (version_key(bucket, key, Lsn(newest)), prefix_end(&versions_of(bucket, key)));
+    let rows = view.rows(OBJECTS, &start, &end, limit)?;
+    rows.into_iter().map(|(key, value)| decode(OBJECTS, &key, value)).collect()
+}
+
+/// What names a version of a key for ever, also among versions that were its key's null version one after the other.
+pub fn name_of(row: &VersionRow) -> String {
+    match row.version_id.as_str() {
+        "" => format!("{NULL}{:016x}-{:x}", row.seq, row.modified_ms),
+        id => id.to_owned(),
+    }
+}
+
+/// The `seq` that a version's name says; `None` for what is none.
+pub fn seq_of_name(name: &str) -> Option<Lsn> {
+    seq_of_id(name.strip_prefix(NULL).unwrap_or(name))
 }
 
 /// The version with this `seq`.

@@ -97,6 +97,7 @@ fn apply_one(overlay: &mut Overlay<'_>, at: When, kind: &EffectKind) -> Result<(
             replication::note_change(overlay, BucketId(row.bucket), &row.key, at)?;
         }
         EffectKind::DeleteVersion(name) => {
+            replication::note_gone(overlay, name, at)?;
             versions::delete_version(overlay, name)?;
             replication::note_change(overlay, BucketId(name.bucket), &name.key, at)?;
         }

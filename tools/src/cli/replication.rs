@@ -76,10 +76,13 @@ pub(super) struct Set {
     /// Delete there what is deleted here; without this, deleted objects stay there.
     #[arg(long)]
     deletes: bool,
+    /// Copy older versions, too. The bucket there must keep versions, and must not be copied back to here: that would never end.
+    #[arg(long)]
+    versions: bool,
     /// Buckets are host names there (bucket.host).
     #[arg(long)]
     virtual_host: bool,
-    /// Don't ask the endpoint first whether the keys open the bucket.
+    /// Don't ask the endpoint first whether the keys open the bucket, nor whether it keeps versions.
     #[arg(long)]
     unchecked: bool,
 }
@@ -119,6 +122,7 @@ async fn set(set: Set) -> Result<u8, ClientError> {
         access_key: set.access_key,
         secret_key: secret.to_string(),
         deletes: set.deletes,
+        versions: set.versions,
         virtual_host: set.virtual_host,
         unchecked: set.unchecked,
     };
@@ -184,7 +188,12 @@ fn print_verified(all: &Verified) {
         let here = if difference.here.is_empty() { "not here" } else { &difference.here };
         let there = if difference.there.is_empty() { "not there" } else { &difference.there };
         // A key may hold anything, also what a terminal obeys.
-        println!("{:<8} {}  here: {here}  there: {there}", difference.kind, difference.key.escape_debug());
+        let version = match difference.version.as_str() {
+            "" => String::new(),
+            version => format!("  version {}", version.escape_debug()),
+        };
+        let (kind, key) = (&difference.kind, difference.key.escape_debug());
+        println!("{kind:<8} {key}{version}  here: {here}  there: {there}");
         // Sizes and entity tags are in the line above.
         for what in difference.what.iter().filter(|what| what.name != "size" && what.name != "etag") {
             let side = |value: &Option<String>| value.as_ref().map_or("nothing".to_owned(), |text| format!("{text:?}"));
@@ -215,7 +224,7 @@ pub(super) fn print(answer: &ReplicationAnswer) {
 
 fn print_rule(rule: &RuleAnswer) {
     println!(
-        "{} -> {}/{}  {}: {} keys wait{}, {} s behind; deletes are {}",
+        "{} -> {}/{}  {}: {} keys wait{}, {} s behind; deletes are {}{}",
         rule.bucket,
         rule.endpoint,
         rule.target,
@@ -223,7 +232,8 @@ fn print_rule(rule: &RuleAnswer) {
         rule.waiting,
         if rule.walked { "" } else { " (and not all are queued yet)" },
         rule.lag_seconds,
-        if rule.deletes { "copied" } else { "not copied" }
+        if rule.deletes { "copied" } else { "not copied" },
+        if rule.versions { ", and so are versions" } else { "" }
     );
     println!(
         "  since the start: {} copied ({} MiB), {} were the same, {} deleted there",

@@ -25,6 +25,8 @@ pub struct RuleAnswer {
     pub access_key: String,
     /// What is deleted here is deleted there.
     pub deletes: bool,
+    /// Older versions are copied, too.
+    pub versions: bool,
     /// `copying`, `paused`, `failing` or `idle`.
     pub state: String,
     /// All that the bucket held when this was set is in the queue, or was copied.
@@ -73,6 +75,9 @@ pub struct SetQuestion {
     /// Delete there what is deleted here.
     #[serde(default)]
     pub deletes: bool,
+    /// Copy older versions, too: the bucket there must keep versions.
+    #[serde(default)]
+    pub versions: bool,
     /// Buckets are host names there.
     #[serde(default)]
     pub virtual_host: bool,
@@ -134,6 +139,9 @@ pub struct VerifyAnswer {
 pub struct Difference {
     /// The key.
     pub key: String,
+    /// The version here that this is about, where versions are copied; empty for the key.
+    #[serde(default)]
+    pub version: String,
     /// `missing` (there), `extra` (there and not here), `differs`, or `unknown`: the other endpoint does not let it be looked at.
     pub kind: String,
     /// Bytes and entity tag here; empty when it is not.

@@ -1,4 +1,4 @@
-//! Making one key the same on both sides.
+//! Making one key the same on both sides: its current version, or all of them where the rule says so ([`super::history`]).
 //!
 //! Invariants:
 //! * What is copied is what the key is now, and it is done only up to the change that was known before it was looked up: a key
@@ -15,9 +15,10 @@
 //!   broken on the way is refused there.
 //! * At most one part of each object is in memory, and all of them together in [`Room`].
 
+use super::history::Known;
 use super::late::Late;
 use super::same;
-use super::target::{Described, Far, Piece, Target, TargetError};
+use super::target::{Described, Far, Piece, Target, TargetError, Written};
 use bytes::{Bytes, BytesMut};
 use codec::effect::{Content, ReplicationRow, VersionRow};
 use codec::id::BucketId;
@@ -26,7 +27,7 @@ use gateway::engine::Gateway;
 use gateway::error::GetError;
 use md5::{Digest, Md5};
 use metadata::client::{LookupError, MAX_NEWEST, MetadataClient};
-use metadata::index::{self, IndexError, Overlay, reclaim, replication};
+use metadata::index::{self, IndexError, Overlay, reclaim, replication, versions};
 use metadata::keys::Purpose;
 use metadata::lock;
 use metadata::replica::{Leading, NotLeading};
@@ -48,7 +49,7 @@ const UNIT: u64 = 64 << 10;
 const READ: Duration = Duration::from_secs(120);
 
 /// How long it may take to learn whether this process still leads.
-const LED: Duration = Duration::from_secs(30);
+pub(super) const LED: Duration = Duration::from_secs(30);
 
 /// What all copies together may use.
 pub(super) struct Room {
@@ -105,6 +106,15 @@ pub(super) enum Copied {
         /// Bytes.
         bytes: u64,
     },
+    /// Some of its versions were.
+    Versions {
+        /// Copied, or given other tags.
+        put: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Deleted there, and delete markers that were put.
+        deleted: u64,
+    },
     /// It was deleted there.
     Deleted,
     /// There was nothing to do.
@@ -136,6 +146,9 @@ pub(super) enum CopyError {
     /// Not now, for a reason on this side.
     #[error("not now: {0}")]
     Here(String),
+    /// It has more versions than are kept in memory.
+    #[error("it has more than {} versions", super::history::MOST)]
+    TooMany,
     /// What is there may be newer than what is here.
     #[error("held until reclaim release: {0}")]
     Held(reclaim::Hold),
@@ -179,6 +192,7 @@ pub(super) struct Copier {
     pub target: Arc<Target>,
     pub room: Share,
     pub late: Arc<Late>,
+    pub known: Arc<Known>,
     pub rule: ReplicationRow,
 }
 
@@ -236,7 +250,7 @@ fn md5_of(etag: &str) -> Option<[u8; 16]> {
 }
 
 impl Copier {
-    fn bucket(&self) -> BucketId {
+    pub(super) fn bucket(&self) -> BucketId {
         BucketId(self.rule.bucket)
     }
 
@@ -255,9 +269,17 @@ impl Copier {
     /// Makes a key there what it is here; `None` when the key does not wait.
     pub(super) async fn copy(&self, key: &str) -> Result<Option<Done>, CopyError> {
         let Some(lsn) = self.changed(key)? else { return Ok(None) };
+        if self.rule.versions {
+            return match self.copy_versions(key, lsn).await {
+                Err(CopyError::Target(error @ (TargetError::Denied(_) | TargetError::Busy(_)))) => {
+                    Err(self.judged(error).await)
+                }
+                done => done.map(Some),
+            };
+        }
         // Before the look: what arrives after it must not be taken for what it saw.
         let looked = Instant::now();
-        let found = match self.target.head(key).await {
+        let found = match self.target.head(key, None).await {
             Err(error @ TargetError::Denied(_)) => return Err(self.judged(error).await),
             found => found?,
         };
@@ -292,7 +314,10 @@ impl Copier {
                 self.answered(key, self.target.delete(key, &found).map_err(CopyError::from)).await?;
                 Copied::Deleted
             }
-            (Step::Put, Some(version), found) => self.answered(key, self.put(&version, found.as_ref(), lsn)).await?,
+            (Step::Put, Some(version), found) => {
+                let (bytes, _) = self.answered(key, self.put(&version, found.as_ref(), lsn)).await?;
+                Copied::Put { bytes }
+            }
             // A row that went too early is never looked at again, and what was deleted here would be there for ever.
             (Step::Nothing, None, None) if self.rule.deletes && again.is_none() => {
                 self.target.lacks(key).await?;
@@ -309,7 +334,11 @@ impl Copier {
     }
 
     /// Waits for a write, and remembers it if nobody can say what comes of it.
-    async fn answered<T>(&self, key: &str, write: impl Future<Output = Result<T, CopyError>>) -> Result<T, CopyError> {
+    pub(super) async fn answered<T>(
+        &self,
+        key: &str,
+        write: impl Future<Output = Result<T, CopyError>>,
+    ) -> Result<T, CopyError> {
         let unanswered = self.late.writing(key);
         let result = write.await;
         if !matches!(result, Err(CopyError::Target(TargetError::Unreachable(_) | TargetError::Busy(_)))) {
@@ -340,33 +369,59 @@ impl Copier {
     /// Gives an object there the tags that it has here.
     async fn same_tags(&self, version: &VersionRow) -> Result<Copied, CopyError> {
         let here = same::tags_of(version);
-        if self.target.tags(&version.key).await? == here {
+        if self.target.tags(&version.key, None).await? == here {
             return Ok(Copied::Same);
         }
-        self.target.set_tags(&version.key, &here).await?;
+        self.target.set_tags(&version.key, None, &here).await?;
         Ok(Copied::Put { bytes: 0 })
     }
 
-    async fn put(&self, version: &VersionRow, found: Option<&Far>, changed: u64) -> Result<Copied, CopyError> {
+    /// What of a version goes along that says which one it is.
+    fn name(&self, version: &VersionRow) -> Option<String> {
+        self.rule.versions.then(|| versions::name_of(version))
+    }
+
+    /// Whether a version is still to be copied. `changed`: its key's last change that was known; where all versions are copied it does
+    /// not matter that there is a newer one.
+    fn wants(&self, version: &VersionRow, changed: u64) -> Result<bool, IndexError> {
+        if self.rule.versions {
+            return Ok(self.named(&version.key, &versions::name_of(version))?.is_some());
+        }
+        Ok(self.changed(&version.key)? == Some(changed))
+    }
+
+    /// Writes a version: its size, and what it came to there.
+    pub(super) async fn put(
+        &self,
+        version: &VersionRow,
+        found: Option<&Far>,
+        changed: u64,
+    ) -> Result<(u64, Written), CopyError> {
         let content =
             version.content.as_ref().ok_or_else(|| CopyError::Here("a version without content".to_owned()))?;
-        match plan(content) {
+        let written = match plan(content) {
             Plan::Whole => self.put_whole(version, content, found).await?,
             Plan::Parts { sizes, as_here } => {
                 // Uploads that were left: two of this process never have the same key.
                 self.target.abort_others(&version.key).await;
-                let upload = self.target.begin(&version.key, &Described::new(version, !as_here)).await?;
+                let upload =
+                    self.target.begin(&version.key, &Described::new(version, !as_here, self.name(version))).await?;
                 let written = self.put_parts(version, content, &upload, &sizes, found, changed).await;
                 if written.is_err() {
                     self.target.abort(&version.key, &upload).await;
                 }
-                written?;
+                written?
             }
-        }
-        Ok(Copied::Put { bytes: content.size })
+        };
+        Ok((content.size, written))
     }
 
-    async fn put_whole(&self, version: &VersionRow, content: &Content, found: Option<&Far>) -> Result<(), CopyError> {
+    async fn put_whole(
+        &self,
+        version: &VersionRow,
+        content: &Content,
+        found: Option<&Far>,
+    ) -> Result<Written, CopyError> {
         let _room = self.room.bytes(content.size).await;
         let bytes = self.read(version, content, 0..content.size).await?;
         // Under SSE-KMS and SSE-C a tag looks like an MD5 and is none.
@@ -377,7 +432,7 @@ impl Copier {
             None => (digested(bytes).await?, true),
         };
         let checksum = content.checksums.iter().find(|checksum| !checksum.composite);
-        let what = Described::new(version, marked);
+        let what = Described::new(version, marked, self.name(version));
         Ok(self.target.put(&version.key, &what, piece, checksum, found).await?)
     }
 
@@ -389,11 +444,11 @@ impl Copier {
         sizes: &[u64],
         found: Option<&Far>,
         changed: u64,
-    ) -> Result<(), CopyError> {
+    ) -> Result<Written, CopyError> {
         let (mut tags, mut at) = (Vec::with_capacity(sizes.len()), 0u64);
         for (size, number) in sizes.iter().zip(1..) {
             // The rest of a version that is gone is not worth sending.
-            if self.changed(&version.key)? != Some(changed) {
+            if !self.wants(version, changed)? {
                 return Err(CopyError::Superseded);
             }
             let end = at.saturating_add(*size);
@@ -402,7 +457,7 @@ impl Copier {
             tags.push(self.target.part(&version.key, upload, number, piece).await?);
             at = end;
         }
-        if self.changed(&version.key)? != Some(changed) {
+        if !self.wants(version, changed)? {
             return Err(CopyError::Superseded);
         }
         Ok(self.target.complete(&version.key, upload, tags, found).await?)

@@ -25,6 +25,10 @@ pub(crate) enum Reason {
     Busy,
     /// The bucket is not there.
     NoBucket,
+    /// The bucket there keeps no versions, and the rule copies them.
+    Unversioned,
+    /// It has more versions than can be copied.
+    TooMany,
     /// It refuses this object.
     Refused,
     /// What is there was not what had been found there.
@@ -47,6 +51,8 @@ impl Reason {
             Reason::Denied => "denied",
             Reason::Busy => "busy",
             Reason::NoBucket => "no-bucket",
+            Reason::Unversioned => "unversioned",
+            Reason::TooMany => "too-many-versions",
             Reason::Refused => "refused",
             Reason::Changed => "changed",
             Reason::Unreadable => "unreadable",
@@ -58,7 +64,13 @@ impl Reason {
 
     /// What is true of every other key as well, most likely.
     fn is_general(self) -> bool {
-        matches!(self, Reason::Unreachable | Reason::Denied | Reason::Busy | Reason::NoBucket | Reason::Here)
+        match self {
+            Reason::Unreachable | Reason::Denied | Reason::Busy | Reason::NoBucket => true,
+            Reason::Unversioned | Reason::Here => true,
+            Reason::TooMany | Reason::Refused | Reason::Changed | Reason::Unreadable | Reason::NoKey | Reason::Held => {
+                false
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use gateway::error::GetError;
 use metadata::client::{CommitError, LookupError, MetadataClient};
 use metadata::command::{Command, WalkReplication};
 use metadata::index::{self, IndexError, Overlay, replication};
-use metadata::listing::{ListPage, ListRequest};
+use metadata::listing::{ListPage, ListRequest, VersionsPage, VersionsRequest};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -246,6 +246,12 @@ impl Lane {
     /// Queues more of what the bucket had when the rule was set.
     async fn walk(&mut self, rule: &ReplicationRow) -> Result<(), Stuck> {
         let bucket = self.bucket();
+        if rule.versions {
+            let key_marker = rule.walked_to.clone();
+            let request = VersionsRequest { bucket, key_marker, max: WALK, ..VersionsRequest::default() };
+            let page = self.copier.meta.list_versions(request).await?;
+            return Ok(self.commit(Command::WalkReplication(step_of_versions(rule, page))).await?);
+        }
         let request = ListRequest { bucket, after: rule.walked_to.clone(), max: WALK, ..ListRequest::default() };
         let page = self.copier.meta.list(request).await?;
         Ok(self.commit(Command::WalkReplication(step(rule, page))).await?)
@@ -275,6 +281,16 @@ fn step(rule: &ReplicationRow, page: ListPage) -> WalkReplication {
     WalkReplication { bucket: BucketId(rule.bucket), rule: rule.seq, from: rule.walked_to.clone(), to, keys, last }
 }
 
+/// A page of a walk over versions: also keys whose newest version is a delete marker. Of a key with which the page ends there may be
+/// more, which is of no matter: it is the key that is queued.
+fn step_of_versions(rule: &ReplicationRow, page: VersionsPage) -> WalkReplication {
+    let mut keys: Vec<String> = page.versions.into_iter().map(|(version, _)| version.key).collect();
+    keys.dedup();
+    let last = page.next.is_none();
+    let to = keys.last().cloned().unwrap_or_else(|| rule.walked_to.clone());
+    WalkReplication { bucket: BucketId(rule.bucket), rule: rule.seq, from: rule.walked_to.clone(), to, keys, last }
+}
+
 /// Why a key failed; `None` when it is to be tried again at once.
 fn reason(error: &CopyError) -> Option<Reason> {
     Some(match error {
@@ -284,12 +300,14 @@ fn reason(error: &CopyError) -> Option<Reason> {
             TargetError::Denied(_) => Reason::Denied,
             TargetError::Busy(_) => Reason::Busy,
             TargetError::NoBucket => Reason::NoBucket,
+            TargetError::Unversioned => Reason::Unversioned,
             // With a pause of its own: an endpoint may judge conditions in a way that none ever holds.
             TargetError::Changed => Reason::Changed,
             TargetError::Unknown(_) | TargetError::Refused(_) => Reason::Refused,
         },
         CopyError::Unreadable(GetError::Key(_) | GetError::Kms { .. }) => Reason::NoKey,
         CopyError::Unreadable(_) => Reason::Unreadable,
+        CopyError::TooMany => Reason::TooMany,
         CopyError::Here(_) => Reason::Here,
         CopyError::Held(_) => Reason::Held,
     })
@@ -318,5 +336,22 @@ mod tests {
         assert_eq!(to(&[], Some("m")), "m", "deleted keys only");
         assert_eq!(to(&["b"], None), "b");
         assert_eq!(to(&[], None), "a");
+    }
+
+    #[test]
+    fn a_walk_over_versions_queues_each_key_once() {
+        let rule = ReplicationRow { walked_to: "a".to_owned(), versions: true, ..ReplicationRow::default() };
+        let page = |keys: &[&str], next: Option<&str>| {
+            let line = |key: &&str| (VersionRow { key: (*key).to_owned(), ..VersionRow::default() }, false);
+            let next = next.map(|key| (key.to_owned(), Some("id".to_owned())));
+            step_of_versions(
+                &rule,
+                VersionsPage { versions: keys.iter().map(line).collect(), next, ..Default::default() },
+            )
+        };
+        let first = page(&["b", "b", "c", "c"], Some("c"));
+        assert_eq!((first.keys, first.to, first.last), (vec!["b".to_owned(), "c".to_owned()], "c".to_owned(), false));
+        let none = page(&[], None);
+        assert_eq!((none.keys.len(), none.to, none.last), (0, "a".to_owned(), true));
     }
 }

@@ -50,6 +50,11 @@ impl Progress {
                 counts.copied += 1;
                 counts.bytes = counts.bytes.saturating_add(bytes);
             }
+            Copied::Versions { put, bytes, deleted } => {
+                counts.copied += put;
+                counts.bytes = counts.bytes.saturating_add(bytes);
+                counts.deleted += deleted;
+            }
             Copied::Deleted => counts.deleted += 1,
             Copied::Same => counts.same += 1,
         }

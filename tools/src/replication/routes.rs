@@ -30,7 +30,9 @@ fn failed(error: &ReplicationError) -> Response {
     let status = match error {
         ReplicationError::NoBucket(_) | ReplicationError::NoRule(_) => StatusCode::NOT_FOUND,
         ReplicationError::Wrong(_)
-        | ReplicationError::Commit(CommitError::Refused(Refusal::ReplicationTargetTaken)) => StatusCode::BAD_REQUEST,
+        | ReplicationError::Commit(CommitError::Refused(
+            Refusal::ReplicationTargetTaken | Refusal::NeedsLevel { .. },
+        )) => StatusCode::BAD_REQUEST,
         ReplicationError::Commit(CommitError::Refused(Refusal::NoSuchBucket | Refusal::NoSuchReplication)) => {
             StatusCode::NOT_FOUND
         }

@@ -6,7 +6,7 @@
 //! encrypts, which many endpoints do with everything and say nothing of.
 
 use super::answers::Unlike;
-use super::target::{Far, MARK, Target, TargetError};
+use super::target::{Far, MARK, Target, TargetError, VERSION};
 use codec::effect::{ObjectMeta, VersionRow};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,15 +18,15 @@ const MOST_SHOWN: usize = 200;
 /// Tags by their keys.
 pub(super) type Tags = BTreeMap<String, String>;
 
-/// Headers as the other side shows them: an object always has a type, and the storage class is that side's own. Without the mark:
-/// a client can send one, and would make another object's bytes pass for those of its own; where two buckets are copied into each
+/// Headers as the other side shows them: an object always has a type, and the storage class is that side's own. Without the marks:
+/// a client can send them, and would make another object's bytes pass for those of its own; where two buckets are copied into each
 /// other it is there on one side only.
 pub(super) fn visible(mut meta: ObjectMeta) -> ObjectMeta {
     if meta.content_type.is_empty() {
         meta.content_type = DEFAULT_TYPE.to_owned();
     }
     meta.storage_class.clear();
-    meta.user.retain(|user| user.name != MARK);
+    meta.user.retain(|user| user.name != MARK && user.name != VERSION);
     meta.user.sort_by(|a, b| a.name.cmp(&b.name));
     meta
 }
@@ -114,17 +114,26 @@ pub(super) fn tags_of(version: &VersionRow) -> Tags {
 pub(super) async fn unlike_all(target: &Target, version: &VersionRow, far: &Far) -> Result<Vec<Unlike>, TargetError> {
     let mut found = unlike_head(version, far);
     if has_tags(version, far) {
-        let here = tags_of(version);
-        match target.tags(&version.key).await {
-            Ok(there) => found.extend(unlike_in("tag ", &here, &there)),
-            // It says no tags of this object: as far as anybody can read them there, they are not there.
-            Err(error @ (TargetError::Denied(_) | TargetError::Unknown(_) | TargetError::Refused(_))) => {
-                found.push(unlike("tags", here.len(), error));
-            }
-            Err(error) => return Err(error),
-        }
+        found.extend(unlike_tags(target, version, None).await?);
     }
     Ok(found)
+}
+
+/// In what the tags of an object there, or of this version of it, are not those of a version here.
+pub(super) async fn unlike_tags(
+    target: &Target,
+    version: &VersionRow,
+    id: Option<&str>,
+) -> Result<Vec<Unlike>, TargetError> {
+    let here = tags_of(version);
+    match target.tags(&version.key, id).await {
+        Ok(there) => Ok(unlike_in("tag ", &here, &there)),
+        // It says no tags of this object: as far as anybody can read them there, they are not there.
+        Err(error @ (TargetError::Denied(_) | TargetError::Unknown(_) | TargetError::Refused(_))) => {
+            Ok(vec![unlike("tags", here.len(), error)])
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -141,10 +150,10 @@ mod tests {
     }
 
     fn far(version: &VersionRow, marked: bool) -> Far {
-        let mut meta = Described::new(version, marked).meta;
+        let mut meta = Described::new(version, marked, None).meta;
         let mark = meta.user.iter().position(|user| user.name == MARK).map(|at| meta.user.remove(at).value);
         let etag = if marked { "\"other-2\"".to_owned() } else { "\"abc\"".to_owned() };
-        Far { etag, size: 5, meta, mark: mark.unwrap_or_default(), tags: 0 }
+        Far { etag, size: 5, meta, mark: mark.unwrap_or_default(), ..Far::default() }
     }
 
     fn names(found: &[Unlike]) -> Vec<&str> {

@@ -14,18 +14,22 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
-use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption, Tagging};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, EncodingType, ServerSideEncryption, Tagging,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use codec::effect::{Checksum, ChecksumAlgorithm, ObjectMeta, ReplicationRow, Tag, VersionRow};
 use metadata::keys::Secret;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -35,6 +39,12 @@ const ANSWER: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 64 << 10;
 /// The x-amz-meta- header that holds the entity tag which the object has here, where it can't have the same one there.
 pub(crate) const MARK: &str = "stele-etag";
+/// The x-amz-meta- header that names the version here of which this is a copy, under a rule that copies versions.
+pub(crate) const VERSION: &str = "stele-version";
+/// For so long it is believed that the bucket keeps versions.
+const VERSIONED: Duration = Duration::from_secs(60);
+/// Versions in a page of one key's: most keys have few, and what a longer page has more is of other keys.
+const FEW: i32 = 20;
 /// An upload of somebody else that was begun so long ago is taken for one that was left.
 const LEFT: Duration = Duration::from_secs(24 * 3600);
 /// Own uploads that are remembered.
@@ -59,6 +69,9 @@ pub enum TargetError {
     /// There is no such bucket.
     #[error("the bucket does not exist there")]
     NoBucket,
+    /// It keeps no versions: what is written would replace what is there.
+    #[error("versioning is not enabled for the bucket there")]
+    Unversioned,
     /// What is there is not what was there when it was looked at: look again.
     #[error("the object there has changed meanwhile")]
     Changed,
@@ -81,6 +94,8 @@ pub(crate) struct Far {
     pub meta: ObjectMeta,
     /// The value of [`MARK`]; empty without it.
     pub mark: String,
+    /// The value of [`VERSION`]; empty without it.
+    pub version: String,
     /// How many tags it says that it has; not every endpoint says.
     pub tags: u32,
 }
@@ -94,6 +109,26 @@ pub(crate) struct FarLine {
     pub etag: String,
 }
 
+/// A version in a listing of the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FarVersion {
+    pub id: String,
+    pub latest: bool,
+    pub delete_marker: bool,
+    pub size: u64,
+    /// As sent, with its quotes.
+    pub etag: String,
+}
+
+/// What a write came to there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// As sent, with its quotes.
+    pub etag: String,
+    /// The id of its version; empty where none is kept.
+    pub id: String,
+}
+
 /// What is written, besides bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Described {
@@ -104,13 +139,14 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    /// `marked`: the entity tag will be another one, so the one from here goes along.
-    pub(crate) fn new(version: &VersionRow, marked: bool) -> Described {
+    /// `marked`: the entity tag will be another one, so the one from here goes along. `name`: the version's, if it does.
+    pub(crate) fn new(version: &VersionRow, marked: bool, name: Option<String>) -> Described {
         let mut meta = visible(version.meta.clone().unwrap_or_default());
         let content = version.content.clone().unwrap_or_default();
         if marked {
             meta.user.push(codec::effect::UserMeta { name: MARK.to_owned(), value: content.etag });
         }
+        meta.user.extend(name.map(|value| codec::effect::UserMeta { name: VERSION.to_owned(), value }));
         let pair = |tag: &Tag| format!("{}={}", encoded(&tag.key), encoded(&tag.value));
         let tagging = version.tags.iter().map(pair).collect::<Vec<_>>().join("&");
         Described { meta, encrypted: content.encrypted, tagging }
@@ -168,6 +204,8 @@ pub(crate) struct Target {
     delete_knows_none: AtomicBool,
     /// Uploads that were begun here and not ended, as far as is known.
     begun: Mutex<BTreeSet<String>>,
+    /// When it last said that the bucket keeps versions.
+    versioned: Mutex<Option<Instant>>,
 }
 
 impl Target {
@@ -187,9 +225,9 @@ impl Target {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .build();
-        let (put_knows_none, complete_knows_none, delete_knows_none, begun) = Default::default();
+        let (put_knows_none, complete_knows_none, delete_knows_none, begun, versioned) = Default::default();
         let (client, bucket) = (Client::from_conf(config), rule.target.clone());
-        Target { client, bucket, put_knows_none, complete_knows_none, delete_knows_none, begun }
+        Target { client, bucket, put_knows_none, complete_knows_none, delete_knows_none, begun, versioned }
     }
 
     fn begun(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -202,9 +240,33 @@ impl Target {
         within(0, request.send()).await.map(drop)
     }
 
-    /// An object; `None` when the answer is 404, which a proxy or a missing bucket give as well: see [`Target::lacks`].
-    pub(crate) async fn head(&self, key: &str) -> Result<Option<Far>, TargetError> {
-        let request = self.client.head_object().bucket(&self.bucket).key(key);
+    fn versioned(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.versioned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails unless the bucket keeps versions, as it said a moment ago.
+    pub(crate) async fn keeps_versions(&self) -> Result<(), TargetError> {
+        if self.versioned().is_some_and(|at| at.elapsed() < VERSIONED) {
+            return Ok(());
+        }
+        let answer = within(0, self.client.get_bucket_versioning().bucket(&self.bucket).send()).await?;
+        if answer.status() != Some(&BucketVersioningStatus::Enabled) {
+            return Err(TargetError::Unversioned);
+        }
+        *self.versioned() = Some(Instant::now());
+        Ok(())
+    }
+
+    /// A write made no version of its own there: nothing more is written before the bucket was asked again.
+    pub(crate) fn lost_a_version(&self) -> TargetError {
+        *self.versioned() = None;
+        TargetError::Unversioned
+    }
+
+    /// An object, or this version of it; `None` when the answer is 404, which a proxy or a missing bucket give as well: see
+    /// [`Target::lacks`].
+    pub(crate) async fn head(&self, key: &str, id: Option<&str>) -> Result<Option<Far>, TargetError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key).set_version_id(id.map(str::to_owned));
         let head = match within(0, request.send()).await {
             Ok(head) => head,
             // There is no body that could tell a missing bucket: the write will, or [`Target::lacks`].
@@ -213,7 +275,7 @@ impl Target {
         };
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
         let mut user = head.metadata().cloned().unwrap_or_default();
-        let mark = user.remove(MARK).unwrap_or_default();
+        let [mark, version] = [MARK, VERSION].map(|name| user.remove(name).unwrap_or_default());
         let mut user: Vec<_> = user.into_iter().map(|(name, value)| codec::effect::UserMeta { name, value }).collect();
         user.sort_by(|a, b| a.name.cmp(&b.name));
         let meta = ObjectMeta {
@@ -229,23 +291,29 @@ impl Target {
         };
         let size = head.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
         let tags = head.tag_count().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
-        Ok(Some(Far { etag: text(head.e_tag()), size, meta: visible(meta), mark, tags }))
+        Ok(Some(Far { etag: text(head.e_tag()), size, meta: visible(meta), mark, version, tags }))
     }
 
-    /// The tags of an object.
-    pub(crate) async fn tags(&self, key: &str) -> Result<BTreeMap<String, String>, TargetError> {
-        let answer = within(0, self.client.get_object_tagging().bucket(&self.bucket).key(key).send()).await?;
+    /// The tags of an object, or of this version of it.
+    pub(crate) async fn tags(&self, key: &str, id: Option<&str>) -> Result<BTreeMap<String, String>, TargetError> {
+        let request = self.client.get_object_tagging().bucket(&self.bucket).key(key);
+        let answer = within(0, request.set_version_id(id.map(str::to_owned)).send()).await?;
         Ok(answer.tag_set().iter().map(|tag| (tag.key().to_owned(), tag.value().to_owned())).collect())
     }
 
-    /// Gives an object other tags.
-    pub(crate) async fn set_tags(&self, key: &str, tags: &BTreeMap<String, String>) -> Result<(), TargetError> {
+    /// Gives an object, or this version of it, other tags.
+    pub(crate) async fn set_tags(
+        &self,
+        key: &str,
+        id: Option<&str>,
+        tags: &BTreeMap<String, String>,
+    ) -> Result<(), TargetError> {
         let tag = |(key, value)| aws_sdk_s3::types::Tag::builder().key(key).value(value).build();
         let tags: Result<Vec<_>, _> = tags.iter().map(tag).collect();
         let tagging = tags.and_then(|tags| Tagging::builder().set_tag_set(Some(tags)).build());
         let tagging = tagging.map_err(|error| TargetError::Refused(error.to_string()))?;
         let request = self.client.put_object_tagging().bucket(&self.bucket).key(key).tagging(tagging);
-        within(0, request.send()).await.map(drop)
+        within(0, request.set_version_id(id.map(str::to_owned)).send()).await.map(drop)
     }
 
     /// Fails unless the bucket is there and its listing lacks this key: nothing else tells that a delete has been copied.
@@ -269,7 +337,7 @@ impl Target {
         body: Piece,
         checksum: Option<&Checksum>,
         found: Found<'_>,
-    ) -> Result<(), TargetError> {
+    ) -> Result<Written, TargetError> {
         let send = |condition| self.put_if(key, what, body.clone(), checksum, condition);
         conditional(&self.put_knows_none, found, send).await
     }
@@ -281,7 +349,7 @@ impl Target {
         body: Piece,
         checksum: Option<&Checksum>,
         (none, tag): Condition,
-    ) -> Result<(), TargetError> {
+    ) -> Result<Written, TargetError> {
         let size = body.bytes.len() as u64;
         let mut request = self.client.put_object().bucket(&self.bucket).key(key);
         request = request.content_md5(BASE64.encode(body.md5)).set_if_none_match(none).set_if_match(tag);
@@ -297,7 +365,8 @@ impl Target {
             };
         }
         let request = describe!(request.body(stream(body.bytes)), what);
-        within(size, request.send()).await.map(drop)
+        let answer = within(size, request.send()).await?;
+        Ok(written(answer.e_tag(), answer.version_id()))
     }
 
     /// Opens an upload.
@@ -330,7 +399,7 @@ impl Target {
         upload: &str,
         tags: Vec<String>,
         found: Found<'_>,
-    ) -> Result<(), TargetError> {
+    ) -> Result<Written, TargetError> {
         let part = |(tag, number): (String, i32)| CompletedPart::builder().e_tag(tag).part_number(number).build();
         let count = tags.len() as u64;
         let parts: Vec<CompletedPart> = tags.into_iter().zip(1..).map(part).collect();
@@ -339,11 +408,11 @@ impl Target {
             let request = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(upload);
             let request = request.multipart_upload(parts.clone()).set_if_none_match(none).set_if_match(tag);
             // Some endpoints put the parts together one after the other before they answer.
-            async move { within(count * SLOWEST, request.send()).await.map(drop) }
+            async move { within(count * SLOWEST, request.send()).await }
         };
-        conditional(&self.complete_knows_none, found, send).await?;
+        let answer = conditional(&self.complete_knows_none, found, send).await?;
         self.begun().remove(upload);
-        Ok(())
+        Ok(written(answer.e_tag(), answer.version_id()))
     }
 
     /// Gives an upload up. That it is gone already is no failure, and one that stays costs space there, nothing else.
@@ -385,6 +454,53 @@ impl Target {
         conditional(&self.delete_knows_none, Some(found), send).await
     }
 
+    /// Deletes one version for good.
+    pub(crate) async fn remove(&self, key: &str, id: &str) -> Result<(), TargetError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key).version_id(id);
+        within(0, request.send()).await.map(drop)
+    }
+
+    /// All versions of a key from the oldest to the newest; `None` when they are more than `most`. Where a delete marker and a version are
+    /// of the same second, which of them is older may be told wrongly, unless one of them is the latest.
+    pub(crate) async fn versions(&self, key: &str, most: usize) -> Result<Option<Vec<FarVersion>>, TargetError> {
+        let (mut found, mut max) = (Vec::new(), FEW);
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let request = self.client.list_object_versions().bucket(&self.bucket).prefix(key).max_keys(max);
+            let request = request.encoding_type(EncodingType::Url);
+            let request = request.set_key_marker(key_marker.clone()).set_version_id_marker(id_marker.clone());
+            let page = within(0, request.send()).await?;
+            let lines = version_lines(&page)?;
+            let all = lines.len();
+            found.extend(lines.into_iter().filter(|(name, _)| name == key).map(|(_, version)| version));
+            if found.len() > most {
+                return Ok(None);
+            }
+            let next = (next_key(&page)?, page.next_version_id_marker().map(str::to_owned));
+            // What the key is a prefix of sorts behind it.
+            let more = page.is_truncated() == Some(true) && next.0.as_deref() == Some(key);
+            if !more {
+                found.reverse();
+                return Ok(Some(found));
+            }
+            if all == 0 || (next.0 == key_marker && next.1 == id_marker) {
+                return Err(TargetError::Refused("a listing that does not go on".to_owned()));
+            }
+            (key_marker, id_marker) = next;
+            max = 1000;
+        }
+    }
+
+    /// A page of the keys behind one that have versions, and whether there is more.
+    pub(crate) async fn keys_of_versions(&self, after: &str) -> Result<(Vec<String>, bool), TargetError> {
+        let request = self.client.list_object_versions().bucket(&self.bucket).encoding_type(EncodingType::Url);
+        let request = request.set_key_marker(Some(after.to_owned()).filter(|after| !after.is_empty()));
+        let page = within(0, request.send()).await?;
+        let mut keys: Vec<String> = version_lines(&page)?.into_iter().map(|(key, _)| key).collect();
+        keys.dedup();
+        Ok((keys, page.is_truncated() == Some(true)))
+    }
+
     /// A page of the listing behind a key, and whether there is more. Pages that show nothing and go on are passed over: an endpoint
     /// that keeps versions may look at so many deleted keys and no more for one answer, as Stele does.
     pub(crate) async fn list(&self, after: &str) -> Result<(Vec<FarLine>, bool), TargetError> {
@@ -421,14 +537,71 @@ fn lines(page: &ListObjectsV2Output) -> Result<Vec<FarLine>, TargetError> {
     Ok(lines)
 }
 
+fn written(etag: Option<&str>, id: Option<&str>) -> Written {
+    Written { etag: etag.unwrap_or_default().to_owned(), id: id.unwrap_or_default().to_owned() }
+}
+
+fn named(name: &str, encoded: bool) -> Result<String, TargetError> {
+    let plain = if encoded { decoded(name) } else { Some(name.to_owned()) };
+    plain.ok_or_else(|| TargetError::Refused("a key that is no text".to_owned()))
+}
+
+fn next_key(page: &ListObjectVersionsOutput) -> Result<Option<String>, TargetError> {
+    let encoded = page.encoding_type() == Some(&EncodingType::Url);
+    page.next_key_marker().map(|name| named(name, encoded)).transpose()
+}
+
+/// What a page lists: by key, newest first. Versions and delete markers come apart, and only their times say how they lie.
+fn version_lines(page: &ListObjectVersionsOutput) -> Result<Vec<(String, FarVersion)>, TargetError> {
+    let encoded = page.encoding_type() == Some(&EncodingType::Url);
+    let at = |time: Option<&DateTime>| time.map_or((0, 0), |time| (time.secs(), time.subsec_nanos()));
+    let mut lines = Vec::new();
+    for version in page.versions() {
+        let line = FarVersion {
+            id: version.version_id().unwrap_or_default().to_owned(),
+            latest: version.is_latest() == Some(true),
+            delete_marker: false,
+            size: version.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            etag: version.e_tag().unwrap_or_default().to_owned(),
+        };
+        lines.push((named(version.key().unwrap_or_default(), encoded)?, at(version.last_modified()), line));
+    }
+    // As they come: two versions of the same time lie as they are listed.
+    let mut markers = Vec::new();
+    for marker in page.delete_markers() {
+        let line = FarVersion {
+            id: marker.version_id().unwrap_or_default().to_owned(),
+            latest: marker.is_latest() == Some(true),
+            delete_marker: true,
+            size: 0,
+            etag: String::new(),
+        };
+        markers.push((named(marker.key().unwrap_or_default(), encoded)?, at(marker.last_modified()), line));
+    }
+    let (mut lines, mut markers) = (lines.into_iter().peekable(), markers.into_iter().peekable());
+    let mut out = Vec::new();
+    loop {
+        let marker_first = match (lines.peek(), markers.peek()) {
+            (None, None) => return Ok(out),
+            (version, None) | (None, version) => version.is_some_and(|(_, _, line)| line.delete_marker),
+            (Some((key, at, version)), Some((other, then, marker))) => match key.cmp(other) {
+                Ordering::Equal => marker.latest || (!version.latest && then >= at),
+                order => order.is_gt(),
+            },
+        };
+        let next = if marker_first { markers.next() } else { lines.next() };
+        out.extend(next.map(|(key, _, line)| (key, line)));
+    }
+}
+
 /// Does a write with its condition. After 501 it is repeated without; if that does it, the operation knows no conditions.
-async fn conditional<F: Future<Output = Result<(), TargetError>>>(
+async fn conditional<T, F: Future<Output = Result<T, TargetError>>>(
     knows_none: &AtomicBool,
     found: Found<'_>,
     send: impl Fn(Condition) -> F,
-) -> Result<(), TargetError> {
+) -> Result<T, TargetError> {
     let condition = match found {
-        _ if knows_none.load(Ordering::Relaxed) => (None, None),
+        _ if knows_none.load(Relaxed) => (None, None),
         None => (Some("*".to_owned()), None),
         Some(far) => (None, Some(far.etag.clone()).filter(|tag| !tag.is_empty())),
     };
@@ -438,7 +611,7 @@ async fn conditional<F: Future<Output = Result<(), TargetError>>>(
         return result;
     }
     let again = send((None, None)).await;
-    if again.is_ok() && !knows_none.swap(true, Ordering::Relaxed) {
+    if again.is_ok() && !knows_none.swap(true, Relaxed) {
         tracing::info!("the other endpoint does not know a conditional write: late ones can't be told");
     }
     again
@@ -513,7 +686,7 @@ fn meaning<E: ProvideErrorMetadata>(error: &SdkError<E>) -> TargetError {
     match status {
         401 | 403 => TargetError::Denied(text),
         // What a write was to replace or to complete is gone.
-        404 if matches!(code, "NoSuchKey" | "NoSuchUpload") => TargetError::Changed,
+        404 if matches!(code, "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion") => TargetError::Changed,
         404 => TargetError::NoBucket,
         412 => TargetError::Changed,
         409 if code == "ConditionalRequestConflict" => TargetError::Changed,
@@ -549,6 +722,35 @@ mod tests {
     fn names_are_decoded_as_endpoints_encode_them() {
         assert_eq!(decoded("a%20b+c%2B%C3%BC%01").as_deref(), Some("a b c+ü\u{1}"));
         assert_eq!((decoded("%"), decoded("%zz"), decoded("%FF")), (None, None, None));
+    }
+
+    /// They come in two lists, and only what is the latest is said.
+    #[test]
+    fn versions_and_delete_markers_lie_as_their_times_say() {
+        use aws_sdk_s3::types::{DeleteMarkerEntry, ObjectVersion};
+        let version = |key: &str, id: &str, at: i64, latest: bool| {
+            let at = DateTime::from_secs(at);
+            ObjectVersion::builder().key(key).version_id(id).last_modified(at).is_latest(latest).build()
+        };
+        let marker = |key: &str, id: &str, at: i64, latest: bool| {
+            let at = DateTime::from_secs(at);
+            DeleteMarkerEntry::builder().key(key).version_id(id).last_modified(at).is_latest(latest).build()
+        };
+        let page = ListObjectVersionsOutput::builder()
+            .versions(version("a", "5", 9, true))
+            .versions(version("a", "3", 7, false))
+            .versions(version("a", "1", 7, false))
+            .versions(version("c%20d", "2", 9, false))
+            .delete_markers(marker("a", "4", 8, false))
+            .delete_markers(marker("b", "2", 5, true))
+            .delete_markers(marker("c%20d", "3", 9, true))
+            .encoding_type(EncodingType::Url)
+            .build();
+        let lines = version_lines(&page).unwrap();
+        let found: Vec<(&str, &str)> = lines.iter().map(|(key, line)| (key.as_str(), line.id.as_str())).collect();
+        let wanted = [("a", "5"), ("a", "4"), ("a", "3"), ("a", "1"), ("b", "2"), ("c d", "3"), ("c d", "2")];
+        assert_eq!(found, wanted);
+        assert!(lines[1].1.delete_marker && lines[0].1.latest);
     }
 
     #[test]

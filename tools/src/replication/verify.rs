@@ -25,7 +25,7 @@ use tokio::time::sleep;
 /// Keys that are looked at there at once.
 const AT_ONCE: usize = 16;
 /// A page that has taken so long ends where it is: whoever asked for it waits for no more than 30 s.
-const PAGE_TIME: Duration = Duration::from_secs(8);
+pub(super) const PAGE_TIME: Duration = Duration::from_secs(8);
 /// For so long something is asked again there that can't be answered at present, with this pause between.
 const PATIENCE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -48,6 +48,9 @@ pub(crate) enum VerifyError {
     /// Its listing does not go on: it ignores where the next page is to begin.
     #[error("the other endpoint's listing does not go on behind {0:?}")]
     Endless(String),
+    /// This side, under a rule that copies versions.
+    #[error("{0}")]
+    Here(String),
     /// This side.
     #[error(transparent)]
     Lookup(#[from] LookupError),
@@ -149,10 +152,10 @@ pub(super) async fn page(copier: &Copier, after: &str, how: How) -> Result<Verif
     Ok(answer)
 }
 
-const MISSING: &str = "missing";
-const DIFFERS: &str = "differs";
-const EXTRA: &str = "extra";
-const UNKNOWN: &str = "unknown";
+pub(super) const MISSING: &str = "missing";
+pub(super) const DIFFERS: &str = "differs";
+pub(super) const EXTRA: &str = "extra";
+pub(super) const UNKNOWN: &str = "unknown";
 
 /// What is true of a key.
 enum Verdict {
@@ -212,7 +215,14 @@ async fn look(copier: &Copier, key: &str, quick: bool) -> Result<Verdict, Verify
     let here = here.and_then(|version| version.content).map(|content| format!("{} {}", content.size, content.etag));
     let there = far.unwrap_or(None).map(|far| format!("{} {}", far.size, far.etag.trim_matches('"')));
     let (here, there) = (here.unwrap_or_default(), there.unwrap_or_default());
-    Ok(Verdict::Unlike(Difference { key: key.to_owned(), kind: kind.to_owned(), here, there, what }))
+    Ok(Verdict::Unlike(Difference {
+        key: key.to_owned(),
+        version: String::new(),
+        kind: kind.to_owned(),
+        here,
+        there,
+        what,
+    }))
 }
 
 /// What is there, and in what it differs.
@@ -223,7 +233,7 @@ async fn there(
     quick: bool,
 ) -> Result<(Option<Far>, Vec<Unlike>), TargetError> {
     let target = &copier.target;
-    let far = patiently(|| target.head(key)).await?;
+    let far = patiently(|| target.head(key, None)).await?;
     let what = match (here, &far) {
         (Some(version), Some(far)) if quick => same::unlike_bytes(version, far),
         (Some(version), Some(far)) => patiently(|| same::unlike_all(target, version, far)).await?,
@@ -238,7 +248,9 @@ async fn there(
 }
 
 /// Asks again what an endpoint can't answer at present: one such answer among a million would end the whole comparison.
-async fn patiently<T, F: Future<Output = Result<T, TargetError>>>(ask: impl Fn() -> F) -> Result<T, TargetError> {
+pub(super) async fn patiently<T, F: Future<Output = Result<T, TargetError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, TargetError> {
     let begun = Instant::now();
     loop {
         match ask().await {

@@ -4,10 +4,11 @@ use super::world::*;
 use crate::command::*;
 use crate::index::reclaim::{self, Hold, RECLAIM_SETTING};
 use crate::index::replication::{self, length, queue, rule, waiting};
-use crate::index::{REPLICATION, View};
+use crate::index::{self, REPLICATION, View, versions};
 use bytes::Bytes;
-use codec::effect::{ReplicatedKey, ReplicationRow, SettingRow};
+use codec::effect::{ReplicatedKey, ReplicationRow, SettingRow, Tag};
 use codec::id::BucketId;
+use codec::level::FormatLevel;
 
 fn copied(bucket: BucketId) -> Command {
     Command::SetReplication(ReplicationRow { bucket: bucket.0, target: "far".to_owned(), ..ReplicationRow::default() })
@@ -152,5 +153,76 @@ fn without_a_rule_nothing_is_queued_and_what_was_is_taken_out() {
     assert_eq!(world.run(queued), Err(Refusal::NoSuchReplication));
     world.run(done(&world, bucket, "k", world.lsn.0)).unwrap();
     assert_eq!(replication::left_over(&world.view()).unwrap(), []);
+    world.check_replay();
+}
+
+/// Not the newest version only: a copy that keeps versions would never learn of it.
+#[test]
+fn a_change_of_any_version_queues_its_key_and_a_deleted_one_is_named_until_it_is_copied() {
+    let mut world = World::new();
+    let bucket = world.bucket("b");
+    let mut all = copied(bucket);
+    let Command::SetReplication(row) = &mut all else { unreachable!() };
+    (row.versions, row.deletes) = (true, true);
+    let needs = Refusal::NeedsLevel { needs: FormatLevel::VERSIONS, at: FormatLevel::BEFORE };
+    assert_eq!(world.run(all.clone()), Err(needs), "an older program would drop the field");
+    world.run(Command::RaiseLevel(FormatLevel::VERSIONS)).unwrap();
+    world.run(all).unwrap();
+    let mut names = Vec::new();
+    // Null versions replace each other, and each has a name of its own.
+    for n in 0..5 {
+        if n == 2 {
+            world.run(Command::ChangeBucket { bucket, change: BucketChange::Versioning(true) }).unwrap();
+        }
+        world.put(bucket, "k", &ids(&[1])).unwrap();
+        let row = index::current_version(&world.view(), bucket, "k").unwrap().unwrap();
+        names.push((versions::name_of(&row), row.version_id));
+    }
+    let gone = |world: &World| -> Vec<usize> {
+        let is = |n: &usize| replication::is_gone(&world.view(), bucket, "k", &names[*n].0).unwrap();
+        (0..names.len()).filter(is).collect()
+    };
+    assert_eq!(gone(&world), [0]);
+    let clear = |world: &mut World| {
+        world.run(done(world, bucket, "k", world.lsn.0)).unwrap();
+        assert_eq!((keys(world, bucket), gone(world)), (vec![], vec![]));
+    };
+    clear(&mut world);
+    let tags = vec![Tag { key: "state".to_owned(), value: "read".to_owned() }];
+    let named = Named::Id(names[2].1.clone());
+    let (key, change) = ("k".to_owned(), VersionChange::Tags(tags));
+    world.run(Command::ChangeVersion(ChangeVersion { bucket, key, named, change, bypass: false, seq: None })).unwrap();
+    assert_eq!((keys(&world, bucket), gone(&world)), (vec!["k".to_owned()], vec![]));
+    clear(&mut world);
+    let remove = |id: &str| {
+        let named = if id.is_empty() { Named::Null } else { Named::Id(id.to_owned()) };
+        let (key, condition) = ("k".to_owned(), DeleteCondition::default());
+        let versions = vec![DeleteVersion { key, named, condition, bypass: false }];
+        Command::DeleteVersions(DeleteVersions { bucket, versions, owner: String::new(), nonce: [1; 8], now_ms: 9 })
+    };
+    world.run(remove(&names[2].1)).unwrap();
+    let first = world.lsn.0;
+    world.run(remove(&names[1].1)).unwrap();
+    assert_eq!((keys(&world, bucket), gone(&world)), (vec!["k".to_owned()], vec![1, 2]));
+    world.check_replay();
+    // What came after what was copied is still to be deleted there.
+    world.run(done(&world, bucket, "k", first)).unwrap();
+    assert_eq!((keys(&world, bucket), gone(&world)), (vec!["k".to_owned()], vec![1]));
+    clear(&mut world);
+    // A delete marker is nothing that could be deleted there.
+    world.run(delete(bucket, "k", Condition::None)).unwrap();
+    let marker = index::current_version(&world.view(), bucket, "k").unwrap().unwrap();
+    assert!(marker.delete_marker);
+    world.run(remove(&marker.version_id)).unwrap();
+    assert!(!replication::is_gone(&world.view(), bucket, "k", &versions::name_of(&marker)).unwrap());
+    assert_eq!(keys(&world, bucket), ["k"]);
+    // Without deletes nothing is noted.
+    world.run(done(&world, bucket, "k", world.lsn.0)).unwrap();
+    let mut kept = copied(bucket);
+    let Command::SetReplication(row) = &mut kept else { unreachable!() };
+    row.versions = true;
+    world.run(kept).unwrap();
+    world.run(remove(&names[3].1)).unwrap();
+    assert!(!replication::is_gone(&world.view(), bucket, "k", &names[3].0).unwrap());
     world.check_replay();
 }

@@ -115,7 +115,7 @@ fn what() -> Described {
     let user = vec![UserMeta { name: "who".to_owned(), value: "the office".to_owned() }];
     let meta = ObjectMeta { user, expires: "not a date".to_owned(), ..ObjectMeta::default() };
     let content = Content { etag: "abc".to_owned(), ..Content::default() };
-    Described::new(&VersionRow { meta: Some(meta), content: Some(content), ..VersionRow::default() }, true)
+    Described::new(&VersionRow { meta: Some(meta), content: Some(content), ..VersionRow::default() }, true, None)
 }
 
 fn piece(byte: u8) -> Piece {
@@ -126,9 +126,9 @@ fn piece(byte: u8) -> Piece {
 #[tokio::test]
 async fn a_write_that_comes_late_replaces_nothing_newer() {
     let (_endpoint, target) = start().await;
-    assert_eq!(target.head("k").await, Ok(None));
+    assert_eq!(target.head("k", None).await, Ok(None));
     target.put("k", &what(), piece(1), None, None).await.unwrap();
-    let first = target.head("k").await.unwrap().unwrap();
+    let first = target.head("k", None).await.unwrap().unwrap();
     assert_eq!((first.mark.as_str(), first.meta.user[0].value.as_str()), ("abc", "the office"));
     assert_eq!(first.meta.expires, "not a date", "headers are sent as they came");
     let late = target.put("k", &what(), piece(1), None, None).await;
@@ -136,10 +136,10 @@ async fn a_write_that_comes_late_replaces_nothing_newer() {
     target.put("k", &what(), piece(2), None, Some(&first)).await.unwrap();
     assert_eq!(target.put("k", &what(), piece(1), None, Some(&first)).await, Err(TargetError::Changed));
     assert_eq!(target.delete("k", &first).await, Err(TargetError::Changed));
-    let second = target.head("k").await.unwrap().unwrap();
+    let second = target.head("k", None).await.unwrap().unwrap();
     assert_ne!(second.etag, first.etag);
     target.delete("k", &second).await.unwrap();
-    assert_eq!(target.head("k").await, Ok(None));
+    assert_eq!(target.head("k", None).await, Ok(None));
 }
 
 /// A delete that was taken for copied because of a 404 would leave the object there for ever.
@@ -148,11 +148,11 @@ async fn that_nothing_is_there_is_believed_only_of_the_listing_of_a_bucket_that_
     let (endpoint, target) = start().await;
     target.put("k", &what(), piece(1), None, None).await.unwrap();
     endpoint.manner.lock().unwrap().blind = true;
-    assert_eq!(target.head("k").await, Ok(None));
+    assert_eq!(target.head("k", None).await, Ok(None));
     assert_eq!(target.lacks("k").await, Err(TargetError::Changed));
     assert_eq!((target.lacks("").await, target.lacks("kk").await), (Ok(()), Ok(())));
     endpoint.manner.lock().unwrap().says = Some((404, "NoSuchBucket"));
-    assert_eq!((target.head("k").await, target.lacks("k").await), (Ok(None), Err(TargetError::NoBucket)));
+    assert_eq!((target.head("k", None).await, target.lacks("k").await), (Ok(None), Err(TargetError::NoBucket)));
 }
 
 /// Somebody else may be writing that key: his parts are not thrown away under his hands.
@@ -174,8 +174,8 @@ async fn an_endpoint_without_conditions_is_written_to_without() {
     let (endpoint, target) = start().await;
     endpoint.manner.lock().unwrap().unconditional = true;
     target.put("k", &what(), piece(1), None, None).await.unwrap();
-    assert!(target.put_knows_none.load(Ordering::Relaxed) && !target.delete_knows_none.load(Ordering::Relaxed));
-    let found = target.head("k").await.unwrap().unwrap();
+    assert!(target.put_knows_none.load(Relaxed) && !target.delete_knows_none.load(Relaxed));
+    let found = target.head("k", None).await.unwrap().unwrap();
     target.put("k", &what(), piece(2), None, Some(&found)).await.unwrap();
 }
 
@@ -228,5 +228,5 @@ async fn what_an_endpoint_says_tells_what_to_do() {
         assert!(!error.to_string().contains('\n'));
     }
     let nobody = at("http://127.0.0.1:9".to_owned());
-    assert!(matches!(nobody.head("k").await, Err(TargetError::Unreachable(_))));
+    assert!(matches!(nobody.head("k", None).await, Err(TargetError::Unreachable(_))));
 }
