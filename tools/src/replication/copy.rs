@@ -376,6 +376,12 @@ impl Copier {
         Ok(Copied::Put { bytes: 0 })
     }
 
+    /// Whether the entity tag goes along. With versions always: where the endpoint makes tags of its own (SSE-KMS), a copy that is not known
+    /// for one would be put again and again, and each time be one more.
+    fn marks(&self, marked: bool) -> bool {
+        marked || self.rule.versions
+    }
+
     /// What of a version goes along that says which one it is.
     fn name(&self, version: &VersionRow) -> Option<String> {
         self.rule.versions.then(|| versions::name_of(version))
@@ -404,8 +410,10 @@ impl Copier {
             Plan::Parts { sizes, as_here } => {
                 // Uploads that were left: two of this process never have the same key.
                 self.target.abort_others(&version.key).await;
-                let upload =
-                    self.target.begin(&version.key, &Described::new(version, !as_here, self.name(version))).await?;
+                let upload = self
+                    .target
+                    .begin(&version.key, &Described::new(version, self.marks(!as_here), self.name(version)))
+                    .await?;
                 let written = self.put_parts(version, content, &upload, &sizes, found, changed).await;
                 if written.is_err() {
                     self.target.abort(&version.key, &upload).await;
@@ -432,7 +440,7 @@ impl Copier {
             None => (digested(bytes).await?, true),
         };
         let checksum = content.checksums.iter().find(|checksum| !checksum.composite);
-        let what = Described::new(version, marked, self.name(version));
+        let what = Described::new(version, self.marks(marked), self.name(version));
         Ok(self.target.put(&version.key, &what, piece, checksum, found).await?)
     }
 

@@ -24,12 +24,14 @@ use md5::{Digest, Md5};
 use metadata::index::{IndexError, Overlay, reclaim, replication, versions};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most versions of a key, delete markers included, on either side.
 pub(super) const MOST: usize = 20_000;
 /// Versions of one key that are asked for there at once.
 pub(super) const LOOKS: usize = 4;
+/// So long it counts that this process leads, within one plan.
+const LEADS: Duration = Duration::from_secs(1);
 /// Versions that are read from the index at once.
 const PAGE: usize = 100;
 /// Versions there that are remembered, of all keys of a rule.
@@ -84,7 +86,8 @@ impl Known {
     /// To be known until it is taken again, unless somebody doubts since `doubts`.
     fn keep(&self, key: &str, facts: Facts, doubts: u64) {
         let mut known = self.known();
-        if known.doubts != doubts || facts.len() > MOST_KNOWN {
+        // Nothing is not worth remembering: the names of keys that come and go would fill the memory.
+        if known.doubts != doubts || facts.is_empty() || facts.len() > MOST_KNOWN {
             return;
         }
         while known.count + facts.len() > MOST_KNOWN
@@ -180,7 +183,17 @@ fn is_of_a_version(error: &CopyError) -> bool {
     matches!(error, CopyError::Unreadable(_) | CopyError::Target(TargetError::Refused(_) | TargetError::Unknown(_)))
 }
 
+fn is_denied(error: &CopyError) -> bool {
+    matches!(error, CopyError::Target(TargetError::Denied(_)))
+}
+
 impl Copier {
+    /// Fails unless this process leads.
+    async fn leads(&self) -> Result<(), CopyError> {
+        let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
+        Ok(led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??)
+    }
+
     /// The versions of a key here from the oldest to the newest.
     pub(super) fn versions_here(&self, key: &str) -> Result<Vec<Line>, CopyError> {
         let (view, mut lines, mut before) = (Overlay::new(&**self.meta.kv()), Vec::new(), Lsn(u64::MAX));
@@ -288,8 +301,8 @@ impl Copier {
             there.iter().filter(|version| !version.latest).map(|version| version.id.as_str()).collect();
         facts.retain(|id, _| ids.contains(id.as_str()));
         self.look_up(key, &there, facts).await?;
-        let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
-        led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??;
+        self.leads().await?;
+        let mut led = Instant::now();
         // Also: whether the index can be asked now.
         self.current(key).await?;
         let here = self.versions_here(key)?;
@@ -300,8 +313,13 @@ impl Copier {
             self.look_up(key, &there, facts).await?;
         }
         let hold = reclaim::unreleased(&Overlay::new(&**self.meta.kv()))?;
-        let gone = self.rule.deletes && here.last().is_none_or(|newest| newest.delete_marker);
-        let again = self.late.until(key, gone, looked);
+        // Also where something is to be there: a late write of a version that was deleted here since would be the current one for good,
+        // and once the key is off the queue nothing says any more that it was deleted.
+        let again = self.late.until(key, true, looked);
+        if again.is_some() {
+            // Tags have no condition: those of a late write may have come since.
+            facts.values_mut().for_each(|fact| fact.tags = None);
+        }
         let mut judged = self.judge(key, &here, &there, facts)?;
         let plain = plain(&here);
         let mut plan = Plan::new(&plain, &judged, self.rule.deletes);
@@ -313,6 +331,11 @@ impl Copier {
         }
         let (mut top, mut failed, mut unseen) = (Top(there), None, false);
         while let Some(step) = plan.next() {
+            // A plan may be long, and conditions don't tell versions with the same bytes apart.
+            if led.elapsed() > LEADS {
+                self.leads().await?;
+                led = Instant::now();
+            }
             match self.step(key, &step, &top).await {
                 Ok(Some((row, bytes, written))) => {
                     let line = Line::new(&row);
@@ -341,7 +364,8 @@ impl Copier {
                         }),
                     }
                 }
-                Err(error) if is_of_a_version(&error) => {
+                // What is denied of one version may be allowed of every other, unless the bucket is closed.
+                Err(error) if is_of_a_version(&error) || (is_denied(&error) && self.target.look().await.is_ok()) => {
                     plan.failed(&step);
                     failed.get_or_insert(error);
                     continue;
@@ -351,8 +375,9 @@ impl Copier {
             plan.done(&step);
         }
         let held = hold.filter(|_| !top.0.is_empty());
+        let lines: HashMap<u64, &Line> = here.iter().map(|line| (line.seq, line)).collect();
         for (seq, version) in copies(&judged) {
-            let Some(line) = here.iter().rev().find(|line| line.seq == seq) else { continue };
+            let Some(line) = lines.get(&seq) else { continue };
             match self.tags_of_version(key, line, &version.id, facts, held.is_some()).await {
                 Ok(true) => sum.tagged += 1,
                 Ok(false) => {}
@@ -398,8 +423,15 @@ impl Copier {
                 let row = versions::version_at(&Overlay::new(&**self.meta.kv()), self.bucket(), key, Lsn(*seq))?;
                 let row = row.filter(|row| !row.delete_marker).ok_or(CopyError::Superseded)?;
                 let (bytes, written) = self.answered(key, self.put(&row, found.as_ref(), 0)).await?;
-                if written.id.is_empty() || written.id == "null" {
-                    return Err(self.target.lost_a_version().into());
+                match written.id.as_str() {
+                    "null" => return Err(self.target.lost_a_version().into()),
+                    // An endpoint may not say it of what was put together from parts: the next look finds it.
+                    "" => {
+                        self.target.asks_again();
+                        self.target.keeps_versions().await?;
+                        return Err(TargetError::Changed.into());
+                    }
+                    _ => {}
                 }
                 Ok(Some((row, bytes, written)))
             }
@@ -476,6 +508,8 @@ mod tests {
         let key = known.known().keys.keys().next().unwrap().clone();
         let (taken, doubts) = known.take(&key);
         assert_eq!((taken.len(), counts()), (MOST_KNOWN / 4, (3, 3 * MOST_KNOWN / 4)));
+        known.keep("empty", Facts::new(), doubts);
+        assert!(!known.known().keys.contains_key("empty"), "a name for each key that ever was");
         known.doubt(&key);
         known.keep(&key, taken, doubts);
         assert!(known.take(&key).0.is_empty(), "what was doubted meanwhile");

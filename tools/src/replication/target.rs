@@ -259,8 +259,13 @@ impl Target {
 
     /// A write made no version of its own there: nothing more is written before the bucket was asked again.
     pub(crate) fn lost_a_version(&self) -> TargetError {
-        *self.versioned() = None;
+        self.asks_again();
         TargetError::Unversioned
+    }
+
+    /// What the bucket said of versions last does not count any more.
+    pub(crate) fn asks_again(&self) {
+        *self.versioned() = None;
     }
 
     /// An object, or this version of it; `None` when the answer is 404, which a proxy or a missing bucket give as well: see
@@ -463,7 +468,7 @@ impl Target {
     /// All versions of a key from the oldest to the newest; `None` when they are more than `most`. Where a delete marker and a version are
     /// of the same second, which of them is older may be told wrongly, unless one of them is the latest.
     pub(crate) async fn versions(&self, key: &str, most: usize) -> Result<Option<Vec<FarVersion>>, TargetError> {
-        let (mut found, mut max) = (Vec::new(), FEW);
+        let (mut found, mut max) = (Vec::<FarVersion>::new(), FEW);
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let request = self.client.list_object_versions().bucket(&self.bucket).prefix(key).max_keys(max);
@@ -472,7 +477,14 @@ impl Target {
             let page = within(0, request.send()).await?;
             let lines = version_lines(&page)?;
             let all = lines.len();
-            found.extend(lines.into_iter().filter(|(name, _)| name == key).map(|(_, version)| version));
+            for (_, version) in lines.into_iter().filter(|(name, _)| name == key) {
+                // Of delete markers that lie together the newest stands for all: nothing here takes one away, so where versions come
+                // and go they would grow beyond any bound.
+                let hides = |above: &FarVersion| above.delete_marker && version.delete_marker;
+                if !found.last().is_some_and(hides) {
+                    found.push(version);
+                }
+            }
             if found.len() > most {
                 return Ok(None);
             }
@@ -546,6 +558,12 @@ fn named(name: &str, encoded: bool) -> Result<String, TargetError> {
     plain.ok_or_else(|| TargetError::Refused("a key that is no text".to_owned()))
 }
 
+/// A delete without an id would delete whatever is the current version.
+fn version_id(id: Option<&str>) -> Result<String, TargetError> {
+    let id = id.filter(|id| !id.is_empty()).map(str::to_owned);
+    id.ok_or_else(|| TargetError::Refused("a listing of versions without their ids".to_owned()))
+}
+
 fn next_key(page: &ListObjectVersionsOutput) -> Result<Option<String>, TargetError> {
     let encoded = page.encoding_type() == Some(&EncodingType::Url);
     page.next_key_marker().map(|name| named(name, encoded)).transpose()
@@ -558,7 +576,7 @@ fn version_lines(page: &ListObjectVersionsOutput) -> Result<Vec<(String, FarVers
     let mut lines = Vec::new();
     for version in page.versions() {
         let line = FarVersion {
-            id: version.version_id().unwrap_or_default().to_owned(),
+            id: version_id(version.version_id())?,
             latest: version.is_latest() == Some(true),
             delete_marker: false,
             size: version.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
@@ -570,7 +588,7 @@ fn version_lines(page: &ListObjectVersionsOutput) -> Result<Vec<(String, FarVers
     let mut markers = Vec::new();
     for marker in page.delete_markers() {
         let line = FarVersion {
-            id: marker.version_id().unwrap_or_default().to_owned(),
+            id: version_id(marker.version_id())?,
             latest: marker.is_latest() == Some(true),
             delete_marker: true,
             size: 0,

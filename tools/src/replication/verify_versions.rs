@@ -16,10 +16,12 @@ use metadata::client::MetadataClient;
 use metadata::command::{Command, MAX_REPLICATION_KEYS};
 use metadata::listing::{MAX_PAGE, VersionsRequest};
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Keys that are compared at once.
 const AT_ONCE: usize = 8;
+/// How long one key may take. Whoever asked would not wait longer, and nothing behind this key would ever be compared.
+const KEY_TIME: Duration = Duration::from_secs(15);
 /// Differences of one key that are told.
 const TOLD: usize = 100;
 
@@ -123,7 +125,10 @@ async fn look(copier: &Copier, key: &str, quick: bool) -> Result<Verdict, CopyEr
     if quick && !waits && is_listed(&here, &there, copier.rule.deletes) {
         return Ok(Verdict::Same);
     }
-    let found = differences(copier, key, &here, &there).await?;
+    let Ok(found) = tokio::time::timeout(KEY_TIME, differences(copier, key, &here, &there)).await else {
+        return Ok(unknown(key, "it has more versions than can be looked at in time: compare it with --quick"));
+    };
+    let found = found?;
     if !found.is_empty() && (waits || copier.changed(key)?.is_some() || copier.versions_here(key)? != here) {
         return Ok(Verdict::Waits);
     }
