@@ -49,7 +49,7 @@ const UNIT: u64 = 64 << 10;
 const READ: Duration = Duration::from_secs(120);
 
 /// How long it may take to learn whether this process still leads.
-pub(super) const LED: Duration = Duration::from_secs(30);
+const LED: Duration = Duration::from_secs(30);
 
 /// What all copies together may use.
 pub(super) struct Room {
@@ -296,10 +296,15 @@ impl Copier {
         self.target.look().await.map_or_else(CopyError::Target, |()| CopyError::OfThisKey(error))
     }
 
+    /// Fails unless this process leads.
+    pub(super) async fn leads(&self) -> Result<(), CopyError> {
+        let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
+        Ok(led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??)
+    }
+
     /// `found`: what is there; `looked`: when that was, or before.
     async fn make_same(&self, key: &str, found: Option<Far>, lsn: u64, looked: Instant) -> Result<Done, CopyError> {
-        let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
-        led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??;
+        self.leads().await?;
         let current = self.current(key).await?;
         let hold = reclaim::unreleased(&Overlay::new(&**self.meta.kv()))?;
         // Where deletes are not copied it does not matter what comes of what is gone here.

@@ -12,7 +12,7 @@
 //! * What a version there is never changes, its tags aside. So each is asked for once ([`Known`]), the current one each time.
 //! * Memory is bounded: a key with more than [`MOST`] versions on either side fails, and says so.
 
-use super::copy::{Copied, Copier, CopyError, Done, LED};
+use super::copy::{Copied, Copier, CopyError, Done};
 use super::same::{self, Tags};
 use super::target::{Far, FarVersion, TargetError, Written};
 use super::versions::{Here, Is, Plan, Step, There, copies};
@@ -188,12 +188,6 @@ fn is_denied(error: &CopyError) -> bool {
 }
 
 impl Copier {
-    /// Fails unless this process leads.
-    async fn leads(&self) -> Result<(), CopyError> {
-        let led = tokio::time::timeout(LED, self.leading.linearizable()).await;
-        Ok(led.map_err(|_| CopyError::Here("who leads is not known".to_owned()))??)
-    }
-
     /// The versions of a key here from the oldest to the newest.
     pub(super) fn versions_here(&self, key: &str) -> Result<Vec<Line>, CopyError> {
         let (view, mut lines, mut before) = (Overlay::new(&**self.meta.kv()), Vec::new(), Lsn(u64::MAX));

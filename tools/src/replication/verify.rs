@@ -11,8 +11,7 @@ use super::copy::Copier;
 use super::same;
 use super::target::{Far, FarLine, TargetError};
 use codec::effect::VersionRow;
-use codec::id::BucketId;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use metadata::client::{CommitError, LookupError, MetadataClient};
 use metadata::command::{Command, MAX_REPLICATION_KEYS};
 use metadata::index::IndexError;
@@ -25,7 +24,7 @@ use tokio::time::sleep;
 /// Keys that are looked at there at once.
 const AT_ONCE: usize = 16;
 /// A page that has taken so long ends where it is: whoever asked for it waits for no more than 30 s.
-pub(super) const PAGE_TIME: Duration = Duration::from_secs(8);
+const PAGE_TIME: Duration = Duration::from_secs(8);
 /// For so long something is asked again there that can't be answered at present, with this pause between.
 const PATIENCE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -96,35 +95,60 @@ fn pairs(here: Vec<VersionRow>, there: Vec<FarLine>, bound: Option<&str>) -> Vec
 
 /// What of a page lies behind `after`. Without this, an endpoint that gives the same page again and again would keep a comparison
 /// going for ever.
-fn beyond(mut there: Vec<FarLine>, more: bool, after: &str) -> Result<Vec<FarLine>, VerifyError> {
-    there.retain(|line| line.key.as_str() > after);
+pub(super) fn beyond<T>(
+    mut there: Vec<T>,
+    key: impl Fn(&T) -> &str,
+    more: bool,
+    after: &str,
+) -> Result<Vec<T>, VerifyError> {
+    there.retain(|line| key(line) > after);
     if there.is_empty() && more { Err(VerifyError::Endless(after.to_owned())) } else { Ok(there) }
 }
 
 /// Compares what sorts after a key, as far as one page of either side goes.
 pub(super) async fn page(copier: &Copier, after: &str, how: How) -> Result<VerifyAnswer, VerifyError> {
     let begun = Instant::now();
-    let bucket = BucketId(copier.rule.bucket);
+    let bucket = copier.bucket();
     let request = ListRequest { bucket, after: after.to_owned(), max: MAX_PAGE, ..ListRequest::default() };
     let here = copier.meta.list(request).await?;
     let (there, more) = copier.target.list(after).await?;
-    let there = beyond(there, more, after)?;
+    let there = beyond(there, |line| &line.key, more, after)?;
     // What lies behind the end of a page that goes on is not known yet.
     let far_end = there.last().filter(|_| more).map(|line| line.key.clone());
     let bound = match (here.next.clone(), far_end) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
-    let mut answer = VerifyAnswer { next: bound.clone(), ..VerifyAnswer::default() };
-    let mut again = Vec::new();
     let pairs = pairs(here.objects, there, bound.as_deref());
-    let mut left = pairs.len();
+    let count = pairs.len();
     let looks = stream::iter(pairs).map(move |pair| judge(copier, pair, how.quick)).buffered(AT_ONCE);
+    told(copier, Page { begun, bound, count }, looks, how).await
+}
+
+/// A page of keys that is compared.
+pub(super) struct Page {
+    /// When that began.
+    pub begun: Instant,
+    /// The last key that both sides are known up to; `None`: all are.
+    pub bound: Option<String>,
+    /// How many keys are looked at.
+    pub count: usize,
+}
+
+/// What comes of the looks at the keys of a page, in their order, and queues what is to be repaired.
+pub(super) async fn told(
+    copier: &Copier,
+    page: Page,
+    looks: impl Stream<Item = Result<(String, Verdict), VerifyError>>,
+    how: How,
+) -> Result<VerifyAnswer, VerifyError> {
+    let (mut answer, mut again) = (VerifyAnswer { next: page.bound, ..VerifyAnswer::default() }, Vec::new());
+    let mut left = page.count;
     let mut looks = std::pin::pin!(looks);
     while let Some(judged) = looks.next().await {
         let (key, verdict) = judged?;
         left -= 1;
-        if left > 0 && begun.elapsed() > PAGE_TIME {
+        if left > 0 && page.begun.elapsed() > PAGE_TIME {
             answer.next = Some(key.clone());
             left = 0;
         }
@@ -133,11 +157,11 @@ pub(super) async fn page(copier: &Copier, after: &str, how: How) -> Result<Verif
             Verdict::Waits => answer.waiting += 1,
             Verdict::Kept => answer.kept += 1,
             Verdict::Gone => {}
-            Verdict::Unlike(difference) => {
-                if matches!(difference.kind.as_str(), MISSING | DIFFERS) {
+            Verdict::Unlike(differences) => {
+                if differences.iter().any(|difference| matches!(difference.kind.as_str(), MISSING | DIFFERS)) {
                     again.push(key);
                 }
-                answer.differences.push(difference);
+                answer.differences.extend(differences);
             }
         }
         if left == 0 {
@@ -145,7 +169,9 @@ pub(super) async fn page(copier: &Copier, after: &str, how: How) -> Result<Verif
         }
     }
     for keys in again.chunks(MAX_REPLICATION_KEYS).filter(|_| how.repair) {
-        let command = Command::QueueReplication { bucket, keys: keys.to_vec() };
+        // What the copier knows of their versions is not true.
+        keys.iter().for_each(|key| copier.known.doubt(key));
+        let command = Command::QueueReplication { bucket: copier.bucket(), keys: keys.to_vec() };
         copier.meta.commit(copier.meta.epoch(), command).await?;
         answer.queued += keys.len() as u64;
     }
@@ -158,7 +184,7 @@ pub(super) const EXTRA: &str = "extra";
 pub(super) const UNKNOWN: &str = "unknown";
 
 /// What is true of a key.
-enum Verdict {
+pub(super) enum Verdict {
     Same,
     /// It changed lately.
     Waits,
@@ -166,7 +192,8 @@ enum Verdict {
     Kept,
     /// It was on one side, and is on neither any more.
     Gone,
-    Unlike(Difference),
+    /// In what it differs, in this version or that.
+    Unlike(Vec<Difference>),
 }
 
 async fn judge(copier: &Copier, pair: Pair, quick: bool) -> Result<(String, Verdict), VerifyError> {
@@ -215,14 +242,14 @@ async fn look(copier: &Copier, key: &str, quick: bool) -> Result<Verdict, Verify
     let here = here.and_then(|version| version.content).map(|content| format!("{} {}", content.size, content.etag));
     let there = far.unwrap_or(None).map(|far| format!("{} {}", far.size, far.etag.trim_matches('"')));
     let (here, there) = (here.unwrap_or_default(), there.unwrap_or_default());
-    Ok(Verdict::Unlike(Difference {
+    Ok(Verdict::Unlike(vec![Difference {
         key: key.to_owned(),
         version: String::new(),
         kind: kind.to_owned(),
         here,
         there,
         what,
-    }))
+    }]))
 }
 
 /// What is there, and in what it differs.
@@ -275,9 +302,12 @@ mod tests {
     #[test]
     fn a_listing_that_does_not_go_on_is_an_error() {
         let keys = |lines: Vec<FarLine>| lines.into_iter().map(|line| line.key).collect::<Vec<_>>();
-        assert_eq!(keys(beyond(vec![line("a"), line("b"), line("c")], true, "b").unwrap()), ["c"]);
-        assert!(matches!(beyond(vec![line("a"), line("b")], true, "b"), Err(VerifyError::Endless(_))));
-        assert!(beyond(vec![line("a")], false, "b").unwrap().is_empty());
+        assert_eq!(keys(beyond(vec![line("a"), line("b"), line("c")], |line| &line.key, true, "b").unwrap()), ["c"]);
+        assert!(matches!(
+            beyond(vec![line("a"), line("b")], |line| &line.key, true, "b"),
+            Err(VerifyError::Endless(_))
+        ));
+        assert!(beyond(vec![line("a")], |line| &line.key, false, "b").unwrap().is_empty());
     }
 
     #[test]

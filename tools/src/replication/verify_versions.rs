@@ -9,11 +9,10 @@ use super::copy::{Copier, CopyError};
 use super::history::{LOOKS, Line, plain};
 use super::same;
 use super::target::{Far, FarVersion, TargetError};
-use super::verify::{DIFFERS, EXTRA, How, MISSING, PAGE_TIME, UNKNOWN, VerifyError, patiently};
+use super::verify::{DIFFERS, EXTRA, How, MISSING, Page, UNKNOWN, Verdict, VerifyError, beyond, patiently, told};
 use super::versions::{Plan, copies};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use metadata::client::MetadataClient;
-use metadata::command::{Command, MAX_REPLICATION_KEYS};
 use metadata::listing::{MAX_PAGE, VersionsRequest};
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -25,68 +24,23 @@ const KEY_TIME: Duration = Duration::from_secs(15);
 /// Differences of one key that are told.
 const TOLD: usize = 100;
 
-/// What is true of a key.
-enum Verdict {
-    Same,
-    Waits,
-    /// Versions of it are there and none is here, as the rule says.
-    Kept,
-    Gone,
-    Unlike(Vec<Difference>),
-}
-
 /// Compares what sorts after a key, as far as one page of either side goes.
 pub(super) async fn page(copier: &Copier, after: &str, how: How) -> Result<VerifyAnswer, VerifyError> {
     let begun = Instant::now();
     let bucket = copier.bucket();
     let request = VersionsRequest { bucket, key_marker: after.to_owned(), max: MAX_PAGE, ..VersionsRequest::default() };
     let here = copier.meta.list_versions(request).await?;
-    let (mut there, more) = patiently(|| copier.target.keys_of_versions(after)).await?;
-    there.retain(|key| key.as_str() > after);
-    if there.is_empty() && more {
-        return Err(VerifyError::Endless(after.to_owned()));
-    }
+    let (there, more) = patiently(|| copier.target.keys_of_versions(after)).await?;
+    let there = beyond(there, |key| key, more, after)?;
     let here_end = here.next.as_ref().and_then(|_| here.versions.last()).map(|(version, _)| version.key.clone());
     let far_end = there.last().filter(|_| more).cloned();
     // What lies behind the end of a page that goes on is not known yet.
     let bound = here_end.into_iter().chain(far_end).min();
     let keys: BTreeSet<String> = here.versions.into_iter().map(|(version, _)| version.key).chain(there).collect();
     let keys: Vec<String> = keys.into_iter().filter(|key| bound.as_ref().is_none_or(|bound| key <= bound)).collect();
-    let mut answer = VerifyAnswer { next: bound, ..VerifyAnswer::default() };
-    let (mut again, mut left) = (Vec::new(), keys.len());
+    let count = keys.len();
     let looks = stream::iter(keys).map(move |key| judge(copier, key, how.quick)).buffered(AT_ONCE);
-    let mut looks = std::pin::pin!(looks);
-    while let Some(judged) = looks.next().await {
-        let (key, verdict) = judged?;
-        left -= 1;
-        if left > 0 && begun.elapsed() > PAGE_TIME {
-            answer.next = Some(key.clone());
-            left = 0;
-        }
-        match verdict {
-            Verdict::Same => answer.same += 1,
-            Verdict::Waits => answer.waiting += 1,
-            Verdict::Kept => answer.kept += 1,
-            Verdict::Gone => {}
-            Verdict::Unlike(differences) => {
-                if differences.iter().any(|difference| matches!(difference.kind.as_str(), MISSING | DIFFERS)) {
-                    again.push(key);
-                }
-                answer.differences.extend(differences);
-            }
-        }
-        if left == 0 {
-            break;
-        }
-    }
-    for keys in again.chunks(MAX_REPLICATION_KEYS).filter(|_| how.repair) {
-        // What the copier knows of them is not true.
-        keys.iter().for_each(|key| copier.known.doubt(key));
-        let command = Command::QueueReplication { bucket, keys: keys.to_vec() };
-        copier.meta.commit(copier.meta.epoch(), command).await?;
-        answer.queued += keys.len() as u64;
-    }
-    Ok(answer)
+    told(copier, Page { begun, bound, count }, looks, how).await
 }
 
 async fn judge(copier: &Copier, key: String, quick: bool) -> Result<(String, Verdict), VerifyError> {
